@@ -1,0 +1,47 @@
+# make setup | demo | test | lint | ci | clean        PYTHON=python3.12 make test   chooses another interpreter
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# pip by -qq shows errors alone; what it is doing is said here. No bar: most of these run in logs.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --progress-bar off -c constraints.txt
+RESULT ?= result/clean.wav
+
+.PHONY: setup demo test lint ci clean
+.DEFAULT_GOAL := setup
+
+setup: $(VENV)/.dev-installed
+demo: $(VENV)/.installed
+	@mkdir -p $(dir $(RESULT))
+	$(BIN)/sbm enhance examples/noisy.wav -o $(RESULT) --overwrite
+	@$(BIN)/python examples/compare.py examples/noisy.wav $(RESULT)
+
+test: $(VENV)/.dev-installed
+	@$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.dev-installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+ci: lint test
+
+clean:
+	rm -rf $(VENV) result
+
+# torch goes first and pinned: pip then takes the CPU build where it is shown one (constraints.txt), and whatever
+# needs torch later finds it installed.
+$(VENV)/.torch-installed: constraints.txt
+	@echo "setup: creating $(VENV) and installing torch; this takes a minute or two"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch-installed pyproject.toml constraints.txt
+	@echo "setup: installing sbm"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev-installed: $(VENV)/.installed
+	@echo "setup: installing what training, metrics and tests need"
+	@$(PIP) -e ".[dev,train,metrics]"
+	@touch $@

@@ -1,0 +1,24 @@
+"""Clean noisy and reverberant speech in one network step."""
+
+from typing import TYPE_CHECKING
+
+from sbm_cli.errors import SbmError
+
+if TYPE_CHECKING:
+    from sbm_cli.enhancer import Enhancer
+
+__version__ = "0.1.0"
+__all__ = ["Enhancer", "SbmError", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    # Enhancer brings torch; `sbm --help` and a tab completion must not wait for it.
+    if name == "Enhancer":
+        from sbm_cli.enhancer import Enhancer
+
+        return Enhancer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "Enhancer"]

@@ -1,0 +1,24 @@
+"""The Schrödinger bridge between a clean and a noisy tensor: schedules, marginal, samplers.
+
+Knows torch and nothing else: a state is any tensor [batch, ...], complex or real.
+"""
+
+from sbm_cli.bridge.sampler import Network, draw_noise, grid, ode_step, one_step, sample, sde_step
+from sbm_cli.bridge.schedule import VE, VP, GMax, Schedule, marginal, mean, sample_state
+
+__all__ = [
+    "VE",
+    "VP",
+    "GMax",
+    "Network",
+    "Schedule",
+    "draw_noise",
+    "grid",
+    "marginal",
+    "mean",
+    "ode_step",
+    "one_step",
+    "sample",
+    "sample_state",
+    "sde_step",
+]

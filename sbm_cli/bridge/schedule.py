@@ -1,0 +1,128 @@
+"""Schedules of the bridge and the marginal they fix (Jukić et al. 2024, arXiv 2407.16074, Table 1 and Eq. 11)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VE:
+    """Variance exploding: f = 0, g² = c·k^(2t). Defaults of NVIDIA NeMo; larger c is a louder bridge."""
+
+    k: float = 2.6
+    c: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not (self.k > 1 and self.c > 0):
+            raise ValueError(f"VE needs k > 1 and c > 0, got k = {self.k}, c = {self.c}")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def var(self, t: Tensor) -> Tensor:
+        # c·(k^(2t) - 1) / (2 ln k); expm1 keeps the digits of small t.
+        log_k = math.log(self.k)
+        return self.c / (2 * log_k) * torch.expm1(2 * log_k * t)
+
+
+@dataclass(frozen=True)
+class VP:
+    """Variance preserving: f = -b(t)/2, g² = c·b(t), b linear from beta0 to beta1."""
+
+    beta0: float = 0.01
+    beta1: float = 20.0
+    c: float = 0.3
+
+    def __post_init__(self) -> None:
+        _check_betas("VP", self.beta0, self.beta1)
+        if not self.c > 0:
+            raise ValueError(f"VP needs c > 0, got c = {self.c}")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(-0.5 * _integral(self.beta0, self.beta1, t))
+
+    def var(self, t: Tensor) -> Tensor:
+        return self.c * torch.expm1(_integral(self.beta0, self.beta1, t))
+
+
+@dataclass(frozen=True)
+class GMax:
+    """Growing diffusion without drift: f = 0, g² = b(t), b linear from beta0 to beta1."""
+
+    beta0: float = 0.01
+    beta1: float = 20.0
+
+    def __post_init__(self) -> None:
+        _check_betas("GMax", self.beta0, self.beta1)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def var(self, t: Tensor) -> Tensor:
+        return _integral(self.beta0, self.beta1, t)
+
+
+Schedule = VE | VP | GMax
+
+
+def marginal(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weights of clean and noisy and the standard deviation of the bridge state.
+
+    t: bridge time in [0, 1], real, any shape; 0 is clean, 1 is noisy.
+    Returns three tensors shaped like t. At t = 1 they are exactly 0, 1, 0: no epsilon stands in for the end point.
+
+    Raises ValueError if t leaves [0, 1] or is NaN.
+    Source: Jukić et al. 2024 (arXiv 2407.16074), Eq. 11 and the lines below it.
+    """
+    if not bool(((t >= 0) & (t <= 1)).all()):
+        raise ValueError(f"bridge time must lie in [0, 1], got {t.detach().flatten().tolist()[:8]}")
+    end = torch.ones_like(t)
+    alpha, alpha_end = schedule.alpha(t), schedule.alpha(end)
+    var, var_end = schedule.var(t), schedule.var(end)
+    rest = (var_end - var).clamp_min(0)
+    clean_weight = alpha * rest / var_end
+    noisy_weight = alpha / alpha_end * var / var_end
+    std = alpha * (rest * var / var_end).sqrt()
+    # Said outright: rounding of a vectorised exp may differ between two equal elements, and sqrt'(0) is infinite.
+    at_end = t >= 1
+    zero = torch.zeros_like(t)
+    return clean_weight.where(~at_end, zero), noisy_weight.where(~at_end, end), std.where(~at_end, zero)
+
+
+def mean(schedule: Schedule, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    """Return the mean of the bridge state, shaped like clean and noisy [batch, ...]; t is [batch] or a scalar tensor.
+
+    Raises ValueError if t leaves [0, 1].
+    """
+    clean_weight, noisy_weight, _ = marginal(schedule, t)
+    return expand(clean_weight, clean) * clean + expand(noisy_weight, noisy) * noisy
+
+
+def sample_state(schedule: Schedule, clean: Tensor, noisy: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Return x_t = clean_weight·clean + noisy_weight·noisy + std·noise.
+
+    clean, noisy, noise: [batch, ...]; t: [batch] or a scalar tensor. For a complex state `noise` is circular complex
+    normal with E|noise|² = 1, which is what `torch.randn` draws in a complex dtype (see `draw_noise`). Whoever
+    holds real and imaginary part as two real channels must draw randn/√2 in each, or the noise is 3 dB too loud.
+
+    Raises ValueError if t leaves [0, 1].
+    """
+    clean_weight, noisy_weight, std = marginal(schedule, t)
+    return expand(clean_weight, clean) * clean + expand(noisy_weight, noisy) * noisy + expand(std, noise) * noise
+
+
+def expand(weight: Tensor, like: Tensor) -> Tensor:
+    """Give a weight [batch] (or a scalar tensor) trailing axes of size 1, so that it multiplies `like` [batch, ...]."""
+    return weight.reshape(weight.shape + (1,) * (like.dim() - weight.dim()))
+
+
+def _integral(beta0: float, beta1: float, t: Tensor) -> Tensor:
+    """B(t) = ∫₀ᵗ beta0 + s·(beta1 - beta0) ds."""
+    return beta0 * t + 0.5 * (beta1 - beta0) * t * t
+
+
+def _check_betas(name: str, beta0: float, beta1: float) -> None:
+    if not 0 <= beta0 < beta1:
+        raise ValueError(f"{name} needs 0 <= beta0 < beta1, got beta0 = {beta0}, beta1 = {beta1}")

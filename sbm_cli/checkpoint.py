@@ -1,0 +1,97 @@
+"""A model on disk: NAME.safetensors with the weights, NAME.json with everything else one needs to use them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sbm_cli.bridge.schedule import VE, Schedule
+from sbm_cli.config import build, dump
+from sbm_cli.dsp.compress import Compression
+from sbm_cli.dsp.level import Level
+from sbm_cli.dsp.stft import Stft
+from sbm_cli.errors import ModelError
+from sbm_cli.nn.network import Network, NetworkConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The chain from waveform to spectrum and back, the bridge, and the network's dimensions."""
+
+    name: str
+    rate: int = 16000
+    stft: Stft = Stft()
+    level: Level = Level()
+    compression: Compression = Compression()
+    schedule: Schedule = VE()
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    def __post_init__(self) -> None:
+        if self.stft.bins != self.network.bins:
+            raise ValueError(f"the STFT has {self.stft.bins} frequencies, the network {self.network.bins}")
+
+
+def save(network: Network, config: ModelConfig, path: Path) -> None:
+    """Write weights in float16 to `path` (NAME.safetensors) and the config beside it, each whole or not at all."""
+    from safetensors.torch import save as serialize
+
+    weights = {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in network.state_dict().items()}
+    write_atomically(path, serialize(weights))
+    write_atomically(path.with_suffix(".json"), (json.dumps(dump(config), indent=2) + "\n").encode())
+
+
+def load(path: Path) -> tuple[Network, ModelConfig]:
+    """Return the network, in float32 and eval mode, and the config of a model file.
+
+    Raises ModelError if the file or its config is missing, damaged, or does not fit the other one; ConfigError for an
+    unknown key.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = load_config(path)
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{path}: cannot be read as safetensors ({error})", "Download or copy the model again."
+        ) from error
+    network = Network(config.network)
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path}: the weights do not fit {path.with_suffix('.json').name}",
+            "Both files must come from the same training.",
+        ) from error
+    return network.eval(), config
+
+
+def load_config(path: Path) -> ModelConfig:
+    """Return the config that lies beside the weights at `path`."""
+    beside = path.with_suffix(".json")
+    try:
+        values = json.loads(beside.read_text())
+    except OSError as error:
+        raise ModelError(f"{path}: its configuration {beside.name} is missing", "Put it beside the weights.") from error
+    except ValueError as error:
+        raise ModelError(f"{beside}: not valid JSON ({error})", "Download or copy the model again.") from error
+    return build(ModelConfig, values, str(beside))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name in its folder and rename it: it is there whole, or as it was before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

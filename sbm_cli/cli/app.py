@@ -1,0 +1,71 @@
+"""The Typer application, the options that every command shares, and the entry point."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sbm_cli import __version__
+from sbm_cli.cli import console, doctor, enhance, errors, evaluate, models, train
+from sbm_cli.cli.options import Quiet, Verbose
+
+# rich_markup_mode=None: plain help starts in half the time, and every Tab completion starts the program.
+app = typer.Typer(
+    name="sbm",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("enhance")(enhance.enhance)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(models.app, name="models")
+app.command("doctor")(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.data("\n".join([f"sbm {__version__}", *doctor.version_lines()]))
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    context: typer.Context,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_version,
+            help="Show the versions of sbm, torch, numba and the scans, and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Clean noisy and reverberant speech recordings in a single network step.
+
+    \b
+    Examples:
+      sbm enhance noisy.wav -o clean.wav
+      sbm models list
+      sbm doctor
+    """
+    console.configure(quiet, verbose)
+    if context.invoked_subcommand is None:
+        console.data(context.get_help())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `sbm` on arguments, those of the process if None, and exit with its status."""
+    try:
+        # Not standalone: Typer would print usage errors in its own style, and exit before we can translate the rest.
+        status = app(arguments, prog_name="sbm", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(errors.report(error))
+    if status == errors.INTERRUPTED:  # Typer turns a KeyboardInterrupt into this number
+        sys.exit(errors.report(KeyboardInterrupt()))
+    sys.exit(status)

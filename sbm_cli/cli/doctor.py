@@ -1,0 +1,181 @@
+"""`sbm doctor`: what is installed, which scan runs, and what to do about what is not as it should be."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+import sbm_cli
+from sbm_cli import hub
+from sbm_cli.cli import console
+from sbm_cli.cli.options import Json
+from sbm_cli.errors import SbmError
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report; `cure` says what to do, empty where nothing is to be done."""
+
+    name: str
+    state: Literal["ok", "note", "fault"]  # a note is something optional that is absent
+    found: str
+    cure: str = ""
+
+
+def doctor(json: Json = False) -> None:
+    """Report what is installed and what to do about the rest.
+
+    The exit status is 1 if something is broken; what is optional and absent is only noted.
+
+    \b
+    Examples:
+      sbm doctor
+      sbm doctor --json | jq '.[] | select(.state != "ok")'
+    """
+    checks = list(examine())
+    if json:
+        console.data_json([dataclasses.asdict(check) for check in checks])
+    else:
+        width = max(len(check.name) for check in checks) + 2
+        for check in checks:
+            console.data(f"{check.state:<7}{check.name:<{width}}{check.found}")
+            for line in check.cure.splitlines():
+                console.data(" " * (7 + width) + line)
+    if any(check.state == "fault" for check in checks):
+        raise typer.Exit(1)
+
+
+def version_lines() -> list[str]:
+    """Return the versions that a report of a fault needs: Python, torch, numba, and the scans that can run."""
+    import torch
+
+    from sbm_cli.nn import scan
+
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA"
+    return [
+        f"python {platform.python_version()}",
+        f"torch {torch.__version__} ({cuda})",
+        f"numba {_version('numba')}",
+        f"scan {', '.join(name for name, reason in scan.available().items() if not reason)}",
+    ]
+
+
+def examine() -> Iterator[Check]:
+    """Yield all checks in order; one that breaks is a fault and does not stop the others."""
+    for name, checks in _CHECKS.items():
+        try:
+            yield from checks()
+        except SbmError as error:
+            yield Check(name, "fault", error.message, error.hint)
+        except Exception as error:  # a broken installation can raise anything
+            told = f"{type(error).__name__}: {error}"
+            yield Check(name, "fault", told, 'pip install --upgrade --force-reinstall "sbm-cli"')
+
+
+def _sbm() -> Iterator[Check]:
+    yield Check("sbm", "ok", f"{sbm_cli.__version__} in {Path(sbm_cli.__file__).parent}")
+    yield Check("python", "ok", f"{platform.python_version()} ({sys.executable}) on {platform.platform()}")
+
+
+def _torch() -> Iterator[Check]:
+    import torch
+
+    yield Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores")
+    if torch.cuda.is_available():
+        yield Check("cuda", "ok", f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+    else:
+        yield Check("cuda", "note", "no NVIDIA GPU that torch can use; the CPU is used")
+
+
+def _numba() -> Iterator[Check]:
+    import numba  # noqa: F401  (that it can be imported is the check)
+
+    yield Check("numba", "ok", _version("numba"))
+
+
+def _scan() -> Iterator[Check]:
+    from sbm_cli.nn import scan
+
+    for name, reason in scan.available().items():
+        yield Check(f"scan {name}", "note" if reason else "ok", reason or "available")
+
+
+def _model() -> Iterator[Check]:
+    path = hub.resolve()
+    yield Check("model", "ok", f"{hub.default_name()}, sha256 {hub.entry().sha256[:12]}… matches, {path}")
+
+
+def _caches() -> Iterator[Check]:
+    from huggingface_hub import constants
+    from numba.misc.appdirs import user_cache_dir
+
+    beside = Path(sbm_cli.__file__).parent / "nn" / "scan" / "__pycache__"
+    own = os.environ.get("NUMBA_CACHE_DIR")
+    candidates = [Path(own)] if own else [beside, Path(user_cache_dir("numba"))]
+    writable = [folder for folder in candidates if _writable(folder)]
+    if writable:
+        yield Check("scan cache", "ok", str(writable[0]))
+    else:
+        yield Check(
+            "scan cache",
+            "note",
+            f"{candidates[0]} cannot be written: the scan is compiled anew in every run",
+            "Set NUMBA_CACHE_DIR to a folder you may write to.",
+        )
+    downloads = Path(constants.HF_HUB_CACHE)
+    if _writable(downloads):
+        yield Check("model cache", "ok", str(downloads))
+    else:
+        cure = "Set HF_HOME to a folder you may write to. Bundled models do not need it."
+        yield Check("model cache", "note", f"{downloads} cannot be written", cure)
+
+
+def _metrics() -> Iterator[Check]:
+    from sbm_cli.evaluation.metrics import METRICS, available_metrics
+
+    for name, reason in available_metrics().items():
+        yield Check(METRICS[name].label, "note" if reason else "ok", reason or "available")
+
+
+def _training() -> Iterator[Check]:
+    if find_spec("pyroomacoustics"):
+        yield Check("simulated rooms", "ok", f"pyroomacoustics {_version('pyroomacoustics')}")
+    else:
+        yield Check("simulated rooms", "note", "pyroomacoustics is missing", 'pip install "sbm-cli[train]"')
+
+
+_CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
+    "sbm": _sbm,
+    "torch": _torch,
+    "numba": _numba,
+    "scan": _scan,
+    "model": _model,
+    "caches": _caches,
+    "metrics": _metrics,
+    "training": _training,
+}
+
+
+def _version(distribution: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _writable(folder: Path) -> bool:
+    """Tell whether files can be put into a folder, or the folder be made."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

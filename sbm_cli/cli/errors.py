@@ -1,0 +1,73 @@
+"""Exceptions become a message, a hint and an exit status: 1 something failed, 2 wrong usage, 130 interrupted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from dataclasses import dataclass
+
+import typer
+
+from sbm_cli.cli import console
+from sbm_cli.errors import SbmError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Report:
+    message: str
+    hint: str
+    status: int
+
+
+def describe(error: BaseException) -> Report:
+    """Say in words what an exception means to the person who typed the command."""
+    if isinstance(error, SbmError):
+        return Report(error.message, error.hint, FAILED)
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return Report("interrupted", "", INTERRUPTED)
+    if isinstance(error, MemoryError):
+        return Report("out of memory", "Close other programs, or use a smaller model.", FAILED)
+    # Typer carries its own copy of click or imports it, depending on its version: ask for what both have.
+    if isinstance(error, Exception) and hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "sbm"
+        return Report(_lower(error.format_message()), f"See {command} --help", USAGE)
+    if isinstance(error, OSError) and error.errno is not None:
+        return _describe_os(error)
+    return Report(
+        f"{type(error).__name__}: {error}",
+        "This is a fault of the program. SBM_DEBUG=1 shows where; please report it with `sbm doctor`.",
+        FAILED,
+    )
+
+
+def report(error: BaseException) -> int:
+    """Print an exception as the person who typed the command needs it, and return the exit status.
+
+    With SBM_DEBUG=1 in the environment the traceback stands before the message.
+    """
+    if os.environ.get("SBM_DEBUG") == "1":
+        console.error("".join(traceback.format_exception(error)).rstrip())
+    told = describe(error)
+    console.error(told.message, told.hint)
+    return told.status
+
+
+_OS_HINTS = {
+    errno.ENOSPC: "Free some space, or write to another disk. No half-written file was left.",
+    errno.EACCES: "Check the permissions of the file and of its folder.",
+    errno.EROFS: "Write to another folder with -o.",
+}
+
+
+def _describe_os(error: OSError) -> Report:
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    reason = _lower(error.strerror or os.strerror(error.errno or 0))
+    return Report(f"{where}{reason}", _OS_HINTS.get(error.errno or 0, ""), FAILED)
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

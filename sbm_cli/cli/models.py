@@ -1,0 +1,140 @@
+"""`sbm models`: which models there are, where they lie, and whether they are intact."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import typer
+
+from sbm_cli import hub
+from sbm_cli.cli import console
+from sbm_cli.cli.options import Json
+from sbm_cli.errors import ModelError
+
+app = typer.Typer(
+    help="List models, find their files, check them.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=False,
+)
+
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A name of `sbm models list`; the default if none.")]
+
+
+@app.command("list")
+def list_models(json: Json = False) -> None:
+    """List all models: name, size, where it comes from, licence. A star marks the default.
+
+    \b
+    Examples:
+      sbm models list
+      sbm models list --json
+    """
+    default = hub.default_name()
+    models = list(hub.entries().values())
+    if json:
+        console.data_json([_document(model, default) for model in models])
+        return
+    for model in models:
+        star = "*" if model.name == default else " "
+        console.data(f"{star} {model.name:<16}{model.bytes / 1e6:8.2f} MB  {_place(model):<14}{model.license}")
+
+
+@app.command("path")
+def path(name: Name = None, json: Json = False) -> None:
+    """Print where the file of a model lies, once its digest is checked.
+
+    \b
+    Examples:
+      sbm models path
+      cp "$(sbm models path sbm-tiny)" my-models/
+    """
+    found = hub.resolve(name)
+    if json:
+        console.data_json({"path": str(found)})
+    else:
+        console.data(str(found))
+
+
+@app.command("verify")
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="All that lie on this machine if none is given.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare the files of models with their digests. The exit status is 1 if one is damaged.
+
+    \b
+    Examples:
+      sbm models verify
+      sbm models verify sbm-tiny
+    """
+    chosen = [hub.entry(name) for name in names] if names else [m for m in hub.entries().values() if hub.local_file(m)]
+    if not chosen:
+        raise ModelError("no model lies on this machine", "`sbm models list` shows what there is.")
+    results = [(model.name, _fault(model)) for model in chosen]
+    if json:
+        console.data_json([{"name": name, "ok": fault is None} for name, fault in results])
+    for name, fault in results:
+        if fault is not None:
+            console.error(fault.message, fault.hint)
+        elif not json:
+            console.data(f"{name}: ok")
+    if any(fault for _, fault in results):
+        raise typer.Exit(1)
+
+
+@app.command("info")
+def info(name: Name = None, json: Json = False) -> None:
+    """Print all that is known about a model: source, size, digests, licence, data, measured scores.
+
+    \b
+    Examples:
+      sbm models info
+      sbm models info sbm-tiny --json
+    """
+    model = hub.entry(name)
+    document = _document(model, hub.default_name())
+    if json:
+        console.data_json(document)
+        return
+    lines = [line for key, value in document.items() for line in _lines(key, value)]
+    width = max(len(label) for label, _ in lines) + 2
+    for label, text in lines:
+        console.data(f"{label:<{width}}{text}")
+
+
+def _document(model: hub.ModelEntry, default: str) -> dict[str, Any]:
+    file = hub.local_file(model)
+    return {
+        **dataclasses.asdict(model),
+        "default": model.name == default,
+        "path": None if file is None else str(file),
+    }
+
+
+def _place(model: hub.ModelEntry) -> str:
+    if model.source == "bundled":
+        return "bundled"
+    return "downloaded" if hub.local_file(model) else "Hugging Face"
+
+
+def _fault(model: hub.ModelEntry) -> ModelError | None:
+    try:
+        hub.resolve(model.name)
+    except ModelError as error:
+        return error
+    return None
+
+
+def _lines(key: str, value: object) -> list[tuple[str, str]]:
+    """Lay a value out in lines of label and text; an empty value has none."""
+    if value in ("", None):
+        return []
+    if isinstance(value, dict):
+        return [line for inner, item in value.items() for line in _lines(f"{key}.{inner}", item)]
+    if isinstance(value, list | tuple):
+        return [(key if index == 0 else "", str(item)) for index, item in enumerate(value)]
+    return [(key, str(value))]

@@ -1,0 +1,78 @@
+"""Frozen dataclasses from plain mappings and back: strict, so that a misspelt key is an error and not a default."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from sbm_cli.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Return a dataclass `cls` from a mapping of the kind that YAML and JSON give.
+
+    Nested dataclasses are nested mappings; where a field admits several, the mapping's `kind` names the class in
+    lower case. `where` names the source in messages.
+
+    Raises ConfigError for an unknown key (with the nearest name), a value of the wrong type, or one out of range.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected keys and values, got {values!r}")
+    hints = get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, 1)
+            raise ConfigError(
+                f"{where}: unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+                "Known keys: " + ", ".join(hints),
+            )
+    try:
+        return cls(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def dump(config: Any) -> dict[str, Any]:
+    """Return the mapping that `build` turns into an equal dataclass."""
+    return {f.name: _plain(getattr(config, f.name), f.type) for f in dataclasses.fields(config)}
+
+
+def _plain(value: Any, declared: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        kind = {"kind": type(value).__name__.lower()} if declared == "Schedule" else {}
+        return kind | dump(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        options = get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        classes = {option.__name__.lower(): option for option in options if dataclasses.is_dataclass(option)}
+        if classes:
+            kind = value.get("kind") if isinstance(value, Mapping) else None
+            if kind not in classes:
+                raise ConfigError(f"{where}: kind is one of {', '.join(classes)}, got {kind!r}")
+            return build(classes[kind], {k: v for k, v in value.items() if k != "kind"}, where)  # type: ignore[arg-type]
+        return _value(next(option for option in options if option is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        kinds = get_args(hint)
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        if len(kinds) != len(value):
+            raise ConfigError(f"{where}: expected {len(kinds)} values, got {value!r}")
+        return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is Any or (isinstance(value, hint) and not (hint is int and isinstance(value, bool))):
+        return value
+    raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")

@@ -1,0 +1,28 @@
+"""Power-law compression of spectra, X -> factor * |X|**exponent * exp(i phase), and its inverse (as SGMSE+ does)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Compression:
+    """exponent in (0, 1]; factor > 0, one parameter together with the bridge's noise scale c."""
+
+    exponent: float = 0.5
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.exponent <= 1 or self.factor <= 0:
+            raise ValueError(f"need exponent in (0, 1] and factor > 0, got {self}")
+
+    def compress(self, spectrum: Tensor) -> Tensor:
+        """Return the compressed spectrum; zero stays zero. Not made for gradients: they are infinite at zero."""
+        # The bound lies 60 dB below anything audible and keeps 0 * 0**(negative) from becoming NaN.
+        return spectrum * (self.factor * spectrum.abs().clamp_min(1e-12) ** (self.exponent - 1))
+
+    def expand(self, compressed: Tensor) -> Tensor:
+        """Return the spectrum of a compressed one; differentiable everywhere, with zero gradient of |X| at zero."""
+        return compressed * (compressed.abs() ** (1 / self.exponent - 1) * self.factor ** (-1 / self.exponent))

@@ -1,0 +1,52 @@
+"""Causal level of a signal, frame by frame.
+
+The spectrum is divided by it before the network and multiplied after, so that quiet and loud recordings look alike.
+It acts on the spectrum because a gain on the waveform that varies in time would not survive overlap-add.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Level:
+    """Recursive mean of the frames' power with a fast attack and a slow release.
+
+    attack, release: time constants in seconds; floor_db: the smallest level in dB of full scale, for silence.
+    """
+
+    attack: float = 0.075
+    release: float = 10.0
+    floor_db: float = -60.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.attack <= self.release:
+            raise ValueError(f"need 0 < attack <= release, got {self}")
+
+    def track(self, power: Tensor, frame_seconds: float, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the level of every frame and of the last one.
+
+        power: mean power per frame, [groups, frames]; a group is the linked channels of one file.
+        carry: level of the frame before, [groups]; None starts at the first frame's own power.
+        """
+        power = power.clamp_min(10 ** (self.floor_db / 10))
+        if not power.shape[1]:
+            return power, power.new_zeros(len(power)) if carry is None else carry
+        rise, fall = (1 - math.exp(-frame_seconds / seconds) for seconds in (self.attack, self.release))
+        level = power[:, 0] if carry is None else carry
+        levels = []
+        for frame in power.unbind(1):
+            step = frame - level
+            level = level + torch.maximum(rise * step, fall * step)  # rise >= fall: the larger one fits the sign
+            levels.append(level)
+        return torch.stack(levels, 1), level
+
+
+def frame_power(spectrum: Tensor) -> Tensor:
+    """Return the mean power over the frequencies of a spectrum [batch, freq, frames]: [batch, frames]."""
+    return torch.view_as_real(spectrum).square().sum(-1).mean(1)

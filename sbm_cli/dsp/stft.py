@@ -1,0 +1,104 @@
+"""Short-time Fourier transform that a stream can compute.
+
+Both ends are padded with zeros, never with a reflection, which a stream cannot know. The whole file is the stream with
+one block: there is a single implementation, whose state is handed in and out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Stft:
+    """Analysis and synthesis with one window.
+
+    n_fft, window and hop are in samples; hop divides window, window <= n_fft.
+    shape: "sqrt-hann" (both ways) or "hann" (the synthesis window then makes up for its square).
+    Spectra are divided by the window's energy, so that white noise of RMS r has a mean power of r**2 in every bin.
+    """
+
+    n_fft: int = 512
+    window: int = 512
+    hop: int = 256
+    shape: str = "sqrt-hann"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hop < self.window <= self.n_fft or self.window % self.hop:
+            raise ValueError(f"need hop < window <= n_fft and hop dividing window, got {self}")
+        if self.shape not in ("sqrt-hann", "hann"):
+            raise ValueError(f"window shape is sqrt-hann or hann, got {self.shape!r}")
+
+    @property
+    def bins(self) -> int:
+        return self.n_fft // 2 + 1
+
+    @property
+    def overlap(self) -> int:
+        """Samples that a window shares with the next one; the zeros before the first sample."""
+        return self.window - self.hop
+
+    def frames(self, samples: int) -> int:
+        """Return how many frames cover every one of `samples` samples with all its windows."""
+        return math.ceil((samples + self.overlap) / self.hop) if samples else 0
+
+    @cached_property
+    def _windows(self) -> tuple[Tensor, Tensor]:
+        window = torch.hann_window(self.window, dtype=torch.float64)
+        if self.shape == "sqrt-hann":
+            window = window.sqrt()
+        scale = window.square().sum().sqrt()
+        # Every sample is covered by window // hop windows; their squares sum to this, the same for every hop.
+        cover = window.square().view(-1, self.hop).sum(0).repeat(self.window // self.hop)
+        return (window / scale).float(), (window / cover * scale).float()
+
+    def analyze(self, samples: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the spectrum of every frame that is complete, and the samples still needed.
+
+        samples: [batch, samples]; carry: what the last call returned, None at the start.
+        Returns a spectrum [batch, freq, frames] and a carry [batch, fewer than window].
+        """
+        start = samples.new_zeros(samples.shape[0], self.overlap) if carry is None else carry
+        samples = torch.cat([start, samples], -1)
+        count = max(0, (samples.shape[-1] - self.window) // self.hop + 1)
+        carry = samples[:, count * self.hop :]
+        if not count:
+            return samples.new_zeros(samples.shape[0], self.bins, 0, dtype=torch.complex64), carry
+        frames = samples.unfold(-1, self.window, self.hop) * self._windows[0].to(samples.device)
+        return torch.fft.rfft(frames, self.n_fft).transpose(1, 2), carry
+
+    def synthesize(self, spectrum: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return hop samples per frame, those to which no later frame adds, and the sum of windows that goes on.
+
+        spectrum: [batch, freq, frames]; carry: [batch, overlap], None at the start.
+        The first `overlap` samples of a stream are the zeros before its beginning.
+        """
+        batch, _, count = spectrum.shape
+        if not count:
+            start = spectrum.real.new_zeros(batch, self.overlap) if carry is None else carry
+            return start[:, :0], start
+        frames = torch.fft.irfft(spectrum.transpose(1, 2), self.n_fft)[..., : self.window]
+        hops = (frames * self._windows[1].to(frames.device)).view(batch, count, -1, self.hop)
+        parts = hops.shape[2]
+        total = hops.new_zeros(batch, count + parts - 1, self.hop)
+        if carry is not None:
+            total[:, : parts - 1] = carry.view(batch, parts - 1, self.hop)
+        for part in range(parts):
+            total = total + F.pad(hops[:, :, part], (0, 0, part, parts - 1 - part))
+        return total[:, :count].reshape(batch, -1), total[:, count:].reshape(batch, -1)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Return the spectrum [batch, freq, frames] of whole waveforms [batch, samples]."""
+        count = self.frames(samples.shape[-1])
+        padding = count * self.hop - samples.shape[-1]
+        return self.analyze(F.pad(samples, (0, padding)))[0]
+
+    def inverse(self, spectrum: Tensor, samples: int) -> Tensor:
+        """Return the waveforms [batch, samples] of a spectrum [batch, freq, frames]."""
+        return self.synthesize(spectrum)[0][:, self.overlap : self.overlap + samples]

@@ -1,0 +1,224 @@
+"""From the name of a model to a verified file: checkpoints.json, bundled weights, Hugging Face.
+
+A model is NAME.safetensors with NAME.json, its configuration, beside it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sbm_cli.errors import ModelError
+
+_PACKAGE = Path(__file__).parent
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What checkpoints.json knows about one model."""
+
+    name: str
+    source: str  # "bundled": in the package; "huggingface": at repository, revision
+    file: str
+    config: str
+    bytes: int
+    sha256: str
+    config_sha256: str
+    license: str
+    training_data: tuple[str, ...]
+    scores: Mapping[str, Any]
+    command: str  # the one that measured the scores
+    repository: str = ""
+    revision: str = ""
+
+    def __post_init__(self) -> None:
+        if self.source not in ("bundled", "huggingface"):
+            raise ModelError(f"{self.name}: source is {self.source!r}, expected 'bundled' or 'huggingface'")
+        if Path(self.file).suffix != _SUFFIX or Path(self.file).with_suffix(".json") != Path(self.config):
+            raise ModelError(f"{self.name}: file and config are {self.file!r} and {self.config!r}, expected "
+                             "NAME.safetensors and NAME.json")  # fmt: skip
+        for digest in (self.sha256, self.config_sha256):
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise ModelError(f"{self.name}: {digest!r} is not a sha256 in lower-case hexadecimal digits")
+        # A branch or a tag can move; only a commit names the same bytes for ever, and is found in the cache offline.
+        if self.source == "huggingface" and not (self.repository and re.fullmatch(r"[0-9a-f]{40}", self.revision)):
+            raise ModelError(f"{self.name}: a Hugging Face entry needs its repository and a commit of 40 digits")
+
+    @property
+    def page(self) -> str:
+        """The address where a browser can fetch the model."""
+        return f"https://huggingface.co/{self.repository}/tree/{self.revision}"
+
+
+def checkpoints_path() -> Path:
+    """Find checkpoints.json: the wheel has a copy inside the package, a source tree keeps it at the top."""
+    inside = _PACKAGE / "checkpoints.json"
+    return inside if inside.is_file() else _PACKAGE.parent / "checkpoints.json"
+
+
+def entries() -> dict[str, ModelEntry]:
+    """Return all models that checkpoints.json names.
+
+    Raises ModelError if the file is missing or does not hold together.
+    """
+    models = _read()["models"]
+    return {name: _entry(name, record) for name, record in models.items()}
+
+
+def default_name() -> str:
+    """Return the name of the model that is used when none is given."""
+    return str(_read()["default"])
+
+
+def resolve(name_or_path: str | Path | None = None) -> Path:
+    """Return the .safetensors file of a model; of a named one only after its digests were checked.
+
+    None is the default model. A name of checkpoints.json comes before a file or folder of that name: write ./NAME
+    for the folder. A model of Hugging Face is fetched if it is not in the cache; a cached one needs no network.
+    Raises ModelError if there is no such model, if it is damaged or cannot be fetched.
+    """
+    known = entries()
+    name = default_name() if name_or_path is None else name_or_path
+    if isinstance(name, str) and name in known:
+        return _verified(known[name])
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _only_model(path)
+    if path.is_file() and path.suffix == _SUFFIX:
+        return path
+    if path.is_file():
+        raise ModelError(f"{path}: not a model: expected NAME{_SUFFIX}", "Other formats can run code when loaded.")
+    if path.suffix == _SUFFIX or len(path.parts) > 1:
+        raise ModelError(f"{path}: no such file or folder")
+    raise _unknown(str(name), known)
+
+
+def entry(name: str | None = None) -> ModelEntry:
+    """Return what checkpoints.json knows about a model, None being the default.
+
+    Raises ModelError if it does not know the name.
+    """
+    known = entries()
+    name = default_name() if name is None else name
+    if name not in known:
+        raise _unknown(name, known)
+    return known[name]
+
+
+def local_file(model: ModelEntry) -> Path | None:
+    """Return where the weights of a model lie on this machine, unverified; None if they do not."""
+    if model.source == "bundled":
+        path = _PACKAGE / "weights" / model.file
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model.repository, model.file, revision=model.revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def verify(path: Path, sha256: str) -> None:
+    """Compare a file with its sha256.
+
+    Raises ModelError if they differ or the file is missing.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file", "Install sbm-cli again: the model belongs to the package.")
+    found = _digest(path)
+    if found != sha256:
+        raise ModelError(
+            f"{path}: damaged or changed (sha256 {found[:12]}…, expected {sha256[:12]}…)",
+            "Delete the file and fetch it again; for a bundled model install sbm-cli again.",
+        )
+
+
+def _read() -> dict[str, Any]:
+    path = checkpoints_path()
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file", "Install sbm-cli again.") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error})") from None
+    if not isinstance(document, dict) or set(document) != {"default", "models"}:
+        raise ModelError(f"{path}: expected exactly the keys 'default' and 'models'")
+    return document
+
+
+def _entry(name: str, record: dict[str, Any]) -> ModelEntry:
+    known = {field.name for field in fields(ModelEntry)} - {"name"}
+    required = known - {"repository", "revision"}
+    if unknown := set(record) - known:
+        raise ModelError(f"{name}: checkpoints.json has unknown keys: {', '.join(sorted(unknown))}")
+    if missing := required - set(record):
+        raise ModelError(f"{name}: checkpoints.json lacks the keys: {', '.join(sorted(missing))}")
+    return ModelEntry(name=name, **{**record, "training_data": tuple(record["training_data"])})
+
+
+def _verified(model: ModelEntry) -> Path:
+    if model.source == "bundled":
+        weights, config = _PACKAGE / "weights" / model.file, _PACKAGE / "weights" / model.config
+    else:
+        weights, config = _fetch(model, model.file), _fetch(model, model.config)
+    verify(weights, model.sha256)
+    verify(config, model.config_sha256)
+    return weights
+
+
+def _fetch(model: ModelEntry, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    by_hand = f"Or fetch {model.file} and {model.config} from {model.page} and give the folder: --model FOLDER"
+    try:
+        return Path(hf_hub_download(model.repository, file, revision=model.revision))
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            f"{model.name}: not on this machine, and the network cannot be used (HF_HUB_OFFLINE set, or no connection)",
+            f"Try again with a connection.\n{by_hand}",
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
+        raise ModelError(
+            f"{model.name}: {model.repository} has no {file} at commit {model.revision[:12]}, or it is private",
+            "Update sbm-cli, or set HF_TOKEN for a private repository; `sbm models list` shows the bundled models.",
+        ) from None
+    # HfHubHTTPError is an OSError too; a connection cut half-way and a full disk arrive here as well.
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"{model.name}: fetching {file} failed ({error})", f"Try again; it resumes.\n{by_hand}"
+        ) from error
+
+
+def _only_model(folder: Path) -> Path:
+    found = sorted(folder.glob(f"*{_SUFFIX}"))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise ModelError(f"{folder}: expected one {_SUFFIX} file in the folder, found {names}", "Give the file itself.")
+
+
+def _unknown(name: str, known: Mapping[str, ModelEntry]) -> ModelError:
+    near = difflib.get_close_matches(name, known, n=1)
+    question = f"; did you mean {near[0]}?" if near else ""
+    listed = ", ".join(known) or "none"
+    return ModelError(f"unknown model {name!r}{question}", f"Known: {listed}. Or give a {_SUFFIX} file or its folder.")
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

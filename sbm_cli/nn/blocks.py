@@ -1,0 +1,144 @@
+"""Blocks of oSpatialNet-Mamba (Quan & Li, arXiv 2403.07675) with timestep conditioning.
+
+Everything keeps one layout, [batch, time, band, channel].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sbm_cli.nn.mamba import Mamba, MambaCarry
+
+
+class TimeEmbedding(nn.Module):
+    """Gaussian Fourier features of the bridge time, then two layers: [batch] -> [batch, size]."""
+
+    frequencies: Tensor
+
+    def __init__(self, size: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(size // 2) * scale)
+        self.layers = nn.Sequential(nn.Linear(size, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU())
+
+    def forward(self, t: Tensor) -> Tensor:
+        phase = 2 * math.pi * t[:, None] * self.frequencies
+        return self.layers(torch.cat([phase.sin(), phase.cos()], -1))
+
+
+class ModulatedNorm(nn.LayerNorm):
+    """LayerNorm whose gain and offset move with the time embedding; without one it is a LayerNorm.
+
+    Scale and shift stand directly after the normalisation: at a fixed time they fold into weight and bias exactly.
+    """
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__(channels)
+        self.modulation = nn.Linear(embedding, 2 * channels) if embedding else None
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+
+    def affine(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Return gain and offset, each [batch, channels], at the times of an embedding [batch, size]."""
+        assert self.modulation is not None
+        scale, shift = self.modulation(embedding).chunk(2, -1)
+        return self.weight * (1 + scale), self.bias * (1 + scale) + shift
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        if self.modulation is None or embedding is None:
+            return super().forward(x)
+        gain, offset = self.affine(embedding)
+        if len(gain) == 1:  # one time for all: no pass of its own
+            return F.layer_norm(x, self.normalized_shape, gain[0], offset[0], self.eps)
+        normed = F.layer_norm(x, self.normalized_shape, None, None, self.eps)
+        return torch.addcmul(offset[:, None, None], normed, gain[:, None, None])
+
+
+class FrequencyConv(nn.Module):
+    """LayerNorm, grouped convolution along the bands, SiLU (PReLU in oSpatialNet: four times as slow in training)."""
+
+    def __init__(self, channels: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.conv = nn.Conv1d(channels, channels, kernel, groups=groups, padding="same")
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, band, channels = x.shape
+        x = self.norm(x).view(batch * time, band, channels).transpose(1, 2)  # [batch * time, channel, band]
+        x = F.silu(self.conv(x))
+        return x.transpose(1, 2).reshape(batch, time, band, channels)
+
+
+class FullBandLinear(nn.Module):
+    """LayerNorm, squeeze to a few channels, one linear map over all bands for each of them, back."""
+
+    def __init__(self, bands: int, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.squeeze = nn.Linear(channels, squeezed)
+        self.weight = nn.Parameter(torch.empty(squeezed, bands, bands).uniform_(-(bands**-0.5), bands**-0.5))
+        self.bias = nn.Parameter(torch.zeros(bands, squeezed))
+        self.unsqueeze = nn.Linear(squeezed, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.squeeze(self.norm(x)))
+        x = torch.einsum("btfc,cfg->btgc", x, self.weight) + self.bias
+        return F.silu(self.unsqueeze(x))
+
+
+class CrossBandBlock(nn.Module):
+    """Exchange between the bands of one frame; sees no other frame, so it carries nothing."""
+
+    def __init__(self, bands: int, channels: int, kernel: int, groups: int, squeezed: int) -> None:
+        super().__init__()
+        self.conv1 = FrequencyConv(channels, kernel, groups)
+        self.full = FullBandLinear(bands, channels, squeezed)
+        self.conv2 = FrequencyConv(channels, kernel, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.conv1(x)
+        x = x + self.full(x)
+        return x + self.conv2(x)
+
+
+class NarrowBandBlock(nn.Module):
+    """Normalised, time-conditioned Mamba along time for every band, residual."""
+
+    def __init__(self, channels: int, state: int, embedding: int) -> None:
+        super().__init__()
+        self.norm = ModulatedNorm(channels, embedding)
+        self.mamba = Mamba(channels, state)
+
+    def forward(
+        self, x: Tensor, embedding: Tensor | None, carry: MambaCarry | None = None
+    ) -> tuple[Tensor, MambaCarry]:
+        y, carry = self.mamba(self.norm(x, embedding), carry)
+        return x + y, carry
+
+
+class FullBandBlock(nn.Module):
+    """One Mamba over frames that hold all bands, a few channels of each: the room's decay is common to them.
+
+    The expansion back starts at zero, so that the block begins as the identity.
+    """
+
+    def __init__(self, bands: int, channels: int, squeezed: int, state: int, embedding: int) -> None:
+        super().__init__()
+        self.bands, self.squeezed = bands, squeezed
+        self.squeeze = nn.Linear(channels, squeezed)
+        self.norm = ModulatedNorm(bands * squeezed, embedding)
+        self.mamba = Mamba(bands * squeezed, state)
+        self.unsqueeze = nn.Linear(squeezed, channels)
+        nn.init.zeros_(self.unsqueeze.weight)
+        nn.init.zeros_(self.unsqueeze.bias)
+
+    def forward(
+        self, x: Tensor, embedding: Tensor | None, carry: MambaCarry | None = None
+    ) -> tuple[Tensor, MambaCarry]:
+        tokens = self.squeeze(x).flatten(2).unsqueeze(2)  # [batch, time, 1, band * squeezed]
+        y, carry = self.mamba(self.norm(tokens, embedding), carry)
+        return x + self.unsqueeze(y.view(*x.shape[:3], self.squeezed)), carry

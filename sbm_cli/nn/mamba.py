@@ -1,0 +1,44 @@
+"""Mamba block over time, for every band apart (Gu & Dao, arXiv 2312.00752; parameters as in mamba-ssm's `Mamba`)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sbm_cli.nn.scan import causal_conv1d, selective_scan
+
+MambaCarry = tuple[Tensor, Tensor]  # convolution [batch, band, inner, kernel - 1], scan [batch, band, inner, state]
+
+
+class Mamba(nn.Module):
+    """Selective state space over the time axis of [batch, time, band, channels]; the bands share the weights.
+
+    Parameter names and shapes are those of `mamba_ssm.modules.mamba_simple.Mamba`: weights move both ways.
+    """
+
+    def __init__(self, channels: int, state: int = 16, kernel: int = 4, expand: int = 2) -> None:
+        super().__init__()
+        self.inner, self.state, self.rank = expand * channels, state, math.ceil(channels / 16)
+        self.in_proj = nn.Linear(channels, 2 * self.inner, bias=False)
+        self.conv1d = nn.Conv1d(self.inner, self.inner, kernel, groups=self.inner)
+        self.x_proj = nn.Linear(self.inner, self.rank + 2 * state, bias=False)
+        self.dt_proj = nn.Linear(self.rank, self.inner)
+        self.A_log = nn.Parameter(torch.arange(1, state + 1).float().log().repeat(self.inner, 1))
+        self.D = nn.Parameter(torch.ones(self.inner))
+        self.out_proj = nn.Linear(self.inner, channels, bias=False)
+        # Step sizes log-uniform in [1e-3, 1e-1], as published; the bias is the inverse softplus of them.
+        nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
+        dt = torch.exp(torch.rand(self.inner) * math.log(100) + math.log(1e-3))
+        self.dt_proj.bias.data = dt + torch.log(-torch.expm1(-dt))
+
+    def forward(self, x: Tensor, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
+        """Return the output, shaped like x [batch, time, band, channels], and the state after the last frame."""
+        conv_carry, scan_carry = carry if carry is not None else (None, None)
+        u, z = self.in_proj(x).chunk(2, -1)
+        u, conv_carry = causal_conv1d(u, self.conv1d.weight, self.conv1d.bias, conv_carry)
+        low, B, C = self.x_proj(u).split([self.rank, self.state, self.state], -1)
+        A = -self.A_log.float().exp()
+        y, scan_carry = selective_scan(u, self.dt_proj(low), A, B, C, self.D, z, scan_carry)
+        return self.out_proj(y), (conv_carry, scan_carry)

@@ -1,0 +1,148 @@
+"""The network: time-frequency compression, oSpatialNet-Mamba blocks, a full-band Mamba, decompression.
+
+It predicts the clean spectrum (data prediction) as `G * noisy + R` with G and R complex and unbounded. Untrained it
+returns its input: G = 1 and R = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sbm_cli.nn.blocks import CrossBandBlock, FullBandBlock, ModulatedNorm, NarrowBandBlock, TimeEmbedding
+
+Carry = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Dimensions of the network, stored beside its weights.
+
+    bins: frequencies of the spectrum, stride * bands + 1. embedding: size of the time embedding; 0 is a network
+    without time, which sees only the noisy spectrum (a mapping baseline, or a bridge model folded at t = 1).
+    lookahead: frames of future that the network sees; its output comes that many frames late.
+    """
+
+    bins: int = 257
+    stride: int = 8  # bins per band
+    kernel: tuple[int, int] = (3, 16)  # of the encoder: frames, bins
+    channels: int = 64
+    blocks: int = 4
+    state: int = 16
+    cross_kernel: int = 5  # bands
+    cross_groups: int = 8
+    squeeze: int = 8  # channels of the full-band linear map
+    fullband_squeeze: int = 3  # channels per band of the full-band Mamba; 0 leaves it out
+    head: int = 12  # channels at full frequency resolution
+    embedding: int = 16
+    lookahead: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.bins - 1) % self.stride:
+            raise ValueError(f"bins - 1 must be a multiple of stride, got {self.bins} and {self.stride}")
+        if self.channels % self.cross_groups:
+            raise ValueError(f"channels must be a multiple of cross_groups, got {self.channels}, {self.cross_groups}")
+        if (self.kernel[1] - self.stride) % 2 or self.kernel[1] < self.stride:
+            raise ValueError(f"the encoder's kernel must exceed stride by an even number, got {self}")
+        if self.embedding % 2 or min(self.embedding, self.fullband_squeeze, self.lookahead) < 0:
+            raise ValueError(f"embedding must be even, and nothing negative, got {self}")
+        if min(self.channels, self.blocks, self.state, self.squeeze, self.head, self.kernel[0]) < 1:
+            raise ValueError(f"every dimension must be at least 1, got {self}")
+
+    @property
+    def bands(self) -> int:
+        return (self.bins - 1) // self.stride
+
+
+class Network(nn.Module):
+    """`(state, noisy, t) -> estimate`, all compressed and levelled spectra; causal but for the look-ahead."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        inputs = 4 if config.embedding else 2
+        c = config
+        self.embedding = TimeEmbedding(c.embedding) if c.embedding else None
+        # Linear up to the blocks, so that state and noisy, equal at t = 1, fold into one.
+        self.encoder = nn.Conv2d(
+            inputs, c.channels, c.kernel, stride=(1, c.stride), padding=(0, (c.kernel[1] - c.stride) // 2)
+        )
+        self.skip = nn.Conv2d(inputs, c.head, (1, 3), padding=(0, 1))
+        self.cross = nn.ModuleList(
+            CrossBandBlock(c.bands, c.channels, c.cross_kernel, c.cross_groups, c.squeeze) for _ in range(c.blocks)
+        )
+        self.narrow = nn.ModuleList(NarrowBandBlock(c.channels, c.state, c.embedding) for _ in range(c.blocks))
+        self.full = (
+            FullBandBlock(c.bands, c.channels, c.fullband_squeeze, c.state, c.embedding) if c.fullband_squeeze else None
+        )
+        self.norm = nn.LayerNorm(c.channels)
+        self.decoder = nn.Linear(c.channels, c.stride * c.head)
+        self.head = nn.Conv2d(c.head, 4, (1, 3), padding=(0, 1))
+        nn.init.zeros_(self.head.weight)
+        with torch.no_grad():
+            self.head.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))  # G = 1, R = 0
+
+    def forward(self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
+        """Return the estimate of the clean spectrum and what the next block of frames needs.
+
+        state, noisy: complex [batch, freq, frames]; t: [batch], or [1] for all, the time of `state`.
+        carry: what the last block returned; None at the beginning of a recording.
+        The estimate is shaped like noisy; frame k of it belongs to frame k - lookahead of the input.
+        """
+        if noisy.shape[1] != self.config.bins:
+            raise ValueError(f"expected {self.config.bins} frequencies, got a spectrum {tuple(noisy.shape)}")
+        old, new = carry or {}, Carry()
+        embedding = self.embedding(t) if self.embedding is not None else None
+        spectra = (state, noisy) if self.embedding is not None else (noisy,)
+        x = torch.cat([torch.view_as_real(s.transpose(1, 2)) for s in spectra], -1)  # [batch, time, freq, 2 or 4]
+
+        past = old.get("encoder", x.new_zeros(x.shape[0], self.config.kernel[0] - 1, *x.shape[2:]))
+        padded = torch.cat([past, x], 1)
+        new["encoder"] = padded[:, x.shape[1] :]
+        z = self.encoder(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, band, channel]
+        if z.shape[2] != self.config.bands:
+            raise AssertionError(z.shape)
+        for i, (cross, narrow) in enumerate(zip(self.cross, self.narrow, strict=True)):
+            if self.full is not None and i == len(self.cross) // 2:
+                z, new_full = self.full(z, embedding, _mamba_carry(old, "full"))
+                new["full.conv"], new["full.scan"] = new_full
+            z, new_narrow = narrow(cross(z), embedding, _mamba_carry(old, f"narrow.{i}"))
+            new[f"narrow.{i}.conv"], new[f"narrow.{i}.scan"] = new_narrow
+
+        if self.config.lookahead:  # the skip path waits for the future that the blocks have seen
+            waiting = old.get("lookahead", x.new_zeros(x.shape[0], self.config.lookahead, *x.shape[2:]))
+            x = torch.cat([waiting, x], 1)
+            x, new["lookahead"] = x[:, : z.shape[1]], x[:, z.shape[1] :]
+        skip = self.skip(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, freq, head]
+        wide = self.decoder(self.norm(z)).view(*skip.shape[:2], -1, self.config.head)
+        wide = skip + F.pad(wide, (0, 0, 0, 1))  # the highest bin has no band of its own
+        out = self.head(F.silu(wide).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, freq, 4]
+        gain, rest = torch.view_as_complex(out.unflatten(-1, (2, 2)).contiguous()).unbind(-1)
+        noisy = torch.view_as_complex(x[..., -2:].contiguous())
+        return (gain * noisy + rest).transpose(1, 2), new
+
+    @torch.no_grad()
+    def fold(self, t: float = 1.0) -> Network:
+        """Return a network without time that equals this one where state = noisy and the time is t."""
+        if self.embedding is None:
+            return self
+        folded = Network(replace(self.config, embedding=0)).to(self.head.weight.device)
+        embedding = self.embedding(torch.full((1,), t, device=self.head.weight.device))
+        weights = {
+            k: v for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith("embedding")
+        }
+        for name, module in self.named_modules():
+            if isinstance(module, ModulatedNorm):
+                gain, offset = module.affine(embedding)
+                weights[f"{name}.weight"], weights[f"{name}.bias"] = gain[0], offset[0]
+        for name in ("encoder.weight", "skip.weight"):
+            weights[name] = weights[name][:, :2] + weights[name][:, 2:]
+        folded.load_state_dict(weights)
+        return folded.train(self.training)
+
+
+def _mamba_carry(carry: Carry, name: str) -> tuple[Tensor, Tensor] | None:
+    return (carry[f"{name}.conv"], carry[f"{name}.scan"]) if carry else None

@@ -1,0 +1,1 @@
+"""Training: data, mixtures, losses and the loop."""

@@ -1,0 +1,108 @@
+"""The choice of the output's format: suffix, nearest subtype, limits."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from sbm_cli.audio.format import SUFFIXES, AudioFormat, format_for
+from sbm_cli.errors import AudioError
+
+WAV = AudioFormat(rate=48000, channels=2, samples=1000, container="WAV", subtype="PCM_24")
+
+
+def of(container: str, subtype: str) -> AudioFormat:
+    return replace(WAV, container=container, subtype=subtype)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "container", "subtype"),
+    [
+        (of("WAV", "PCM_24"), "a.wav", "WAV", "PCM_24"),
+        (of("WAV", "ULAW"), "a.wav", "WAV", "ULAW"),
+        (of("WAVEX", "FLOAT"), "a.wav", "WAVEX", "FLOAT"),
+        (of("RF64", "PCM_16"), "a.WAV", "RF64", "PCM_16"),
+        (of("FLAC", "PCM_24"), "a.wav", "WAV", "PCM_24"),
+        (of("FLAC", "PCM_S8"), "a.wav", "WAV", "PCM_U8"),
+        (of("WAV", "PCM_U8"), "a.flac", "FLAC", "PCM_S8"),
+        (of("WAV", "FLOAT"), "a.flac", "FLAC", "PCM_24"),
+        (of("WAV", "DOUBLE"), "a.caf", "CAF", "DOUBLE"),
+        (of("WAV", "PCM_32"), "a.flac", "FLAC", "PCM_24"),
+        (of("CAF", "ALAC_20"), "a.wav", "WAV", "PCM_24"),
+        (of("CAF", "ALAC_20"), "a.caf", "CAF", "ALAC_20"),
+        (of("MP3", "MPEG_LAYER_III"), "a.wav", "WAV", "PCM_16"),
+        (of("MP3", "MPEG_LAYER_III"), "a.mp3", "MP3", "MPEG_LAYER_III"),
+        (of("OGG", "OPUS"), "a.ogg", "OGG", "OPUS"),
+        (of("OGG", "VORBIS"), "a.opus", "OGG", "OPUS"),
+        (of("OGG", "VORBIS"), "a.flac", "FLAC", "PCM_16"),
+        (of("WAV", "PCM_16"), "a.oga", "OGG", "VORBIS"),
+        (of("WAV", "PCM_16"), "a.opus", "OGG", "OPUS"),
+        (of("WAV", "PCM_16"), "a.mp3", "MP3", "MPEG_LAYER_III"),
+        (of("WAV", "IMA_ADPCM"), "a.wav", "WAV", "PCM_16"),
+        (of("AIFF", "PCM_16"), "dir.wav/a.aif", "AIFF", "PCM_16"),
+    ],
+)
+def test_container_follows_the_suffix_and_subtype_the_source(
+    source: AudioFormat, name: str, container: str, subtype: str
+) -> None:
+    found = format_for(name, source)
+    assert (found.container, found.subtype) == (container, subtype)
+    assert (found.rate, found.channels, found.samples) == (source.rate, source.channels, source.samples)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_suffix_has_a_format(suffix: str) -> None:
+    assert format_for("a" + suffix, WAV).subtype
+
+
+def test_the_users_subtype_wins_in_any_case_of_letters() -> None:
+    assert format_for("a.wav", WAV, "float").subtype == "FLOAT"
+    assert format_for("a.ogg", WAV, "Opus").subtype == "OPUS"
+
+
+def test_endian_stays_within_a_container_only() -> None:
+    little = replace(of("AIFF", "PCM_16"), endian="LITTLE")
+    assert format_for("a.aiff", little).endian == "LITTLE"
+    assert format_for("a.wav", little).endian == "FILE"
+
+
+def test_tags_travel_along() -> None:
+    assert format_for("a.flac", replace(WAV, tags=(("title", "x"),))).tags == (("title", "x"),)
+
+
+def test_an_odd_aiff_of_single_bytes_would_grow_by_a_sample() -> None:
+    odd = replace(of("WAV", "PCM_U8"), channels=1, samples=31)
+    assert format_for("a.aiff", odd).subtype == "PCM_16"
+    assert format_for("a.aiff", replace(odd, samples=30)).subtype == "PCM_U8"
+
+
+def test_large_wav_becomes_rf64() -> None:
+    hours = replace(WAV, samples=8 * 3600 * 48000)
+    assert format_for("a.wav", hours).container == "RF64"
+    assert format_for("a.wav", hours, "PCM_U8").container == "WAV"
+    assert format_for("a.wav", replace(hours, container="WAVEX")).container == "RF64"
+    assert format_for("a.flac", hours).container == "FLAC"
+    with pytest.raises(AudioError, match=r"7\.7 GiB is too much for AIFF"):
+        format_for("a.aiff", hours)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "subtype", "message", "hint"),
+    [
+        ("a.mp4", WAV, None, r"a\.mp4: no sound format for suffix \.mp4", r"\.wav .*\.flac"),
+        ("a", WAV, None, "a name without suffix", r"\.wav"),
+        ("a.flac", WAV, "FLOAT", "FLAC has no subtype FLOAT", "PCM_16, PCM_24"),
+        ("a.wav", WAV, "MPEG_LAYER_III", "WAV has no subtype", "PCM_16"),
+        ("a.opus", WAV, "VORBIS", "OGG has no subtype VORBIS", "Use one of OPUS$"),
+        ("a.opus", replace(WAV, rate=44100), None, "Opus has no rate of 44100 Hz, only 8000, 12000", "wav"),
+        ("a.mp3", replace(WAV, rate=96000), None, "MP3 has no rate of 96000 Hz", "flac"),
+        ("a.mp3", replace(WAV, channels=3), None, "MP3 holds 2 channels at most, the input has 3", "wav"),
+        ("a.flac", replace(WAV, channels=9), None, "FLAC holds 8 channels", "wav"),
+    ],
+)
+def test_what_cannot_be_is_said_with_a_way_out(
+    name: str, source: AudioFormat, subtype: str | None, message: str, hint: str
+) -> None:
+    with pytest.raises(AudioError, match=message) as caught:
+        format_for(name, source, subtype)
+    assert re.search(hint, caught.value.hint)

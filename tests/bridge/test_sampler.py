@@ -1,0 +1,257 @@
+"""The samplers and every trap of theory section 2."""
+
+import math
+from typing import Literal
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from sbm_cli.bridge import (
+    VE,
+    VP,
+    GMax,
+    Schedule,
+    draw_noise,
+    grid,
+    marginal,
+    ode_step,
+    one_step,
+    sample,
+    sample_state,
+    sampler,
+    sde_step,
+)
+
+Method = Literal["ode", "sde"]
+SCHEDULES: list[Schedule] = [VE(), VP(), GMax()]
+METHODS: list[Method] = ["ode", "sde"]
+by_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: type(schedule).__name__)
+by_method = pytest.mark.parametrize("method", METHODS)
+
+
+class Oracle(nn.Module):
+    """Knows the clean tensor and writes down what it was asked."""
+
+    def __init__(self, clean: Tensor) -> None:
+        super().__init__()
+        self.clean = clean
+        self.states: list[Tensor] = []
+        self.times: list[Tensor] = []
+
+    def forward(self, state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        self.states.append(state)
+        self.times.append(t)
+        return self.clean
+
+
+def pair(dtype: torch.dtype = torch.complex64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(2, 6, 5, dtype=dtype, generator=generator)
+    return clean, clean + torch.randn(2, 6, 5, dtype=dtype, generator=generator)
+
+
+@by_schedule
+@by_method
+@pytest.mark.parametrize("steps", [1, 2, 5, 50])
+def test_oracle_reaches_clean_without_noise(
+    schedule: Schedule, method: Method, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "draw_noise", lambda like, generator: torch.zeros_like(like))
+    clean, noisy = pair()
+    found = sample(Oracle(clean), schedule, noisy, steps, method)
+    # What is left at t_min is its noisy weight, 3.3e-5 for VE and less for the others.
+    assert float(((found - clean).abs() / (noisy - clean).abs()).max()) < 3.5e-5
+
+
+@by_schedule
+@pytest.mark.parametrize("steps", [2, 5, 50])
+def test_last_sde_step_adds_no_noise(schedule: Schedule, steps: int) -> None:
+    clean, noisy = pair()
+    found = sample(Oracle(clean), schedule, noisy, steps, "sde", torch.Generator().manual_seed(3))
+    last = grid(steps)[-2:]
+    carried = float(marginal(schedule, last[:1])[2] * schedule.var(last[1:]) / schedule.var(last[:1]))
+    # Only what the last step carries over of the noise before it; with noise of its own std would be 6.3e-3 for VE.
+    assert float((found - clean).abs().square().mean().sqrt()) < 1.2 * carried + 5e-5
+
+
+@by_schedule
+@by_method
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_nfe_equals_steps(schedule: Schedule, method: Method, steps: int) -> None:
+    clean, noisy = pair()
+    network, calls = Oracle(clean), []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    sample(network, schedule, noisy, steps, method)
+    assert len(calls) == steps
+
+
+@by_method
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_network_is_told_the_time_of_the_state_it_sees(method: Method, steps: int) -> None:
+    clean, noisy = pair()
+    network = Oracle(clean)
+    sample(network, VE(), noisy, steps, method)
+    assert [t.shape for t in network.times] == [(2,)] * steps
+    assert [float(t[0]) for t in network.times] == pytest.approx(grid(steps).tolist()[:-1])
+    assert network.times[0].tolist() == [1.0, 1.0]
+    assert torch.equal(network.states[0], noisy)
+
+
+def test_ode_states_lie_on_the_noiseless_bridge_of_their_time() -> None:
+    clean, noisy = pair(torch.complex128)
+    network = Oracle(clean)
+    sample(network, VE(), noisy, 5, "ode")
+    for state, t in zip(network.states, network.times, strict=True):
+        expected = sample_state(VE(), clean, noisy, t, torch.zeros_like(clean))
+        torch.testing.assert_close(state, expected)
+
+
+def test_one_step_is_the_network_at_the_noisy_end() -> None:
+    clean, noisy = pair()
+    network = Oracle(clean)
+    assert torch.equal(one_step(network, noisy), clean)
+    assert torch.equal(network.states[0], noisy)
+    assert network.times[0].tolist() == [1.0, 1.0]
+    assert network.times[0].dtype == torch.float32
+
+
+@by_method
+def test_one_step_is_deterministic_and_draws_nothing(method: Method) -> None:
+    _, noisy = pair()
+
+    def network(state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        return 0.5 * state + 0.25 * noisy
+
+    generator = torch.Generator().manual_seed(5)
+    before, before_global = generator.get_state(), torch.get_rng_state()
+    found = sample(network, VE(), noisy, 1, method, generator)
+    assert torch.equal(found, one_step(network, noisy))
+    assert torch.equal(generator.get_state(), before)
+    assert torch.equal(torch.get_rng_state(), before_global)
+
+
+@by_schedule
+def test_ode_draws_nothing_and_sde_repeats_with_its_seed(schedule: Schedule) -> None:
+    _, noisy = pair()
+
+    def network(state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        return 0.5 * state + 0.25 * noisy
+
+    def run(method: Method, seed: int) -> Tensor:
+        return sample(network, schedule, noisy, 4, method, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(run("ode", 1), run("ode", 2))
+    assert torch.equal(run("sde", 1), run("sde", 1))
+    assert not torch.equal(run("sde", 1), run("sde", 2))
+
+
+@by_schedule
+def test_sde_steps_reproduce_mean_and_std_of_the_marginal(schedule: Schedule) -> None:
+    generator = torch.Generator().manual_seed(2)
+    count = 100_000
+    clean, noisy = torch.full((1, count), 1.0 - 1.0j), torch.full((1, count), -0.5 + 2.0j)
+    state, times = noisy, grid(5).float()
+    for t_from, t_to in zip(times[:-1].split(1), times[1:].split(1), strict=True):
+        state = sde_step(schedule, state, clean, t_from, t_to, draw_noise(noisy, generator))
+        clean_weight, noisy_weight, std = (float(w) for w in marginal(schedule, t_to))
+        expected = clean_weight * (1 - 1j) + noisy_weight * (-0.5 + 2j)
+        assert abs(complex(state.mean()) - expected) < 4 * std / math.sqrt(count) + 1e-6
+        assert float((state - expected).abs().square().mean().sqrt()) == pytest.approx(std, rel=0.01)
+
+
+def published_ode_weights(schedule: Schedule, t_from: Tensor, t_to: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The three weights as arXiv 2407.16074, NeMo and sgmse write them, without their epsilon."""
+    end = torch.ones_like(t_to)
+    alpha_t, alpha_p, alpha_end = schedule.alpha(t_to), schedule.alpha(t_from), schedule.alpha(end)
+    var_end = schedule.var(end)
+    sigma_t, sigma_p = schedule.var(t_to).sqrt(), schedule.var(t_from).sqrt()
+    rest_t, rest_p = (var_end - schedule.var(t_to)).sqrt(), (var_end - schedule.var(t_from)).sqrt()
+    previous = alpha_t * sigma_t * rest_t / (alpha_p * sigma_p * rest_p)
+    estimate = alpha_t / var_end * (rest_t**2 - rest_p * sigma_t * rest_t / sigma_p)
+    prior = alpha_t / (alpha_end * var_end) * (sigma_t**2 - sigma_p * sigma_t * rest_t / rest_p)
+    return previous, estimate, prior
+
+
+@settings(deadline=None)
+@given(t_from=st.floats(0.01, 0.99), fraction=st.floats(0.01, 1))
+def test_ode_step_equals_the_published_weights(t_from: float, fraction: float) -> None:
+    p = torch.tensor([t_from], dtype=torch.float64)
+    t = fraction * p
+    state, estimate, noisy = torch.tensor([[1.3 - 0.2j], [0.4 + 1j], [-0.7 + 0.1j]], dtype=torch.complex128)
+    for schedule in SCHEDULES:
+        w_previous, w_estimate, w_prior = published_ode_weights(schedule, p, t)
+        published = w_previous * state + w_estimate * estimate + w_prior * noisy
+        found = ode_step(schedule, state, estimate, noisy, p, t)
+        torch.testing.assert_close(found, published, rtol=1e-9, atol=1e-9)
+
+
+@by_schedule
+def test_first_ode_step_is_the_mean_and_finite(schedule: Schedule) -> None:
+    clean, noisy = pair()
+    one, half = torch.ones(2), torch.full((2,), 0.5)
+    expected = sample_state(schedule, clean, noisy, half, torch.zeros_like(clean))
+    torch.testing.assert_close(ode_step(schedule, noisy, clean, noisy, one, half), expected)
+    mixed = ode_step(schedule, noisy, clean, noisy, torch.tensor([1.0, 0.9]), half)
+    assert bool(torch.view_as_real(mixed).isfinite().all())
+    torch.testing.assert_close(mixed[0], expected[0])
+
+
+@by_schedule
+@settings(deadline=None, max_examples=30)
+@given(t_from=st.floats(0.05, 1), fraction=st.floats(0.05, 0.95), split=st.floats(0.1, 0.9))
+def test_two_ode_steps_with_one_estimate_are_one(
+    schedule: Schedule, t_from: float, fraction: float, split: float
+) -> None:
+    clean, noisy = pair(torch.complex128)
+    p = torch.full((2,), t_from, dtype=torch.float64)
+    t = fraction * p
+    middle = t + split * (p - t)
+    state = sample_state(schedule, clean, noisy, p, 0.3 * noisy)
+    once = ode_step(schedule, state, clean, noisy, p, t)
+    twice = ode_step(schedule, ode_step(schedule, state, clean, noisy, p, middle), clean, noisy, middle, t)
+    torch.testing.assert_close(twice, once, rtol=1e-7, atol=1e-7)
+
+
+def test_a_real_state_and_a_batch_of_vectors_work_too() -> None:
+    clean, noisy = torch.zeros(3, 4), torch.ones(3, 4)
+    found = sample(Oracle(clean), GMax(), noisy, 3, "sde", torch.Generator().manual_seed(0))
+    assert found.dtype == torch.float32
+    assert float(found.abs().max()) < 2e-4
+
+
+def test_samplers_are_differentiable_through_the_network() -> None:
+    _, noisy = pair()
+    gain = torch.tensor(0.5, requires_grad=True)
+    for method in METHODS:
+        sample(lambda state, noisy, t: gain * state, VE(), noisy, 3, method).abs().square().sum().backward()
+        assert gain.grad is not None
+        assert bool(gain.grad.isfinite())
+
+
+def test_grid_runs_from_one_to_t_min() -> None:
+    times = grid(4, 0.2)
+    assert times.tolist() == pytest.approx([1, 0.8, 0.6, 0.4, 0.2])
+    assert times[0] == 1
+    assert times[-1] == 0.2
+
+
+def test_wrong_arguments_are_refused() -> None:
+    clean, noisy = pair()
+    network = Oracle(clean)
+    with pytest.raises(ValueError, match="steps"):
+        sample(network, VE(), noisy, 0)
+    with pytest.raises(ValueError, match="t_min"):
+        sample(network, VE(), noisy, 1, t_min=0)
+    with pytest.raises(ValueError, match="euler"):
+        sample(network, VE(), noisy, 1, "euler")  # type: ignore[arg-type]
+    low, high = torch.full((2,), 0.1), torch.full((2,), 0.2)
+    with pytest.raises(ValueError, match="down"):
+        ode_step(VE(), noisy, clean, noisy, low, high)
+    with pytest.raises(ValueError, match="down"):
+        sde_step(VE(), noisy, clean, low, high, None)
+    with pytest.raises(ValueError, match="t = 0"):
+        sde_step(VE(), noisy, clean, torch.zeros(2), torch.zeros(2), None)
+    assert network.times == []

@@ -1,0 +1,144 @@
+"""Help, version, exit statuses, and what a person reads when something goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import typer
+
+import sbm_cli
+from sbm_cli.cli import errors
+from sbm_cli.errors import AudioError
+
+COMMANDS = [
+    ["enhance"],
+    ["train"],
+    ["models", "list"],
+    ["models", "path"],
+    ["models", "verify"],
+    ["models", "info"],
+    ["doctor"],
+]
+
+
+def test_no_command_is_help(sbm: Any) -> None:
+    result = sbm()
+    assert result.status == 0
+    assert result.out.startswith("Usage: sbm ")
+    assert result.err == ""
+    assert sbm("-h").out == sbm("--help").out == result.out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_shows_examples(sbm: Any, command: list[str]) -> None:
+    result = sbm(*command, "-h")
+    assert result.status == 0
+    assert f"  Examples:\n    sbm {' '.join(command)}" in result.out
+
+
+def test_the_list_of_commands_above_is_whole() -> None:
+    from sbm_cli.cli.app import app
+
+    def leaves(command: Any, path: list[str]) -> list[list[str]]:
+        inner = getattr(command, "commands", None)
+        return [leaf for name in inner for leaf in leaves(inner[name], [*path, name])] if inner else [path]
+
+    assert sorted(leaves(typer.main.get_command(app), [])) == sorted(COMMANDS)
+
+
+def test_version_names_what_a_report_needs(sbm: Any) -> None:
+    result = sbm("--version")
+    assert result.status == 0
+    lines = [line.split()[0] for line in result.out.splitlines()]
+    assert lines == ["sbm", "python", "torch", "numba", "scan"]
+    assert result.out.startswith(f"sbm {sbm_cli.__version__}\n")
+
+
+def test_the_installed_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    assert version("sbm-cli") == sbm_cli.__version__
+
+
+def test_python_m_is_the_same_program() -> None:
+    result = subprocess.run([sys.executable, "-m", "sbm_cli", "-h"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("Usage: sbm ")
+
+
+def test_help_is_quick() -> None:
+    def seconds() -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "sbm_cli", "--help"], capture_output=True, check=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    # Seconds of processor time and the best of several: other work on the machine is not the program's.
+    assert min(seconds() for _ in range(3)) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["enhanse"], "sbm: no such command 'enhanse'. Did you mean 'enhance'?\n     See sbm --help\n"),
+        (["enhance"], "sbm: missing argument 'INPUT'.\n     See sbm enhance --help\n"),
+        (["models", "list", "--jsn"], "sbm: no such option: --jsn"),
+        (["models"], "sbm: missing command.\n     See sbm models --help\n"),
+    ],
+)
+def test_wrong_usage_is_status_2(sbm: Any, arguments: list[str], message: str) -> None:
+    result = sbm(*arguments)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "status"),
+    [
+        (AudioError("a.wav: not sound", "Convert it."), "a.wav: not sound", 1),
+        (KeyboardInterrupt(), "interrupted", 130),
+        (MemoryError(), "out of memory", 1),
+        (OSError(errno.ENOSPC, "No space left on device", "b.wav"), "b.wav: no space left on device", 1),
+        (PermissionError(errno.EACCES, "Permission denied", "c.wav"), "c.wav: permission denied", 1),
+        (OSError(errno.EIO, "Input/output error"), "input/output error", 1),
+        (typer.BadParameter("too loud"), "invalid value: too loud", 2),
+        (RuntimeError("shape"), "RuntimeError: shape", 1),
+    ],
+)
+def test_every_kind_of_error_has_words_and_a_status(error: BaseException, message: str, status: int) -> None:
+    told = errors.describe(error)
+    assert (told.message, told.status) == (message, status)
+
+
+def test_errors_leave_no_traceback_unless_asked(sbm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("sbm_cli.hub.default_name", fail)
+    quiet = sbm("models", "list")
+    assert quiet.status == 1
+    assert quiet.err.startswith("sbm: RuntimeError: a fault of ours\n     This is a fault of the program.")
+    monkeypatch.setenv("SBM_DEBUG", "1")
+    told = sbm("models", "list").err
+    assert "Traceback (most recent call last)" in told
+    assert told.endswith(quiet.err)
+
+
+def test_an_interrupt_is_status_130(sbm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sbm_cli.hub.default_name", interrupt)
+    result = sbm("models", "list")
+    assert (result.status, result.err) == (130, "sbm: interrupted\n")
+
+
+def test_unknown_names_of_the_package_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Enhancr'"):
+        sbm_cli.Enhancr  # noqa: B018
+    assert "Enhancer" in dir(sbm_cli)
+    assert sbm_cli.Enhancer.__module__ == "sbm_cli.enhancer"

@@ -1,0 +1,110 @@
+"""Who hears what, and where: stdout for data, stderr for the rest, bars only on a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from sbm_cli.cli import console
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("CI", "FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    yield
+    console.configure(quiet=False, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("quiet", "verbose", "heard"),
+    [
+        (False, False, "note\nsbm: warning: odd\nsbm: wrong\n     do this\n     or that\n"),
+        (False, True, "note\ndetail\nsbm: warning: odd\nsbm: wrong\n     do this\n     or that\n"),
+        (True, True, "sbm: warning: odd\nsbm: wrong\n     do this\n     or that\n"),
+    ],
+)
+def test_quiet_and_verbose(capsys: pytest.CaptureFixture[str], quiet: bool, verbose: bool, heard: str) -> None:
+    console.configure(quiet, verbose)
+    console.note("note")
+    console.detail("detail")
+    console.warn("odd")
+    console.error("wrong", "do this\nor that")
+    assert capsys.readouterr() == ("", heard)
+
+
+def test_options_before_and_behind_the_command_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    console.configure(quiet=True, verbose=False)
+    console.adjust(quiet=False, verbose=False)
+    console.note("unheard")
+    assert capsys.readouterr().err == ""
+
+
+def test_json_is_one_document_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    console.data_json({"name": "Übung", "rtf": 0.5})
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"name": "Übung", "rtf": 0.5}
+    assert "Übung" in out and err == ""
+
+
+def test_json_holds_no_nan() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        console.data_json({"rtf": float("nan")})
+
+
+def test_what_counts_as_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert not console.interactive()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert console.interactive()
+    monkeypatch.setenv("TERM", "dumb")
+    assert not console.interactive()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("CI", "true")
+    assert not console.interactive()
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with console.progress("[odd] name.wav") as report:
+        report(3.0, 12.0)
+        report(12.0, 12.0)
+    assert "[odd] name.wav" in terminal.getvalue()
+    assert "12/12 s of audio" in terminal.getvalue()
+    assert capsys.readouterr().out == ""
+
+
+def test_plain_lines_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    clock = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: clock)
+    with console.progress("talk.wav") as report:
+        for second in range(25):
+            clock = float(second)
+            report(10.0 * second, 400.0)
+    assert capsys.readouterr() == (
+        "",
+        "talk.wav: 100 of 400 s of audio, about 30 s left\ntalk.wav: 200 of 400 s of audio, about 20 s left\n",
+    )
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_silences_progress(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    console.configure(quiet=True, verbose=False)
+    with console.progress("talk.wav") as report:
+        report(1.0, 2.0)
+    assert stream.getvalue() == ""

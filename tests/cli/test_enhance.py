@@ -1,0 +1,191 @@
+"""`sbm enhance`: the path of one file, its options, and everything that can be wrong with it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from sbm_cli.cli import enhance as command
+from sbm_cli.enhancer import Enhancer, FileReport
+
+
+@pytest.fixture
+def folder(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in the folder that holds noisy.wav."""
+    monkeypatch.chdir(noisy.parent)
+    return noisy.parent
+
+
+def names(folder: Path) -> set[str]:
+    """Return everything below a folder, hidden files too."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_a_file_becomes_a_file(sbm: Any, folder: Path, model_file: Path) -> None:
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "--model", model_file)
+    assert (result.status, result.out) == (0, "")
+    told = result.err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("noisy.wav -> clean.wav  0.5 s of audio in ")
+    assert soundfile.info("clean.wav").subtype == "PCM_24"
+    # an untrained network returns its input
+    assert np.allclose(soundfile.read("clean.wav")[0], soundfile.read("noisy.wav")[0], atol=1e-3)
+    assert names(folder) == {"noisy.wav", "clean.wav"}
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_keeps_the_name(sbm: Any, folder: Path, model_file: Path, exists: bool) -> None:
+    if exists:
+        (folder / "out").mkdir()
+    assert sbm("enhance", "noisy.wav", "-o", "out" if exists else "out/", "-m", model_file).status == 0
+    assert names(folder) == {"noisy.wav", "out", "out/noisy.wav"}
+
+
+def test_json_is_all_that_is_said(sbm: Any, folder: Path, model_file: Path) -> None:
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--json")
+    assert (result.status, result.err) == (0, "")
+    report = json.loads(result.out)
+    assert set(report) == set(FileReport.__dataclass_fields__)
+    assert (report["source"], report["target"], report["rate"], report["channels"]) == (
+        "noisy.wav",
+        "clean.wav",
+        16000,
+        2,
+    )
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_quiet_says_nothing(sbm: Any, folder: Path, model_file: Path, place: str) -> None:
+    arguments = ["enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file]
+    result = sbm("-q", *arguments) if place == "before" else sbm(*arguments, "-q")
+    assert (result.status, result.out, result.err) == (0, "", "")
+
+
+def test_an_existing_output_is_kept_unless_told(sbm: Any, folder: Path, model_file: Path) -> None:
+    (folder / "clean.wav").write_bytes(b"dear to me")
+    arguments = ["enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file]
+    refused = sbm(*arguments)
+    assert refused.status == 1
+    assert refused.err.startswith("sbm: clean.wav exists.")
+    assert "--overwrite" in refused.err
+    assert (folder / "clean.wav").read_bytes() == b"dear to me"
+    assert sbm(*arguments, "-y").status == 0
+    assert soundfile.info("clean.wav").frames == 8000
+
+
+def test_the_input_can_be_replaced(sbm: Any, folder: Path, model_file: Path) -> None:
+    assert sbm("enhance", "noisy.wav", "-o", "noisy.wav", "-m", model_file).status == 1
+    assert sbm("enhance", "noisy.wav", "-o", "noisy.wav", "-m", model_file, "--overwrite").status == 0
+    assert soundfile.info("noisy.wav").frames == 8000
+    assert names(folder) == {"noisy.wav"}
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "message"),
+    [
+        ("absent.wav", 1, "sbm: absent.wav: "),
+        ("folder", 2, "sbm: invalid value for INPUT: folder is a folder, and enhance takes one file"),
+        ("text.wav", 1, "sbm: text.wav: "),
+        ("empty.wav", 1, "sbm: empty.wav: "),
+        ("cut.wav", 1, "sbm: cut.wav: "),
+    ],
+)
+def test_bad_input_is_one_message_and_no_file(
+    sbm: Any, folder: Path, model_file: Path, source: str, status: int, message: str
+) -> None:
+    (folder / "folder").mkdir()
+    (folder / "text.wav").write_text("dear diary, today I recorded nothing\n" * 10)
+    (folder / "empty.wav").touch()
+    (folder / "cut.wav").write_bytes((folder / "noisy.wav").read_bytes()[:1000])
+    before = names(folder)
+    result = sbm("enhance", source, "-o", "clean.wav", "-m", model_file)
+    assert (result.status, result.out) == (status, "")
+    assert result.err.startswith(message)
+    assert "Traceback" not in result.err
+    assert names(folder) == before
+
+
+def test_an_unknown_model_is_one_message(sbm: Any, folder: Path, bundle: Any) -> None:
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "--model", "smal")
+    assert result.status == 1
+    assert result.err.startswith("sbm: unknown model 'smal'; did you mean small?\n     Known: small.")
+    assert not (folder / "clean.wav").exists()
+
+
+def test_an_output_folder_that_is_not_there(sbm: Any, folder: Path, model_file: Path) -> None:
+    result = sbm("enhance", "noisy.wav", "-o", "absent/clean.wav", "-m", model_file)
+    assert result.status == 1
+    assert "absent" in result.err and "Traceback" not in result.err
+    assert names(folder) == {"noisy.wav"}
+
+
+@pytest.mark.parametrize(
+    ("device", "status", "message"),
+    [
+        ("gpu", 2, "sbm: invalid value for --device: 'gpu' is none of auto, cpu, cuda, cuda:N"),
+        ("cuda:99", 1, "sbm: --device cuda:99: torch can use "),
+    ],
+)
+def test_devices_that_are_not_there(sbm: Any, folder: Path, device: str, status: int, message: str) -> None:
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "--device", device)
+    assert result.status == status
+    assert result.err.startswith(message)
+
+
+def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    class Fake:
+        def enhance_file(self, source: Path, target: Path, **options: Any) -> FileReport:
+            asked.update(source=source, target=target, **options)
+            options["progress"](1.0, 2.0)
+            return FileReport(str(source), str(target), 16000, 1, 32000, 2.0, 0.5, 0.25, 7)
+
+    def load(model: str | None, device: str, threads: int | None) -> Fake:
+        asked.update(model=model, device=device, threads=threads)
+        return Fake()
+
+    monkeypatch.setattr(Enhancer, "load", load)
+    options = "--overwrite --model m --device cpu --threads 3 --subtype FLOAT --clip-mode none --replace-nan".split()
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", *options)
+    assert result.status == 0
+    del asked["progress"]
+    assert asked == {
+        "source": Path("noisy.wav"),
+        "target": Path("clean.wav"),
+        "model": "m",
+        "device": "cpu",
+        "threads": 3,
+        "overwrite": True,
+        "subtype": "FLOAT",
+        "clip_mode": "none",
+        "replace_nan": True,
+    }
+    assert result.err == (
+        "sbm: warning: clean.wav: 7 samples beyond full scale\n"
+        "     --clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.\n"
+        "noisy.wav -> clean.wav  2.0 s of audio in 0.5 s (RTF 0.25)\n"
+    )
+
+
+def test_defaults_are_those_of_the_enhancer() -> None:
+    here = inspect.signature(command.enhance).parameters
+    there = {
+        **inspect.signature(Enhancer.load).parameters,
+        **inspect.signature(Enhancer.enhance_file).parameters,
+    }
+    shared = set(here) & set(there) - {"source"}
+    assert shared == {"model", "device", "threads", "overwrite", "subtype", "clip_mode", "replace_nan"}
+    assert {name: here[name].default for name in shared} == {name: there[name].default for name in shared}
+
+
+def test_clip_modes_are_those_of_the_audio_room(sbm: Any) -> None:
+    from sbm_cli.audio.clipping import CLIP_MODES
+
+    assert f"<{'|'.join(CLIP_MODES)}>" in sbm("enhance", "-h").out

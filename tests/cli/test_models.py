@@ -1,0 +1,79 @@
+"""`sbm models`: list, path, verify, info."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_list_marks_the_default(sbm: Any, bundle: Any) -> None:
+    far = bundle.record(source="huggingface", repository="o/m", revision=COMMIT)
+    bundle.describe({"other": bundle.record(), "small": bundle.record(), "far": far})
+    result = sbm("models", "list")
+    assert (result.status, result.err) == (0, "")
+    assert [line.split() for line in result.out.splitlines()] == [
+        ["other", "0.00", "MB", "bundled", "Apache-2.0"],
+        ["*", "small", "0.00", "MB", "bundled", "Apache-2.0"],
+        ["far", "0.00", "MB", "Hugging", "Face", "Apache-2.0"],
+    ]
+
+
+def test_list_as_json(sbm: Any, bundle: Any) -> None:
+    (model,) = json.loads(sbm("models", "list", "--json").out)
+    assert model["name"] == "small"
+    assert model["default"] is True
+    assert model["path"] == str(bundle.weights)
+
+
+def test_path_is_the_file_and_nothing_else(sbm: Any, bundle: Any) -> None:
+    assert sbm("models", "path").out == sbm("models", "path", "small").out == f"{bundle.weights}\n"
+    assert json.loads(sbm("models", "path", "--json").out) == {"path": str(bundle.weights)}
+
+
+def test_path_of_a_damaged_model_is_refused(sbm: Any, bundle: Any) -> None:
+    bundle.weights.write_bytes(b"other")
+    result = sbm("models", "path")
+    assert (result.status, result.out) == (1, "")
+    assert "damaged or changed" in result.err
+
+
+def test_verify(sbm: Any, bundle: Any) -> None:
+    assert sbm("models", "verify").out == sbm("models", "verify", "small").out == "small: ok\n"
+    bundle.config.write_bytes(b"other")
+    damaged = sbm("models", "verify")
+    assert (damaged.status, damaged.out) == (1, "")
+    assert "small.json: damaged or changed" in damaged.err
+    listed = sbm("models", "verify", "--json")
+    assert listed.status == 1
+    assert json.loads(listed.out) == [{"name": "small", "ok": False}]
+
+
+def test_verify_goes_on_after_a_damaged_model(sbm: Any, bundle: Any) -> None:
+    bundle.describe({"bad": bundle.record(sha256="0" * 64), "small": bundle.record()})
+    result = sbm("models", "verify")
+    assert (result.status, result.out) == (1, "small: ok\n")
+
+
+def test_verify_without_models_is_an_error(sbm: Any, bundle: Any) -> None:
+    bundle.describe({})
+    result = sbm("models", "verify")
+    assert result.status == 1
+    assert result.err.startswith("sbm: no model lies on this machine")
+
+
+def test_info_shows_all_that_is_known(sbm: Any, bundle: Any) -> None:
+    lines = dict(line.split(maxsplit=1) for line in sbm("models", "info").out.splitlines())
+    assert lines["name"] == "small"
+    assert lines["scores.noise.si_sdr"] == "12.0"
+    assert lines["path"] == str(bundle.weights)
+    assert "repository" not in lines
+    assert json.loads(sbm("models", "info", "small", "--json").out)["scores"] == {"noise": {"si_sdr": 12.0}}
+
+
+def test_unknown_names_are_status_1(sbm: Any, bundle: Any) -> None:
+    for command in ("path", "verify", "info"):
+        result = sbm("models", command, "smal")
+        assert result.status == 1
+        assert "did you mean small?" in result.err

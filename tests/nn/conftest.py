@@ -1,0 +1,24 @@
+"""A small network whose weights have left their starting point."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sbm_cli.nn.network import Network, NetworkConfig
+
+
+def perturbed(config: NetworkConfig) -> Network:
+    """Return a network far from its start, where every branch matters."""
+    torch.manual_seed(0)
+    network = Network(config).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    return network
+
+
+@pytest.fixture(params=[0, 2], ids=["no look-ahead", "look-ahead 2"])
+def network(request: pytest.FixtureRequest) -> Network:
+    return perturbed(
+        NetworkConfig(bins=33, channels=8, blocks=2, state=4, cross_groups=2, head=4, lookahead=request.param)
+    )

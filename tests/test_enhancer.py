@@ -1,0 +1,215 @@
+"""The chain: arrays, files and streams give the same; a file comes out as what it went in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sbm_cli.checkpoint import ModelConfig
+from sbm_cli.enhancer import Enhancer
+from sbm_cli.errors import AudioError, OutputExistsError
+from sbm_cli.nn.network import Network, NetworkConfig
+
+
+def make(lookahead: int = 0, perturbed: bool = True) -> Enhancer:
+    """Return an enhancer with a network of a few thousand parameters that changes what it hears."""
+    torch.manual_seed(0)
+    config = NetworkConfig(channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, head=2, lookahead=lookahead)
+    network = Network(config)
+    if perturbed:
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return Enhancer(network, ModelConfig("small", network=config))
+
+
+@pytest.fixture(scope="module")
+def enhancer() -> Enhancer:
+    return make()
+
+
+def sound(samples: int, channels: int = 1) -> np.ndarray:
+    time = np.arange(samples) / 16000
+    tone = 0.2 * np.sin(2 * np.pi * 300 * time) * (np.sin(2 * np.pi * 3 * time) > 0)
+    noise = 0.02 * np.random.default_rng(0).standard_normal((channels, samples))
+    return np.asarray(tone + noise, np.float32)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 48000, 8000])
+@pytest.mark.parametrize("lookahead", [0, 2])
+@pytest.mark.parametrize("samples", [0, 1, 255, 256, 20011])
+def test_untrained_network_gives_the_input_back(rate: int, lookahead: int, samples: int) -> None:
+    """Length and alignment, over STFT, look-ahead and resampling; band-limited input survives all of them."""
+    noisy = sound(samples)[0]
+    clean = make(lookahead, perturbed=False).enhance(noisy, rate)
+    assert clean.shape == noisy.shape and clean.dtype == np.float32
+    if rate == 16000:
+        np.testing.assert_allclose(clean, noisy, atol=1e-6)
+    elif samples == 20011:
+        lags = np.arange(-20, 21)
+        alike = [np.dot(np.roll(clean, lag)[50:-50], noisy[50:-50]) for lag in lags]
+        assert lags[int(np.argmax(alike))] == 0
+
+
+@given(
+    cuts=st.lists(st.integers(0, 30000), max_size=12),
+    rate=st.sampled_from([16000, 44100]),
+    lookahead=st.sampled_from([0, 2]),
+)
+def test_stream_equals_whole_however_it_is_cut(cuts: list[int], rate: int, lookahead: int) -> None:
+    enhancer = make(lookahead)
+    noisy = sound(30000, 2)
+    stream = enhancer.stream(rate, 2)
+    blocks = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
+    streamed = np.concatenate([*blocks, stream.flush()], axis=1)
+    np.testing.assert_allclose(streamed, enhancer.enhance(noisy, rate), atol=1e-5)
+
+
+def test_stream_returns_sound_as_it_arrives(enhancer: Enhancer) -> None:
+    """After each feed all but the algorithmic latency is out: window 512 at 16 kHz."""
+    stream = enhancer.stream(16000)
+    out = 0
+    for i in range(40):
+        out += stream.feed(sound(100)[0]).shape[0]
+        assert out >= 100 * (i + 1) - 512
+    assert enhancer.latency_seconds == 512 / 16000
+
+
+def test_future_does_not_change_the_past(enhancer: Enhancer) -> None:
+    noisy = sound(20000)[0]
+    changed = noisy.copy()
+    changed[10000:] = 0
+    before, after = enhancer.enhance(noisy, 16000), enhancer.enhance(changed, 16000)
+    np.testing.assert_array_equal(before[: 10000 - 512], after[: 10000 - 512])
+    assert np.abs(before - after).max() > 1e-3
+
+
+def test_silence_stays_silence(enhancer: Enhancer) -> None:
+    assert not enhancer.enhance(np.zeros(5000, np.float32), 16000).any()
+    paused = sound(16000)[0]
+    paused[6000:12000] = 0
+    assert not enhancer.enhance(paused, 16000)[6512:11488].any()
+
+
+def test_channels_share_the_level_but_nothing_else(enhancer: Enhancer) -> None:
+    noisy = sound(8000, 2)
+    swapped = enhancer.enhance(noisy[::-1].copy(), 16000)
+    np.testing.assert_allclose(swapped[::-1], enhancer.enhance(noisy, 16000), atol=1e-6)
+    twice = enhancer.enhance(np.stack([noisy[0], noisy[0]]), 16000)
+    np.testing.assert_allclose(twice[0], enhancer.enhance(noisy[0], 16000), atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 2, 3), np.float32), np.array([0.0, np.nan], np.float32)])
+def test_refuses_arrays_that_are_no_sound(enhancer: Enhancer, wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError):
+        enhancer.enhance(wrong, 16000)
+    with pytest.raises(ValueError, match="expected 1 channels"):
+        enhancer.stream(16000).feed(np.zeros((2, 10), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "channels", "subtype"),
+    [
+        ("mono.wav", 16000, 1, "PCM_16"),
+        ("stereo.wav", 44100, 2, "PCM_16"),
+        ("deep.wav", 48000, 1, "PCM_24"),
+        ("telephone.wav", 8000, 1, "ULAW"),
+        ("float.wav", 22050, 1, "FLOAT"),
+        ("seven.wav", 16000, 7, "PCM_16"),
+        ("sound.flac", 44100, 2, "PCM_16"),
+        ("sound.mp3", 44100, 2, "MPEG_LAYER_III"),
+        ("sound.ogg", 48000, 2, "VORBIS"),
+        ("sound.opus", 48000, 1, "OPUS"),
+        ("sound.aiff", 16000, 1, "PCM_16"),
+    ],
+)
+def test_file_comes_out_as_what_it_went_in(
+    enhancer: Enhancer, tmp_path: Path, name: str, rate: int, channels: int, subtype: str
+) -> None:
+    source, target = tmp_path / name, tmp_path / "out" / name
+    target.parent.mkdir()
+    ogg = {"format": "OGG"} if name.endswith(".opus") else {}
+    soundfile.write(source, sound(rate // 2 + 7, channels).T, rate, subtype=subtype, **ogg)
+    report = enhancer.enhance_file(source, target)
+    before, after = soundfile.info(source), soundfile.info(target)
+    for field in ("samplerate", "channels", "frames", "format", "subtype"):
+        assert getattr(before, field) == getattr(after, field), field
+    assert (report.samples, report.rate, report.channels) == (before.frames, rate, channels)
+    if subtype in ("PCM_24", "FLOAT"):
+        noisy, _ = soundfile.read(source, dtype="float32", always_2d=True)
+        clean, _ = soundfile.read(target, dtype="float32", always_2d=True)
+        np.testing.assert_allclose(clean.T, enhancer.enhance(noisy.T, rate), atol=1e-5)
+
+
+def test_empty_file_stays_empty(enhancer: Enhancer, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 2)), 44100)
+    report = enhancer.enhance_file(tmp_path / "empty.wav", tmp_path / "out.wav")
+    assert (report.samples, report.rtf) == (0, 0.0)
+    assert soundfile.info(tmp_path / "out.wav").frames == 0
+
+
+def test_loud_output_is_clamped_rescaled_or_kept(tmp_path: Path) -> None:
+    enhancer = make(perturbed=False)
+    enhancer.network.head.bias[0] = 3.0  # gain 3, complex and compressed: 9 in amplitude
+    soundfile.write(tmp_path / "in.wav", sound(8000)[0], 16000)
+    peaks = {}
+    for mode in ("clamp", "rescale", "none"):
+        report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / f"{mode}.wav", clip_mode=mode)
+        peaks[mode] = np.abs(soundfile.read(tmp_path / f"{mode}.wav")[0]).max()
+        assert (report.clipped > 0) == (mode != "rescale")
+    assert peaks["clamp"] == peaks["none"] == pytest.approx(1, abs=1e-4) and peaks["rescale"] == pytest.approx(
+        1, abs=1e-3
+    )
+    report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "float.wav", subtype="FLOAT")
+    assert report.clipped == 0 and np.abs(soundfile.read(tmp_path / "float.wav")[0]).max() > 1.5
+
+
+def break_off(done: float, seconds: float) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda path: path.unlink(), AudioError),
+        (lambda path: path.write_text("no sound"), AudioError),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), AudioError),
+        (lambda path: None, KeyboardInterrupt),
+    ],
+    ids=["missing", "text", "truncated", "interrupted"],
+)
+def test_failure_leaves_nothing_behind(
+    enhancer: Enhancer, tmp_path: Path, spoil: Callable[[Path], object], error: type[BaseException]
+) -> None:
+    source, out = tmp_path / "in.wav", tmp_path / "out"
+    out.mkdir()
+    soundfile.write(source, sound(40000)[0], 16000)
+    spoil(source)
+    with pytest.raises(error):
+        enhancer.enhance_file(source, out / "clean.wav", progress=break_off if error is KeyboardInterrupt else None)
+    assert list(out.iterdir()) == []
+
+
+def test_existing_output_is_kept_unless_told_otherwise(enhancer: Enhancer, tmp_path: Path) -> None:
+    source = tmp_path / "in.wav"
+    soundfile.write(source, sound(4000)[0], 16000)
+    before = source.read_bytes()
+    with pytest.raises(OutputExistsError):
+        enhancer.enhance_file(source, source)
+    assert source.read_bytes() == before
+    enhancer.enhance_file(source, source, overwrite=True)
+    assert source.read_bytes() != before and soundfile.info(source).frames == 4000
+
+
+def test_threads_are_restored(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    one = Enhancer(make().network, make().config, threads=1)
+    two = Enhancer(make().network, make().config, threads=2)
+    np.testing.assert_allclose(one.enhance(sound(9000)[0], 16000), two.enhance(sound(9000)[0], 16000), atol=1e-5)
+    assert torch.get_num_threads() == before

@@ -1,0 +1,218 @@
+"""Names become verified files; everything that can be wrong with them has its own message."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sbm_cli import hub
+from sbm_cli.errors import ModelError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def on_hub(bundle: Any, **changes: Any) -> dict[str, Any]:
+    return bundle.record(source="huggingface", repository="o/m", revision=COMMIT, **changes)
+
+
+def test_checkpoints_are_found_beside_the_package(bundle: Any) -> None:
+    assert hub.checkpoints_path() == bundle.package.parent / "checkpoints.json"
+
+
+def test_the_copy_inside_the_package_comes_first(bundle: Any) -> None:
+    bundle.describe({}, default="other", inside=True)
+    assert hub.checkpoints_path() == bundle.package / "checkpoints.json"
+    assert hub.default_name() == "other"
+
+
+def test_no_name_is_the_default(bundle: Any) -> None:
+    assert hub.resolve() == hub.resolve(None) == hub.resolve("small") == bundle.weights
+
+
+def test_a_file_or_its_folder_is_taken_as_it_is(bundle: Any, tmp_path: Path) -> None:
+    mine = tmp_path / "mine" / "x.safetensors"
+    mine.parent.mkdir()
+    mine.write_bytes(b"anything")
+    assert hub.resolve(mine) == hub.resolve(str(mine)) == hub.resolve(mine.parent) == mine
+
+
+def test_a_name_comes_before_a_folder(bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "y.safetensors").touch()
+    assert hub.resolve("small") == bundle.weights
+    assert hub.resolve("./small") == hub.resolve(Path("small")) == Path("small/y.safetensors")
+
+
+@pytest.mark.parametrize("name", ["small.safetensors", "small.json"])
+def test_damaged_files_are_refused(bundle: Any, name: str) -> None:
+    (bundle.weights.parent / name).write_bytes(b"weightz")
+    with pytest.raises(ModelError, match=f"{name}: damaged") as caught:
+        hub.resolve("small")
+    assert "again" in caught.value.hint
+
+
+def test_a_missing_bundled_file_is_an_error(bundle: Any) -> None:
+    bundle.config.unlink()
+    with pytest.raises(ModelError, match="no such file"):
+        hub.resolve("small")
+
+
+def test_unknown_names_list_the_known_ones(bundle: Any) -> None:
+    with pytest.raises(ModelError, match=r"unknown model 'smal'; did you mean small\?") as caught:
+        hub.resolve("smal")
+    assert "Known: small" in caught.value.hint
+    with pytest.raises(ModelError, match="unknown model 'zzz'$"):
+        hub.entry("zzz")
+
+
+def test_paths_that_hold_no_model_say_so(bundle: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file or folder"):
+        hub.resolve(tmp_path / "absent.safetensors")
+    with pytest.raises(ModelError, match="found none"):
+        hub.resolve(tmp_path)
+    pickled = tmp_path / "model.pt"
+    pickled.touch()
+    with pytest.raises(ModelError, match="not a model: expected NAME.safetensors"):
+        hub.resolve(pickled)
+    for name in "ab":
+        (tmp_path / f"{name}.safetensors").touch()
+    with pytest.raises(ModelError, match="found a.safetensors, b.safetensors"):
+        hub.resolve(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "unknown keys: extra"),
+        ({"source": "ftp"}, "source is 'ftp'"),
+        ({"sha256": "abc"}, "'abc' is not a sha256"),
+        ({"config": "other.json"}, "expected NAME.safetensors and NAME.json"),
+        ({"file": "small.pt"}, "expected NAME.safetensors and NAME.json"),
+        ({"source": "huggingface"}, "needs its repository and a commit"),
+        ({"source": "huggingface", "repository": "o/m", "revision": "main"}, "needs its repository and a commit"),
+    ],
+)
+def test_entries_are_strict(bundle: Any, change: dict[str, Any], message: str) -> None:
+    bundle.describe({"small": bundle.record() | change})
+    with pytest.raises(ModelError, match=message):
+        hub.entries()
+
+
+def test_entries_lack_nothing(bundle: Any) -> None:
+    whole = bundle.record()
+    del whole["license"]
+    bundle.describe({"small": whole})
+    with pytest.raises(ModelError, match="lacks the keys: license"):
+        hub.entries()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not JSON"), ("[]", "exactly the keys"), ("{}", "exactly the keys")]
+)
+def test_a_broken_checkpoints_file_is_one_message(bundle: Any, text: str, message: str) -> None:
+    hub.checkpoints_path().write_text(text)
+    with pytest.raises(ModelError, match=message):
+        hub.entries()
+
+
+def test_a_missing_checkpoints_file_is_one_message(bundle: Any) -> None:
+    hub.checkpoints_path().unlink()
+    with pytest.raises(ModelError, match="no such file"):
+        hub.entries()
+
+
+Serve = Callable[[str, str, str], str]
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, download: Serve) -> None:
+    import huggingface_hub
+
+    def hf_hub_download(repository: str, file: str, *, revision: str) -> str:
+        return download(repository, file, revision)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+
+
+def test_a_model_of_the_hub_is_fetched_at_its_commit(bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repository: str, file: str, revision: str) -> str:
+        asked.append((repository, file, revision))
+        return str(bundle.weights.parent / file)
+
+    serve(monkeypatch, download)
+    bundle.describe({"small": on_hub(bundle)})
+    assert hub.resolve("small") == bundle.weights
+    assert asked == [("o/m", "small.safetensors", COMMIT), ("o/m", "small.json", COMMIT)]
+
+
+def test_a_wrong_file_from_the_hub_is_refused(bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, lambda repository, file, revision: str(bundle.weights.parent / file))
+    bundle.describe({"small": on_hub(bundle, sha256="0" * 64)})
+    with pytest.raises(ModelError, match="damaged or changed"):
+        hub.resolve("small")
+
+
+def test_faults_of_the_hub_are_put_into_words(bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    faults = {
+        LocalEntryNotFoundError("offline"): "not on this machine, and the network cannot be used",
+        EntryNotFoundError("404"): "o/m has no small.safetensors at commit 0123456789ab",
+        ConnectionResetError(104, "Connection reset by peer"): r"fetching small.safetensors failed \(.*reset by peer\)",
+    }
+    bundle.describe({"small": on_hub(bundle)})
+    for fault, message in faults.items():
+
+        def download(repository: str, file: str, revision: str, fault: Exception = fault) -> str:
+            raise fault
+
+        serve(monkeypatch, download)
+        with pytest.raises(ModelError, match=message) as caught:
+            hub.resolve("small")
+        assert caught.value.hint
+
+
+def test_offline_and_not_cached_is_one_message(bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real client, with the network switched off in it."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    bundle.describe({"small": on_hub(bundle)})
+    with pytest.raises(ModelError, match="not on this machine") as caught:
+        hub.resolve("small")
+    assert f"https://huggingface.co/o/m/tree/{COMMIT}" in caught.value.hint
+    assert hub.local_file(hub.entry("small")) is None
+
+
+def test_named_models_need_no_hub_client(bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # an import of it raises
+    assert hub.resolve().is_file()
+
+
+def test_the_shipped_checkpoints_describe_the_shipped_files() -> None:
+    models = hub.entries()
+    assert hub.default_name() in models
+    for model in models.values():
+        if model.source == "bundled":
+            path = hub.resolve(model.name)
+            assert path.stat().st_size == model.bytes
+            assert path.with_suffix(".json").is_file()
+            assert model.scores and model.training_data and model.command and model.license
+
+
+def test_no_shipped_weights_lack_an_entry() -> None:
+    described = {model.file for model in hub.entries().values() if model.source == "bundled"}
+    assert {path.name for path in (Path(hub.__file__).parent / "weights").glob("*.safetensors")} == described
+
+
+def test_entries_are_plain_data(bundle: Any) -> None:
+    assert json.loads(json.dumps(asdict(hub.entry())))["name"] == "small"
