@@ -54,12 +54,16 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         options = get_args(hint)
         if value is None and type(None) in options:
             return None
-        classes = {option.__name__.lower(): option for option in options if dataclasses.is_dataclass(option)}
+        classes = {
+            option.__name__.lower(): option
+            for option in options
+            if isinstance(option, type) and dataclasses.is_dataclass(option)
+        }
         if classes:
             kind = value.get("kind") if isinstance(value, Mapping) else None
             if kind not in classes:
                 raise ConfigError(f"{where}: kind is one of {', '.join(classes)}, got {kind!r}")
-            return build(classes[kind], {k: v for k, v in value.items() if k != "kind"}, where)  # type: ignore[arg-type]
+            return build(classes[kind], {k: v for k, v in value.items() if k != "kind"}, where)
         return _value(next(option for option in options if option is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]

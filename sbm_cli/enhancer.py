@@ -68,7 +68,10 @@ class Enhancer:
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(*checkpoint.load(hub.resolve(model)), device, threads)
+        enhancer = cls(*checkpoint.load(hub.resolve(model)), device, threads)
+        # The first call compiles the kernels, once per machine: part of loading, not of the first file.
+        enhancer.enhance(np.zeros(enhancer.config.rate, np.float32), enhancer.config.rate)
+        return enhancer
 
     @property
     def latency_seconds(self) -> float:

@@ -26,5 +26,9 @@ class ConfigError(SbmError):
     """A recipe, a manifest or a model configuration does not hold together."""
 
 
+class TrainingError(SbmError):
+    """A training cannot go on."""
+
+
 class DependencyError(SbmError):
     """An optional package is needed; the hint names the extra that brings it."""

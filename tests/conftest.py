@@ -18,6 +18,14 @@ settings.register_profile("sbm", deadline=None, max_examples=20, derandomize=Tru
 settings.load_profile("sbm")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Keep torch to one thread: on a busy machine several wait for each other at every operator."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 class Bundle:
     """A source tree of its own, with checkpoints.json and one bundled model, `small`, which is the default."""
 

@@ -57,7 +57,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
 }
 
 # Numba compiles at decoration, so the kernels stand at the top of one file, and that file is imported in a function.
-KERNEL_FILES = {"sbm_cli.nn.scan.cpu": {"numba", "llvmlite", "numpy"}}
+KERNEL_FILES = dict.fromkeys(["sbm_cli.nn.scan.cpu", "sbm_cli.nn.band_conv.cpu"], {"numba", "llvmlite", "numpy"})
 
 
 @dataclass(frozen=True)

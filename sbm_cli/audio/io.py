@@ -240,7 +240,7 @@ def _check_readable(path: Path) -> None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise AudioError(f"{path}: is a folder.", f"For all files in it: sbm batch {path} -o OUT")
+            raise AudioError(f"{path}: is a folder.", "Give the files in it one by one.")
         if not stat.S_ISREG(mode):
             raise AudioError(f"{path}: is not a regular file.", "Save the sound to a file first.")
         with path.open("rb"):

@@ -21,8 +21,10 @@ class Compression:
     def compress(self, spectrum: Tensor) -> Tensor:
         """Return the compressed spectrum; zero stays zero. Not made for gradients: they are infinite at zero."""
         # The bound lies 60 dB below anything audible and keeps 0 * 0**(negative) from becoming NaN.
-        return spectrum * (self.factor * spectrum.abs().clamp_min(1e-12) ** (self.exponent - 1))
+        gain: Tensor = self.factor * spectrum.abs().clamp_min(1e-12) ** (self.exponent - 1)
+        return spectrum * gain
 
     def expand(self, compressed: Tensor) -> Tensor:
         """Return the spectrum of a compressed one; differentiable everywhere, with zero gradient of |X| at zero."""
-        return compressed * (compressed.abs() ** (1 / self.exponent - 1) * self.factor ** (-1 / self.exponent))
+        gain: Tensor = compressed.abs() ** (1 / self.exponent - 1) * self.factor ** (-1 / self.exponent)
+        return compressed * gain

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sbm_cli.nn.band_conv import band_conv
 from sbm_cli.nn.mamba import Mamba, MambaCarry
 
 
@@ -26,7 +27,8 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         phase = 2 * math.pi * t[:, None] * self.frequencies
-        return self.layers(torch.cat([phase.sin(), phase.cos()], -1))
+        features: Tensor = self.layers(torch.cat([phase.sin(), phase.cos()], -1))
+        return features
 
 
 class ModulatedNorm(nn.LayerNorm):
@@ -64,13 +66,11 @@ class FrequencyConv(nn.Module):
     def __init__(self, channels: int, kernel: int, groups: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.conv = nn.Conv1d(channels, channels, kernel, groups=groups, padding="same")
+        self.conv = nn.Conv1d(channels, channels, kernel, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, time, band, channels = x.shape
-        x = self.norm(x).view(batch * time, band, channels).transpose(1, 2)  # [batch * time, channel, band]
-        x = F.silu(self.conv(x))
-        return x.transpose(1, 2).reshape(batch, time, band, channels)
+        assert self.conv.bias is not None  # as nn.Conv1d declares it
+        return band_conv(self.norm(x), self.conv.weight, self.conv.bias, self.conv.groups)
 
 
 class FullBandLinear(nn.Module):
@@ -102,7 +102,8 @@ class CrossBandBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.conv1(x)
         x = x + self.full(x)
-        return x + self.conv2(x)
+        x = x + self.conv2(x)
+        return x
 
 
 class NarrowBandBlock(nn.Module):

@@ -35,6 +35,7 @@ class Mamba(nn.Module):
 
     def forward(self, x: Tensor, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
         """Return the output, shaped like x [batch, time, band, channels], and the state after the last frame."""
+        assert self.conv1d.bias is not None  # as nn.Conv1d declares it
         conv_carry, scan_carry = carry if carry is not None else (None, None)
         u, z = self.in_proj(x).chunk(2, -1)
         u, conv_carry = causal_conv1d(u, self.conv1d.weight, self.conv1d.bias, conv_carry)

@@ -82,8 +82,7 @@ class Network(nn.Module):
         self.decoder = nn.Linear(c.channels, c.stride * c.head)
         self.head = nn.Conv2d(c.head, 4, (1, 3), padding=(0, 1))
         nn.init.zeros_(self.head.weight)
-        with torch.no_grad():
-            self.head.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))  # G = 1, R = 0
+        self.head.bias = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 0.0]))  # G = 1, R = 0
 
     def forward(self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
         """Return the estimate of the clean spectrum and what the next block of frames needs.

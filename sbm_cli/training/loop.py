@@ -5,37 +5,37 @@ What a step sees depends on (seed, step, item) alone: neither the number of proc
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
 from sbm_cli.bridge.schedule import sample_state
-from sbm_cli.checkpoint import ModelConfig, save, write_atomically
-from sbm_cli.config import dump
+from sbm_cli.checkpoint import ModelConfig
 from sbm_cli.dsp.level import frame_power
-from sbm_cli.errors import ConfigError
+from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import OptimizerConfig, TimeConfig, TrainConfig
 from sbm_cli.training.data import open_corpus
 from sbm_cli.training.ema import update_ema
 from sbm_cli.training.losses import enhancement_loss
 from sbm_cli.training.mixing import Mixer
+from sbm_cli.training.processes import agree, on_stop, share_gradients
 from sbm_cli.training.rooms import open_rooms
+from sbm_cli.training.state import LAST, check, restore, write_checkpoint
 
-LAST = "last.safetensors"  # the checkpoint to resume from
 ROOM_SEED = 1  # the rooms of `evaluation.sets` have others
 
 
@@ -101,19 +101,22 @@ def train(
     resume: bool = False,
     max_minutes: float | None = None,
     processes: int | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[Progress], None] | None = None,
 ) -> None:
     """Train a model and leave `{name}.safetensors` (the moving average) with its JSON in `output`.
 
     resume: go on from `output/last.safetensors`, bit for bit as if there had been no stop.
     max_minutes: stop after that time with a checkpoint, as an interrupt does too.
     processes: share each batch between so many, one thread each; None takes one per core.
+    report: called by process 0, and sent to it, so a function of a module if there are several.
 
     Raises ConfigError if `output` holds a checkpoint and resume is not set, or the checkpoint is of another recipe.
     """
     last = output / LAST
     if last.exists() and not resume:
         raise ConfigError(f"{output}: holds a training already", "Use --resume to go on with it, or another --output.")
+    if last.exists():
+        check(last, config)
     output.mkdir(parents=True, exist_ok=True)
     _open_data(config)  # decoded and simulated once, before the processes start
     processes = min(processes or os.cpu_count() or 1, config.batch)
@@ -126,47 +129,37 @@ def train(
     rendezvous = output / ".rendezvous"
     rendezvous.unlink(missing_ok=True)
     arguments = (processes, f"file://{rendezvous.resolve()}", config, output, max_minutes, report)
-    context = torch.multiprocessing.spawn(_join, arguments, processes, join=False)
-    with _on_stop(context.processes[0].terminate):  # process 0 ends the step and tells the others
-        while not context.join():
-            pass
+    context = spawn(_join, arguments, processes, join=False)
+    with on_stop(context.processes[0].terminate):  # process 0 ends the step and tells the others
+        try:
+            while not context.join():
+                pass
+        except ProcessRaisedException as error:
+            raise TrainingError(str(error).strip().splitlines()[-1]) from error
     rendezvous.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _on_stop(act: Callable[[], object]) -> Iterator[None]:
-    """Call `act` when the process is interrupted or told to end, instead of ending it."""
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield
-        return
-    before = {number: signal.signal(number, lambda *_: act()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _join(rank: int, size: int, rendezvous: str, *rest: object) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size)
     try:
-        _run(rank, size, *rest)  # type: ignore[arg-type]
+        _run(rank, size, *rest)
     finally:
         dist.destroy_process_group()
 
 
 def _open_data(config: TrainConfig) -> Mixer:
-    data = config.data
-    cache = Path(data.cache)
-    folders = ([Path(p) for p in paths] for paths in (data.manifests, data.speech, data.noise, data.rir))
-    corpus = open_corpus(cache, *folders)
+    data, cache = config.data, Path(config.data.cache)
+    manifests, speech, noise, rir = (
+        [Path(path) for path in paths] for paths in (data.manifests, data.speech, data.noise, data.rir)
+    )
+    corpus = open_corpus(cache, manifests, speech, noise, rir)
     return Mixer(corpus, open_rooms(cache, data.rooms, ROOM_SEED, corpus), config.mix)
 
 
 def _run(rank: int, size: int, *rest: object) -> None:
     stop = threading.Event()
-    with _on_stop(stop.set):
+    with on_stop(stop.set):
         _train(rank, size, stop, *rest)  # type: ignore[arg-type]
 
 
@@ -177,22 +170,25 @@ def _train(
     config: TrainConfig,
     output: Path,
     max_minutes: float | None,
-    report: Callable[[Progress], None],
+    report: Callable[[Progress], None] | None,
 ) -> None:
     mixer = _open_data(config)
     torch.manual_seed(config.seed)
     network = Network(config.model.network)
     average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    decayed = [p for name, p in network.named_parameters() if p.ndim > 1 and "A_log" not in name]
-    others = [p for name, p in network.named_parameters() if p.ndim <= 1 or "A_log" in name]
+    decayed = {name for name, p in network.named_parameters() if p.ndim > 1 and "A_log" not in name}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in network.named_parameters() if name in decayed]},
+        {"params": [p for name, p in network.named_parameters() if name not in decayed], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+        groups,
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
         fused=True,
     )
     last = output / LAST
-    first = _restore(last, config, network, average, optimizer) if last.exists() else 0
+    first = restore(last, network, average, optimizer) if last.exists() else 0
     items = range(rank, config.batch, size)
     start = checkpointed = reported = time.monotonic()
     seconds = config.batch * config.mix.segment_seconds
@@ -203,10 +199,13 @@ def _train(
             value = item_loss(config, network, noisy, clean, step, item) / config.batch
             value.backward()
             loss += float(value.detach())
-        loss = _share_gradients(network, loss, size)
+        loss = share_gradients(network, loss, size)
         norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.clip))
         if not math.isfinite(loss + norm):
-            raise FloatingPointError(f"step {step}: loss {loss}, gradient norm {norm}")
+            raise TrainingError(
+                f"step {step}: loss {loss}, gradient norm {norm}",
+                "Look for damaged recordings, or lower optimizer.rate; the last checkpoint is as it was.",
+            )
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, step, config.steps)
         optimizer.step()
@@ -215,10 +214,10 @@ def _train(
         losses.append(loss)
 
         now = time.monotonic()
-        over = _agree(stop.is_set() or (max_minutes is not None and now - start > 60 * max_minutes), size)
+        over = agree(stop.is_set() or (max_minutes is not None and now - start > 60 * max_minutes), size)
         end = over or step + 1 == config.steps
         if rank == 0 and (end or now - checkpointed > 60 * config.checkpoint_minutes):
-            _checkpoint(output, config, network, average, optimizer, step + 1)
+            write_checkpoint(output, config, network, average, optimizer, step + 1)
             checkpointed = now
         if rank == 0 and (end or len(losses) == 50):
             speed = len(losses) * seconds / (now - reported)
@@ -250,78 +249,8 @@ def _prefetch(
             yield step, mixtures
 
 
-def _share_gradients(network: Network, loss: float, size: int) -> float:
-    """Sum gradients and loss over the processes, in one message."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    for p in parameters:
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    if size == 1:
-        return loss
-    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None] + [torch.tensor([loss])])
-    dist.all_reduce(flat)
-    position = 0
-    for p in parameters:
-        assert p.grad is not None
-        p.grad.copy_(flat[position : position + p.numel()].view_as(p))
-        position += p.numel()
-    return float(flat[-1])
-
-
-def _agree(flag: bool, size: int) -> bool:
-    """Return process 0's flag: clocks differ, and all must stop at the same step."""
-    if size == 1:
-        return flag
-    shared = torch.tensor([float(flag)])
-    dist.broadcast(shared, 0)
-    return bool(shared)
-
-
-def _log(output: Path, progress: Progress, report: Callable[[Progress], None]) -> None:
+def _log(output: Path, progress: Progress, report: Callable[[Progress], None] | None) -> None:
     with open(output / "log.jsonl", "a") as file:
         file.write(json.dumps(vars(progress) | {"time": round(time.time())}) + "\n")
-    report(progress)
-
-
-def _checkpoint(
-    output: Path,
-    config: TrainConfig,
-    network: Network,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    step: int,
-) -> None:
-    """Write the model as it could be released, and all that a bit-exact continuation needs, Adam's moments too."""
-    from safetensors.torch import save as serialize
-
-    released = Network(config.model.network)
-    released.load_state_dict(average)
-    save(released, config.model, output / f"{config.model.name}.safetensors")
-    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"ema.{name}": tensor for name, tensor in average.items()}
-    for name, parameter in network.named_parameters():
-        tensors |= {f"{key}.{name}": tensor for key, tensor in optimizer.state[parameter].items()}
-    metadata = {"step": str(step), "recipe": json.dumps(dump(config))}
-    write_atomically(output / LAST, serialize({k: v.detach().contiguous() for k, v in tensors.items()}, metadata))
-
-
-def _restore(
-    path: Path, config: TrainConfig, network: Network, average: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> int:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        if json.loads(metadata["recipe"])["model"] != dump(config.model):
-            raise ConfigError(f"{path}: of another model than this recipe's", "Use another --output.")
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-
-    def group(prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-    network.load_state_dict(group("model."))
-    for name, tensor in group("ema.").items():
-        average[name].copy_(tensor)
-    for name, parameter in network.named_parameters():
-        optimizer.state[parameter] = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-    return int(metadata["step"])
+    if report is not None:
+        report(progress)

@@ -30,9 +30,8 @@ def names(folder: Path) -> set[str]:
 def test_a_file_becomes_a_file(sbm: Any, folder: Path, model_file: Path) -> None:
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "--model", model_file)
     assert (result.status, result.out) == (0, "")
-    told = result.err.splitlines()
-    assert len(told) == 1
-    assert told[0].startswith("noisy.wav -> clean.wav  0.5 s of audio in ")
+    # the first run on a machine compiles the scan, and may say how far it is before the last line
+    assert result.err.splitlines()[-1].startswith("noisy.wav -> clean.wav  0.5 s of audio in ")
     assert soundfile.info("clean.wav").subtype == "PCM_24"
     # an untrained network returns its input
     assert np.allclose(soundfile.read("clean.wav")[0], soundfile.read("noisy.wav")[0], atol=1e-3)

@@ -52,11 +52,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 
 def test_resume_is_bit_exact(recipe: TrainConfig, tmp_path: Path) -> None:
-    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "whole", processes=1)
     # A training stopped after its third step: time is up at once, three times.
     for attempt in range(3):
-        train(recipe, tmp_path / "parts", resume=attempt > 0, max_minutes=0)
-    train(recipe, tmp_path / "parts", resume=True)
+        train(recipe, tmp_path / "parts", resume=attempt > 0, max_minutes=0, processes=1)
+    train(recipe, tmp_path / "parts", resume=True, processes=1)
     whole, parts = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     for name in whole:
@@ -73,7 +73,7 @@ def test_two_processes_follow_one(recipe: TrainConfig, tmp_path: Path) -> None:
 
 def test_loss_falls_and_the_average_is_released(recipe: TrainConfig, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    train(replace(recipe, steps=100), tmp_path, report=seen.append)
+    train(replace(recipe, steps=100), tmp_path, processes=1, report=seen.append)
     assert [progress.step for progress in seen] == [50, 100]
     assert seen[1].loss < 0.8 * seen[0].loss
     network, config = checkpoint.load(tmp_path / "toy.safetensors")
@@ -84,7 +84,7 @@ def test_loss_falls_and_the_average_is_released(recipe: TrainConfig, tmp_path: P
 
 
 def test_refuses_to_start_over_a_training_and_to_resume_another_one(recipe: TrainConfig, tmp_path: Path) -> None:
-    train(replace(recipe, steps=1), tmp_path)
+    train(replace(recipe, steps=1), tmp_path, processes=1)
     with pytest.raises(ConfigError, match="holds a training already"):
         train(recipe, tmp_path)
     other = replace(recipe, model=replace(recipe.model, network=replace(TINY, channels=16)))

@@ -1,22 +1,24 @@
 """Selective scan and causal convolution on the CPU, forward and backward, compiled by Numba.
 
 Notable
-- Everything is written on one small type, a vector of LANES float32 channels held in a register, so that nothing depends on what
-  the auto-vectoriser makes of a loop.
-- Time is walked in segments. A segment's inputs are first staged into a scratch of a few kilobytes (softplus and gate included), then
-  each vector of channels runs through the segment with four states in registers.
+- Everything is written on one small type, a vector of LANES float32 channels held in a register, so that nothing
+  depends on what the auto-vectoriser makes of a loop.
+- Time is walked in segments. A segment's inputs are first staged into a scratch of a few kilobytes (softplus and gate
+  included), then each vector of channels runs through the segment with four states in registers.
 - Training keeps the state at every segment start only; backward recomputes inside the segment.
-- Sums over sequences (A, D, weight, bias) run in chunks of fixed size, so results do not depend on the number of threads.
+- Sums over sequences (A, D, weight, bias) run in chunks of fixed size: results do not depend on the number of threads.
 - Kernels are serial and release the GIL; a small pool of Python threads runs them over ranges of sequences.
-All kernels and helpers stay in this file: Numba's disk cache does not notice edits in another one.
+- All kernels and helpers stay in this file: Numba's disk cache does not notice edits in another one.
 """
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc,import-untyped"
+# (kernels carry no annotations: Numba types them)
 
 import functools
 import operator
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numba
@@ -34,6 +36,7 @@ SEGMENT = 16  # frames between two stored states; also the length of the staged 
 GROUP = 4  # states advanced together: enough independent chains to hide latency, few enough to stay in registers
 CHUNK = 4  # sequences whose parameter gradients are summed together
 TAPS = 4  # kernel size of the convolution
+SERIAL = 1 << 16  # elements below which threads cost more than they bring
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
 
@@ -44,7 +47,7 @@ FLOATS = ir.VectorType(ir.FloatType(), LANES)
 INTS = ir.VectorType(ir.IntType(32), LANES)
 
 
-class _VectorType(types.Type):  # type: ignore[misc]
+class _VectorType(types.Type):
     def __init__(self) -> None:
         super().__init__(name=f"float32x{LANES}")
 
@@ -53,7 +56,7 @@ VECTOR = _VectorType()
 
 
 @register_model(_VectorType)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, FLOATS)
 
@@ -81,7 +84,7 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> A
 
 
 def _define_operator(symbol: Callable[..., Any], instruction: str) -> None:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def apply(typing_context: Any, left: Any, right: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             operands = [_widen(context, builder, *pair) for pair in zip(args, signature.args, strict=True)]
@@ -89,8 +92,8 @@ def _define_operator(symbol: Callable[..., Any], instruction: str) -> None:
 
         return VECTOR(left, right), generate
 
-    @overload(symbol)  # type: ignore[untyped-decorator]
-    def implement(left, right):  # type: ignore[no-untyped-def]  # Numba compares this signature with the lambda's
+    @overload(symbol)
+    def implement(left, right):  # no annotations: Numba compares this signature with the lambda's
         if isinstance(left, _VectorType) or isinstance(right, _VectorType):
             return lambda left, right: apply(left, right)
         return None
@@ -105,7 +108,7 @@ for _symbol, _instruction in (
     _define_operator(_symbol, _instruction)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def splat(typing_context: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _widen(context, builder, args[0], signature.args[0])
@@ -113,7 +116,7 @@ def splat(typing_context: Any, value: Any) -> Any:
     return VECTOR(value), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load(typing_context: Any, array: Any, index: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(_address(context, builder, signature.args[0], *args), align=4)
@@ -121,7 +124,7 @@ def load(typing_context: Any, array: Any, index: Any) -> Any:
     return VECTOR(array, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def fill(typing_context: Any, array: Any, index: Any) -> Any:
     """Load one number into all lanes; array[index] would also test for a negative index."""
 
@@ -132,7 +135,7 @@ def fill(typing_context: Any, array: Any, index: Any) -> Any:
     return VECTOR(array, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[2], _address(context, builder, signature.args[0], *args[:2]), align=4)
@@ -141,7 +144,7 @@ def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, VECTOR), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def negative_magnitude(typing_context: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.bitcast(builder.or_(builder.bitcast(args[0], INTS), _integer(-(2**31))), FLOATS)
@@ -149,7 +152,7 @@ def negative_magnitude(typing_context: Any, value: Any) -> Any:
     return VECTOR(VECTOR), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def where_negative(typing_context: Any, value: Any, then: Any, other: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         negative = builder.fcmp_ordered("<", args[0], _constant(0.0))
@@ -158,15 +161,16 @@ def where_negative(typing_context: Any, value: Any, then: Any, other: Any) -> An
     return VECTOR(VECTOR, VECTOR, VECTOR), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def exp2_negative(typing_context: Any, value: Any) -> Any:
-    """2**x for x <= 0: the fraction by a polynomial that is exact at 0, the whole part added to its exponent. Relative error 2e-7."""
+    """2**x for x <= 0: a polynomial of the fraction, exact at 0, with the whole part added to its exponent.
+
+    Relative error 2e-7; below -125 as at -125.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        low, magic = (
-            _constant(-125.0),
-            _constant(1.5 * 2**23),
-        )  # adding 1.5 * 2**23 leaves the nearest whole number in the low bits
+        low = _constant(-125.0)
+        magic = _constant(1.5 * 2**23)  # added to x it leaves the nearest whole number in the low bits
         x = builder.select(builder.fcmp_ordered("<", args[0], low), low, args[0])
         shifted = builder.fadd(x, magic)  # no flags here and below: the compiler may not cancel the magic number
         fraction = builder.fsub(x, builder.fsub(shifted, magic))
@@ -179,7 +183,7 @@ def exp2_negative(typing_context: Any, value: Any) -> Any:
     return VECTOR(VECTOR), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
     """Sum each of LANES consecutive vectors over its lanes; the sums are the lanes of the result."""
 
@@ -188,9 +192,9 @@ def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
         rows = [builder.load(builder.gep(start, [ir.Constant(ir.IntType(64), i)]), align=4) for i in range(LANES)]
         even, odd = (ir.Constant(INTS, list(range(first, 2 * LANES, 2))) for first in (0, 1))
         while len(rows) > 1:
-            pairs = zip(rows[::2], rows[1::2], strict=True)
             rows = [
-                builder.fadd(builder.shuffle_vector(a, b, even), builder.shuffle_vector(a, b, odd)) for a, b in pairs
+                builder.fadd(builder.shuffle_vector(a, b, even), builder.shuffle_vector(a, b, odd))
+                for a, b in zip(rows[::2], rows[1::2], strict=True)
             ]
         return rows[0]
 
@@ -209,90 +213,73 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 
 @_compiled
-def sigmoid(x):  # type: ignore[no-untyped-def]
+def sigmoid(x):
     tail = exp2_negative(negative_magnitude(x) * LOG2E)
     upper = 1.0 / (1.0 + tail)
     return where_negative(x, tail * upper, upper)
 
 
 @_compiled
-def softplus(x):  # type: ignore[no-untyped-def]
+def softplus(x):
     """Return softplus and its derivative, the sigmoid."""
     # max(x, 0) + log1p(e), e = exp(-|x|); log1p(e) = 2 artanh(s), s = e / (2 + e): relative precision for every x
     tail = exp2_negative(negative_magnitude(x) * LOG2E)
-    s = tail / (2.0 + tail)
+    inverse = 1.0 / ((1.0 + tail) * (2.0 + tail))  # one division for both
+    s = tail * (1.0 + tail) * inverse
     q = s * s
     series = q * 0.28181658304931984 + 0.27959726279664016
     series = series * q + 0.40024992819909333
     series = series * q + 0.6666631183589535
     series = series * q + 2.000000008043254
-    upper = 1.0 / (1.0 + tail)
+    upper = (2.0 + tail) * inverse
     return where_negative(x, splat(0.0), x) + s * series, where_negative(x, tail * upper, upper)
 
 
-# The scratch of a segment lies in blocks of one vector of channels, in a block array after array, in an array frame after frame:
-# what one vector needs for a whole segment is one piece of memory. ROW is the length of an array.
+# The scratch of a segment lies in blocks of one vector of channels, a block array after array, an array frame after
+# frame: what one vector needs for a whole segment is one piece of memory. ROW is the length of an array.
 ROW = SEGMENT * LANES
-STEP, DRIVE, SUM, GRAD, GRAD_DRIVE, GRAD_STEP, SLOPE, GATE, FORWARD_ROWS, BACKWARD_ROWS = (
-    0,
-    1 * ROW,
-    2 * ROW,
-    3 * ROW,
-    4 * ROW,
-    5 * ROW,
-    6 * ROW,
-    7 * ROW,
-    3,
-    8,
-)
+STEP, DRIVE, SUM, GRAD, GRAD_DRIVE, GRAD_STEP, SLOPE, GATE = (i * ROW for i in range(8))
+FORWARD_ROWS, BACKWARD_ROWS = 3, 8
 KEPT = GROUP * LANES  # states of one group at one frame
 
 
-@_compiled
-def origin(sequence, bands, strides):  # type: ignore[no-untyped-def]
-    """Return where a sequence's first row begins."""
-    return sequence // bands * strides[0] + sequence % bands * strides[2]
+class Rows(NamedTuple):
+    """A tensor [batch, time, band, channel] for the kernels: its memory as a flat array, its strides but the last."""
+
+    data: Any
+    strides: tuple[int, int, int]
 
 
 @_compiled
-def scan_forward(
-    first,
-    last,
-    bands,
-    frames,
-    channels,
-    states,
-    u,
-    u_at,
-    dt,
-    dt_at,
-    decay,
-    b,
-    b_at,
-    c,
-    c_at,
-    skip,
-    z,
-    z_at,
-    h,
-    kept,
-    y,
-    y_at,
-    scratch,
-):  # type: ignore[no-untyped-def]
-    segments = (frames + SEGMENT - 1) // SEGMENT
-    size = states * channels
-    for group in range(
-        first, last, CHUNK
-    ):  # neighbouring bands go through a segment together: their rows adjoin in memory
+def origin(rows, bands, sequence, frame):
+    """Return where a row of a sequence = batch * bands + band begins."""
+    return sequence // bands * rows.strides[0] + frame * rows.strides[1] + sequence % bands * rows.strides[2]
+
+
+@_compiled
+def load4(array, at, apart):
+    return load(array, at), load(array, at + apart), load(array, at + 2 * apart), load(array, at + 3 * apart)
+
+
+@_compiled
+def store4(array, at, apart, values):
+    for g in range(GROUP):
+        store(array, at + g * apart, values[g])
+
+
+@_compiled
+def scan_forward(first, last, bands, frames, u, dt, rates, b, c, skip, z, h, kept, y, scratch):
+    channels, size = skip.size, rates.size
+    states, segments = size // channels, (frames + SEGMENT - 1) // SEGMENT
+    for group in range(first, last, CHUNK):  # neighbouring bands go through a segment together: their rows adjoin
         for segment in range(segments):
             start = segment * SEGMENT
             length = min(SEGMENT, frames - start)
             for sequence in range(group, min(group + CHUNK, last)):
-                u_base = origin(sequence, bands, u_at) + start * u_at[1]
-                dt_base = origin(sequence, bands, dt_at) + start * dt_at[1]
-                z_base = origin(sequence, bands, z_at) + start * z_at[1]
-                y_base = origin(sequence, bands, y_at) + start * y_at[1]
+                u_base = origin(u, bands, sequence, start)
+                dt_base = origin(dt, bands, sequence, start)
+                z_base = origin(z, bands, sequence, start)
+                y_base = origin(y, bands, sequence, start)
                 state = sequence * size
                 if kept.size > 0:
                     for i in range(0, size, LANES):
@@ -300,130 +287,95 @@ def scan_forward(
                 for k in range(length):
                     for i in range(0, channels, LANES):
                         at = FORWARD_ROWS * SEGMENT * i + k * LANES
-                        step, _ = softplus(load(dt, dt_base + k * dt_at[1] + i))
-                        value = load(u, u_base + k * u_at[1] + i)
+                        step, _ = softplus(load(dt.data, dt_base + k * dt.strides[1] + i))
+                        value = load(u.data, u_base + k * u.strides[1] + i)
                         store(scratch, at + STEP, step)
                         store(scratch, at + DRIVE, step * value)
                         store(scratch, at + SUM, load(skip, i) * value)
                 for n in range(0, states, GROUP):
                     for i in range(0, channels, LANES):
                         j = n * channels + i
-                        a0, h0 = load(decay, j), load(h, state + j)
-                        a1, h1 = load(decay, j + channels), load(h, state + j + channels)
-                        a2, h2 = load(decay, j + 2 * channels), load(h, state + j + 2 * channels)
-                        a3, h3 = load(decay, j + 3 * channels), load(h, state + j + 3 * channels)
+                        a0, a1, a2, a3 = load4(rates, j, channels)
+                        h0, h1, h2, h3 = load4(h, state + j, channels)
                         at = FORWARD_ROWS * SEGMENT * i
-                        bn = origin(sequence, bands, b_at) + start * b_at[1] + n
-                        cn = origin(sequence, bands, c_at) + start * c_at[1] + n
+                        bn = origin(b, bands, sequence, start) + n
+                        cn = origin(c, bands, sequence, start) + n
                         for _ in range(length):
-                            step, drive, total = (
-                                load(scratch, at + STEP),
-                                load(scratch, at + DRIVE),
-                                load(scratch, at + SUM),
-                            )
-                            h0 = exp2_negative(step * a0) * h0 + drive * fill(b, bn)
-                            h1 = exp2_negative(step * a1) * h1 + drive * fill(b, bn + 1)
-                            h2 = exp2_negative(step * a2) * h2 + drive * fill(b, bn + 2)
-                            h3 = exp2_negative(step * a3) * h3 + drive * fill(b, bn + 3)
-                            total = total + h0 * fill(c, cn)
-                            total = total + h1 * fill(c, cn + 1)
-                            total = total + h2 * fill(c, cn + 2)
-                            total = total + h3 * fill(c, cn + 3)
+                            step, drive = load(scratch, at + STEP), load(scratch, at + DRIVE)
+                            total = load(scratch, at + SUM)
+                            h0 = exp2_negative(step * a0) * h0 + drive * fill(b.data, bn)
+                            h1 = exp2_negative(step * a1) * h1 + drive * fill(b.data, bn + 1)
+                            h2 = exp2_negative(step * a2) * h2 + drive * fill(b.data, bn + 2)
+                            h3 = exp2_negative(step * a3) * h3 + drive * fill(b.data, bn + 3)
+                            total = total + h0 * fill(c.data, cn)
+                            total = total + h1 * fill(c.data, cn + 1)
+                            total = total + h2 * fill(c.data, cn + 2)
+                            total = total + h3 * fill(c.data, cn + 3)
                             store(scratch, at + SUM, total)
-                            at, bn, cn = at + LANES, bn + b_at[1], cn + c_at[1]
-                        store(h, state + j, h0)
-                        store(h, state + j + channels, h1)
-                        store(h, state + j + 2 * channels, h2)
-                        store(h, state + j + 3 * channels, h3)
+                            at, bn, cn = at + LANES, bn + b.strides[1], cn + c.strides[1]
+                        store4(h, state + j, channels, (h0, h1, h2, h3))
                 for k in range(length):
                     for i in range(0, channels, LANES):
-                        gate = load(z, z_base + k * z_at[1] + i)
+                        gate = load(z.data, z_base + k * z.strides[1] + i)
                         total = load(scratch, FORWARD_ROWS * SEGMENT * i + k * LANES + SUM)
-                        store(y, y_base + k * y_at[1] + i, total * (gate * sigmoid(gate)))
+                        store(y.data, y_base + k * y.strides[1] + i, total * (gate * sigmoid(gate)))
 
 
 @_compiled
-def reverse(
-    scratch, kept, sums, width, grad, step, drive, rate, b, c, state, grad_state, grad_drive, grad_step, grad_rate
-):  # type: ignore[no-untyped-def]
-    """Go one frame back with one state.
+def reverse(g, scratch, frame, places, weights, rate, state, inputs):
+    """Go one frame back with state g of a group.
 
-    kept: where the scratch has its decay and, half of `width` on, its value before the frame; sums: where the products that sum to
-    the gradients of b and c are added up. Returns the state before the frame and the gradients of state, drive, step and rate.
+    frame: gradient of the sum, step, drive; places: where in the scratch the group's decays lie (one segment on: its
+    states before the frame), where the products are added up that give the gradient of b, how far on those of c lie;
+    weights: b and c and where the group's begin; state: value, gradient, gradient of the rate; inputs: gradients of
+    drive and step. Returns state and inputs.
     """
-    grad_state = grad_state + grad * c
+    grad, step, drive = frame
+    kept, sums, width = places[0] + g * LANES, places[1] + g * LANES, places[2]
+    b, bn, c, cn = weights
+    value, grad_state, grad_rate = state
+    grad_drive, grad_step = inputs
+    grad_state = grad_state + grad * fill(c, cn + g)
     store(scratch, sums, load(scratch, sums) + grad_state * drive)
-    store(scratch, sums + width, load(scratch, sums + width) + grad * state)
-    grad_drive = grad_drive + grad_state * b
+    store(scratch, sums + width, load(scratch, sums + width) + grad * value)
+    grad_drive = grad_drive + grad_state * fill(b, bn + g)
     grad_state = grad_state * load(scratch, kept)
     before = load(scratch, kept + SEGMENT * KEPT)
     change = grad_state * before
-    return before, grad_state, grad_drive, grad_step + change * rate, grad_rate + change * step
+    return (before, grad_state, grad_rate + change * step), (grad_drive, grad_step + change * rate)
 
 
 @_compiled
 def scan_backward(
-    first,
-    last,
-    bands,
-    frames,
-    channels,
-    states,
-    u,
-    u_at,
-    dt,
-    dt_at,
-    decay,
-    b,
-    b_at,
-    c,
-    c_at,
-    skip,
-    z,
-    z_at,
-    kept,
-    gy,
-    gy_at,
-    gh,
-    gu,
-    gdt,
-    gz,
-    g_at,
-    gb,
-    gc,
-    gbc_at,
-    ga,
-    gskip,
-    scratch,
-):  # type: ignore[no-untyped-def]
-    segments = (frames + SEGMENT - 1) // SEGMENT
-    size = states * channels
-    sums = (
-        BACKWARD_ROWS * SEGMENT * channels
-    )  # here the scratch goes on with the wide sums for b and c [frame, state, LANES]
-    width = SEGMENT * states * LANES
-    history = sums + 2 * width  # then decays and states of one group of states [frame, GROUP, LANES]
-    narrow = history + 2 * SEGMENT * KEPT  # and the sums over lanes
+    first, last, bands, frames, u, dt, rates, b, c, skip, z, kept, gy, gh, gu, gdt, gz, gb, gc, grates, gskip, scratch
+):
+    channels, size = skip.size, rates.size
+    states, segments = size // channels, (frames + SEGMENT - 1) // SEGMENT
+    # The scratch goes on with the sums for b and for c [frame, state, LANES], decays and states of one group of states
+    # [frame, GROUP, LANES], and the sums over lanes.
+    sums, width = BACKWARD_ROWS * SEGMENT * channels, SEGMENT * states * LANES
+    history = sums + 2 * width
+    narrow = history + 2 * SEGMENT * KEPT
     for group in range(first, last, CHUNK):
         grad_rate, grad_skip = group // CHUNK * size, group // CHUNK * channels
         for segment in range(segments - 1, -1, -1):
             start = segment * SEGMENT
             length = min(SEGMENT, frames - start)
             for sequence in range(group, min(group + CHUNK, last)):
-                u_base = origin(sequence, bands, u_at) + start * u_at[1]
-                dt_base = origin(sequence, bands, dt_at) + start * dt_at[1]
-                z_base = origin(sequence, bands, z_at) + start * z_at[1]
-                gy_base = origin(sequence, bands, gy_at) + start * gy_at[1]
-                g_base = origin(sequence, bands, g_at) + start * g_at[1]
+                u_base = origin(u, bands, sequence, start)
+                dt_base = origin(dt, bands, sequence, start)
+                z_base = origin(z, bands, sequence, start)
+                gy_base = origin(gy, bands, sequence, start)
+                g_base = origin(gu, bands, sequence, start)
                 before = (sequence * segments + segment) * size
                 grad_state = sequence * size
                 for k in range(length):
                     for i in range(0, channels, LANES):
                         at = BACKWARD_ROWS * SEGMENT * i + k * LANES
-                        value = load(u, u_base + k * u_at[1] + i)
-                        gate = load(z, z_base + k * z_at[1] + i)
-                        gout = load(gy, gy_base + k * gy_at[1] + i)
-                        step, slope = softplus(load(dt, dt_base + k * dt_at[1] + i))
+                        value = load(u.data, u_base + k * u.strides[1] + i)
+                        gate = load(z.data, z_base + k * z.strides[1] + i)
+                        gout = load(gy.data, gy_base + k * gy.strides[1] + i)
+                        step, slope = softplus(load(dt.data, dt_base + k * dt.strides[1] + i))
                         opening = sigmoid(gate)
                         grad = gout * (gate * opening)
                         store(scratch, at + STEP, step)
@@ -440,151 +392,67 @@ def scan_backward(
                 for n in range(0, states, GROUP):
                     for i in range(0, channels, LANES):
                         j = n * channels + i
-                        a0, h0 = load(decay, j), load(kept, before + j)
-                        a1, h1 = load(decay, j + channels), load(kept, before + j + channels)
-                        a2, h2 = load(decay, j + 2 * channels), load(kept, before + j + 2 * channels)
-                        a3, h3 = load(decay, j + 3 * channels), load(kept, before + j + 3 * channels)
+                        a0, a1, a2, a3 = load4(rates, j, channels)
+                        h0, h1, h2, h3 = load4(kept, before + j, channels)
                         at = BACKWARD_ROWS * SEGMENT * i
-                        bn = origin(sequence, bands, b_at) + start * b_at[1] + n
-                        cn = origin(sequence, bands, c_at) + start * c_at[1] + n
+                        bn = origin(b, bands, sequence, start) + n
+                        cn = origin(c, bands, sequence, start) + n
                         p = history
                         for _ in range(length):
-                            store(scratch, p + SEGMENT * KEPT, h0)
-                            store(scratch, p + SEGMENT * KEPT + LANES, h1)
-                            store(scratch, p + SEGMENT * KEPT + 2 * LANES, h2)
-                            store(scratch, p + SEGMENT * KEPT + 3 * LANES, h3)
-                            step, drive, total = (
-                                load(scratch, at + STEP),
-                                load(scratch, at + DRIVE),
-                                load(scratch, at + SUM),
-                            )
+                            store4(scratch, p + SEGMENT * KEPT, LANES, (h0, h1, h2, h3))
+                            step, drive = load(scratch, at + STEP), load(scratch, at + DRIVE)
+                            total = load(scratch, at + SUM)
                             e0, e1 = exp2_negative(step * a0), exp2_negative(step * a1)
                             e2, e3 = exp2_negative(step * a2), exp2_negative(step * a3)
-                            store(scratch, p, e0)
-                            store(scratch, p + LANES, e1)
-                            store(scratch, p + 2 * LANES, e2)
-                            store(scratch, p + 3 * LANES, e3)
-                            h0 = e0 * h0 + drive * fill(b, bn)
-                            h1 = e1 * h1 + drive * fill(b, bn + 1)
-                            h2 = e2 * h2 + drive * fill(b, bn + 2)
-                            h3 = e3 * h3 + drive * fill(b, bn + 3)
-                            total = total + h0 * fill(c, cn)
-                            total = total + h1 * fill(c, cn + 1)
-                            total = total + h2 * fill(c, cn + 2)
-                            total = total + h3 * fill(c, cn + 3)
+                            store4(scratch, p, LANES, (e0, e1, e2, e3))
+                            h0 = e0 * h0 + drive * fill(b.data, bn)
+                            h1 = e1 * h1 + drive * fill(b.data, bn + 1)
+                            h2 = e2 * h2 + drive * fill(b.data, bn + 2)
+                            h3 = e3 * h3 + drive * fill(b.data, bn + 3)
+                            total = total + h0 * fill(c.data, cn)
+                            total = total + h1 * fill(c.data, cn + 1)
+                            total = total + h2 * fill(c.data, cn + 2)
+                            total = total + h3 * fill(c.data, cn + 3)
                             store(scratch, at + SUM, total)
-                            at, p, bn, cn = at + LANES, p + KEPT, bn + b_at[1], cn + c_at[1]
-                        g, r = grad_state + j, grad_rate + j
-                        g0, r0 = load(gh, g), load(ga, r)
-                        g1, r1 = load(gh, g + channels), load(ga, r + channels)
-                        g2, r2 = load(gh, g + 2 * channels), load(ga, r + 2 * channels)
-                        g3, r3 = load(gh, g + 3 * channels), load(ga, r + 3 * channels)
+                            at, p, bn, cn = at + LANES, p + KEPT, bn + b.strides[1], cn + c.strides[1]
+                        g0, g1, g2, g3 = load4(gh, grad_state + j, channels)
+                        r0, r1, r2, r3 = load4(grates, grad_rate + j, channels)
+                        s0, s1, s2, s3 = (h0, g0, r0), (h1, g1, r1), (h2, g2, r2), (h3, g3, r3)
                         q = sums + (length * states + n) * LANES
                         for _ in range(length):
-                            at, p, q, bn, cn = at - LANES, p - KEPT, q - states * LANES, bn - b_at[1], cn - c_at[1]
-                            step, drive, grad = (
-                                load(scratch, at + STEP),
-                                load(scratch, at + DRIVE),
-                                load(scratch, at + GRAD),
-                            )
-                            gd, gs = load(scratch, at + GRAD_DRIVE), load(scratch, at + GRAD_STEP)
-                            h0, g0, gd, gs, r0 = reverse(
-                                scratch,
-                                p,
-                                q,
-                                width,
-                                grad,
-                                step,
-                                drive,
-                                a0,
-                                fill(b, bn),
-                                fill(c, cn),
-                                h0,
-                                g0,
-                                gd,
-                                gs,
-                                r0,
-                            )
-                            h1, g1, gd, gs, r1 = reverse(
-                                scratch,
-                                p + LANES,
-                                q + LANES,
-                                width,
-                                grad,
-                                step,
-                                drive,
-                                a1,
-                                fill(b, bn + 1),
-                                fill(c, cn + 1),
-                                h1,
-                                g1,
-                                gd,
-                                gs,
-                                r1,
-                            )
-                            h2, g2, gd, gs, r2 = reverse(
-                                scratch,
-                                p + 2 * LANES,
-                                q + 2 * LANES,
-                                width,
-                                grad,
-                                step,
-                                drive,
-                                a2,
-                                fill(b, bn + 2),
-                                fill(c, cn + 2),
-                                h2,
-                                g2,
-                                gd,
-                                gs,
-                                r2,
-                            )
-                            h3, g3, gd, gs, r3 = reverse(
-                                scratch,
-                                p + 3 * LANES,
-                                q + 3 * LANES,
-                                width,
-                                grad,
-                                step,
-                                drive,
-                                a3,
-                                fill(b, bn + 3),
-                                fill(c, cn + 3),
-                                h3,
-                                g3,
-                                gd,
-                                gs,
-                                r3,
-                            )
-                            store(scratch, at + GRAD_DRIVE, gd)
-                            store(scratch, at + GRAD_STEP, gs)
-                        store(gh, g, g0)
-                        store(gh, g + channels, g1)
-                        store(gh, g + 2 * channels, g2)
-                        store(gh, g + 3 * channels, g3)
-                        store(ga, r, r0)
-                        store(ga, r + channels, r1)
-                        store(ga, r + 2 * channels, r2)
-                        store(ga, r + 3 * channels, r3)
+                            at, p, q = at - LANES, p - KEPT, q - states * LANES
+                            bn, cn = bn - b.strides[1], cn - c.strides[1]
+                            frame = load(scratch, at + GRAD), load(scratch, at + STEP), load(scratch, at + DRIVE)
+                            inputs = load(scratch, at + GRAD_DRIVE), load(scratch, at + GRAD_STEP)
+                            places, weights = (p, q, width), (b.data, bn, c.data, cn)
+                            s0, inputs = reverse(0, scratch, frame, places, weights, a0, s0, inputs)
+                            s1, inputs = reverse(1, scratch, frame, places, weights, a1, s1, inputs)
+                            s2, inputs = reverse(2, scratch, frame, places, weights, a2, s2, inputs)
+                            s3, inputs = reverse(3, scratch, frame, places, weights, a3, s3, inputs)
+                            store(scratch, at + GRAD_DRIVE, inputs[0])
+                            store(scratch, at + GRAD_STEP, inputs[1])
+                        store4(gh, grad_state + j, channels, (s0[1], s1[1], s2[1], s3[1]))
+                        store4(grates, grad_rate + j, channels, (s0[2], s1[2], s2[2], s3[2]))
                 for i in range(0, 2 * width, LANES * LANES):
                     store(scratch, narrow + i // LANES, lane_sums(scratch, sums + i))
-                gbc_base = origin(sequence, bands, gbc_at) + start * gbc_at[1]
+                gbc_base = origin(gb, bands, sequence, start)
                 for k in range(length):
                     for n in range(states):
-                        gb[gbc_base + k * gbc_at[1] + n] = scratch[narrow + k * states + n]
-                        gc[gbc_base + k * gbc_at[1] + n] = scratch[narrow + (SEGMENT + k) * states + n]
+                        gb.data[gbc_base + k * gb.strides[1] + n] = scratch[narrow + k * states + n]
+                        gc.data[gbc_base + k * gb.strides[1] + n] = scratch[narrow + (SEGMENT + k) * states + n]
                 for k in range(length):
                     for i in range(0, channels, LANES):
-                        at, out = BACKWARD_ROWS * SEGMENT * i + k * LANES, g_base + k * g_at[1] + i
-                        value, grad_drive = load(u, u_base + k * u_at[1] + i), load(scratch, at + GRAD_DRIVE)
+                        at, out = BACKWARD_ROWS * SEGMENT * i + k * LANES, g_base + k * gu.strides[1] + i
+                        value, grad_drive = load(u.data, u_base + k * u.strides[1] + i), load(scratch, at + GRAD_DRIVE)
                         grad_step = load(scratch, at + GRAD_STEP) * LN2 + grad_drive * value
-                        store(gu, out, grad_drive * load(scratch, at + STEP) + load(scratch, at + GRAD) * load(skip, i))
-                        store(gdt, out, grad_step * load(scratch, at + SLOPE))
-                        store(gz, out, load(scratch, at + SUM) * load(scratch, at + GATE))
+                        grad_skipped = load(scratch, at + GRAD) * load(skip, i)
+                        store(gu.data, out, grad_drive * load(scratch, at + STEP) + grad_skipped)
+                        store(gdt.data, out, grad_step * load(scratch, at + SLOPE))
+                        store(gz.data, out, load(scratch, at + SUM) * load(scratch, at + GATE))
 
 
 @_compiled
-def conv_sum(x, at, step, taps, bias, i, channels):  # type: ignore[no-untyped-def]
+def conv_sum(x, at, step, taps, bias, i, channels):
     """Return the sum over the taps; at: where the newest input lies, step: how far before it the previous one."""
     total = load(bias, i)
     for j in range(TAPS):
@@ -593,8 +461,8 @@ def conv_sum(x, at, step, taps, bias, i, channels):  # type: ignore[no-untyped-d
 
 
 @_compiled
-def conv_head(group, end, bands, frames, channels, x, x_at, before, head):  # type: ignore[no-untyped-def]
-    """Copy the inputs before the first frame and the first ones behind each other: [sequence, 2 (TAPS - 1), channel]."""
+def conv_head(group, end, bands, frames, channels, x, before, head):
+    """Copy the inputs before the first frame, then the first ones: [sequence, 2 (TAPS - 1), channel]."""
     for sequence in range(group, end):
         for k in range(2 * TAPS - 2):
             for i in range(0, channels, LANES):
@@ -602,56 +470,35 @@ def conv_head(group, end, bands, frames, channels, x, x_at, before, head):  # ty
                 if k < TAPS - 1:
                     store(head, target, load(before, (sequence * (TAPS - 1) + k) * channels + i))
                 elif k - TAPS + 1 < frames:
-                    store(head, target, load(x, origin(sequence, bands, x_at) + (k - TAPS + 1) * x_at[1] + i))
+                    store(head, target, load(x.data, origin(x, bands, sequence, k - TAPS + 1) + i))
 
 
 @_compiled
-def conv_forward(first, last, bands, frames, channels, x, x_at, taps, bias, before, y, y_at, scratch):  # type: ignore[no-untyped-def]
+def conv_forward(first, last, bands, frames, x, taps, bias, before, y, scratch):
+    channels = bias.size
     for group in range(first, last, CHUNK):
         end = min(group + CHUNK, last)
-        conv_head(group, end, bands, frames, channels, x, x_at, before, scratch)
+        conv_head(group, end, bands, frames, channels, x, before, scratch)
         for k in range(frames):
             for sequence in range(group, end):
-                source, at, step = x, origin(sequence, bands, x_at) + k * x_at[1], x_at[1]
+                source, at, step = x.data, origin(x, bands, sequence, k), x.strides[1]
                 if k < TAPS - 1:
-                    source, at, step = (
-                        scratch,
-                        ((sequence - group) * (2 * TAPS - 2) + k + TAPS - 1) * channels,
-                        channels,
-                    )
-                out = origin(sequence, bands, y_at) + k * y_at[1]
+                    at = ((sequence - group) * (2 * TAPS - 2) + k + TAPS - 1) * channels
+                    source, step = scratch, channels
+                out = origin(y, bands, sequence, k)
                 for i in range(0, channels, LANES):
                     total = conv_sum(source, at + i, step, taps, bias, i, channels)
-                    store(y, out + i, total * sigmoid(total))
+                    store(y.data, out + i, total * sigmoid(total))
 
 
 @_compiled
-def conv_backward(
-    first,
-    last,
-    bands,
-    frames,
-    channels,
-    x,
-    x_at,
-    taps,
-    bias,
-    before,
-    gy,
-    gy_at,
-    gx,
-    gx_at,
-    gbefore,
-    gtaps,
-    gbias,
-    scratch,
-):  # type: ignore[no-untyped-def]
-    rings = (
-        CHUNK * (2 * TAPS - 2) * channels
-    )  # here the scratch goes on with the gradients of the last sums [sequence, TAPS, channel]
+def conv_backward(first, last, bands, frames, x, taps, bias, before, gy, gx, gbefore, gtaps, gbias, scratch):
+    channels = bias.size
+    # The scratch goes on with the gradients of the last sums [sequence, TAPS, channel].
+    rings = CHUNK * (2 * TAPS - 2) * channels
     for group in range(first, last, CHUNK):
         end = min(group + CHUNK, last)
-        conv_head(group, end, bands, frames, channels, x, x_at, before, scratch)
+        conv_head(group, end, bands, frames, channels, x, before, scratch)
         for i in range(0, CHUNK * TAPS * channels, LANES):
             store(scratch, rings + i, splat(0.0))
         grad_taps, grad_bias = group // CHUNK * TAPS * channels, group // CHUNK * channels
@@ -659,18 +506,15 @@ def conv_backward(
             for sequence in range(group, end):
                 ring = rings + (sequence - group) * TAPS * channels
                 if k < frames:
-                    source, at, step = x, origin(sequence, bands, x_at) + k * x_at[1], x_at[1]
+                    source, at, step = x.data, origin(x, bands, sequence, k), x.strides[1]
                     if k < TAPS - 1:
-                        source, at, step = (
-                            scratch,
-                            ((sequence - group) * (2 * TAPS - 2) + k + TAPS - 1) * channels,
-                            channels,
-                        )
-                    gout = origin(sequence, bands, gy_at) + k * gy_at[1]
+                        at = ((sequence - group) * (2 * TAPS - 2) + k + TAPS - 1) * channels
+                        source, step = scratch, channels
+                    gout = origin(gy, bands, sequence, k)
                     for i in range(0, channels, LANES):
                         total = conv_sum(source, at + i, step, taps, bias, i, channels)
                         gate = sigmoid(total)
-                        grad = load(gy, gout + i) * (gate * (1.0 + total * (1.0 - gate)))
+                        grad = load(gy.data, gout + i) * (gate * (1.0 + total * (1.0 - gate)))
                         store(scratch, ring + k % TAPS * channels + i, grad)
                         store(gbias, grad_bias + i, load(gbias, grad_bias + i) + grad)
                         for j in range(TAPS):
@@ -680,15 +524,14 @@ def conv_backward(
                     for i in range(0, channels, LANES):
                         store(scratch, ring + k % TAPS * channels + i, splat(0.0))
                 # the input three frames ago is complete: it went into the sums from there to here
-                target, out = gx, origin(sequence, bands, gx_at) + (k - TAPS + 1) * gx_at[1]
+                target, out = gx.data, origin(gx, bands, sequence, k - TAPS + 1)
                 if k < TAPS - 1:
                     target, out = gbefore, (sequence * (TAPS - 1) + k) * channels
                 for i in range(0, channels, LANES):
                     result = splat(0.0)
                     for j in range(TAPS):
-                        result = result + load(scratch, ring + (k - j) % TAPS * channels + i) * load(
-                            taps, j * channels + i
-                        )
+                        grad = load(scratch, ring + (k - j) % TAPS * channels + i)
+                        result = result + grad * load(taps, j * channels + i)
                     store(target, out + i, result)
 
 
@@ -700,109 +543,105 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="sbm-scan")  # keyed by process: threads do not survive a fork
 
 
-def _run(kernel: Any, sequences: int, scratch: int, *args: Any) -> None:
-    """Call kernel(first, last, *args, scratch) over all sequences, a few ranges of whole chunks per thread."""
-    chunks = -(-sequences // CHUNK)
-    threads = min(torch.get_num_threads(), chunks)
-    if threads == 1:
-        kernel(0, sequences, *args, torch.empty(scratch).numpy())
-        return
-    parts = min(chunks, 4 * threads)
-    edges = [min(sequences, CHUNK * (chunks * i // parts)) for i in range(parts + 1)]
-    edges[-1] = sequences
+def _run(kernel: Any, count: int, scratch: int, *args: Any, serial: bool = False) -> None:
+    """Call kernel(first, last, *args, scratch) for ranges of `count` sequences, each thread taking whole chunks."""
+    chunks = -(-count // CHUNK)
+    threads = 1 if serial else min(torch.get_num_threads(), chunks)
 
     def work(first: int, last: int) -> None:
         kernel(first, last, *args, torch.empty(scratch).numpy())
 
-    for _ in _pool(os.getpid(), threads).map(work, edges[:-1], edges[1:]):
-        pass
+    if threads == 1:
+        work(0, count)
+        return
+    parts = min(chunks, 4 * threads)
+    edges = [min(count, CHUNK * -(-chunks * i // parts)) for i in range(parts + 1)]
+    list(_pool(os.getpid(), threads).map(work, edges[:-1], edges[1:]))
 
 
-def _flat(x: Tensor) -> tuple[Any, tuple[int, int, int]]:
-    """Return the storage from the tensor's first element as a flat array, and the strides of batch, time and band."""
+def _rows(x: Tensor) -> Rows:
     x = x.detach()
     if x.stride(-1) != 1:
         x = x.contiguous()
     extent = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
-    return torch.as_strided(x, (extent,), (1,)).numpy(), x.stride()[:3]
+    strides = x.stride()
+    return Rows(torch.as_strided(x, (extent,), (1,)).numpy(), (strides[0], strides[1], strides[2]))
 
 
 def _array(x: Tensor) -> Any:
-    return x.detach().contiguous().numpy().reshape(-1)
+    return x.detach().contiguous().view(-1).numpy()
+
+
+def _total(parts: Tensor) -> Tensor:
+    return torch.from_numpy(np.add.reduce(parts.numpy(), 0))  # row after row: the same order on every machine
 
 
 class _Scan(torch.autograd.Function):
-    """u, dt, z [batch, time, band, channel]; rates [state, channel] = A * log2(e); h [batch, band, state, channel]."""
+    """The scan on whole vectors: rates = A log2(e) [state, channel], h [batch, band, state, channel]."""
 
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, dt: Tensor, rates: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, h: Tensor
+        ctx: Any,
+        u: Tensor,
+        dt: Tensor,
+        rates: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        z: Tensor,
+        h: Tensor,
+        train: bool,
     ) -> tuple[Tensor, Tensor]:
         batch, time, band, channel = u.shape
-        state = rates.shape[0]
-        segments = -(-time // SEGMENT)
-        train = any(ctx.needs_input_grad)
-        kept = torch.empty(batch * band * segments * state * channel if train else 0)
-        y, h = torch.empty(u.shape), h.detach().clone(memory_format=torch.contiguous_format)
-        _run(
-            scan_forward, batch * band, FORWARD_ROWS * SEGMENT * channel, band, time, channel, state, *_flat(u), *_flat(dt), _array(rates),
-            *_flat(B), *_flat(C), _array(D), *_flat(z), _array(h), kept.numpy(), *_flat(y),
-        )  # fmt: skip
+        kept = torch.empty(batch * band * -(-time // SEGMENT) * rates.numel() if train else 0)
+        y, h = torch.empty(u.shape), h.clone(memory_format=torch.contiguous_format)
+        inputs = _rows(u), _rows(dt), _array(rates), _rows(B), _rows(C), _array(D), _rows(z)
+        scratch, serial = FORWARD_ROWS * SEGMENT * channel, u.numel() < SERIAL
+        _run(scan_forward, batch * band, scratch, band, time, *inputs, _array(h), _array(kept), _rows(y), serial=serial)
         ctx.save_for_backward(u, dt, rates, B, C, D, z, kept)
         return y, h
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gy: Tensor, gh: Tensor) -> tuple[Tensor | None, ...]:
         u, dt, rates, B, C, D, z, kept = ctx.saved_tensors
         batch, time, band, channel = u.shape
-        state = rates.shape[0]
-        chunks = -(-batch * band // CHUNK)
+        chunks, state = -(-batch * band // CHUNK), rates.shape[0]
         gh = gh.clone(memory_format=torch.contiguous_format)
-        gu, gdt, gz = (torch.empty(u.shape) for _ in range(3))
-        gB, gC = torch.empty(B.shape), torch.empty(C.shape)
+        gu, gdt, gz, gB, gC = (torch.empty(x.shape) for x in (u, dt, z, B, C))
         grates, gD = torch.zeros(chunks, state, channel), torch.zeros(chunks, channel)
-        scratch = BACKWARD_ROWS * SEGMENT * channel + (2 * LANES + 2) * SEGMENT * state + 2 * SEGMENT * GROUP * LANES
-        _run(
-            scan_backward, batch * band, scratch, band, time, channel, state, *_flat(u), *_flat(dt), _array(rates),
-            *_flat(B), *_flat(C), _array(D), *_flat(z), kept.numpy(), *_flat(gy), _array(gh), _array(gu), _array(gdt), *_flat(gz),
-            _array(gB), *_flat(gC), _array(grates), _array(gD),
-        )  # fmt: skip
-        total_rates = torch.from_numpy(np.add.reduce(grates.numpy(), 0)) * LN2
-        return gu, gdt, total_rates, gB, gC, torch.from_numpy(np.add.reduce(gD.numpy(), 0)), gz, gh
+        inputs = _rows(u), _rows(dt), _array(rates), _rows(B), _rows(C), _array(D), _rows(z), _array(kept), _rows(gy)
+        outputs = _array(gh), _rows(gu), _rows(gdt), _rows(gz), _rows(gB), _rows(gC), _array(grates), _array(gD)
+        scratch = SEGMENT * (BACKWARD_ROWS * channel + (2 * LANES + 2) * state + 2 * KEPT)
+        _run(scan_backward, batch * band, scratch, band, time, *inputs, *outputs)
+        return gu, gdt, _total(grates) * LN2, gB, gC, _total(gD), gz, gh, None
 
 
 class _Conv(torch.autograd.Function):
-    """x [batch, time, band, channel]; taps [K, channel]; before [batch, band, K - 1, channel]."""
+    """The convolution on whole vectors: taps [K, channel], before [batch, band, K - 1, channel]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor, before: Tensor) -> Tensor:
         batch, time, band, channel = x.shape
         y = torch.empty(x.shape)
-        _run(
-            conv_forward, batch * band, CHUNK * (2 * TAPS - 2) * channel, band, time, channel, *_flat(x), _array(taps), _array(bias), _array(before), *_flat(y)
-        )  # fmt: skip
+        tensors = _rows(x), _array(taps), _array(bias), _array(before), _rows(y)
+        scratch, serial = CHUNK * (2 * TAPS - 2) * channel, x.numel() < SERIAL
+        _run(conv_forward, batch * band, scratch, band, time, *tensors, serial=serial)
         ctx.save_for_backward(x, taps, bias, before)
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
         x, taps, bias, before = ctx.saved_tensors
         batch, time, band, channel = x.shape
         chunks = -(-batch * band // CHUNK)
         gx, gbefore = torch.empty(x.shape), torch.empty(before.shape)
         gtaps, gbias = torch.zeros(chunks, TAPS, channel), torch.zeros(chunks, channel)
-        _run(
-            conv_backward, batch * band, CHUNK * (3 * TAPS - 2) * channel, band, time, channel, *_flat(x), _array(taps), _array(bias), _array(before),
-            *_flat(gy), *_flat(gx), _array(gbefore), _array(gtaps), _array(gbias),
-        )  # fmt: skip
-        return (
-            gx,
-            torch.from_numpy(np.add.reduce(gtaps.numpy(), 0)),
-            torch.from_numpy(np.add.reduce(gbias.numpy(), 0)),
-            gbefore,
-        )
+        inputs = _rows(x), _array(taps), _array(bias), _array(before), _rows(gy)
+        outputs = _rows(gx), _array(gbefore), _array(gtaps), _array(gbias)
+        _run(conv_backward, batch * band, CHUNK * (3 * TAPS - 2) * channel, band, time, *inputs, *outputs)
+        return gx, _total(gtaps), _total(gbias), gbefore
 
 
 def selective_scan(
@@ -817,8 +656,11 @@ def selective_scan(
         A = F.pad(A, (0, odd_state, 0, odd))
         carry = None if carry is None else F.pad(carry, (0, odd_state, 0, odd))
     h = u.new_zeros(u.shape[0], u.shape[2], *A.t().shape) if carry is None else carry.transpose(-1, -2)
-    y, h = _Scan.apply(u, dt, A.t() * LOG2E, B, C, D, z, h)
-    return y[..., :channel], h[..., :state, :channel].transpose(-1, -2)
+    train = torch.is_grad_enabled() and any(x.requires_grad for x in (u, dt, A, B, C, D, z, h))
+    y, h = _Scan.apply(u, dt, A.t() * LOG2E, B, C, D, z, h, train)
+    if odd or odd_state:  # only then: the gradient of a slice is a copy
+        y, h = y[..., :channel], h[..., :state, :channel]
+    return y, h.transpose(-1, -2)
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -831,4 +673,4 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None 
     if odd:
         x, taps, bias, before = (F.pad(part, (0, odd)) for part in (x, taps, bias, before))
     y = _Conv.apply(x, taps, bias, before)
-    return y[..., :channel], after
+    return (y[..., :channel] if odd else y), after

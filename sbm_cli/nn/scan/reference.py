@@ -1,7 +1,7 @@
-"""The specification: selective scan and causal convolution as loops over time, in any float dtype, differentiable by autograd.
+"""The specification: selective scan and causal convolution as plain loops, in any float dtype, differentiable.
 
-`selective_scan` and `causal_conv1d` here are what every other implementation is compared with; `selective_scan_eager` is the same
-recurrence with in-place operations (no gradient), for machines where Numba cannot be had.
+`selective_scan` and `causal_conv1d` are what every other implementation is compared with; `selective_scan_eager` is the
+same recurrence with in-place operations, without gradient, for machines where Numba cannot be had.
 """
 
 import torch

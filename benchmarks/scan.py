@@ -1,0 +1,80 @@
+"""Measure the selective scan: state updates a second, forward and with backward, against the eager PyTorch loop.
+
+    python benchmarks/scan.py [--threads 1,2] [--seconds 2]
+
+A state update is one (frame, band, channel, state). Softplus, gate and skip are included. The best of many runs counts:
+others only ever make a run slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sbm_cli.nn.scan import selective_scan, use
+
+SHAPES = {  # batch, time, band, channel, state
+    "one second of a file": (1, 62, 32, 128, 16),
+    "a training batch": (8, 190, 32, 128, 16),
+}
+
+
+def make(shape: tuple[int, int, int, int, int]) -> list[Tensor]:
+    """Return u, dt, A, B, C, D, z; u and z, B and C are slices of wider tensors, as in the network."""
+    batch, time_, band, channel, state = shape
+    rows = (batch, time_, band)
+    u, z = torch.randn(*rows, 2 * channel).chunk(2, -1)
+    B, C = torch.randn(*rows, 2 * state).chunk(2, -1)
+    A = -torch.arange(1.0, state + 1).repeat(channel, 1)
+    return [u, torch.randn(*rows, channel) - 4, A, B, C, torch.ones(channel), z]
+
+
+def best(call: Callable[[], object], seconds: float) -> float:
+    """Return the shortest time of a call within some seconds, the first call left out."""
+    call()
+    end, shortest = time.perf_counter() + seconds, float("inf")
+    while time.perf_counter() < end or shortest == float("inf"):
+        start = time.perf_counter()
+        call()
+        shortest = min(shortest, time.perf_counter() - start)
+    return shortest
+
+
+def measure(shape: tuple[int, int, int, int, int], seconds: float) -> tuple[float, float, float]:
+    """Return the seconds of the compiled forward, of forward and backward, and of the eager forward."""
+    tensors = make(shape)
+    with torch.no_grad():
+        forward = best(lambda: selective_scan(*tensors), seconds)
+        with use("eager"):
+            eager = best(lambda: selective_scan(*tensors), seconds)
+    leaves = [x.detach().requires_grad_() for x in tensors]
+    grad = torch.randn(leaves[0].shape)
+    both = best(lambda: torch.autograd.grad(selective_scan(*leaves)[0], leaves, grad), seconds)
+    return forward, both, eager
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", default="1,2", help="thread counts, comma-separated (default: 1,2)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time for each number (default: 2)")
+    options = parser.parse_args()
+    print(f"{'shape':>42} {'threads':>7} {'forward':>12} {'with backward':>14} {'eager':>12} {'faster':>7}")
+    for name, shape in SHAPES.items():
+        updates = torch.Size(shape).numel()
+        for threads in map(int, options.threads.split(",")):
+            torch.set_num_threads(threads)
+            forward, both, eager = measure(shape, options.seconds)
+            speeds = [f"{updates / seconds / 1e9:.2f} G/s" for seconds in (forward, both, eager)]
+            label = f"{name} {'x'.join(map(str, shape))}"
+            print(
+                f"{label:>42} {threads:>7} {speeds[0]:>12} {speeds[1]:>14} {speeds[2]:>12} {eager / forward:>6.1f}x",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

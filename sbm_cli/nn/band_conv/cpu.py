@@ -1,0 +1,334 @@
+"""Convolution along the bands with SiLU on the CPU, forward and backward, compiled by Numba.
+
+Notable
+- The innermost loops are written as LLVM instructions: a tile is some neighbouring bands times one vector of output
+  channels and stays in registers over all inputs and taps. An input, once loaded, serves all taps; a tap all bands.
+- Frames are staged between zero bands, so that nothing asks where a band lies; the last tile overlaps the one before.
+- Tensors are larger than the caches: while a frame is computed, the next one is fetched. Worth a quarter of backward.
+- Backward computes the sums before SiLU again; the gradient of x is the same tile with the taps turned around.
+- Gradients of the taps are summed per UNIT of frames, then over units, whatever the number of threads.
+All of it stays in this file: Numba's disk cache does not notice edits in another one.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import torch
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sbm_cli.nn.scan.cpu import _array, _compiled, _run
+
+LANES = 8  # channels of a vector; also the smallest group that fills one
+WIDE = bool(llvm.get_host_cpu_features().get("avx512vl"))  # 32 registers instead of 16
+ROWS = (16, 4, 1) if WIDE else (8, 4, 1)  # bands of a tile, the most that fit: independent sums hide the latency
+SUMS = 24 if WIDE else 10  # sums of tap gradients kept in registers
+LINE = 64  # bytes of a cache line
+UNIT = 8  # frames whose tap gradients are summed together
+FLAGS = ("contract", "arcp", "nsz")  # neither nnan nor ninf: a NaN must come out as one
+LOG2E = 1.4426950408889634
+FLOATS = ir.VectorType(ir.FloatType(), LANES)
+INTS = ir.VectorType(ir.IntType(32), LANES)
+INDEX = ir.IntType(64)
+
+# --- vectors of LANES channels in LLVM instructions ------------------------------------------------------------------
+
+
+def _constant(value: float) -> Any:
+    return ir.Constant(FLOATS, [ir.Constant(ir.FloatType(), float(np.float32(value)))] * LANES)
+
+
+def _index(value: int) -> Any:
+    return ir.Constant(INDEX, value)
+
+
+def _pointer(context: Any, builder: Any, signature: Any, args: Any, i: int) -> Any:
+    """Return where argument i, an array, lies at the place that the argument behind it names."""
+    return builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
+
+
+def _beyond(builder: Any, pointer: Any, count: Any) -> Any:
+    return builder.gep(pointer, [count])
+
+
+def _load(builder: Any, pointer: Any) -> Any:
+    return builder.load(builder.bitcast(pointer, FLOATS.as_pointer()), align=4)
+
+
+def _store(builder: Any, value: Any, pointer: Any) -> None:
+    builder.store(value, builder.bitcast(pointer, FLOATS.as_pointer()), align=4)
+
+
+def _fill(builder: Any, pointer: Any) -> Any:
+    """Load one number into all lanes."""
+    first = builder.insert_element(
+        ir.Constant(FLOATS, ir.Undefined), builder.load(pointer), ir.Constant(ir.IntType(32), 0)
+    )
+    return builder.shuffle_vector(first, ir.Constant(FLOATS, ir.Undefined), ir.Constant(INTS, [0] * LANES))
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return builder.fadd(builder.fmul(a, b, flags=FLAGS), c, flags=FLAGS)
+
+
+def _sigmoid(builder: Any, x: Any) -> Any:
+    """1 / (1 + 2**z): the fraction of z by a polynomial that is exact at 0, its whole part added to the exponent."""
+    low, high, one = _constant(-125.0), _constant(125.0), _constant(1.0)
+    z = builder.fmul(x, _constant(-LOG2E))  # 2**z = exp(-x)
+    z = builder.select(builder.fcmp_ordered("<", z, low), low, z)
+    z = builder.select(builder.fcmp_ordered(">", z, high), high, z)
+    magic = _constant(1.5 * 2**23)  # adding it leaves the nearest whole number in the low bits
+    shifted = builder.fadd(z, magic)  # no flags here and below: the compiler may not cancel the magic number
+    fraction = builder.fsub(z, builder.fsub(shifted, magic))
+    power = _constant(0.0013264727630027005)
+    for c in (0.009671512646240624, 0.055507337417524824, 0.2402224208525833, 0.6931469776002883, 1.0):
+        power = _fma(builder, power, fraction, _constant(c))
+    exponent = builder.shl(builder.bitcast(shifted, INTS), ir.Constant(INTS, [23] * LANES))
+    power = builder.bitcast(builder.add(builder.bitcast(power, INTS), exponent), FLOATS)
+    return builder.fdiv(one, builder.fadd(one, power), flags=FLAGS)
+
+
+def _silu(builder: Any, total: Any, grad: Any) -> Any:
+    return builder.fmul(total, _sigmoid(builder, total))
+
+
+def _silu_gradient(builder: Any, total: Any, grad: Any) -> Any:
+    gate, one = _sigmoid(builder, total), _constant(1.0)
+    slope = _fma(builder, total, builder.fsub(one, gate), one)
+    return builder.fmul(builder.fmul(gate, slope), _load(builder, grad))
+
+
+def _running(builder: Any, starts: Sequence[Any]) -> list[Any]:
+    """Return places for running sums; LLVM keeps them in registers."""
+    places = [cgutils.alloca_once(builder, FLOATS) for _ in starts]
+    for place, start in zip(places, starts, strict=True):
+        builder.store(start, place)
+    return places
+
+
+def _tile(finish: Callable[[Any, Any, Any], Any]) -> Any:
+    """Make an intrinsic that writes finish(bias + sum over inputs and taps, grad) for all bands and LANES outputs.
+
+    x lies at the first band's first tap and first input channel; taps: [input, kernel, lane].
+    """
+
+    @intrinsic(prefer_literal=True)
+    def tile(typing, x, x_at, taps, taps_at, bias, bias_at, grad, grad_at, out, out_at, bands, kernel, channels, size):  # type: ignore[no-untyped-def]
+        width, step, inputs = (kind.literal_value for kind in (kernel, channels, size))
+
+        def write(builder: Any, source: Any, taps: Any, bias: Any, grad: Any, out: Any, rows: int) -> None:
+            sums = _running(builder, [_load(builder, bias)] * rows)
+            with cgutils.for_range(builder, _index(inputs)) as loop:
+                first = _beyond(builder, taps, builder.mul(loop.index, _index(width * LANES)))
+                tap = [_load(builder, _beyond(builder, first, _index(k * LANES))) for k in range(width)]
+                values = _beyond(builder, source, loop.index)
+                for row in range(rows + width - 1):
+                    value = _fill(builder, _beyond(builder, values, _index(row * step)))
+                    for k in range(max(0, row - rows + 1), min(width, row + 1)):
+                        place = sums[row - k]
+                        builder.store(_fma(builder, tap[k], value, builder.load(place)), place)
+            for row, place in enumerate(sums):
+                at = _index(row * step)
+                result = finish(builder, builder.load(place), _beyond(builder, grad, at))
+                _store(builder, result, _beyond(builder, out, at))
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            source, taps, bias, grad, out = (_pointer(context, builder, signature, args, i) for i in range(0, 10, 2))
+            bands = args[10]
+            for rows, larger in zip(ROWS, (None, *ROWS), strict=False):
+                fits = builder.icmp_signed(">=", bands, _index(rows))
+                if larger is not None:
+                    fits = builder.and_(fits, builder.icmp_signed("<", bands, _index(larger)))
+                with builder.if_then(fits):
+                    tiles = builder.sdiv(builder.add(bands, _index(rows - 1)), _index(rows))
+                    with cgutils.for_range(builder, tiles) as loop:
+                        start, last = builder.mul(loop.index, _index(rows)), builder.sub(bands, _index(rows))
+                        start = builder.select(builder.icmp_signed("<", start, last), start, last)
+                        at = builder.mul(start, _index(step))
+                        moved = [_beyond(builder, pointer, at) for pointer in (source, grad, out)]
+                        write(builder, moved[0], taps, bias, moved[1], moved[2], rows)
+            return context.get_dummy_value()
+
+        at = types.intp
+        return types.void(x, at, taps, at, bias, at, grad, at, out, at, at, kernel, channels, size), generate
+
+    return tile
+
+
+convolve = _tile(lambda builder, total, grad: total)
+activate = _tile(_silu)
+differentiate = _tile(_silu_gradient)
+
+
+@intrinsic(prefer_literal=True)
+def correlate(typing, x, x_at, grad, grad_at, total, total_at, bands, kernel, channels, inputs):  # type: ignore[no-untyped-def]
+    """Add the sums over the bands of x * grad to total [input, kernel, lane], for some inputs and LANES outputs.
+
+    grad lies at the row that the last tap takes to the first band.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, grad, total = (_pointer(context, builder, signature, args, i) for i in (0, 2, 4))
+        width, step, count = (kind.literal_value for kind in (kernel, channels, inputs))
+        places = [_beyond(builder, total, _index(i * LANES)) for i in range(count * width)]
+        sums = _running(builder, [_load(builder, place) for place in places])
+        with cgutils.for_range(builder, args[6]) as loop:
+            row = builder.mul(loop.index, _index(step))
+            values, first = _beyond(builder, x, row), _beyond(builder, grad, row)
+            grads = [_load(builder, _beyond(builder, first, _index((width - 1 - k) * step))) for k in range(width)]
+            for i in range(count):
+                value = _fill(builder, _beyond(builder, values, _index(i)))
+                for k in range(width):
+                    place = sums[i * width + k]
+                    builder.store(_fma(builder, grads[k], value, builder.load(place)), place)
+        for place, running in zip(places, sums, strict=True):
+            _store(builder, builder.load(running), place)
+        return context.get_dummy_value()
+
+    at = types.intp
+    return types.void(x, at, grad, at, total, at, at, kernel, channels, inputs), generate
+
+
+@intrinsic(prefer_literal=True)
+def accumulate(typing, x, x_at, total, total_at, bands, channels):  # type: ignore[no-untyped-def]
+    """Add the sum over the bands of LANES channels to total."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, total = (_pointer(context, builder, signature, args, i) for i in (0, 2))
+        [place] = _running(builder, [_load(builder, total)])
+        with cgutils.for_range(builder, args[4]) as loop:
+            value = _load(builder, _beyond(builder, x, builder.mul(loop.index, _index(channels.literal_value))))
+            builder.store(builder.fadd(builder.load(place), value), place)
+        _store(builder, builder.load(place), total)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, total, types.intp, types.intp, channels), generate
+
+
+@intrinsic
+def copy(typing, target, target_at, source, source_at, count):  # type: ignore[no-untyped-def]
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target, source = (_pointer(context, builder, signature, args, i) for i in (0, 2))
+        cgutils.raw_memcpy(builder, target, source, args[4], _index(4))
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp, types.intp), generate
+
+
+@intrinsic
+def prefetch(typing, array, at, count):  # type: ignore[no-untyped-def]
+    """Bring numbers into the cache; they may lie beyond the array's end."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        line, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [line, number, number, number])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [line], kind)
+        start = builder.bitcast(_pointer(context, builder, signature, args, 0), line)
+        options = [ir.Constant(number, value) for value in (0, 3, 1)]  # to read, into the nearest cache, data
+        with cgutils.for_range(builder, builder.sdiv(args[2], _index(LINE // 4))) as loop:
+            builder.call(hint, [_beyond(builder, start, builder.mul(loop.index, _index(LINE))), *options])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), generate
+
+
+# --- kernels ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _kernels(kernel: int, channels: int, size: int) -> tuple[Any, Any]:
+    """Return forward and backward for groups of `size` channels; first and last count UNITs of frames."""
+    before, after = (kernel - 1) // 2 * channels, kernel // 2 * channels  # as PyTorch pads "same"
+    block = next(n for n in (8, 4, 2, 1) if n * kernel <= SUMS or n == 1)  # inputs summed at once
+    taps_of = size * kernel * LANES  # of one vector of outputs
+
+    @_compiled
+    def forward(first, last, frames, bands, x, taps, bias, y, scratch):  # type: ignore[no-untyped-def]
+        for i in range(scratch.size):
+            scratch[i] = 0.0
+        for frame in range(first * UNIT, min(last * UNIT, frames)):
+            at = frame * bands * channels
+            copy(scratch, before, x, at, bands * channels)
+            for i in range(0, channels, LANES):
+                group, t = i // size * size, i // LANES * taps_of
+                soon = at + (channels + i) * bands  # a share of the next frame
+                prefetch(x, soon, bands * LANES)
+                prefetch(y, soon, bands * LANES)
+                activate(scratch, group, taps, t, bias, i, bias, i, y, at + i, bands, kernel, channels, size)
+
+    @_compiled
+    def backward(first, last, frames, bands, x, taps, bias, gy, turned, zeros, gx, gtaps, gbias, scratch):  # type: ignore[no-untyped-def]
+        grads = scratch.size // 2  # behind the frame its gradient, between zero bands as well
+        for i in range(scratch.size):
+            scratch[i] = 0.0
+        for frame in range(first * UNIT, min(last * UNIT, frames)):
+            at, unit = frame * bands * channels, frame // UNIT * channels
+            copy(scratch, before, x, at, bands * channels)
+            for i in range(0, channels, LANES):
+                group, t, g = i // size * size, i // LANES * taps_of, grads + after + i
+                differentiate(scratch, group, taps, t, bias, i, gy, at + i, scratch, g, bands, kernel, channels, size)
+                soon = at + (channels + i) * bands  # a share of the next frame
+                prefetch(x, soon, bands * LANES)
+                prefetch(gy, soon, bands * LANES)
+                accumulate(scratch, g, gbias, unit + i, bands, channels)
+                for n in range(0, size, block):
+                    total = unit * size * kernel + t + n * kernel * LANES
+                    correlate(x, at + group + n, scratch, grads + i, gtaps, total, bands, kernel, channels, block)
+            for i in range(0, channels, LANES):
+                group, t = grads + i // size * size, i // LANES * taps_of
+                prefetch(gx, at + (channels + i) * bands, bands * LANES)
+                convolve(scratch, group, turned, t, zeros, 0, zeros, 0, gx, at + i, bands, kernel, channels, size)
+
+    return forward, backward
+
+
+# --- tensors ---------------------------------------------------------------------------------------------------------
+
+
+def _packed(weight: Tensor) -> Any:
+    """Return a weight [output, input, kernel] as [vector of outputs, input, kernel, lane]."""
+    return _array(weight.unflatten(0, (-1, LANES)).permute(0, 2, 3, 1))
+
+
+class BandConv(torch.autograd.Function):
+    """x [batch, time, band, channel]; weight [channel, channels of a group, kernel]; bias [channel]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        batch, time, bands, channels = x.shape
+        size, kernel = weight.shape[1:]
+        y = torch.empty(x.shape)
+        run, _ = _kernels(kernel, channels, size)
+        scratch = (bands + kernel - 1) * channels
+        frames = batch * time
+        _run(run, -(-frames // UNIT), scratch, frames, bands, _array(x), _packed(weight), _array(bias), _array(y))
+        ctx.save_for_backward(x, weight, bias)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight, bias = ctx.saved_tensors
+        batch, time, bands, channels = x.shape
+        size, kernel = weight.shape[1:]
+        frames = batch * time
+        units = -(-frames // UNIT)
+        turned = weight.unflatten(0, (-1, size)).transpose(1, 2).flatten(0, 1).flip(-1)
+        gx, gtaps, gbias = (
+            torch.empty(x.shape),
+            torch.zeros(units, channels * size * kernel),
+            torch.zeros(units, channels),
+        )
+        _, run = _kernels(kernel, channels, size)
+        _run(
+            run, units, 2 * (bands + kernel - 1) * channels, frames, bands, _array(x), _packed(weight), _array(bias),
+            _array(gy), _packed(turned), np.zeros(LANES, np.float32), _array(gx), _array(gtaps), _array(gbias),
+        )  # fmt: skip
+        total = torch.from_numpy(np.add.reduce(gtaps.numpy(), 0)).view(-1, size, kernel, LANES)
+        return gx, total.permute(0, 3, 1, 2).reshape(weight.shape), torch.from_numpy(np.add.reduce(gbias.numpy(), 0))

@@ -1,0 +1,404 @@
+"""Every implementation of scan and convolution against the float64 reference, and that against the definition."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from sbm_cli.nn import scan
+from sbm_cli.nn.scan import causal_conv1d, mamba_ssm, reference, selective_scan
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+SHAPES = [(1, 33, 5, 32, 16), (2, 1, 3, 16, 4), (2, 17, 2, 24, 6)]  # batch, time, band, channel, state; segments are 16
+Call = Callable[..., tuple[Tensor, Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    """Let every test find out anew what is installed and be warned anew."""
+    caches = (scan._missing, scan._module, scan._warn)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A mamba-ssm with its compiled kernel, as far as the adapter sees it, computing by the definition."""
+
+    def selective_scan_fn(
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        z: Tensor | None = None,
+        delta_bias: Tensor | None = None,
+        delta_softplus: bool = False,
+        return_last_state: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        assert D is not None and D.dtype == A.dtype == torch.float32
+        assert delta_softplus and return_last_state and delta_bias is None
+        y, last = definition(*(x.transpose(1, 2) for x in (u, F.softplus(delta))), A, B.mT, C.mT, D)
+        return (y if z is None else y * F.silu(z.transpose(1, 2))).transpose(1, 2), last.detach()
+
+    module = SimpleNamespace(selective_scan_cuda=object(), selective_scan_fn=selective_scan_fn)
+    for name in ("mamba_ssm", "mamba_ssm.ops"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, mamba_ssm.INTERFACE, module)
+    return module
+
+
+@pytest.fixture(params=["reference", "eager", "cpu", "mamba_ssm"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "mamba_ssm":
+        request.getfixturevalue("kernel")
+    with scan.use(request.param):
+        yield request.param
+
+
+def definition(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
+    """h_k = exp(dt A) h + dt u B, y = <C, h> + D u; u, dt [batch, time, d], A [d, n], B, C [batch, time, n]."""
+    h, y = u.new_zeros(len(u), *A.shape), []
+    for k in range(u.shape[1]):
+        h = torch.exp(dt[:, k, :, None] * A) * h + (dt[:, k] * u[:, k])[..., None] * B[:, k, None]
+        y.append((h * C[:, k, None]).sum(-1) + D * u[:, k])
+    return torch.stack(y, 1), h
+
+
+def scan_inputs(shape: Sequence[int], steps: float = 1.0) -> list[Tensor]:
+    """Return [uz, dt, A, BC, D, carry], where u and z, B and C are halves; `steps` scales dt before softplus."""
+    batch, time, band, channel, state = shape
+    draw = torch.Generator().manual_seed(7)
+    uz, dt, A, BC, D, carry = (
+        torch.randn(*size, generator=draw)
+        for size in (
+            (batch, time, band, 2 * channel),
+            (batch, time, band, channel),
+            (channel, state),
+            (batch, time, band, 2 * state),
+            (channel,),
+            (batch, band, channel, state),
+        )
+    )
+    return [uz, steps * dt - 2, -A.exp(), BC, D, carry]
+
+
+def run_scan(run: Call, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    uz, dt, A, BC, D, carry = inputs
+    (u, z), (B, C) = uz.chunk(2, -1), BC.chunk(2, -1)
+    return run(u, dt, A, B, C, D, z, carry)
+
+
+def conv_inputs(batch: int, time: int, band: int, channel: int) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(8)
+    sizes = ((batch, time, band, 2 * channel), (channel, 1, 4), (channel,), (batch, band, channel, 3))
+    return [torch.randn(*size, generator=draw) for size in sizes]
+
+
+def run_conv(run: Call, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    wide, weight, bias, carry = inputs
+    return run(wide.chunk(2, -1)[1], weight, bias, carry)
+
+
+def double(inputs: Sequence[Tensor]) -> list[Tensor]:
+    return [x.detach().double() for x in inputs]
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    """Compare with a float64 result, relative to its largest value."""
+    assert actual.shape == expected.shape
+    error = (actual.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
+    assert error <= TOLERANCE[actual.dtype], f"relative error {error:.1e}"
+
+
+def gradients(run: Callable[[Call, Sequence[Tensor]], tuple[Tensor, Tensor]], call: Call, inputs: Sequence[Tensor]):  # type: ignore[no-untyped-def]
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    y, carry = run(call, leaves)
+    draw = torch.Generator().manual_seed(9)
+    weights = [torch.randn(x.shape, generator=draw).to(x.dtype) for x in (y, carry)]
+    return torch.autograd.grad((y * weights[0]).sum() + (carry * weights[1]).sum(), leaves)
+
+
+def test_reference_scan_is_the_definition() -> None:
+    inputs = double(scan_inputs((1, 9, 1, 3, 2)))
+    uz, dt, A, BC, D, carry = inputs
+    inputs[5] = carry = torch.zeros_like(carry)
+    (u, z), (B, C) = uz[:, :, 0].chunk(2, -1), BC[:, :, 0].chunk(2, -1)
+    y, h = definition(u, F.softplus(dt[:, :, 0]), A, B, C, D)
+    y_reference, h_reference = run_scan(reference.selective_scan, inputs)
+    assert_close(y_reference[:, :, 0], y * F.silu(z))
+    assert_close(h_reference[:, 0], h)
+
+
+def test_reference_convolution_is_torchs() -> None:
+    wide, weight, bias, carry = double(conv_inputs(1, 9, 1, 5))
+    x = wide.chunk(2, -1)[1]
+    padded = torch.cat([carry[:, 0], x[:, :, 0].mT], -1)
+    y, after = reference.causal_conv1d(x, weight, bias, carry)
+    assert_close(y[:, :, 0], F.silu(F.conv1d(padded, weight, bias, groups=5)).mT)
+    assert torch.equal(after[:, 0], padded[..., -3:])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("steps", [1.0, 50.0, 1e4])
+def test_scan_agrees_with_reference(implementation: str, shape: Sequence[int], steps: float) -> None:
+    inputs = scan_inputs(shape, steps)
+    expected = run_scan(reference.selective_scan, double(inputs))
+    for actual, wanted in zip(run_scan(selective_scan, inputs), expected, strict=True):
+        assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("steps", [1.0, 50.0, 1e4])
+def test_scan_gradients_agree_with_reference(shape: Sequence[int], steps: float) -> None:
+    inputs = scan_inputs(shape, steps)
+    expected = gradients(run_scan, reference.selective_scan, double(inputs))
+    for actual, wanted in zip(gradients(run_scan, selective_scan, inputs), expected, strict=True):
+        assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 16), (2, 2, 5, 24), (1, 3, 1, 8), (1, 21, 3, 32)])
+def test_convolution_agrees_with_reference(shape: tuple[int, int, int, int]) -> None:
+    inputs = conv_inputs(*shape)
+    inputs[0] *= 30  # SiLU from its dead to its linear end
+    expected = run_conv(reference.causal_conv1d, double(inputs))
+    for actual, wanted in zip(run_conv(causal_conv1d, inputs), expected, strict=True):
+        assert_close(actual, wanted)
+    expected = gradients(run_conv, reference.causal_conv1d, double(inputs))
+    for actual, wanted in zip(gradients(run_conv, causal_conv1d, inputs), expected, strict=True):
+        assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_comes_back_as_such(dtype: torch.dtype) -> None:
+    inputs = [x.to(dtype) for x in scan_inputs(SHAPES[0])]
+    assert_close(run_scan(selective_scan, inputs)[0], run_scan(reference.selective_scan, double(inputs))[0])
+    inputs = [x.to(dtype) for x in conv_inputs(1, 5, 2, 16)]
+    assert_close(run_conv(causal_conv1d, inputs)[0], run_conv(reference.causal_conv1d, double(inputs))[0])
+
+
+def test_float64_stays_float64() -> None:
+    inputs = double(scan_inputs(SHAPES[2]))
+    assert torch.equal(
+        run_scan(selective_scan, inputs)[0], run_scan(reference.selective_scan, inputs)[0]
+    )  # no detour through float32
+
+
+@given(cuts=st.lists(st.integers(0, 40), min_size=1, max_size=3).map(sorted))
+@example(cuts=[0, 16, 17])
+def test_split_with_carry_is_exact(cuts: list[int]) -> None:
+    u, dt, A, B, C, D, z, carry = plain(scan_inputs((1, 40, 3, 16, 4)))
+    weight, bias, before = conv_inputs(1, 40, 3, 16)[1:]
+    whole, last = selective_scan(u, dt, A, B, C, D, z, carry)
+    convolved, after = causal_conv1d(u, weight, bias, before)
+    pieces, rows = [], []
+    for start, end in zip([0, *cuts], [*cuts, 40], strict=True):
+        part = slice(start, end)
+        y, carry = selective_scan(u[:, part], dt[:, part], A, B[:, part], C[:, part], D, z[:, part], carry)
+        row, before = causal_conv1d(u[:, part], weight, bias, before)
+        pieces.append(y)
+        rows.append(row)
+    assert torch.equal(torch.cat(pieces, 1), whole) and torch.equal(carry, last)
+    assert torch.equal(torch.cat(rows, 1), convolved) and torch.equal(before, after)
+
+
+def plain(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    uz, dt, A, BC, D, carry = inputs
+    (u, z), (B, C) = uz.chunk(2, -1), BC.chunk(2, -1)
+    return u, dt, A, B, C, D, z, carry
+
+
+@pytest.mark.parametrize("where", range(8))
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_comes_out_so(where: int, value: float) -> None:
+    """One bad number in any input spoils exactly what it spoils in the reference."""
+    inputs = [x.clone() for x in plain(scan_inputs((1, 20, 2, 16, 4)))]
+    inputs[where].view(-1)[3] = -value  # A is negative
+    for actual, wanted in zip(selective_scan(*inputs), reference.selective_scan(*inputs), strict=True):
+        assert torch.equal(actual.isfinite(), wanted.isfinite())
+
+
+def test_any_strides_are_read() -> None:
+    """Transposed, expanded and time-sliced inputs, in place where the channels adjoin."""
+    u, dt, A, B, C, D, z, carry = plain(scan_inputs((2, 20, 4, 16, 4)))
+    u, dt = u.mT.contiguous().mT, dt[:, :1].expand(-1, 20, -1, -1)
+    z = z.transpose(0, 1).contiguous().transpose(0, 1)
+    args = [x[:, 3:] for x in (u, dt)], A.mT.contiguous().mT, [x[:, 3:] for x in (B, C)], D, z[:, 3:], carry
+    flat = (*args[0], args[1], *args[2], *args[3:])
+    expected = reference.selective_scan(*double(flat))
+    for actual, wanted in zip(selective_scan(*flat), expected, strict=True):
+        assert_close(actual, wanted)
+
+
+def test_no_frames_leave_the_carry_alone(implementation: str) -> None:
+    inputs = scan_inputs((1, 3, 2, 16, 4))
+    uz, dt, A, BC, D, carry = inputs
+    y, after = run_scan(selective_scan, [uz[:, :0], dt[:, :0], A, BC[:, :0], D, carry])
+    assert y.shape == (1, 0, 2, 16) and torch.equal(after, carry)
+    wide, weight, bias, carry = conv_inputs(1, 3, 2, 16)
+    y, after = run_conv(causal_conv1d, [wide[:, :0], weight, bias, carry])
+    assert y.shape == (1, 0, 2, 16) and torch.equal(after, carry)
+
+
+def test_results_do_not_depend_on_threads() -> None:
+    inputs, conv = scan_inputs((2, 40, 13, 64, 8)), conv_inputs(2, 40, 13, 64)
+    before, seen = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            seen.append([*gradients(run_scan, selective_scan, inputs), *gradients(run_conv, causal_conv1d, conv)])
+            seen[-1] += [*run_scan(selective_scan, inputs), *run_conv(causal_conv1d, conv)]
+    finally:
+        torch.set_num_threads(before)
+    for other in seen[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(seen[0], other, strict=True))
+
+
+def test_gradients_are_the_same_every_time() -> None:
+    inputs = scan_inputs((1, 40, 9, 16, 4))
+    first, second = (gradients(run_scan, selective_scan, inputs) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_works_after_a_fork() -> None:
+    from sbm_cli.nn.scan import cpu
+
+    inputs, before = scan_inputs((1, 40, 16, 128, 4)), torch.get_num_threads()
+    assert inputs[1].numel() >= cpu.SERIAL  # several threads take part
+    try:
+        torch.set_num_threads(2)
+        expected = run_scan(selective_scan, inputs)[0]
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)  # a child that waits for threads of its parent would wait for ever
+            # compared outside torch: its own OpenMP threads do not survive a fork
+            os._exit(not np.array_equal(run_scan(selective_scan, inputs)[0].numpy(), expected.numpy()))
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_numba_says_so_once_and_works(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.delitem(sys.modules, "sbm_cli.nn.scan.cpu", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    inputs, conv = scan_inputs(SHAPES[0]), conv_inputs(1, 5, 2, 16)
+    with pytest.warns(RuntimeWarning, match="pip install numba"):
+        y, _ = run_scan(selective_scan, inputs)
+    assert_close(y, run_scan(reference.selective_scan, double(inputs))[0])
+    expected = gradients(run_scan, reference.selective_scan, double(inputs))
+    for actual, wanted in zip(gradients(run_scan, selective_scan, inputs), expected, strict=True):
+        assert_close(actual, wanted)
+    assert_close(run_conv(causal_conv1d, conv)[0], run_conv(reference.causal_conv1d, double(conv))[0])
+    assert len(recwarn) == 0  # the one above was the only one
+    assert "pip install numba" in scan.available()["cpu"]
+    with pytest.raises(ValueError, match="pip install numba"), scan.use("cpu"):
+        pass
+
+
+def test_compiles_without_a_place_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core import caching
+
+    from sbm_cli.nn.scan import cpu
+
+    monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])
+
+    def twice(x):  # type: ignore[no-untyped-def]
+        return 2 * x
+
+    assert cpu._compiled(twice)(21) == 42
+
+
+def test_mamba_ssm_gives_no_gradient_through_its_carry(kernel: SimpleNamespace) -> None:
+    inputs = [x.requires_grad_() for x in scan_inputs(SHAPES[0])]
+    with scan.use("mamba_ssm"):
+        y, carry = run_scan(selective_scan, inputs)
+    assert y.requires_grad and not carry.requires_grad
+    expected = double(inputs)
+    for x in expected:
+        x.requires_grad_()
+    y_reference, _ = run_scan(reference.selective_scan, expected)
+    wanted = torch.autograd.grad(y_reference.sum(), expected)
+    for actual, gradient in zip(torch.autograd.grad(y.sum(), inputs), wanted, strict=True):
+        assert_close(actual, gradient)
+
+
+CURE = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install mamba-ssm --no-build-isolation"
+
+
+def test_mamba_ssm_without_its_kernel_is_reported_with_the_cure(kernel: SimpleNamespace) -> None:
+    assert scan.available()["mamba_ssm"] == ""
+    scan._missing.cache_clear()
+    kernel.selective_scan_cuda = None
+    assert scan.available()["mamba_ssm"] == f"mamba-ssm is installed without its Mamba-1 kernel: {CURE}"
+    with pytest.raises(ValueError, match="without its Mamba-1 kernel"), scan.use("mamba_ssm"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        ("mamba_ssm", "mamba-ssm is not installed"),
+        ("selective_scan_cuda", "mamba-ssm is installed without its Mamba-1 kernel"),
+        ("einops", "mamba-ssm cannot be imported (no einops)"),
+    ],
+)
+def test_mamba_ssm_that_cannot_be_imported_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, missing: str, reason: str
+) -> None:
+    def fail(name: str) -> ModuleType:
+        raise ModuleNotFoundError(f"no {missing}", name=missing)
+
+    monkeypatch.setattr(mamba_ssm.importlib, "import_module", fail)
+    assert mamba_ssm.missing() == f"{reason}: {CURE}"
+
+
+def test_cpu_does_not_look_for_mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise AssertionError("mamba-ssm was probed")
+
+    monkeypatch.setattr(mamba_ssm, "missing", fail)
+    run_scan(selective_scan, scan_inputs(SHAPES[1]))
+    with scan.use("cpu"):
+        run_scan(selective_scan, scan_inputs(SHAPES[1]))
+
+
+def test_unknown_implementation_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected one of reference, eager, cpu, mamba_ssm"), scan.use("triton"):
+        pass
+
+
+@pytest.mark.parametrize("where", range(8))
+def test_wrong_shapes_are_named(where: int) -> None:
+    name = ("u", "dt", "A", "B", "C", "D", "z", "carry")[where]
+    inputs = list(plain(scan_inputs(SHAPES[1])))
+    inputs[where] = inputs[where][..., None]
+    with pytest.raises(ValueError, match=f"^{name} has shape"):
+        selective_scan(*inputs)
+
+
+@pytest.mark.parametrize("where", range(4))
+def test_wrong_shapes_of_a_convolution_are_named(where: int) -> None:
+    inputs = conv_inputs(1, 5, 2, 16)
+    inputs[0] = inputs[0][..., :16]
+    inputs[where] = inputs[where][..., None]
+    with pytest.raises(ValueError, match=f"^{('x', 'weight', 'bias', 'carry')[where]} has shape"):
+        causal_conv1d(*inputs)
