@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Samples = NDArray[np.float32]
 
 BLOCK_SECONDS = 1.0  # of a file read at a time: activations of longer blocks leave the caches
+THREADS = 1  # already far faster than real time; several wait for each other wherever the machine is not idle
 SILENCE = 1e-12  # frame power (-120 dBFS) below which there is nothing to enhance and the output is zero
 
 
@@ -51,18 +52,17 @@ class FileReport:
 class Enhancer:
     """A model, loaded once and folded for one step at t = 1."""
 
-    def __init__(self, network: Network, config: ModelConfig, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, network: Network, config: ModelConfig, device: str = "cpu", threads: int = THREADS) -> None:
         self.config = config
         self.device = torch.device(device)
         self.threads = threads
         self.network = network.fold().eval().requires_grad_(False).to(self.device)
 
     @classmethod
-    def load(cls, model: str | Path | None = None, device: str = "auto", threads: int | None = None) -> Enhancer:
+    def load(cls, model: str | Path | None = None, device: str = "auto", threads: int = THREADS) -> Enhancer:
         """Return an enhancer for a model's name, its file or its folder; without one, the default model.
 
-        device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". threads: of this enhancer's work on the CPU;
-        None leaves torch's setting.
+        device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". threads: of this enhancer's work on the CPU.
 
         Raises ModelError if the model is unknown, missing or damaged.
         """
@@ -233,10 +233,10 @@ _END = torch.ones(1)
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def _threads(count: int) -> Iterator[None]:
     """Set torch's thread count for the length of a block and restore it."""
     before = torch.get_num_threads()
-    if count is None or count == before:
+    if count == before:
         yield
         return
     torch.set_num_threads(count)

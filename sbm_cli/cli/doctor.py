@@ -8,7 +8,6 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -146,13 +145,6 @@ def _metrics() -> Iterator[Check]:
         yield Check(METRICS[name].label, "note" if reason else "ok", reason or "available")
 
 
-def _training() -> Iterator[Check]:
-    if find_spec("pyroomacoustics"):
-        yield Check("simulated rooms", "ok", f"pyroomacoustics {_version('pyroomacoustics')}")
-    else:
-        yield Check("simulated rooms", "note", "pyroomacoustics is missing", 'pip install "sbm-cli[train]"')
-
-
 _CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
     "sbm": _sbm,
     "torch": _torch,
@@ -161,7 +153,6 @@ _CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
     "model": _model,
     "caches": _caches,
     "metrics": _metrics,
-    "training": _training,
 }
 
 

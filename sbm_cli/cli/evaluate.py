@@ -29,7 +29,7 @@ def evaluate(
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that score; one per core if not given.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads that enhance.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads that enhance.")] = 1,
     cache: Annotated[Path, typer.Option(metavar="DIR", help="Where decoded corpora are kept.")] = Path("runs/cache"),
     json: Json = False,
     quiet: Quiet = False,

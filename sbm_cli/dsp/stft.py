@@ -50,13 +50,14 @@ class Stft:
 
     @cached_property
     def _windows(self) -> tuple[Tensor, Tensor]:
-        window = torch.hann_window(self.window, dtype=torch.float64)
-        if self.shape == "sqrt-hann":
-            window = window.sqrt()
-        scale = window.square().sum().sqrt()
-        # Every sample is covered by window // hop windows; their squares sum to this, the same for every hop.
-        cover = window.square().view(-1, self.hop).sum(0).repeat(self.window // self.hop)
-        return (window / scale).float(), (window / cover * scale).float()
+        with torch.inference_mode(False):  # kept for later calls, which may want gradients
+            window = torch.hann_window(self.window, dtype=torch.float64)
+            if self.shape == "sqrt-hann":
+                window = window.sqrt()
+            scale = window.square().sum().sqrt()
+            # Every sample is covered by window // hop windows; their squares sum to this, the same for every hop.
+            cover = window.square().view(-1, self.hop).sum(0).repeat(self.window // self.hop)
+            return (window / scale).float(), (window / cover * scale).float()
 
     def analyze(self, samples: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the spectrum of every frame that is complete, and the samples still needed.

@@ -18,6 +18,7 @@ from sbm_cli.errors import AudioError
 COMMANDS = [
     ["enhance"],
     ["train"],
+    ["evaluate"],
     ["models", "list"],
     ["models", "path"],
     ["models", "verify"],

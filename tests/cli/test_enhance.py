@@ -188,3 +188,20 @@ def test_clip_modes_are_those_of_the_audio_room(sbm: Any) -> None:
     from sbm_cli.audio.clipping import CLIP_MODES
 
     assert f"<{'|'.join(CLIP_MODES)}>" in sbm("enhance", "-h").out
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    import inspect
+
+    from sbm_cli.cli.enhance import enhance
+    from sbm_cli.enhancer import Enhancer
+
+    command = inspect.signature(enhance).parameters
+    load, enhance_file = (inspect.signature(function).parameters for function in (Enhancer.load, Enhancer.enhance_file))
+    for name, library in [
+        ("threads", load),
+        ("device", load),
+        ("clip_mode", enhance_file),
+        ("overwrite", enhance_file),
+    ]:
+        assert command[name].default == library[name].default, name

@@ -49,6 +49,15 @@ def test_zeros_stand_before_the_first_sample_not_a_reflection() -> None:
     torch.testing.assert_close(first[0], torch.fft.rfft(window * (torch.arange(512) >= 256)), rtol=0, atol=1e-5)
 
 
+def test_first_use_in_inference_mode_does_not_spoil_gradients() -> None:
+    stft = Stft()
+    with torch.inference_mode():
+        stft.forward(torch.ones(1, 600))
+    waveform = torch.ones(1, 600, requires_grad=True)
+    stft.inverse(stft.forward(waveform), 600).sum().backward()
+    torch.testing.assert_close(waveform.grad, torch.ones(1, 600), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("wrong", [{"hop": 100}, {"window": 600}, {"hop": 512}, {"shape": "kaiser"}])
 def test_refuses_what_cannot_reconstruct(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError):
