@@ -202,11 +202,12 @@ def _fetch(model: ModelEntry, file: str) -> Path:
 
 
 def _only_model(folder: Path) -> Path:
-    found = sorted(folder.glob(f"*{_SUFFIX}"))
+    # A training's folder also holds last.safetensors, which is no model and has no configuration.
+    found = sorted(path for path in folder.glob(f"*{_SUFFIX}") if path.with_suffix(".json").is_file())
     if len(found) == 1:
         return found[0]
     names = ", ".join(path.name for path in found) or "none"
-    raise ModelError(f"{folder}: expected one {_SUFFIX} file in the folder, found {names}", "Give the file itself.")
+    raise ModelError(f"{folder}: expected one {_SUFFIX} file with its .json, found {names}", "Give the file itself.")
 
 
 def _unknown(name: str, known: Mapping[str, ModelEntry]) -> ModelError:

@@ -39,13 +39,16 @@ def test_a_file_or_its_folder_is_taken_as_it_is(bundle: Any, tmp_path: Path) -> 
     mine = tmp_path / "mine" / "x.safetensors"
     mine.parent.mkdir()
     mine.write_bytes(b"anything")
+    mine.with_suffix(".json").touch()
+    (mine.parent / "last.safetensors").touch()  # a training's state is no model
     assert hub.resolve(mine) == hub.resolve(str(mine)) == hub.resolve(mine.parent) == mine
 
 
 def test_a_name_comes_before_a_folder(bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").mkdir()
-    (tmp_path / "small" / "y.safetensors").touch()
+    for suffix in ("safetensors", "json"):
+        (tmp_path / "small" / f"y.{suffix}").touch()
     assert hub.resolve("small") == bundle.weights
     assert hub.resolve("./small") == hub.resolve(Path("small")) == Path("small/y.safetensors")
 
@@ -83,6 +86,7 @@ def test_paths_that_hold_no_model_say_so(bundle: Any, tmp_path: Path) -> None:
         hub.resolve(pickled)
     for name in "ab":
         (tmp_path / f"{name}.safetensors").touch()
+        (tmp_path / f"{name}.json").touch()
     with pytest.raises(ModelError, match="found a.safetensors, b.safetensors"):
         hub.resolve(tmp_path)
 
