@@ -89,11 +89,6 @@ class Mixer:
             noisy, clean = band_limited([noisy, clean], low_hz, rng.uniform(*config.band_limit_hz))
         return self._at_level(rng, noisy, clean)
 
-    def batch(self, seed: int, step: int, size: int) -> tuple[Samples, Samples]:
-        """Return (noisy, clean), float32 [size, samples] each: the items 0 … size - 1 of a step."""
-        noisy, clean = zip(*(self.item(seed, step, i) for i in range(size)), strict=True)
-        return np.stack(noisy), np.stack(clean)
-
     def _noise(self, rng: Rng, samples: int) -> Samples:
         if rng.random() < self._config.p_synthetic:
             return synthetic(rng, samples)

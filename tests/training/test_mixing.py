@@ -71,12 +71,12 @@ def test_same_key_same_arrays_whatever_came_before(corpus: Corpus, rooms: RoomBa
     mixer, other = Mixer(corpus, rooms, config), Mixer(corpus, rooms, config)
     for _ in range(3):
         other.item(9, 0, 0)
-    wanted = mixer.batch(1, 41, 4)
+    wanted = [mixer.item(1, 41, i) for i in range(4)]
     resumed = [other.item(1, 41, i) for i in (3, 1, 0, 2)]
     for i, (noisy, clean) in zip((3, 1, 0, 2), resumed, strict=True):
-        np.testing.assert_array_equal(noisy, wanted[0][i])
-        np.testing.assert_array_equal(clean, wanted[1][i])
-    assert wanted[0].shape == wanted[1].shape == (4, RATE) and wanted[0].dtype == wanted[1].dtype == np.float32
+        np.testing.assert_array_equal(noisy, wanted[i][0])
+        np.testing.assert_array_equal(clean, wanted[i][1])
+        assert noisy.shape == clean.shape == (RATE,) and noisy.dtype == clean.dtype == np.float32
     for key in ((2, 41, 0), (1, 42, 0), (1, 41, 1)):
         assert not np.array_equal(mixer.item(*key)[0], wanted[0][0])
 
@@ -85,7 +85,7 @@ def test_every_item_of_the_recipe_is_finite_unclipped_and_in_range(corpus: Corpu
     config = MixConfig(segment_seconds=1.0, p_clipped=0.2, p_synthetic=0.3, p_band_limit=0.3)
     mixer = Mixer(corpus, rooms, config)
     for step in range(10):
-        noisy, clean = mixer.batch(0, step, 8)
+        noisy, clean = map(np.stack, zip(*(mixer.item(0, step, i) for i in range(8)), strict=True))
         assert np.isfinite(noisy).all() and np.isfinite(clean).all()
         assert np.abs(noisy).max() <= 0.991
         levels = [10 * np.log10(active_power(x)) for x in noisy]
