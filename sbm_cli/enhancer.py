@@ -31,6 +31,7 @@ Samples = NDArray[np.float32]
 
 BLOCK_SECONDS = 1.0  # of a file read at a time: activations of longer blocks leave the caches
 THREADS = 1  # already far faster than real time; several wait for each other wherever the machine is not idle
+MOST_CHANNELS = 1024  # as libsndfile has it; more are samples in the wrong place
 SILENCE = 1e-12  # frame power (-120 dBFS) below which there is nothing to enhance and the output is zero
 
 
@@ -89,6 +90,8 @@ class Enhancer:
         samples = np.asarray(samples, dtype=np.float32)
         if samples.ndim not in (1, 2):
             raise ValueError(f"expected [samples] or [channels, samples], got shape {samples.shape}")
+        if samples.ndim == 2 and len(samples) > MOST_CHANNELS:
+            raise ValueError(f"expected [channels, samples], got shape {samples.shape}: transpose it")
         if not np.isfinite(samples).all():
             raise ValueError("samples must be finite, got NaN or infinity")
         stream = self.stream(rate, 1 if samples.ndim == 1 else len(samples))
@@ -156,6 +159,7 @@ class Stream:
 
     def __init__(self, enhancer: Enhancer, rate: int, channels: int) -> None:
         self.fed = 0
+        self._flat = False  # whether blocks come as [samples]
         self._channels = channels
         self._enhancer = enhancer
         self._to_model = StreamResampler(rate, enhancer.config.rate, channels)
@@ -167,29 +171,31 @@ class Stream:
         self._carry = _ChainCarry()
 
     def feed(self, samples: Samples) -> Samples:
-        """Return what is ready of the enhanced sound, after one more block: [channels, n] or, as given, [n]."""
-        samples = np.asarray(samples, dtype=np.float32)
+        """Return what is ready of the enhanced sound after one more block, [channels, n] or [n] as the block."""
+        samples = np.ascontiguousarray(samples, dtype=np.float32)
+        self._flat = samples.ndim == 1
         rows = np.atleast_2d(samples)
         if rows.shape[0] != self._channels:
             raise ValueError(f"expected {self._channels} channels, got {rows.shape[0]}")
         self.fed += rows.shape[1]
         ready = self._from_model.feed(self._step(self._to_model.feed(rows)))
-        return ready[0] if samples.ndim == 1 else ready
+        return ready[0] if self._flat else ready
 
     def flush(self) -> Samples:
-        """Return the rest, [channels, n]: as many samples have come out then as went in."""
+        """Return the rest, shaped as the blocks were: as many samples have come out then as went in."""
         last = self._step(self._to_model.flush())
         stft, total = self._enhancer.config.stft, self._model_fed
         zeros = (stft.frames(total) + self._enhancer.config.network.lookahead) * stft.hop - total
         if total:  # frames that the end is part of, and those that the look-ahead waits for
             last = np.concatenate([last, self._step(np.zeros((self._channels, zeros), np.float32))], axis=1)
         last = last[:, : last.shape[1] - max(0, self._model_returned - total)]
-        return np.concatenate([self._from_model.feed(last), self._from_model.flush(self.fed)], axis=1)
+        ready = np.concatenate([self._from_model.feed(last), self._from_model.flush(self.fed)], axis=1)
+        return ready[0] if self._flat else ready
 
     def _step(self, samples: Samples) -> Samples:
         self._model_fed += samples.shape[1]
         with torch.inference_mode(), _threads(self._enhancer.threads):
-            out = _enhance_block(self._enhancer, torch.from_numpy(samples).to(self._enhancer.device), self._carry)
+            out = _enhance_block(self._enhancer, torch.tensor(samples, device=self._enhancer.device), self._carry)
             drop = min(self._drop, out.shape[1])
             self._drop -= drop
             self._model_returned += out.shape[1] - drop

@@ -81,6 +81,18 @@ def test_stream_returns_sound_as_it_arrives(enhancer: Enhancer) -> None:
     assert enhancer.latency_seconds == 512 / 16000
 
 
+def test_blocks_come_out_shaped_as_they_went_in(enhancer: Enhancer) -> None:
+    """Also blocks that are views, read-only or reversed."""
+    noisy = sound(3000)[0][::-1]
+    noisy.flags.writeable = False
+    stream = enhancer.stream(16000)
+    parts = [stream.feed(noisy[:1700]), stream.feed(noisy[1700:]), stream.flush()]
+    assert [part.ndim for part in parts] == [1, 1, 1]
+    np.testing.assert_allclose(np.concatenate(parts), enhancer.enhance(noisy, 16000), atol=1e-5)
+    two = enhancer.stream(16000, 1)
+    assert two.feed(noisy[None]).ndim == two.flush().ndim == 2
+
+
 def test_future_does_not_change_the_past(enhancer: Enhancer) -> None:
     noisy = sound(20000)[0]
     changed = noisy.copy()
@@ -105,7 +117,9 @@ def test_channels_share_the_level_but_nothing_else(enhancer: Enhancer) -> None:
     np.testing.assert_allclose(twice[0], enhancer.enhance(noisy[0], 16000), atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((1, 2, 3), np.float32), np.array([0.0, np.nan], np.float32)])
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((1, 2, 3), np.float32), np.zeros((16000, 2), np.float32), np.array([0.0, np.nan], np.float32)]
+)
 def test_refuses_arrays_that_are_no_sound(enhancer: Enhancer, wrong: np.ndarray) -> None:
     with pytest.raises(ValueError):
         enhancer.enhance(wrong, 16000)
