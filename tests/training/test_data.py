@@ -164,7 +164,7 @@ def test_mistakes_are_named_with_a_hint(
     (tmp_path / "text.wav").write_text("not sound")
     columns = change.pop("columns", COLUMNS)
     values = {"path": "a.wav", "kind": "speech"} | change
-    listing = manifest(tmp_path, [{k: str(v) for k, v in values.items() if k in columns}], columns)  # type: ignore
+    listing = manifest(tmp_path, [{k: str(v) for k, v in values.items() if k in columns}], columns)  # type: ignore[arg-type, operator]
     with pytest.raises(error, match=words) as found:
         open_corpus(tmp_path / "cache", [listing])
     assert found.value.hint
