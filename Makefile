@@ -43,5 +43,5 @@ $(VENV)/.installed: $(VENV)/.torch-installed pyproject.toml constraints.txt
 
 $(VENV)/.dev-installed: $(VENV)/.installed
 	@echo "setup: installing what training, metrics and tests need"
-	@$(PIP) -e ".[dev,train,metrics]"
+	@$(PIP) -e ".[dev,train,metrics,plot]"
 	@touch $@

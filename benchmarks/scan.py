@@ -1,6 +1,6 @@
 """Measure the selective scan: state updates a second, forward and with backward, against the eager PyTorch loop.
 
-    python benchmarks/scan.py [--threads 1,2] [--seconds 2]
+    python benchmarks/scan.py [--threads 1,2] [--seconds 2] [--cuda]
 
 A state update is one (frame, band, channel, state). Softplus, gate and skip are included. The best of many runs counts:
 others only ever make a run slower.
@@ -15,11 +15,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sbm_cli.nn.scan import selective_scan, use
+from sbm_cli.nn.scan import available, selective_scan, use
 
 SHAPES = {  # batch, time, band, channel, state
     "one second of a file": (1, 62, 32, 128, 16),
     "a training batch": (8, 190, 32, 128, 16),
+}
+
+
+CUDA_SHAPES = {
+    "bands": (64, 188, 32, 128, 16),
+    "full band": (64, 188, 1, 192, 16),
+    "a large batch": (256, 188, 32, 128, 16),
 }
 
 
@@ -57,11 +64,48 @@ def measure(shape: tuple[int, int, int, int, int], seconds: float) -> tuple[floa
     return forward, both, eager
 
 
+def on_cuda(seconds: float) -> None:
+    """Print the table of a GPU: every implementation that is there, on float32 and on bfloat16 inputs."""
+    names = [name for name in ("eager", "mamba_ssm", "triton") if not available()[name]]
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    print(f"{'shape':>34} {'type':>9} {'scan':>10} {'forward':>11} {'with backward':>14}")
+    for label, shape in CUDA_SHAPES.items():
+        with torch.device("cuda"):
+            u, dt, A, B, C, D, z = make(shape)
+        for dtype in (torch.float32, torch.bfloat16):
+            (x, gate), (b, c) = (torch.cat(pair, -1).to(dtype).chunk(2, -1) for pair in ((u, z), (B, C)))
+            leaves = [part.detach().requires_grad_() for part in (x, dt.to(dtype), A, b, c, D, gate)]
+            grad = torch.randn_like(u, dtype=dtype)
+
+            def forward(leaves: list[Tensor] = leaves) -> None:
+                with torch.no_grad():
+                    selective_scan(*leaves)
+                torch.cuda.synchronize()
+
+            def both(leaves: list[Tensor] = leaves, grad: Tensor = grad) -> None:
+                torch.autograd.grad(selective_scan(*leaves)[0], leaves, grad)
+                torch.cuda.synchronize()
+
+            for name in names:
+                if name == "eager" and shape[0] > 64:  # its graph would fill the memory
+                    continue
+                with use(name):
+                    times = best(forward, seconds), best(both, seconds)
+                speeds = [f"{torch.Size(shape).numel() / t / 1e9:.0f} G/s" for t in times]
+                kind = str(dtype).removeprefix("torch.")
+                where = f"{label} {'x'.join(map(str, shape))}"
+                print(f"{where:>34} {kind:>9} {name:>10} {speeds[0]:>11} {speeds[1]:>14}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", default="1,2", help="thread counts, comma-separated (default: 1,2)")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each number (default: 2)")
+    parser.add_argument("--cuda", action="store_true", help="measure on the GPU instead")
     options = parser.parse_args()
+    if options.cuda:
+        on_cuda(options.seconds)
+        return
     print(f"{'shape':>42} {'threads':>7} {'forward':>12} {'with backward':>14} {'eager':>12} {'faster':>7}")
     for name, shape in SHAPES.items():
         updates = torch.Size(shape).numel()

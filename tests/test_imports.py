@@ -28,8 +28,9 @@ ROOMS = {
     "enhancer": {"audio", "dsp", "bridge", "nn", "checkpoint", "hub", "errors"},
     "evaluation": {"audio", "enhancer", "training", "errors"},  # its sets are made by the mixture generator
     "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "config", "errors"},
-    # nn only for what `sbm doctor` and `sbm --version` say about the scan
-    "cli": {"enhancer", "training", "evaluation", "hub", "nn", "errors", ""},
+    "batch": {"enhancer", "audio", "checkpoint", "hub", "errors"},
+    # nn only for what `sbm doctor` and `sbm --version` say about the scan, checkpoint for what `sbm models info` says
+    "cli": {"audio", "enhancer", "batch", "training", "evaluation", "hub", "checkpoint", "nn", "errors", ""},
     "": {"enhancer", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
@@ -44,20 +45,26 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
     "checkpoint": ({"torch"}, {"safetensors"}),
     "enhancer": ({"torch", "numpy"}, set()),
+    "batch": (set(), set()),
     "evaluation": (
         {"numpy"},
-        {"torch", "scipy", "soundfile", "soxr", "librosa", "onnxruntime", "pesq", "pystoi", "speechmos"},
+        {"torch", "scipy", "soundfile", "soxr", "librosa", "onnxruntime", "pesq", "pystoi", "speechmos", "PIL"},
     ),
     "training": (
-        {"torch", "numpy", "scipy"},
-        {"yaml", "soundfile", "soxr", "pyroomacoustics", "safetensors"},
+        {"torch", "numpy"},
+        {"yaml", "scipy", "soundfile", "soxr", "safetensors", "lightning_fabric", "tensorboard"},
     ),
     "cli": ({"typer"}, {"rich", "torch", "numba", "huggingface_hub"}),
     "": (set(), set()),
 }
 
-# Numba compiles at decoration, so the kernels stand at the top of one file, and that file is imported in a function.
-KERNEL_FILES = dict.fromkeys(["sbm_cli.nn.scan.cpu", "sbm_cli.nn.band_conv.cpu"], {"numba", "llvmlite", "numpy"})
+# Kernels are decorated at the top of one file, and that file is imported in a function.
+KERNEL_FILES = {
+    "sbm_cli.nn.scan.cpu": {"numba", "llvmlite", "numpy"},
+    "sbm_cli.nn.scan.triton": {"triton"},
+    "sbm_cli.nn.band_conv.cpu": {"numba", "llvmlite", "numpy"},
+    "sbm_cli.nn.band_conv.triton": {"triton"},
+}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sbm_cli.nn.band_conv import band_conv
+from sbm_cli.nn.band_linear import band_linear
 from sbm_cli.nn.mamba import Mamba, MambaCarry
 
 
@@ -74,7 +75,7 @@ class FrequencyConv(nn.Module):
 
 
 class FullBandLinear(nn.Module):
-    """LayerNorm, squeeze to a few channels, one linear map over all bands for each of them, back."""
+    """LayerNorm, squeeze to a few channels, one linear map over all bands for each of them, back; residual."""
 
     def __init__(self, bands: int, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -85,9 +86,10 @@ class FullBandLinear(nn.Module):
         self.unsqueeze = nn.Linear(squeezed, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.silu(self.squeeze(self.norm(x)))
-        x = torch.einsum("btfc,cfg->btgc", x, self.weight) + self.bias
-        return F.silu(self.unsqueeze(x))
+        squeeze = self.squeeze.weight * self.norm.weight  # gain and offset of the norm go into what follows
+        squeeze_bias = self.squeeze.bias + self.squeeze.weight @ self.norm.bias
+        expand, expand_bias = self.unsqueeze.weight, self.unsqueeze.bias
+        return band_linear(x, squeeze, squeeze_bias, self.weight, self.bias, expand, expand_bias)
 
 
 class CrossBandBlock(nn.Module):
@@ -101,7 +103,7 @@ class CrossBandBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.conv1(x)
-        x = x + self.full(x)
+        x = self.full(x)
         x = x + self.conv2(x)
         return x
 

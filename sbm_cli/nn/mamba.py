@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sbm_cli.nn.scan import causal_conv1d, selective_scan
+from sbm_cli.nn.scan import mamba
 
 MambaCarry = tuple[Tensor, Tensor]  # convolution [batch, band, inner, kernel - 1], scan [batch, band, inner, state]
 
@@ -36,10 +36,6 @@ class Mamba(nn.Module):
     def forward(self, x: Tensor, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
         """Return the output, shaped like x [batch, time, band, channels], and the state after the last frame."""
         assert self.conv1d.bias is not None  # as nn.Conv1d declares it
-        conv_carry, scan_carry = carry if carry is not None else (None, None)
-        u, z = self.in_proj(x).chunk(2, -1)
-        u, conv_carry = causal_conv1d(u, self.conv1d.weight, self.conv1d.bias, conv_carry)
-        low, B, C = self.x_proj(u).split([self.rank, self.state, self.state], -1)
+        conv, dt_proj = (self.conv1d.weight, self.conv1d.bias), (self.dt_proj.weight, self.dt_proj.bias)
         A = -self.A_log.float().exp()
-        y, scan_carry = selective_scan(u, self.dt_proj(low), A, B, C, self.D, z, scan_carry)
-        return self.out_proj(y), (conv_carry, scan_carry)
+        return mamba(x, self.in_proj.weight, conv, self.x_proj.weight, dt_proj, A, self.D, self.out_proj.weight, carry)

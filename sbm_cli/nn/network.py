@@ -1,7 +1,7 @@
 """The network: time-frequency compression, oSpatialNet-Mamba blocks, a full-band Mamba, decompression.
 
 It predicts the clean spectrum (data prediction) as `G * noisy + R` with G and R complex and unbounded. Untrained it
-returns its input: G = 1 and R = 0.
+returns its input: G = 1 and R = 0. A bounded mask and a direct estimate are there to compare with.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from sbm_cli.nn.blocks import CrossBandBlock, FullBandBlock, ModulatedNorm, NarrowBandBlock, TimeEmbedding
 
 Carry = dict[str, Tensor]
+OUTPUTS = {"mask+residual": (1.0, 0.0, 0.0, 0.0), "mask": (1.0, 0.0), "direct": (0.0, 0.0)}  # and the untrained G, R
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,10 @@ class NetworkConfig:
 
     bins: frequencies of the spectrum, stride * bands + 1. embedding: size of the time embedding; 0 is a network
     without time, which sees only the noisy spectrum (a mapping baseline, or a bridge model folded at t = 1).
+    untimed: such a network sees the state too, and is not told its time.
     lookahead: frames of future that the network sees; its output comes that many frames late.
+    output: "mask+residual"; "mask", G with its size bounded by tanh (Hu et al., arXiv 2008.00264), untrained tanh(1);
+    or "direct", R alone, untrained silence.
     """
 
     bins: int = 257
@@ -39,6 +43,8 @@ class NetworkConfig:
     head: int = 12  # channels at full frequency resolution
     embedding: int = 16
     lookahead: int = 0
+    untimed: bool = False
+    output: str = "mask+residual"
 
     def __post_init__(self) -> None:
         if (self.bins - 1) % self.stride:
@@ -51,10 +57,19 @@ class NetworkConfig:
             raise ValueError(f"embedding must be even, and nothing negative, got {self}")
         if min(self.channels, self.blocks, self.state, self.squeeze, self.head, self.kernel[0]) < 1:
             raise ValueError(f"every dimension must be at least 1, got {self}")
+        if self.untimed and self.embedding:
+            raise ValueError(f"an untimed network has no time embedding, got embedding {self.embedding}; set it to 0")
+        if self.output not in OUTPUTS:
+            raise ValueError(f"output is one of {', '.join(OUTPUTS)}, got {self.output!r}")
 
     @property
     def bands(self) -> int:
         return (self.bins - 1) // self.stride
+
+    @property
+    def sees_state(self) -> bool:
+        """Whether the state is an input beside the noisy spectrum."""
+        return self.embedding > 0 or self.untimed
 
 
 class Network(nn.Module):
@@ -63,7 +78,7 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        inputs = 4 if config.embedding else 2
+        inputs, start = 4 if config.sees_state else 2, torch.tensor(OUTPUTS[config.output])
         c = config
         self.embedding = TimeEmbedding(c.embedding) if c.embedding else None
         # Linear up to the blocks, so that state and noisy, equal at t = 1, fold into one.
@@ -80,9 +95,9 @@ class Network(nn.Module):
         )
         self.norm = nn.LayerNorm(c.channels)
         self.decoder = nn.Linear(c.channels, c.stride * c.head)
-        self.head = nn.Conv2d(c.head, 4, (1, 3), padding=(0, 1))
+        self.head = nn.Conv2d(c.head, len(start), (1, 3), padding=(0, 1))
         nn.init.zeros_(self.head.weight)
-        self.head.bias = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 0.0]))  # G = 1, R = 0
+        self.head.bias = nn.Parameter(start)
 
     def forward(self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
         """Return the estimate of the clean spectrum and what the next block of frames needs.
@@ -95,7 +110,7 @@ class Network(nn.Module):
             raise ValueError(f"expected {self.config.bins} frequencies, got a spectrum {tuple(noisy.shape)}")
         old, new = carry or {}, Carry()
         embedding = self.embedding(t) if self.embedding is not None else None
-        spectra = (state, noisy) if self.embedding is not None else (noisy,)
+        spectra = (state, noisy) if self.config.sees_state else (noisy,)
         x = torch.cat([torch.view_as_real(s.transpose(1, 2)) for s in spectra], -1)  # [batch, time, freq, 2 or 4]
 
         past = old.get("encoder", x.new_zeros(x.shape[0], self.config.kernel[0] - 1, *x.shape[2:]))
@@ -116,29 +131,40 @@ class Network(nn.Module):
         skip = self.skip(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, freq, head]
         wide = self.decoder(self.norm(z)).view(*skip.shape[:2], -1, self.config.head)
         wide = skip + F.pad(wide, (0, 0, 0, 1))  # the highest bin has no band of its own
-        out = self.head(F.silu(wide).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, freq, 4]
-        gain, rest = torch.view_as_complex(out.unflatten(-1, (2, 2)).contiguous()).unbind(-1)
+        out = self.head(F.silu(wide).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, freq, 2 or 4]
+        parts = torch.view_as_complex(out.float().unflatten(-1, (-1, 2)).contiguous()).unbind(-1)
         noisy = torch.view_as_complex(x[..., -2:].contiguous())
-        return (gain * noisy + rest).transpose(1, 2), new
+        return _estimate(self.config.output, parts, noisy).transpose(1, 2), new
 
     @torch.no_grad()
     def fold(self, t: float = 1.0) -> Network:
         """Return a network without time that equals this one where state = noisy and the time is t."""
-        if self.embedding is None:
+        if not self.config.sees_state:
             return self
-        folded = Network(replace(self.config, embedding=0)).to(self.head.weight.device)
-        embedding = self.embedding(torch.full((1,), t, device=self.head.weight.device))
+        folded = Network(replace(self.config, embedding=0, untimed=False)).to(self.head.weight.device)
         weights = {
             k: v for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith("embedding")
         }
-        for name, module in self.named_modules():
-            if isinstance(module, ModulatedNorm):
-                gain, offset = module.affine(embedding)
-                weights[f"{name}.weight"], weights[f"{name}.bias"] = gain[0], offset[0]
+        if self.embedding is not None:
+            embedding = self.embedding(torch.full((1,), t, device=self.head.weight.device))
+            for name, module in self.named_modules():
+                if isinstance(module, ModulatedNorm):
+                    gain, offset = module.affine(embedding)
+                    weights[f"{name}.weight"], weights[f"{name}.bias"] = gain[0], offset[0]
         for name in ("encoder.weight", "skip.weight"):
             weights[name] = weights[name][:, :2] + weights[name][:, 2:]
         folded.load_state_dict(weights)
         return folded.train(self.training)
+
+
+def _estimate(output: str, parts: tuple[Tensor, ...], noisy: Tensor) -> Tensor:
+    """Return the estimate from the head's complex parts (G, R or both), all [batch, time, freq]."""
+    if output == "mask+residual":
+        return parts[0] * noisy + parts[1]
+    if output == "direct":
+        return parts[0]
+    size = parts[0].abs() + 1e-6  # tanh(size) / size -> 1 at zero
+    return parts[0] * (size.tanh() / size) * noisy
 
 
 def _mamba_carry(carry: Carry, name: str) -> tuple[Tensor, Tensor] | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 from types import ModuleType
 
-from torch import Tensor, float32
+from torch import Tensor, float32, float64
 from torch.nn import functional as F
 
+from sbm_cli.nn.scan import chosen
+
 LANES = 8  # the compiled kernels hold this many channels of a group in a register
+MOST = 128  # channels that one program of the Triton kernels can hold
 
 
 @functools.cache
@@ -25,7 +28,8 @@ def band_conv(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
 
     x: [batch, time, band, channel]; weight: [channel, channel // groups, kernel] and bias: [channel] as in nn.Conv1d.
     float32 on the CPU with groups of a multiple of 8 channels runs compiled and keeps x alone for backward; parameter
-    gradients do not depend on the number of threads. Everything else is `band_conv_reference`.
+    gradients do not depend on the number of threads. Where the scan is "triton", so is this, for up to 128 channels of
+    any type but float64, in autocast's type if there is one. Everything else is `band_conv_reference`.
 
     Raises ValueError if the shapes do not fit together.
     """
@@ -33,6 +37,10 @@ def band_conv(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
     if x.ndim != 4 or x.shape[-1] != channels or channels != size * groups or bias.shape != (channels,):
         shapes = f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, bias {tuple(bias.shape)}"
         raise ValueError(f"{shapes} do not fit [batch, time, band, channel] and {groups} groups")
+    if x.dtype != float64 and x.numel() and channels <= MOST and chosen(x) == "triton":
+        from sbm_cli.nn.band_conv import triton
+
+        return triton.band_conv(x, weight, bias, groups)
     plain = any(part.device.type != "cpu" or part.dtype != float32 for part in (x, weight, bias))
     if plain or size % LANES or x.numel() == 0 or (cpu := _cpu()) is None:
         return band_conv_reference(x, weight, bias, groups)

@@ -1,12 +1,15 @@
-"""The two operations of a Mamba block that walk through time, each one function with several implementations.
+"""The two operations of a Mamba block that walk through time, each one function with several implementations, and the
+block itself, `mamba`: composed of them, or on the CPU one function with its backward.
 
 - "reference": the specification, a differentiable loop in any float dtype
 - "eager": the same loop in place, where no gradient is wanted; needs nothing but PyTorch
 - "cpu": compiled kernels for float32 on the CPU, forward and backward; needs Numba
-- "mamba_ssm": the CUDA kernel of that package, when it is there
+- "triton": the same for CUDA, in float32 inside, whatever float types come; needs Triton, a part of PyTorch for CUDA
+- "mamba_ssm": the CUDA kernel of that package, when it is there; scan only
 
-The tensors' device and dtype decide; `use` overrides. A faster implementation that is missing is reported once, with
-the cure.
+The tensors' device and dtype decide; `use` overrides. On CUDA it is "triton": it reads our layout in place, takes any
+mixture of types, and has the gradient of the carry; "mamba_ssm" only where Triton is missing. A faster implementation
+that is missing is reported once, with the cure.
 """
 
 import functools
@@ -19,10 +22,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sbm_cli.nn.scan import reference
 
-IMPLEMENTATIONS = ("reference", "eager", "cpu", "mamba_ssm")
+IMPLEMENTATIONS = ("reference", "eager", "cpu", "triton", "mamba_ssm")
+FASTEST = {"cpu": ("cpu",), "cuda": ("triton", "mamba_ssm")}  # the first that is there
+PACKAGES = {"cpu": "Numba", "triton": "Triton"}
 _override: ContextVar[str | None] = ContextVar("sbm_scan_implementation", default=None)
 
 
@@ -51,9 +57,9 @@ def selective_scan(
     _check("D", D, (channel,))
     if carry is not None:
         _check("carry", carry, (batch, band, channel, state))
-    name = _choose(u)
-    if name == "mamba_ssm" and u.numel():
-        y, after = _module("mamba_ssm").selective_scan(u, dt, A, B, C, D, z, carry)
+    name = chosen(u)
+    if name in ("triton", "mamba_ssm") and u.numel():
+        y, after = _module(name).selective_scan(u, dt, A, B, C, D, z, carry)
         return y, after
     dtype = torch.float64 if u.dtype == torch.float64 and name != "cpu" else torch.float32
     v, dt, A, B, C, D, z = (x.to(dtype) for x in (u, dt, A, B, C, D, z))
@@ -83,11 +89,47 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None 
     _check("bias", bias, (channel,))
     if carry is not None:
         _check("carry", carry, (batch, band, channel, weight.shape[2] - 1))
-    compiled = not x.is_cuda and x.numel() and weight.shape[2] == 4 and _choose(x) == "cpu"
+    name = chosen(x) if x.numel() else "reference"
+    if name == "triton":
+        y, after = _module(name).causal_conv1d(x, weight, bias, carry)
+        return y, after
+    compiled = name == "cpu" and weight.shape[2] == 4
     dtype = torch.float64 if x.dtype == torch.float64 and not compiled else torch.float32
-    run = (_module("cpu") if compiled else reference).causal_conv1d
+    run = (_module(name) if compiled else reference).causal_conv1d
     y, after = run(x.to(dtype), weight.to(dtype), bias.to(dtype), None if carry is None else carry.to(dtype))
     return y.to(x.dtype), after
+
+
+def mamba(
+    x: Tensor,
+    in_proj: Tensor,
+    conv: tuple[Tensor, Tensor],
+    x_proj: Tensor,
+    dt_proj: tuple[Tensor, Tensor],
+    A: Tensor,
+    D: Tensor,
+    out_proj: Tensor,
+    carry: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Run a Mamba block: projection, convolution, scan, projection.
+
+    x: [batch, time, band, channels]; in_proj: [2 inner, channels]; conv, dt_proj: weight and bias; x_proj:
+    [rank + 2 state, inner]; out_proj: [channels, inner]; the rest and the two parts of the carry as in `causal_conv1d`
+    and `selective_scan`. Returns the output, shaped like x, and the carry after the last frame.
+    """
+    (inner, state), (_, rank) = A.shape, dt_proj[0].shape
+    exact = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if exact and x.numel() and chosen(x) == "cpu":
+        cpu = _module("cpu")
+        if inner % cpu.LANES == 0 and state % cpu.GROUP == 0 and conv[0].shape[2] == cpu.TAPS:
+            out, after = cpu.mamba(x, in_proj, conv, x_proj, dt_proj, A, D, out_proj, carry)
+            return out, after
+    conv_carry, scan_carry = carry if carry is not None else (None, None)
+    u, z = F.linear(x, in_proj).chunk(2, -1)
+    u, conv_carry = causal_conv1d(u, *conv, conv_carry)
+    low, B, C = F.linear(u, x_proj).split([rank, state, state], -1)
+    y, scan_carry = selective_scan(u, F.linear(low, *dt_proj), A, B, C, D, z, scan_carry)
+    return F.linear(y, out_proj), (conv_carry, scan_carry)
 
 
 @contextmanager
@@ -112,19 +154,21 @@ def available() -> dict[str, str]:
     return {name: _missing(name) for name in IMPLEMENTATIONS}
 
 
-def _choose(x: Tensor) -> str:
+def chosen(x: Tensor) -> str:
+    """Return the name of the implementation that runs for tensors like x; warn, once, if a faster one is missing."""
     name = _override.get()
     if name is not None:
         return name
-    if x.device.type not in ("cpu", "cuda"):
+    if x.device.type not in FASTEST:
         return "eager"
     if x.dtype == torch.float64:
         return "reference"
-    name = "mamba_ssm" if x.is_cuda else "cpu"
-    missing = _missing(name)
-    if missing:
-        _warn(f"{missing}; using the PyTorch scan instead (slower)")
-    return "eager" if missing else name
+    names = FASTEST[x.device.type]
+    for name in names:
+        if not _missing(name):
+            return name
+    _warn(f"{_missing(names[0])}; using the PyTorch scan instead (slower)")
+    return "eager"
 
 
 def _differentiates(*tensors: Tensor | None) -> bool:
@@ -133,14 +177,14 @@ def _differentiates(*tensors: Tensor | None) -> bool:
 
 @functools.cache
 def _missing(name: str) -> str:
-    if name == "mamba_ssm":
-        return str(_module(name).missing())
-    if name == "cpu":
-        try:
-            _module(name)
-        except ImportError as error:
-            return f"the compiled CPU scan needs Numba ({error}): pip install numba"
-    return ""
+    if name in ("reference", "eager"):
+        return ""
+    try:
+        module = _module(name)
+    except ImportError as error:
+        package = PACKAGES[name]
+        return f"the {name} scan needs {package} ({error}): pip install {package.lower()}"
+    return "" if name == "cpu" else str(module.missing())
 
 
 @functools.cache

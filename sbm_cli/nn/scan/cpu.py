@@ -16,7 +16,7 @@ Notable
 import functools
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -268,9 +268,10 @@ def store4(array, at, apart, values):
 
 
 @_compiled
-def scan_forward(first, last, bands, frames, u, dt, rates, b, c, skip, z, h, kept, y, scratch):
+def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, skip, z, h, kept, y, scratch):
     channels, size = skip.size, rates.size
     states, segments = size // channels, (frames + SEGMENT - 1) // SEGMENT
+    rank = weight.size // channels
     for group in range(first, last, CHUNK):  # neighbouring bands go through a segment together: their rows adjoin
         for segment in range(segments):
             start = segment * SEGMENT
@@ -287,7 +288,11 @@ def scan_forward(first, last, bands, frames, u, dt, rates, b, c, skip, z, h, kep
                 for k in range(length):
                     for i in range(0, channels, LANES):
                         at = FORWARD_ROWS * SEGMENT * i + k * LANES
-                        step, _ = softplus(load(dt.data, dt_base + k * dt.strides[1] + i))
+                        dt_at = dt_base + k * dt.strides[1]
+                        total = load(bias, i) if rank else load(dt.data, dt_at + i)
+                        for r in range(rank):
+                            total = total + fill(dt.data, dt_at + r) * load(weight, r * channels + i)
+                        step, _ = softplus(total)
                         value = load(u.data, u_base + k * u.strides[1] + i)
                         store(scratch, at + STEP, step)
                         store(scratch, at + DRIVE, step * value)
@@ -347,17 +352,23 @@ def reverse(g, scratch, frame, places, weights, rate, state, inputs):
 
 @_compiled
 def scan_backward(
-    first, last, bands, frames, u, dt, rates, b, c, skip, z, kept, gy, gh, gu, gdt, gz, gb, gc, grates, gskip, scratch
-):
+    first, last, bands, frames, u, dt, weight, bias, rates, b, c, skip, z, kept, gy,
+    gh, gu, gdt, gz, gb, gc, gweight, gbias, grates, gskip, scratch,
+):  # fmt: skip
     channels, size = skip.size, rates.size
     states, segments = size // channels, (frames + SEGMENT - 1) // SEGMENT
-    # The scratch goes on with the sums for b and for c [frame, state, LANES], decays and states of one group of states
-    # [frame, GROUP, LANES], and the sums over lanes.
+    rank = weight.size // channels
+    # The scratch goes on with the sums for b and for c [frame, state, LANES], later those for what the step is
+    # projected from; decays and states of one group of states [frame, GROUP, LANES]; and the sums over lanes.
     sums, width = BACKWARD_ROWS * SEGMENT * channels, SEGMENT * states * LANES
-    history = sums + 2 * width
+    history = sums + max(2 * width, SEGMENT * rank * LANES)
     narrow = history + 2 * SEGMENT * KEPT
     for group in range(first, last, CHUNK):
-        grad_rate, grad_skip = group // CHUNK * size, group // CHUNK * channels
+        grad_rate, grad_skip, grad_weight = (
+            group // CHUNK * size,
+            group // CHUNK * channels,
+            group // CHUNK * weight.size,
+        )
         for segment in range(segments - 1, -1, -1):
             start = segment * SEGMENT
             length = min(SEGMENT, frames - start)
@@ -366,7 +377,9 @@ def scan_backward(
                 dt_base = origin(dt, bands, sequence, start)
                 z_base = origin(z, bands, sequence, start)
                 gy_base = origin(gy, bands, sequence, start)
-                g_base = origin(gu, bands, sequence, start)
+                gu_base = origin(gu, bands, sequence, start)
+                gdt_base = origin(gdt, bands, sequence, start)
+                gz_base = origin(gz, bands, sequence, start)
                 before = (sequence * segments + segment) * size
                 grad_state = sequence * size
                 for k in range(length):
@@ -375,7 +388,11 @@ def scan_backward(
                         value = load(u.data, u_base + k * u.strides[1] + i)
                         gate = load(z.data, z_base + k * z.strides[1] + i)
                         gout = load(gy.data, gy_base + k * gy.strides[1] + i)
-                        step, slope = softplus(load(dt.data, dt_base + k * dt.strides[1] + i))
+                        dt_at = dt_base + k * dt.strides[1]
+                        total = load(bias, i) if rank else load(dt.data, dt_at + i)
+                        for r in range(rank):
+                            total = total + fill(dt.data, dt_at + r) * load(weight, r * channels + i)
+                        step, slope = softplus(total)
                         opening = sigmoid(gate)
                         grad = gout * (gate * opening)
                         store(scratch, at + STEP, step)
@@ -442,13 +459,34 @@ def scan_backward(
                         gc.data[gbc_base + k * gb.strides[1] + n] = scratch[narrow + (SEGMENT + k) * states + n]
                 for k in range(length):
                     for i in range(0, channels, LANES):
-                        at, out = BACKWARD_ROWS * SEGMENT * i + k * LANES, g_base + k * gu.strides[1] + i
+                        at = BACKWARD_ROWS * SEGMENT * i + k * LANES
                         value, grad_drive = load(u.data, u_base + k * u.strides[1] + i), load(scratch, at + GRAD_DRIVE)
                         grad_step = load(scratch, at + GRAD_STEP) * LN2 + grad_drive * value
+                        grad_step = grad_step * load(scratch, at + SLOPE)
                         grad_skipped = load(scratch, at + GRAD) * load(skip, i)
-                        store(gu.data, out, grad_drive * load(scratch, at + STEP) + grad_skipped)
-                        store(gdt.data, out, grad_step * load(scratch, at + SLOPE))
-                        store(gz.data, out, load(scratch, at + SUM) * load(scratch, at + GATE))
+                        out = grad_drive * load(scratch, at + STEP) + grad_skipped
+                        store(gu.data, gu_base + k * gu.strides[1] + i, out)
+                        out = load(scratch, at + SUM) * load(scratch, at + GATE)
+                        store(gz.data, gz_base + k * gz.strides[1] + i, out)
+                        if rank == 0:
+                            store(gdt.data, gdt_base + k * gdt.strides[1] + i, grad_step)
+                        else:
+                            store(scratch, at + GRAD_STEP, grad_step)
+                            store(gbias, grad_skip + i, load(gbias, grad_skip + i) + grad_step)
+                for k in range(length if rank else 0):
+                    for r in range(rank):
+                        low, total = fill(dt.data, dt_base + k * dt.strides[1] + r), splat(0.0)
+                        for i in range(0, channels, LANES):
+                            grad_step = load(scratch, BACKWARD_ROWS * SEGMENT * i + k * LANES + GRAD_STEP)
+                            total = total + grad_step * load(weight, r * channels + i)
+                            at = grad_weight + r * channels + i
+                            store(gweight, at, load(gweight, at) + grad_step * low)
+                        store(scratch, sums + (k * rank + r) * LANES, total)
+                for i in range(0, SEGMENT * rank * LANES, LANES * LANES):
+                    store(scratch, narrow + i // LANES, lane_sums(scratch, sums + i))
+                for k in range(length):
+                    for r in range(rank):
+                        gdt.data[gdt_base + k * gdt.strides[1] + r] = scratch[narrow + k * rank + r]
 
 
 @_compiled
@@ -576,6 +614,44 @@ def _total(parts: Tensor) -> Tensor:
     return torch.from_numpy(np.add.reduce(parts.numpy(), 0))  # row after row: the same order on every machine
 
 
+NOTHING = torch.empty(0)
+
+
+def _scan(tensors: Sequence[Tensor], h: Tensor, train: bool) -> tuple[Tensor, Tensor]:
+    """Return y and the states that backward starts its segments from; h goes on to the last frame, in place.
+
+    tensors: u, dt, weight, bias, rates, B, C, D, z as in `_Scan`.
+    """
+    u, dt, weight, bias, rates, B, C, D, z = tensors
+    batch, time, band, channel = u.shape
+    kept = torch.empty(batch * band * -(-time // SEGMENT) * rates.numel() if train else 0)
+    y = torch.empty(u.shape)
+    inputs = _rows(u), _rows(dt), _array(weight), _array(bias), _array(rates), _rows(B), _rows(C), _array(D), _rows(z)
+    scratch, serial = FORWARD_ROWS * SEGMENT * channel, u.numel() < SERIAL
+    _run(scan_forward, batch * band, scratch, band, time, *inputs, _array(h), _array(kept), _rows(y), serial=serial)
+    return y, kept
+
+
+def _scan_gradients(
+    tensors: Sequence[Tensor], kept: Tensor, gy: Tensor, gh: Tensor, out: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Fill out, the gradients of u, dt, z, B and C; return those of weight, bias, rates and D.
+
+    gh becomes the gradient of the first state. The gradient of u may take the place of gy.
+    """
+    u, dt, weight, bias, rates, B, C, D, z = tensors
+    batch, time, band, channel = u.shape
+    state, rank = rates.shape[0], weight.numel() // channel
+    chunks = -(-batch * band // CHUNK)
+    sums = [torch.zeros(chunks, *x.shape) for x in (weight, bias, rates, D)]
+    inputs = _rows(u), _rows(dt), _array(weight), _array(bias), _array(rates), _rows(B), _rows(C), _array(D), _rows(z)
+    outputs = _array(gh), *map(_rows, out), *map(_array, sums)
+    lanes = max(2 * state, rank) * LANES + max(2 * state, rank)
+    scratch = SEGMENT * (BACKWARD_ROWS * channel + lanes + 2 * KEPT)
+    _run(scan_backward, batch * band, scratch, band, time, *inputs, _array(kept), _rows(gy), *outputs)
+    return tuple(map(_total, sums))
+
+
 class _Scan(torch.autograd.Function):
     """The scan on whole vectors: rates = A log2(e) [state, channel], h [batch, band, state, channel]."""
 
@@ -592,12 +668,8 @@ class _Scan(torch.autograd.Function):
         h: Tensor,
         train: bool,
     ) -> tuple[Tensor, Tensor]:
-        batch, time, band, channel = u.shape
-        kept = torch.empty(batch * band * -(-time // SEGMENT) * rates.numel() if train else 0)
-        y, h = torch.empty(u.shape), h.clone(memory_format=torch.contiguous_format)
-        inputs = _rows(u), _rows(dt), _array(rates), _rows(B), _rows(C), _array(D), _rows(z)
-        scratch, serial = FORWARD_ROWS * SEGMENT * channel, u.numel() < SERIAL
-        _run(scan_forward, batch * band, scratch, band, time, *inputs, _array(h), _array(kept), _rows(y), serial=serial)
+        h = h.clone(memory_format=torch.contiguous_format)
+        y, kept = _scan((u, dt, NOTHING, NOTHING, rates, B, C, D, z), h, train)
         ctx.save_for_backward(u, dt, rates, B, C, D, z, kept)
         return y, h
 
@@ -605,16 +677,34 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gy: Tensor, gh: Tensor) -> tuple[Tensor | None, ...]:
         u, dt, rates, B, C, D, z, kept = ctx.saved_tensors
-        batch, time, band, channel = u.shape
-        chunks, state = -(-batch * band // CHUNK), rates.shape[0]
         gh = gh.clone(memory_format=torch.contiguous_format)
-        gu, gdt, gz, gB, gC = (torch.empty(x.shape) for x in (u, dt, z, B, C))
-        grates, gD = torch.zeros(chunks, state, channel), torch.zeros(chunks, channel)
-        inputs = _rows(u), _rows(dt), _array(rates), _rows(B), _rows(C), _array(D), _rows(z), _array(kept), _rows(gy)
-        outputs = _array(gh), _rows(gu), _rows(gdt), _rows(gz), _rows(gB), _rows(gC), _array(grates), _array(gD)
-        scratch = SEGMENT * (BACKWARD_ROWS * channel + (2 * LANES + 2) * state + 2 * KEPT)
-        _run(scan_backward, batch * band, scratch, band, time, *inputs, *outputs)
-        return gu, gdt, _total(grates) * LN2, gB, gC, _total(gD), gz, gh, None
+        gu, gdt, gz, gB, gC = out = [torch.empty(x.shape) for x in (u, dt, z, B, C)]
+        tensors = u, dt, NOTHING, NOTHING, rates, B, C, D, z
+        _, _, grates, gD = _scan_gradients(tensors, kept, gy, gh, out)
+        return gu, gdt, grates * LN2, gB, gC, gD, gz, gh, None
+
+
+def _conv(x: Tensor, taps: Tensor, bias: Tensor, before: Tensor) -> Tensor:
+    batch, time, band, channel = x.shape
+    y = torch.empty(x.shape)
+    tensors = _rows(x), _array(taps), _array(bias), _array(before), _rows(y)
+    scratch, serial = CHUNK * (2 * TAPS - 2) * channel, x.numel() < SERIAL
+    _run(conv_forward, batch * band, scratch, band, time, *tensors, serial=serial)
+    return y
+
+
+def _conv_gradients(
+    x: Tensor, taps: Tensor, bias: Tensor, before: Tensor, gy: Tensor, gx: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fill gx; return the gradients of taps, bias and before."""
+    batch, time, band, channel = x.shape
+    chunks = -(-batch * band // CHUNK)
+    gbefore = torch.empty(before.shape)
+    gtaps, gbias = torch.zeros(chunks, TAPS, channel), torch.zeros(chunks, channel)
+    inputs = _rows(x), _array(taps), _array(bias), _array(before), _rows(gy)
+    outputs = _rows(gx), _array(gbefore), _array(gtaps), _array(gbias)
+    _run(conv_backward, batch * band, CHUNK * (3 * TAPS - 2) * channel, band, time, *inputs, *outputs)
+    return _total(gtaps), _total(gbias), gbefore
 
 
 class _Conv(torch.autograd.Function):
@@ -622,26 +712,109 @@ class _Conv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor, before: Tensor) -> Tensor:
-        batch, time, band, channel = x.shape
-        y = torch.empty(x.shape)
-        tensors = _rows(x), _array(taps), _array(bias), _array(before), _rows(y)
-        scratch, serial = CHUNK * (2 * TAPS - 2) * channel, x.numel() < SERIAL
-        _run(conv_forward, batch * band, scratch, band, time, *tensors, serial=serial)
         ctx.save_for_backward(x, taps, bias, before)
-        return y
+        return _conv(x, taps, bias, before)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
         x, taps, bias, before = ctx.saved_tensors
-        batch, time, band, channel = x.shape
-        chunks = -(-batch * band // CHUNK)
-        gx, gbefore = torch.empty(x.shape), torch.empty(before.shape)
-        gtaps, gbias = torch.zeros(chunks, TAPS, channel), torch.zeros(chunks, channel)
-        inputs = _rows(x), _array(taps), _array(bias), _array(before), _rows(gy)
-        outputs = _rows(gx), _array(gbefore), _array(gtaps), _array(gbias)
-        _run(conv_backward, batch * band, CHUNK * (3 * TAPS - 2) * channel, band, time, *inputs, *outputs)
-        return gx, _total(gtaps), _total(gbias), gbefore
+        gx = torch.empty(x.shape)
+        return gx, *_conv_gradients(x, taps, bias, before, gy, gx)
+
+
+class _Mamba(torch.autograd.Function):
+    """The whole block, so that every gradient is written where the next product reads it.
+
+    x [batch, time, band, channel]; convolution and scan as in `_Conv` and `_Scan`; step_weight [rank, channel].
+    Returns the output, the inputs of the convolution and the last states.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        in_proj: Tensor,
+        taps: Tensor,
+        conv_bias: Tensor,
+        before: Tensor,
+        x_proj: Tensor,
+        step_weight: Tensor,
+        step_bias: Tensor,
+        rates: Tensor,
+        D: Tensor,
+        out_proj: Tensor,
+        h: Tensor,
+        train: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        h = h.clone(memory_format=torch.contiguous_format)
+        wide = F.linear(x, in_proj)
+        v, z = wide.chunk(2, -1)
+        u = _conv(v, taps, conv_bias, before)
+        narrow = F.linear(u, x_proj)
+        low, B, C = narrow.split([len(step_weight), len(rates), len(rates)], -1)
+        y, kept = _scan((u, low, step_weight, step_bias, rates, B, C, D, z), h, train)
+        ctx.save_for_backward(
+            x,
+            wide,
+            u,
+            narrow,
+            y,
+            kept,
+            in_proj,
+            taps,
+            conv_bias,
+            before,
+            x_proj,
+            step_weight,
+            step_bias,
+            rates,
+            D,
+            out_proj,
+        )
+        ctx.set_materialize_grads(False)
+        return F.linear(y, out_proj), _ending(v, before), h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gout: Tensor | None, gafter: Tensor | None, gh: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, wide, u, narrow, y, kept, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, D, out_proj = (
+            ctx.saved_tensors
+        )
+        split = [len(weight), len(rates), len(rates)]
+        gh = torch.zeros(x.shape[0], x.shape[2], *rates.shape) if gh is None else gh.clone().contiguous()
+        gout = torch.zeros(x.shape) if gout is None else gout.reshape(x.shape)
+        gwide, gnarrow = torch.empty(wide.shape), torch.empty(narrow.shape)
+        (v, z), (gv, gz) = wide.chunk(2, -1), gwide.chunk(2, -1)
+        (low, B, C), (glow, gB, gC) = narrow.split(split, -1), gnarrow.split(split, -1)
+        gy = gu = gout @ out_proj
+        tensors = u, low, weight, bias, rates, B, C, D, z
+        gweight, gbias, grates, gD = _scan_gradients(tensors, kept, gy, gh, (gu, glow, gz, gB, gC))
+        _flat(gu).addmm_(_flat(gnarrow), x_proj)
+        gtaps, gconv_bias, gbefore = _conv_gradients(v, taps, conv_bias, before, gu, gv)
+        if gafter is not None:
+            own = min(TAPS - 1, x.shape[1])  # of the last inputs; the others came before the first frame
+            gv[:, x.shape[1] - own :] += gafter[:, :, TAPS - 1 - own :].transpose(1, 2)
+            gbefore[:, :, own:] += gafter[:, :, : TAPS - 1 - own]
+        return (
+            gwide @ in_proj, _product(gwide, x), gtaps, gconv_bias, gbefore, _product(gnarrow, u), gweight, gbias,
+            grates * LN2, gD, _product(gout, y), gh, None,
+        )  # fmt: skip
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.view(-1, x.shape[-1])
+
+
+def _product(grad: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of a weight [output, input]."""
+    return grad.reshape(-1, grad.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+
+
+def _ending(x: Tensor, before: Tensor) -> Tensor:
+    """Return the last K - 1 inputs of the convolution, [batch, band, K - 1, channel]."""
+    ending = x[:, max(0, x.shape[1] - TAPS + 1) :].permute(0, 2, 1, 3)
+    return torch.cat([before[:, :, ending.shape[2] :], ending], 2)
 
 
 def selective_scan(
@@ -667,10 +840,34 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None 
     """Run the compiled convolution on float32 tensors (shapes as in `sbm_cli.nn.scan.causal_conv1d`)."""
     channel = x.shape[-1]
     before = x.new_zeros(x.shape[0], x.shape[2], TAPS - 1, channel) if carry is None else carry.transpose(-1, -2)
-    ending = x[:, max(0, x.shape[1] - TAPS + 1) :].permute(0, 2, 1, 3)  # [batch, band, time, channel]
-    after = torch.cat([before[:, :, ending.shape[2] :], ending], 2).transpose(-1, -2)
+    after = _ending(x, before).transpose(-1, -2)
     taps, odd = weight[:, 0].t(), -channel % LANES
     if odd:
         x, taps, bias, before = (F.pad(part, (0, odd)) for part in (x, taps, bias, before))
     y = _Conv.apply(x, taps, bias, before)
     return (y[..., :channel] if odd else y), after
+
+
+def mamba(
+    x: Tensor,
+    in_proj: Tensor,
+    conv: tuple[Tensor, Tensor],
+    x_proj: Tensor,
+    dt_proj: tuple[Tensor, Tensor],
+    A: Tensor,
+    D: Tensor,
+    out_proj: Tensor,
+    carry: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Run a Mamba block on float32 tensors of whole vectors (shapes as in `sbm_cli.nn.scan.mamba`)."""
+    shape = x.shape[0], x.shape[2]
+    if carry is None:
+        before, h = x.new_zeros(*shape, TAPS - 1, len(D)), x.new_zeros(*shape, *A.t().shape)
+    else:
+        before, h = (part.transpose(-1, -2) for part in carry)
+    weights = (
+        in_proj, conv[0][:, 0].t(), conv[1], before, x_proj, dt_proj[0].t(), dt_proj[1], A.t() * LOG2E, D, out_proj, h
+    )  # fmt: skip
+    train = torch.is_grad_enabled() and any(part.requires_grad for part in (x, *weights))
+    y, after, h = _Mamba.apply(x, *weights, train)
+    return y, (after.transpose(-1, -2), h.transpose(-1, -2))

@@ -1,0 +1,103 @@
+"""Kinds of output, and a network that sees the state but not its time: each streams, folds and is causal."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import sbm_cli
+from sbm_cli.checkpoint import load_config
+from sbm_cli.nn.network import OUTPUTS, Network, NetworkConfig
+from tests.nn.conftest import perturbed
+
+END = torch.ones(1)
+SMALL = {"bins": 33, "channels": 8, "blocks": 1, "state": 4, "cross_groups": 2, "head": 4}
+
+
+def spectra(frames: int = 16) -> tuple[Tensor, Tensor]:
+    state, noisy = torch.randn(2, 2, 33, frames, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+    return state, noisy
+
+
+@pytest.fixture(params=[(o, u, la) for o in OUTPUTS for u, la in ((False, 2), (True, 0))], ids=str)
+def network(request: pytest.FixtureRequest) -> Network:
+    output, untimed, lookahead = request.param
+    config = NetworkConfig(**SMALL, output=output, untimed=untimed, embedding=0 if untimed else 4, lookahead=lookahead)
+    return perturbed(config)
+
+
+def test_blocks_with_carry_equal_the_whole(network: Network) -> None:
+    state, noisy = spectra()
+    whole, _ = network(state, noisy, END)
+    first, carry = network(state[..., :5], noisy[..., :5], END)
+    second, _ = network(state[..., 5:], noisy[..., 5:], END, carry)
+    torch.testing.assert_close(torch.cat([first, second], 2), whole, rtol=0, atol=1e-5)
+
+
+def test_future_does_not_move_the_past(network: Network) -> None:
+    state, noisy = spectra()
+    before, _ = network(state, noisy, END)
+    state, noisy = state.clone(), noisy.clone()
+    state[..., 10:] += 1
+    noisy[..., 10:] += 1
+    after, _ = network(state, noisy, END)
+    assert torch.equal(before[..., :10], after[..., :10])
+    assert not torch.allclose(before[..., 10], after[..., 10])
+
+
+def test_folding_changes_nothing_at_its_time(network: Network) -> None:
+    _, noisy = spectra()
+    folded = network.fold()
+    assert not folded.config.sees_state and folded.fold() is folded
+    torch.testing.assert_close(folded(noisy, noisy, END)[0], network(noisy, noisy, END)[0], rtol=0, atol=1e-5)
+
+
+def test_the_state_matters(network: Network) -> None:
+    state, noisy = spectra()
+    assert not torch.allclose(network(state, noisy, END)[0], network(noisy, noisy, END)[0])
+
+
+def test_an_untimed_network_does_not_hear_the_time() -> None:
+    network = perturbed(NetworkConfig(**SMALL, embedding=0, untimed=True))
+    state, noisy = spectra()
+    assert torch.equal(network(state, noisy, 0.3 * END)[0], network(state, noisy, END)[0])
+
+
+@pytest.mark.parametrize(("output", "gain"), [("mask+residual", 1.0), ("mask", math.tanh(1)), ("direct", 0.0)])
+def test_untrained_outputs(output: str, gain: float) -> None:
+    state, noisy = spectra()
+    estimate, _ = Network(NetworkConfig(**SMALL, output=output))(state, noisy, END)
+    torch.testing.assert_close(estimate, gain * noisy, rtol=0, atol=1e-5)
+
+
+def test_a_mask_never_amplifies_and_learns_from_zero() -> None:
+    network = perturbed(NetworkConfig(**SMALL, output="mask")).requires_grad_()
+    state, noisy = spectra()
+    assert network.head.bias is not None
+    network.head.bias.data[:] = 50.0
+    assert (network(state, noisy, END)[0].abs() <= noisy.abs() * (1 + 1e-5)).all()
+    network.head.weight.data.zero_()
+    network.head.bias.data.zero_()
+    estimate, _ = network(state, noisy, END)
+    (estimate - noisy).abs().square().mean().backward()
+    gradient = network.head.bias.grad
+    assert gradient is not None and torch.isfinite(gradient).all() and gradient.abs().max() > 0.1
+
+
+def test_configs_from_before_these_options_are_read_unchanged() -> None:
+    path = Path(sbm_cli.__file__).parent / "weights" / "sbm-tiny.safetensors"
+    assert not {"output", "untimed"} & set(json.loads(path.with_suffix(".json").read_text())["network"])
+    config = load_config(path).network
+    assert (config.output, config.untimed, config.sees_state) == ("mask+residual", False, True)
+
+
+def test_config_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="output is one of mask"):
+        NetworkConfig(output="masks")
+    with pytest.raises(ValueError, match="set it to 0"):
+        NetworkConfig(untimed=True)
