@@ -1,58 +1,86 @@
-"""Linear filters by fast Fourier transform, all in float32: rooms, shelves, band limits."""
+"""Linear filters by fast Fourier transform and the power of speech, for waveforms [items, samples] on any device."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import fft  # its float32 rfft is three times as fast as NumPy's
+import functools
+import math
 
-from sbm_cli.training.data import RATE, Samples
-from sbm_cli.training.rooms import LEAD, Room
+import torch
+from torch import Tensor
 
-
-def reverberate(dry: Samples, room: Room) -> tuple[Samples, Samples]:
-    """Return dry speech in the room and the target (direct sound and 6 ms), both [samples], at lag 0 to `dry`."""
-    n = len(dry)
-    size = fast_length(n + len(room.response))
-    spectrum = forward(dry, size)
-    wet, target = (back(spectrum * forward(part, size), size) for part in (room.response, room.early))
-    return wet[LEAD : LEAD + n], target[LEAD : LEAD + n]
+from sbm_cli.training.data import FRAME, RATE
+from sbm_cli.training.rooms import LEAD, early_part
 
 
-def through_room(noise: Samples, room: Room) -> Samples:
-    """Convolve noise with a response cyclically: it was there before the segment began."""
-    n = len(noise)
-    return back(forward(noise, n) * forward(room.response[:n], n), n)
+def reverberate(dry: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
+    """Return dry speech in rooms and the target (direct sound and 6 ms), shaped like `dry` and at lag 0 to it.
+
+    response: aligned and scaled (see rooms.py), [items, samples].
+    """
+    n = dry.shape[-1]
+    size = fast_length(n + response.shape[-1])
+    spectrum = torch.fft.rfft(dry, size)
+    wet, target = (torch.fft.irfft(spectrum * torch.fft.rfft(x, size), size) for x in (response, early_part(response)))
+    return wet[:, LEAD : LEAD + n], target[:, LEAD : LEAD + n]
 
 
-def shelved(audio: Samples, low_db: float, high_db: float) -> Samples:
-    """Raise or lower both ends of the spectrum: shelves with their half-way points at 300 Hz and 3 kHz."""
-    size = fast_length(len(audio))
-    f = np.linspace(0, RATE / 2, size // 2 + 1, dtype=np.float32)
+def through_room(noise: Tensor, response: Tensor) -> Tensor:
+    """Convolve noise with responses cyclically: it was there before the segment began."""
+    n = noise.shape[-1]
+    return filtered(noise, torch.fft.rfft(response, n), n)
+
+
+def shelved(audio: Tensor, low_db: Tensor, high_db: Tensor) -> Tensor:
+    """Raise or lower both ends of the spectrum by dB [items]: shelves with half-way points at 300 Hz and 3 kHz."""
+    size = fast_length(audio.shape[-1])
+    f = frequencies(size, audio)
     low, high = 1 / (1 + (f / 300) ** 2), 1 - 1 / (1 + (f / 3000) ** 2)
-    gain = np.exp((low * np.float32(low_db) + high * np.float32(high_db)) * np.float32(np.log(10) / 20))
-    return back(forward(audio, size) * gain, size)[: len(audio)]
+    gain = db_ratio(low * low_db[:, None] + high * high_db[:, None])
+    return filtered(audio, gain, size)
 
 
-def band_limited(waveforms: list[Samples], low_hz: float, high_hz: float) -> list[Samples]:
-    """Cut away what lies below low_hz and above high_hz, with slopes 100 and 400 Hz wide."""
-    n = len(waveforms[0])
-    size = fast_length(n + 480)  # 30 ms for the rims of the filter
-    f = np.linspace(0, RATE / 2, size // 2 + 1, dtype=np.float32)
-    gain = np.clip((np.float32(high_hz + 200) - f) / 400, 0, 1)
-    if low_hz:
-        gain *= np.clip((f - np.float32(low_hz - 50)) / 100, 0, 1)
-    gain = np.sin(np.float32(np.pi / 2) * gain) ** 2
-    return [back(forward(x, size) * gain, size)[:n] for x in waveforms]
+def band_limited(waveforms: Tensor, low_hz: Tensor, high_hz: Tensor) -> Tensor:
+    """Cut away what lies below low_hz (0: nothing) and above high_hz, [items], with slopes 100 and 400 Hz wide."""
+    size = fast_length(waveforms.shape[-1] + 480)  # 30 ms for the rims of the filter
+    f = frequencies(size, waveforms)
+    rise = torch.where(low_hz[..., None] > 0, ((f - low_hz[..., None] + 50) / 100).clip(0, 1), 1.0)
+    gain = torch.sin(math.pi / 2 * rise * ((high_hz[..., None] + 200 - f) / 400).clip(0, 1)) ** 2
+    return filtered(waveforms, gain, size)
 
 
+def filtered(waveforms: Tensor, gain: Tensor, size: int) -> Tensor:
+    """Multiply the spectrum of a transform of `size` samples by a gain."""
+    product: Tensor = torch.fft.irfft(torch.fft.rfft(waveforms, size) * gain, size)
+    return product[..., : waveforms.shape[-1]]
+
+
+def active_power(waveforms: Tensor) -> Tensor:
+    """Return the mean power [items] of the active 20-ms frames: those within 30 dB of the 95th percentile of frames.
+
+    Silence gives 0.
+    """
+    power = waveforms[:, : waveforms.shape[-1] // FRAME * FRAME].unflatten(1, (-1, FRAME)).square().mean(-1)
+    ordered = power.sort(-1).values
+    loud = ordered[:, int(0.95 * (power.shape[1] - 1)), None]
+    active = power >= 1e-3 * torch.where(loud > 0, loud, ordered[:, -1:])
+    mean: Tensor = (power * active).sum(-1) / active.sum(-1)
+    return mean
+
+
+def db_ratio(level_db: Tensor) -> Tensor:
+    """Return the amplitude ratio of levels in dB."""
+    return torch.exp(level_db * (math.log(10) / 20))
+
+
+def frequencies(size: int, like: Tensor) -> Tensor:
+    """Return the frequencies in Hz of a transform of `size` samples."""
+    return torch.linspace(0, RATE / 2, size // 2 + 1, device=like.device)
+
+
+@functools.cache
 def fast_length(n: int) -> int:
-    return int(fft.next_fast_len(n, real=True))
-
-
-def forward(audio: Samples, size: int) -> NDArray[np.complex64]:
-    return np.asarray(fft.rfft(audio, size), np.complex64)
-
-
-def back(spectrum: NDArray[np.complex64], size: int) -> Samples:
-    return np.asarray(fft.irfft(spectrum, size), np.float32)
+    """Return the first even number from n on without a prime factor above 5: fast on every device."""
+    size = n + n % 2
+    while math.gcd(size, 30**20) < size:  # 2, 3 and 5 to powers that no size here exceeds
+        size += 2
+    return size

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from sbm_cli.errors import ConfigError
-from sbm_cli.training.data import LEVEL_DBFS, RATE, SPLITS, Corpus, Samples, active_power, db_ratio
-from sbm_cli.training.filters import band_limited, reverberate, through_room
-from sbm_cli.training.material import Material, Rng, synthetic
-from sbm_cli.training.rooms import RoomBank
+from sbm_cli.training.data import LEVEL_DBFS, RATE, SPLITS, Corpus
+from sbm_cli.training.filters import (
+    active_power,
+    band_limited,
+    db_ratio,
+    fast_length,
+    reverberate,
+    shelved,
+    through_room,
+)
+from sbm_cli.training.material import Material, draw_colour, lay, pieces_in, synthetic
+from sbm_cli.training.random import COLOURED, FLOOR, MIXTURE, SECOND_TALKER, Draws, Rows
+from sbm_cli.training.rooms import Responses, RoomBank
+
+USUAL_POWER = 10 ** (LEVEL_DBFS / 10)
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,8 @@ class MixConfig:
     p_clipped: float = 0.03
     clip_db: tuple[float, float] = (1.0, 9.0)  # ceiling below the peak
     level_dbfs: tuple[float, float] = (-40.0, -15.0)  # active RMS of the input
+    p_second_talker: float = 0.0  # another speaker talks too, from another place of the room, and stays in the target
+    second_talker_db: tuple[float, float] = (-10.0, 5.0)  # active power beside the first one's
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -59,58 +74,140 @@ class MixConfig:
 
 
 class Mixer:
-    """Make segments of a split ("train", "valid", "report") from a corpus and a bank of rooms.
+    """Make segments of a split ("train", "valid", "report") from a corpus and a bank of rooms, on any device.
 
-    Raises ConfigError if the split has no speech or no noise.
+    Nothing waits for the device and every shape is known beforehand. Raises ConfigError if the split has no speech or
+    no noise.
     """
 
-    def __init__(self, corpus: Corpus, rooms: RoomBank, config: MixConfig, split: str = "train") -> None:
-        self._material = Material(corpus, split, config.min_speech_snr_db)
-        self._rooms, self._config = rooms, config
-        self._split = SPLITS.index(split)
+    def __init__(
+        self,
+        corpus: Corpus,
+        rooms: RoomBank,
+        config: MixConfig,
+        split: str = "train",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self._material = Material(corpus, split, config.min_speech_snr_db, self.device)
+        self._rooms = Responses(rooms, self.device)
+        self._config = config
+        self._stream = MIXTURE + 10 * SPLITS.index(split)
 
-    def item(self, seed: int, step: int, item: int) -> tuple[Samples, Samples]:
-        """Return (noisy, clean), float32 [samples] each; the same key gives the same arrays, whatever came before."""
-        rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, self._split, item, step]))
+    def batch(self, seed: int, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return (noisy, clean), float32 [items, samples] each; an item is a function of (seed, step, item) alone."""
         config, n = self._config, self._config.samples
-        dry, _ = self._material.speech(rng, n)
-        kind = rng.random()
-        reverberant = config.p_clean <= kind < config.p_clean + config.p_reverb
-        noisy, clean = reverberate(dry, self._rooms.draw(rng, config.p_measured)) if reverberant else (dry, dry)
-        if kind >= config.p_clean + (config.p_reverb_only if reverberant else 0.0):
-            noise = self._noise(rng, n)
-            if reverberant and rng.random() < config.p_noise_reverb:
-                noise = through_room(noise, self._rooms.draw(rng, config.p_measured))
-            noisy = noisy + noise * noise_gain(noisy, noise, rng.uniform(*config.snr_db))
-        if rng.random() < config.p_floor:
-            noisy = noisy + rng.standard_normal(n, dtype=np.float32) * db_ratio(rng.uniform(*config.floor_dbfs))
-        if rng.random() < config.p_band_limit:
-            low_hz = 300.0 if rng.random() < 0.5 else 0.0  # as a telephone does
-            noisy, clean = band_limited([noisy, clean], low_hz, rng.uniform(*config.band_limit_hz))
-        return self._at_level(rng, noisy, clean)
+        keys = torch.tensor(items).to(self.device, non_blocking=True)
+        draws = Draws(seed, step, keys, self._stream, 64 + 12 * pieces_in(n))
+        kind = draws.uniform()
+        reverberant = (kind >= config.p_clean) & (kind < config.p_clean + config.p_reverb)
+        pair = self._speech(draws, reverberant)
+        noise = self._noise(draws)
+        index = self._rooms.draw(draws, config.p_measured)
+        change(
+            noise,
+            reverberant & draws.chance(config.p_noise_reverb),
+            lambda rows: through_room(noise[rows], self._rooms.read(index[rows])),
+        )
+        with_noise = kind >= config.p_clean + config.p_reverb_only * reverberant
+        gain = noise_gain(pair[:, 0], noise, draws.uniform(*config.snr_db))
+        pair[:, 0] += (gain * with_noise)[:, None] * noise
+        gain = db_ratio(draws.uniform(*config.floor_dbfs)) * draws.chance(config.p_floor)
+        pair[:, 0] += gain[:, None] * draws.normal(FLOOR, slice(None), n)
+        low_hz = torch.where(draws.chance(0.5), 300.0, 0.0)[:, None]  # as a telephone does
+        high_hz = draws.uniform(*config.band_limit_hz)[:, None]
+        change(
+            pair,
+            draws.chance(config.p_band_limit),
+            lambda rows: band_limited(pair[rows], low_hz[rows], high_hz[rows]),
+        )
+        return self._at_level(draws, *pair.unbind(1))
 
-    def _noise(self, rng: Rng, samples: int) -> Samples:
-        if rng.random() < self._config.p_synthetic:
-            return synthetic(rng, samples)
-        return self._material.noise(rng, samples, self._config.p_two_noises, self._config.shelf_db)[0]
+    def _speech(self, draws: Draws, reverberant: Tensor) -> Tensor:
+        """Return speech with and without late reverberation, [items, 2, samples]."""
+        material, config, n = self._material, self._config, self._config.samples
+        index = self._rooms.draw(draws, config.p_measured)
+        first = material.talk.draw(draws)
+        dry = lay(material.store, material.speech(draws, first, n), n)
+        pair = self._heard(dry, reverberant, index)
+        if config.p_second_talker:
+            others = draws.apart(SECOND_TALKER)
+            second, differs = first, torch.zeros_like(reverberant)
+            for _ in range(4):
+                second = torch.where(differs, second, material.talk.draw(others))
+                differs = material.talk.name[second] != material.talk.name[first]
+            pieces = material.speech(others, second, n)
+            level_db = others.uniform(*config.second_talker_db)
 
-    def _at_level(self, rng: Rng, noisy: Samples, clean: Samples) -> tuple[Samples, Samples]:
+            def joined(rows: Rows) -> Tensor:
+                other = lay(material.store, pieces.of(rows), n)
+                gain = (speech_power(dry[rows]) / speech_power(other)).sqrt() * db_ratio(level_db[rows])
+                beside = self._rooms.beside[index[rows]]
+                return pair[rows] + self._heard(gain[:, None] * other, reverberant[rows], beside)
+
+            change(pair, differs & others.chance(config.p_second_talker), joined)
+        return pair
+
+    def _heard(self, dry: Tensor, reverberant: Tensor, index: Tensor) -> Tensor:
+        """Put speech [items, samples] into rooms where it is reverberant, and return it with its target."""
+        pair = torch.stack([dry, dry], 1)
+        change(pair, reverberant, lambda rows: torch.stack(reverberate(dry[rows], self._rooms.read(index[rows])), 1))
+        return pair
+
+    def _noise(self, draws: Draws) -> Tensor:
+        """Return noise at about -26 dBFS, recorded or synthetic, [items, samples]."""
+        material, config, n = self._material, self._config, self._config.samples
+        noise = lay(material.store, material.noise(draws, n), n)
+        second, gain = material.noise(draws, n), db_ratio(draws.uniform(-12, 0))[:, None]
+        change(
+            noise,
+            draws.chance(config.p_two_noises),
+            lambda rows: noise[rows] + gain[rows] * lay(material.store, second.of(rows), n),
+        )
+        low_db, high_db = (draws.uniform(-config.shelf_db, config.shelf_db) for _ in range(2))
+        if config.shelf_db:
+            noise = shelved(noise, low_db, high_db)
+        colour, size = draw_colour(draws), fast_length(n)
+        change(
+            noise,
+            draws.chance(config.p_synthetic),
+            lambda rows: synthetic(draws.normal(COLOURED, rows, size), n, *(values[rows] for values in colour)),
+        )
+        return noise
+
+    def _at_level(self, draws: Draws, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Set the level of the input, the target alike; hard clipping of the input where the recipe wants it."""
-        power, peak = active_power(noisy), float(np.abs(noisy).max())
-        gain = db_ratio(rng.uniform(*self._config.level_dbfs)) / np.sqrt(max(power, 1e-10))
-        gain = np.float32(min(float(gain), 0.99 / max(peak, 1e-10)))  # clipping comes from p_clipped only
-        if rng.random() < self._config.p_clipped:
-            ceiling = peak * db_ratio(-rng.uniform(*self._config.clip_db))
-            noisy = np.clip(noisy, -ceiling, ceiling)
-        return noisy * gain, clean * gain
+        config = self._config
+        power, peak = active_power(noisy), noisy.abs().amax(-1)
+        gain = db_ratio(draws.uniform(*config.level_dbfs)) / power.clamp_min(1e-10).sqrt()
+        gain = torch.minimum(gain, 0.99 / peak.clamp_min(1e-10))[:, None]  # clipping comes from p_clipped only
+        under = db_ratio(-draws.uniform(*config.clip_db) * draws.chance(config.p_clipped))
+        ceiling = (peak * under)[:, None]
+        return torch.clamp(noisy, -ceiling, ceiling) * gain, clean * gain
 
 
-def noise_gain(speech: Samples, noise: Samples, snr_db: float) -> np.float32:
-    """Return the factor for `noise` that sets the active power of `speech` against the mean power of all the noise.
+def noise_gain(speech: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
+    """Return the factors [items] for `noise` that set the active power of `speech` against the power of all the noise.
 
-    Silent speech counts as -26 dBFS. Noise more than 20 dB below its usual -26 dBFS (a pause of the recording, the
+    Noise more than 20 dB below its usual -26 dBFS (a pause of the recording, the
     rustle of a codec) counts as 20 dB below and so stays quieter than asked.
     """
-    power = max(float(np.mean(noise**2)), float(db_ratio(LEVEL_DBFS - 20)) ** 2)
-    speech_power = active_power(speech) or float(db_ratio(LEVEL_DBFS)) ** 2
-    return np.float32(np.sqrt(speech_power / power) * 10 ** (-snr_db / 20))
+    power = noise.square().mean(-1).clamp_min(USUAL_POWER / 100)
+    return (speech_power(speech) / power).sqrt() * db_ratio(-snr_db)
+
+
+def speech_power(speech: Tensor) -> Tensor:
+    """Return the active power [items] of speech; silence counts as -26 dBFS."""
+    power = active_power(speech)
+    return torch.where(power > 0, power, USUAL_POWER)
+
+
+def change(values: Tensor, mask: Tensor, new: Callable[[Rows], Tensor]) -> None:
+    """Replace the rows of values [items, ...] that a mask [items] chooses by `new(rows)`.
+
+    On a CPU those rows alone are computed; on a GPU all, for to ask which they are is to wait for it.
+    """
+    rows: Rows = mask.nonzero()[:, 0] if mask.device.type == "cpu" else slice(None)
+    if isinstance(rows, Tensor) and not len(rows):
+        return
+    values[rows] = torch.where(mask[rows].view(-1, *[1] * (values.ndim - 1)), new(rows), values[rows])

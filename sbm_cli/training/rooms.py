@@ -1,15 +1,20 @@
-"""Room responses: simulated shoebox rooms and measured ones, each with the early part that defines the target."""
+"""Room responses: simulated shoebox rooms and measured ones; their early part defines the target."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sbm_cli.training.data import RATE, Corpus, Samples, cached_store
+from sbm_cli.training.random import Draws
 
 ROOMS_VERSION = 2  # raise it when the simulation changes
 SOUND_SPEED = 343.0  # m/s
@@ -30,38 +35,56 @@ BAND_T60 = np.array([1.15, 1.1, 1.0, 0.95, 0.8, 0.6])
 
 @dataclass(frozen=True)
 class Room:
-    """A response from `LEAD` samples before its first strong peak on; `early` is the part that the target keeps."""
+    """Where a response lies in its bank's store."""
 
     name: str
     t60_s: float  # 0: not known
-    response: Samples  # [samples], scaled so that the early part has unit energy
-    early: Samples  # [LEAD + 192]
+    place: str  # where it was measured; empty for a simulated one
+    start: int
+    samples: int
 
 
+@dataclass(frozen=True)
 class RoomBank:
-    """A set of rooms to draw from: `count` simulated ones made from `seed`, and measured ones of a corpus."""
+    """Aligned responses (see `align`), each peaks at full scale; simulated rooms, then measured ones by place."""
 
-    def __init__(
-        self, records: Sequence[Mapping[str, object]], store: NDArray[np.int16], measured: Sequence[Sequence[Room]] = ()
-    ) -> None:
-        self._records = records
-        self._store = store
-        self.measured = measured  # grouped by place, so that 64 positions in one room do not outweigh the others
+    rooms: tuple[Room, ...]
+    store: NDArray[np.int16]
 
-    def __len__(self) -> int:
-        return len(self._records)
 
-    def simulated(self, index: int) -> Room:
-        record = self._records[index]
-        start, samples = int(str(record["start"])), int(str(record["samples"]))
-        return make_room(str(record["name"]), float(str(record["t60_s"])), self._store[start : start + samples])
+class Responses:
+    """The rooms of a bank on a device, to be drawn from; measured ones by place, so that 64 positions count once."""
 
-    def draw(self, rng: np.random.Generator, p_measured: float = 0.0) -> Room:
-        """Draw a simulated room or, with probability p_measured, a measured one (if there are any)."""
-        if self.measured and rng.random() < p_measured:
-            place = self.measured[int(rng.integers(len(self.measured)))]
-            return place[int(rng.integers(len(place)))]
-        return self.simulated(int(rng.integers(len(self))))
+    def __init__(self, bank: RoomBank, device: torch.device) -> None:
+        self._store = torch.from_numpy(bank.store).to(device)
+        self._start, self._samples = (
+            torch.tensor([getattr(room, key) for room in bank.rooms], device=device) for key in ("start", "samples")
+        )
+        self._longest = max(room.samples for room in bank.rooms)
+        places = {place: list(run) for place, run in groupby(range(len(bank.rooms)), lambda i: bank.rooms[i].place)}
+        self._simulated = len(places.pop("", []))
+        self._place = torch.tensor([run[0] for run in places.values()], device=device)
+        self._sized = torch.tensor([len(run) for run in places.values()], device=device)
+        beside = torch.arange(len(bank.rooms))
+        by_t60 = sorted(range(self._simulated), key=lambda i: bank.rooms[i].t60_s)
+        for run in (by_t60, *places.values()):
+            beside[run] = torch.tensor(run[1:] + run[-2:][:1])
+        self.beside = beside.to(device)  # another response of the same place, or of a room with about the same T60
+
+    def draw(self, draws: Draws, p_measured: float) -> Tensor:
+        """Draw a simulated room or, with probability p_measured, a measured one (if there are any): [items]."""
+        measured = draws.chance(p_measured)
+        index = draws.below(self._simulated)
+        if not len(self._place):
+            return index
+        place = draws.below(len(self._place))
+        return torch.where(measured, self._place[place] + draws.below(self._sized[place]), index)
+
+    def read(self, index: Tensor) -> Tensor:
+        """Return responses [items, samples], scaled so that their early part has unit energy."""
+        position = torch.arange(self._longest, device=index.device)
+        inside = position < self._samples[index, None]
+        return scaled(self._store[self._start[index, None] + position * inside] * inside)
 
 
 def open_rooms(cache: Path, count: int, seed: int, corpus: Corpus | None = None, split: str = "train") -> RoomBank:
@@ -78,27 +101,33 @@ def open_rooms(cache: Path, count: int, seed: int, corpus: Corpus | None = None,
     def simulate() -> Iterator[tuple[Mapping[str, object], NDArray[np.int16]]]:
         for index in range(count):
             response, t60_s = simulate_room(seed, index)
-            full_scale = np.float32(32767 / np.abs(response).max())
-            yield {"name": f"shoebox-{seed}-{index}", "t60_s": t60_s}, np.round(response * full_scale).astype(np.int16)
+            yield {"name": f"shoebox-{seed}-{index}", "t60_s": t60_s}, _full_scale(response)
 
     records, store = cached_store(cache, f"rooms-v{ROOMS_VERSION}-{count}-{seed}", simulate)
-    places: dict[str, list[Room]] = {}
+    rooms = [Room(**{**record, "place": ""}) for record in records]  # type: ignore[arg-type]
+    parts, length = [store], len(store)
     if corpus is not None:
-        for i in corpus.where("rir", split):
-            entry = corpus.clips[i]
-            if (entry.rt60_s or 0.0) <= 1.5:
-                room = make_room(entry.path, entry.rt60_s or 0.0, align(corpus.clip(i)))
-                if is_flat(room):
-                    places.setdefault(entry.group, []).append(room)
-    return RoomBank(records, store, [places[group] for group in sorted(places)])
+        for i in sorted(corpus.where("rir", split), key=lambda i: corpus.clips[i].group):
+            clip = corpus.clips[i]
+            response = align(corpus.clip(i))
+            if (clip.rt60_s or 0.0) <= 1.5 and is_flat(response):
+                rooms.append(Room(clip.path, clip.rt60_s or 0.0, clip.group, length, len(response)))
+                parts.append(_full_scale(response))
+                length += len(response)
+    return RoomBank(tuple(rooms), np.concatenate(parts) if len(parts) > 1 else store)
 
 
-def make_room(name: str, t60_s: float, response: NDArray[np.int16] | Samples) -> Room:
-    """Scale an aligned response (see `align`) so that its early part has unit energy, and take that part out."""
-    full = np.asarray(response, np.float32)
-    early = full[: len(EARLY_WEIGHTS)] * EARLY_WEIGHTS[: len(full)]
-    scale = np.float32(1 / np.sqrt(np.sum(early**2)))
-    return Room(name, t60_s, full * scale, early * scale)
+def early_part(response: Tensor) -> Tensor:
+    """Return the part of aligned responses [..., samples] that the target keeps, [..., LEAD + 192] or less."""
+    after = torch.arange(-LEAD, int(FADED_S * RATE), device=response.device) / RATE
+    fade = ((after - EARLY_S) / (FADED_S - EARLY_S)).clip(0, 1)[: response.shape[-1]]
+    return response[..., : len(fade)] * (0.5 + 0.5 * torch.cos(math.pi * fade))
+
+
+def scaled(response: Tensor) -> Tensor:
+    """Scale aligned responses [..., samples] so that their early part has unit energy."""
+    energy: Tensor = early_part(response).square().sum(-1, keepdim=True)
+    return response * energy.rsqrt()
 
 
 def first_peak(response: Samples) -> int:
@@ -128,12 +157,12 @@ def align(response: Samples) -> Samples:
     return np.asarray(cut * np.sign(response[peak]), np.float32)
 
 
-def is_flat(room: Room) -> bool:
+def is_flat(response: Samples) -> bool:
     """Say whether each octave of speech (250 Hz to 4 kHz) passes the early part within 12 dB of unit gain.
 
     A band-pass in a measured response would be asked of the network as part of the clean target.
     """
-    power = np.abs(np.fft.rfft(room.early, 512)) ** 2
+    power = np.abs(np.fft.rfft(early_part(scaled(torch.from_numpy(response))).numpy(), 512)) ** 2
     edges = [8, 16, 32, 64, 128]  # bins of 31.25 Hz
     octaves = [float(power[low:high].mean()) for low, high in zip(edges[:-1], edges[1:], strict=True)]
     return min(octaves) > 10**-1.2 and max(octaves) < 10**1.2
@@ -228,10 +257,5 @@ def _band_filters(bins: int) -> NDArray[np.float64]:
     return gains
 
 
-def _early_weights() -> Samples:
-    after = np.arange(int(FADED_S * RATE)) / RATE
-    fade = np.clip((after - EARLY_S) / (FADED_S - EARLY_S), 0, 1)
-    return np.concatenate([np.ones(LEAD), 0.5 + 0.5 * np.cos(np.pi * fade)]).astype(np.float32)
-
-
-EARLY_WEIGHTS = _early_weights()
+def _full_scale(response: Samples) -> NDArray[np.int16]:
+    return np.round(response * np.float32(32767 / np.abs(response).max())).astype(np.int16)

@@ -66,7 +66,7 @@ def test_rooms_of_the_splits_differ(corpus: Corpus) -> None:
 
 
 def test_peaks_of_impulsive_noise_do_not_clip(corpus: Corpus) -> None:
-    store = np.array(corpus._store)
+    store = np.array(corpus.store)
     store[5 * RATE :] = 0
     store[5 * RATE :: RATE // 2] = 32000
     items = list(evaluation_set(Corpus(corpus.clips, store), "valid", 8))
@@ -76,6 +76,6 @@ def test_peaks_of_impulsive_noise_do_not_clip(corpus: Corpus) -> None:
 def test_mistakes_are_refused(corpus: Corpus) -> None:
     with pytest.raises(ValueError, match="'train'"):
         evaluation_set(corpus, "train")
-    speech_only = Corpus([clip for clip in corpus.clips if clip.kind == "speech"], corpus._store)
+    speech_only = Corpus([clip for clip in corpus.clips if clip.kind == "speech"], corpus.store)
     with pytest.raises(ConfigError, match="no noise in the valid split"):
         evaluation_set(speech_only, "valid")

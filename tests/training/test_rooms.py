@@ -6,9 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sbm_cli.training.data import RATE, Clip, Corpus
-from sbm_cli.training.rooms import EARLY_WEIGHTS, LEAD, align, first_peak, is_flat, make_room, open_rooms, simulate_room
+from sbm_cli.training.random import Draws
+from sbm_cli.training.rooms import (
+    LEAD,
+    Responses,
+    align,
+    early_part,
+    first_peak,
+    is_flat,
+    open_rooms,
+    scaled,
+    simulate_room,
+)
 
 
 def decay_time(response: np.ndarray) -> float:
@@ -56,20 +68,22 @@ def test_align_makes_the_first_peak_positive_at_lead() -> None:
 
 
 def test_early_part_keeps_six_milliseconds_fades_by_twelve_and_has_unit_energy() -> None:
-    assert (EARLY_WEIGHTS[: LEAD + 97] == 1).all() and EARLY_WEIGHTS[LEAD + 144] == pytest.approx(0.5)
-    assert len(EARLY_WEIGHTS) == LEAD + 192 and EARLY_WEIGHTS[-1] < 1e-3 and (np.diff(EARLY_WEIGHTS) <= 0).all()
+    weights = early_part(torch.ones(2, 1000))[1].numpy()
+    assert (weights[: LEAD + 97] == 1).all() and weights[LEAD + 144] == pytest.approx(0.5, abs=1e-5)
+    assert len(weights) == LEAD + 192 and weights[-1] < 1e-3 and (np.diff(weights) <= 0).all()
     response, _ = simulate_room(4, 0)
-    room = make_room("x", 0.4, response)
-    assert np.sum(room.early**2) == pytest.approx(1, abs=1e-4)
-    np.testing.assert_array_equal(room.early[: LEAD + 97], room.response[: LEAD + 97])
+    room = scaled(torch.from_numpy(response))
+    early = early_part(room)
+    assert early.square().sum().item() == pytest.approx(1, abs=1e-4)
+    assert torch.equal(early[: LEAD + 97], room[: LEAD + 97])
 
 
 def test_a_response_that_colours_like_a_device_is_not_flat() -> None:
     pulse = np.zeros(2000, np.float32)
     pulse[LEAD] = 1
-    assert is_flat(make_room("open", 0.3, pulse))
+    assert is_flat(pulse)
     smooth = np.convolve(pulse, np.ones(40, np.float32) / 40)[:2000]
-    assert not is_flat(make_room("dull", 0.3, smooth))
+    assert not is_flat(smooth.astype(np.float32))
 
 
 def test_bank_caches_simulated_rooms_and_takes_measured_ones_of_its_split(tmp_path: Path) -> None:
@@ -84,16 +98,19 @@ def test_bank_caches_simulated_rooms_and_takes_measured_ones_of_its_split(tmp_pa
             ("d", "church", "train", 4.0),
         ]
     ]
-    bank = open_rooms(tmp_path, 3, 7, Corpus(clips, pulse))
-    assert len(bank) == 3 and [[room.name for room in place] for place in bank.measured] == [["a", "b"]]
-    again = open_rooms(tmp_path, 3, 7)
-    np.testing.assert_array_equal(bank.simulated(2).response, again.simulated(2).response)
+    bank, again = open_rooms(tmp_path, 3, 7, Corpus(clips, pulse)), open_rooms(tmp_path, 3, 7)
+    assert [(room.name, room.place) for room in bank.rooms[3:]] == [("a", "hall"), ("b", "hall")]
+    assert again.rooms == bank.rooms[:3]
+    np.testing.assert_array_equal(again.store, bank.store[: len(again.store)])
     fresh, t60_s = simulate_room(7, 2)
-    assert again.simulated(2).t60_s == t60_s
-    np.testing.assert_allclose(again.simulated(2).response, make_room("", t60_s, fresh).response, atol=1e-3)
-    rng = np.random.default_rng(0)
-    assert {bank.draw(rng, 1.0).name for _ in range(20)} == {"a", "b"}
-    assert {bank.draw(rng).name for _ in range(50)} == {f"shoebox-7-{i}" for i in range(3)}
-    assert again.draw(rng, 1.0).name.startswith("shoebox")
+    assert again.rooms[2].t60_s == t60_s and again.rooms[2].name == "shoebox-7-2"
+    responses = Responses(bank, torch.device("cpu"))
+    read = responses.read(torch.tensor([2, 3]))
+    torch.testing.assert_close(read[0, : len(fresh)], scaled(torch.from_numpy(fresh)), atol=1e-3, rtol=0)
+    assert not read[0, len(fresh) :].any() and read[1].argmax() == LEAD
+    draws = Draws(0, 0, torch.arange(60), 0, 20)
+    assert set(responses.draw(draws, 1.0).tolist()) == {3, 4}
+    assert set(responses.draw(draws, 0.0).tolist()) == {0, 1, 2}
+    assert set(Responses(again, torch.device("cpu")).draw(draws, 1.0).tolist()) == {0, 1, 2}
     with pytest.raises(ValueError, match="count is 0"):
         open_rooms(tmp_path, 0, 7)
