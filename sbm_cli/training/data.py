@@ -56,18 +56,22 @@ class Corpus:
     def __init__(self, clips: Sequence[Clip], store: NDArray[np.int16], skipped: Sequence[str] = ()) -> None:
         self.clips = tuple(clips)
         self.skipped = tuple(skipped)  # files without any signal
-        self._store = store
+        self.store = store  # int16, all recordings one after the other
 
     def clip(self, index: int, start: int = 0, samples: int | None = None) -> Samples:
         """Read a recording, or `samples` of it from `start` on: float32 [samples]."""
         entry = self.clips[index]
         stop = entry.samples if samples is None else min(start + samples, entry.samples)
-        piece = self._store[entry.start + start : entry.start + stop]
+        piece = self.store[entry.start + start : entry.start + stop]
         return np.multiply(piece, np.float32(entry.gain), dtype=np.float32)
 
     def where(self, kind: str, split: str) -> list[int]:
         """List the recordings of a kind ("speech", "noise", "rir") in a split ("train", "valid", "report")."""
         return [i for i, clip in enumerate(self.clips) if clip.kind == kind and clip.split == split]
+
+    def of(self, clips: Sequence[Clip]) -> Corpus:
+        """Return a corpus of some of the recordings."""
+        return Corpus(clips, self.store)
 
     def minutes(self, kind: str, split: str) -> float:
         return sum(self.clips[i].minutes for i in self.where(kind, split))
@@ -90,7 +94,7 @@ def open_corpus(
     Raises ConfigError for a manifest that does not hold together or a folder without audio, AudioError for a
     file that is missing or cannot be decoded.
     """
-    clips = [clip for manifest in manifests for clip in _read_manifest(Path(manifest))]
+    clips = [clip for manifest in manifests for clip in read_manifest(Path(manifest))]
     for kind, folders in zip(KINDS, (speech, noise, rir), strict=True):
         clips += [clip for folder in folders for clip in _read_folder(Path(folder), kind)]
     if not clips:
@@ -111,7 +115,7 @@ def open_corpus(
 
     records, store = cached_store(cache, f"corpus-{digest.hexdigest()[:16]}", decode)
     report = report_set()
-    found = [_set_aside(Clip(**record), report) for record in records]  # type: ignore[arg-type]
+    found = [set_aside(Clip(**record), report) for record in records]  # type: ignore[arg-type]
     return Corpus([c for c in found if c.samples], store, [c.path for c in found if not c.samples])
 
 
@@ -143,7 +147,8 @@ def cached_store(
                 path.unlink(missing_ok=True)
     found = json.loads(index_path.read_text(encoding="utf-8"))
     empty = np.zeros(0, np.int16)
-    return found["records"], np.asarray(np.memmap(store_path, "<i2", mode="r")) if found["total"] else empty
+    # mode "c": private to the process, and writable, as torch wants its arrays
+    return found["records"], np.asarray(np.memmap(store_path, "<i2", mode="c")) if found["total"] else empty
 
 
 def active_power(audio: Samples) -> float:
@@ -165,6 +170,11 @@ def db_ratio(level_db: float) -> np.float32:
     return np.float32(10 ** (level_db / 20))
 
 
+def name_rank(name: str) -> float:
+    """Return a number in [0, 1) that depends on the name alone: splits made with it are the same everywhere."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+
+
 def report_set() -> Mapping[str, frozenset[str]]:
     """Return the "speakers" and "noise_groups" set aside from `train` for published scores."""
     text = files("sbm_cli").joinpath("recipes/report_set.json").read_text(encoding="utf-8")
@@ -172,7 +182,8 @@ def report_set() -> Mapping[str, frozenset[str]]:
     return {key: frozenset(found[key]) for key in ("speakers", "noise_groups")}
 
 
-def _set_aside(clip: Clip, report: Mapping[str, frozenset[str]]) -> Clip:
+def set_aside(clip: Clip, report: Mapping[str, frozenset[str]]) -> Clip:
+    """Return a clip of `train` that belongs to the report set with the split `report`, others as they are."""
     names = {"speech": (clip.speaker, "speakers"), "noise": (clip.group, "noise_groups")}
     name, key = names.get(clip.kind, ("", "speakers"))
     return replace(clip, split="report") if clip.split == "train" and name in report[key] else clip
@@ -186,7 +197,13 @@ def _complete(store_path: Path, index_path: Path) -> bool:
         return False
 
 
-def _read_manifest(manifest: Path) -> list[Clip]:
+def read_manifest(manifest: Path, present: bool = True) -> list[Clip]:
+    """Read the rows of a manifest; nothing is decoded.
+
+    present: every file must be there.
+
+    Raises ConfigError for a manifest that does not hold together, AudioError for a file that is not there.
+    """
     try:
         with manifest.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -197,16 +214,16 @@ def _read_manifest(manifest: Path) -> list[Clip]:
     if unknown or missing:
         what = f"unknown column {sorted(unknown)[0]!r}" if unknown else f"column {sorted(missing)[0]!r} is missing"
         raise ConfigError(f"{manifest}: {what}", f"the columns are {', '.join(COLUMNS)}; path and kind are required")
-    return [_read_row(manifest, line, row) for line, row in enumerate(rows, start=2)]
+    return [_read_row(manifest, line, row, present) for line, row in enumerate(rows, start=2)]
 
 
-def _read_row(manifest: Path, line: int, row: Mapping[str, str]) -> Clip:
+def _read_row(manifest: Path, line: int, row: Mapping[str, str], present: bool) -> Clip:
     text = {key: (row.get(key) or "").strip() for key in COLUMNS}
     path, kind, split = manifest.parent / text["path"], text["kind"], text["split"] or "train"
     if kind not in KINDS or split not in SPLITS:
         what = f"kind {kind!r}" if kind not in KINDS else f"split {split!r}"
         raise ConfigError(f"{manifest}, line {line}: unknown {what}", f"kinds: {KINDS}; splits: {SPLITS}")
-    if not path.is_file():
+    if present and not path.is_file():
         raise AudioError(f"{path}: there is no such file ({manifest}, line {line})", "correct the path in the manifest")
     try:
         snr_db, rt60_s = (float(text[key]) if text[key] else None for key in ("snr_db", "rt60_s"))
@@ -223,7 +240,7 @@ def _read_folder(folder: Path, kind: str) -> list[Clip]:
     if not paths:
         raise ConfigError(f"{folder}: no audio in it", f"files ending in {', '.join(SUFFIXES)} are taken")
     names = [path.relative_to(folder).as_posix() for path in paths]
-    ranks = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32 for name in names]
+    ranks = [name_rank(name) for name in names]
     bound = max(0.05, min(ranks)) if len(ranks) > 1 else 0.0  # at least one file to validate on
     return [
         Clip(str(path), kind, folder.name, "", name, "valid" if rank <= bound else "train")

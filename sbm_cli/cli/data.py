@@ -1,0 +1,218 @@
+"""`sbm data`: corpora made ready for a training, and looked over before it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sbm_cli.cli import console
+from sbm_cli.cli.options import Json, Quiet, Verbose
+from sbm_cli.errors import OutputExistsError
+
+if TYPE_CHECKING:
+    from sbm_cli.training.check import Row
+
+app = typer.Typer(
+    help="Prepare, check and pack corpora.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=False,
+)
+
+Manifests = Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Corpora, as `sbm data prepare` writes.")]
+
+_SHOWN = 3  # places named for each finding; --json has all
+
+
+@app.command("prepare")
+def prepare(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="voicebank-demand, dns, librispeech, ears, wham, musan, fsd50k, slr26, slr28, or folder: your own "
+            "DIR/speech/SPEAKER, DIR/noise and DIR/rir.",
+        ),
+    ],
+    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="Where the corpus lies, unpacked.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The manifest; NAME.csv if not given.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace the manifest if it exists.")] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME", help="Take only files under these: cc0, cc-by, cc-by-nc, sampling+ (fsd50k)."
+        ),
+    ] = None,
+    per_group: Annotated[
+        int | None, typer.Option(min=1, help="Take at most so many files of one recording or room.")
+    ] = None,
+    follow: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="MANIFEST", help="Keep speakers and recordings in the split they have there; may be repeated."
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the manifest of a public corpus or of your own folders: what each file is, who speaks, and its split.
+
+    Nothing is downloaded, copied or changed. The splits are those of the corpus; where it has none, one speaker,
+    recording or room in twenty is kept to validate on, and one in twenty to report on.
+
+    \b
+    Examples:
+      sbm data prepare librispeech --root /corpora/LibriSpeech -o librispeech.csv
+      sbm data prepare dns --root /corpora/DNS-Challenge --follow librispeech.csv
+      sbm data prepare fsd50k --root /corpora/FSD50K --licence cc0,cc-by
+    """
+    console.adjust(quiet, verbose)
+
+    from sbm_cli.training import corpora
+    from sbm_cli.training.layouts import LAYOUTS, LICENCES
+
+    licences = [item.strip().lower() for item in licence.split(",")] if licence else []
+    if name not in LAYOUTS:
+        raise typer.BadParameter(f"unknown {name}; known: {', '.join(LAYOUTS)}", param_hint="NAME")
+    if unknown := set(licences) - set(LICENCES.values()):
+        known = ", ".join(LICENCES.values())
+        raise typer.BadParameter(f"unknown {', '.join(sorted(unknown))}; known: {known}", param_hint="--licence")
+    path = output or Path(f"{name}.csv")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} exists", "Use --overwrite to replace it.")
+    clips = corpora.follow(corpora.find_clips(name, root, licences), follow or [])
+    if per_group:
+        clips = corpora.thin(clips, per_group)
+    with console.progress(name, "files") as progress:
+        seconds = corpora.seconds_of(clips, progress)
+    broken = [clip.path for clip, length in zip(clips, seconds, strict=True) if not length]
+    if broken:
+        console.warn(f"{len(broken)} files cannot be read or are empty and are left out", _some(broken))
+    kept = [(clip, length) for clip, length in zip(clips, seconds, strict=True) if length]
+    corpora.write_manifest(path, kept)
+    for kind, split in sorted({(clip.kind, clip.split) for clip, _ in kept}):
+        lengths = [length for clip, length in kept if (clip.kind, clip.split) == (kind, split)]
+        console.note(f"{kind:<7}{split:<7}{len(lengths):>8} files {sum(lengths) / 3600:>9.2f} h")
+    console.data(str(path))
+
+
+@app.command("check")
+def check(
+    manifest: Manifests,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Listen to so many files only; of all the others read the header.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say what corpora hold and what is wrong with them: together, as a training would take them.
+
+    Errors, which give exit status 1: files that cannot be read; a speaker, a noise recording, a room or the same audio
+    in several splits. Warnings: silence, clipping, noise in speech, offset, duplicates, rates below 16 kHz.
+
+    \b
+    Examples:
+      sbm data check librispeech.csv fsd50k.csv
+      sbm data check dns.csv --limit 10000
+      sbm data check corpus.csv --json | jq .findings
+    """
+    console.adjust(quiet or json, verbose)
+
+    from sbm_cli.training.check import check as run
+
+    with console.progress("check", "files") as progress:
+        rows, findings = run(manifest, limit, progress)
+    failed = any(finding.level == "error" for finding in findings)
+    if json:
+        console.data_json(
+            {
+                "ok": not failed,
+                "table": [dataclasses.asdict(row) for row in rows],
+                "findings": [dataclasses.asdict(finding) for finding in findings],
+            }
+        )
+    else:
+        console.data("\n".join(_table(rows)))
+        for finding in findings:
+            console.data(f"{finding.level}: {finding.what}: {len(finding.where)}")
+            console.data("  " + _some(finding.where, len(finding.where) if verbose else _SHOWN).replace("\n", "\n  "))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("pack")
+def pack(
+    manifest: Manifests,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of the pack.")],
+    shard_mb: Annotated[float, typer.Option(min=1, help="Largest size of a file of the pack, in MB.")] = 50.0,
+    rooms: Annotated[
+        int | None, typer.Option(min=1, help="Simulated rooms to put in; as many as a recipe has if not given.")
+    ] = None,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="Where decoded corpora are kept.")] = Path("runs/cache"),
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Pack corpora and rooms into a folder that a training needs nothing but PyTorch and NumPy to read.
+
+    Speech and noise to train and to validate on are stored at 16 kHz in 8 bits (mu-law), in shards that are each a
+    sample of everything: a machine with little room can take some of them.
+
+    \b
+    Examples:
+      sbm data pack librispeech.csv fsd50k.csv -o packs/mine
+      sbm train --config sbm-tiny --set data.pack=packs/mine
+    """
+    console.adjust(quiet, verbose)
+
+    from sbm_cli.training.config import DataConfig
+    from sbm_cli.training.data import open_corpus
+    from sbm_cli.training.pack import write_pack
+    from sbm_cli.training.rooms import open_rooms
+    from sbm_cli.training.sources import ROOM_SEED
+
+    with console.progress("decode", "files") as progress:
+        corpus = open_corpus(cache, manifest, progress=progress)
+    bank = open_rooms(cache, rooms or DataConfig().rooms, ROOM_SEED, corpus)
+    with console.progress("pack", "files") as progress:
+        made = write_pack(corpus, bank, output, shard_mb=shard_mb, progress=progress)
+    for (kind, split), minutes in made.minutes.items():
+        console.note(f"{kind:<7}{split:<7}{minutes:>9.1f} min")
+    console.note(f"{made.shards} shards, {made.bytes / 1e6:.1f} MB; mu-law noise {made.snr_db:.1f} dB down")
+    console.data(str(output))
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    heads = ("kind", "split", "source", "files", "minutes", "speakers", "groups", "Hz")
+    cells = [
+        (
+            row.kind,
+            row.split,
+            row.source,
+            str(row.files),
+            f"{row.minutes:.1f}",
+            str(row.speakers or ""),
+            str(row.groups or ""),
+            ", ".join(map(str, row.rates)),
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < 3 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in (heads, *cells)
+    ]
+
+
+def _some(lines: Sequence[str], shown: int = _SHOWN) -> str:
+    more = len(lines) - shown
+    return "\n".join([*lines[:shown], f"and {more} more"] if more > 0 else lines)
