@@ -1,16 +1,20 @@
-"""Training recipe: strict YAML into frozen dataclasses."""
+"""Training recipe: strict YAML or JSON into frozen dataclasses, one recipe based on another."""
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sbm_cli.checkpoint import ModelConfig
-from sbm_cli.config import build
+from sbm_cli.config import build, dump
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.losses import LossConfig
 from sbm_cli.training.mixing import MixConfig
+
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class DataConfig:
     rir: tuple[str, ...] = ()
     rooms: int = 2400  # simulated, made once and cached
     cache: str = "runs/cache"
+    pack: str = ""  # folder that `sbm data pack` wrote: instead of all these
+    own_share: float = 0.0  # of the items: noise from the folders only; 0 draws folders and manifests alike
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,25 @@ class TimeConfig:
 
 
 @dataclass(frozen=True)
+class LoopConfig:
+    """How the loop runs on a machine. Of what is learnt only the rounding depends on it."""
+
+    micro_batch: int = 0  # items of one forward pass; 0: one on a CPU (they stay in its caches), all there are on a GPU
+    precision: str = "float32"  # of the network's products: float32, bfloat16 or float16
+    tf32: bool = True  # float32 products of a GPU with 10 bits of mantissa
+    skip_limit: int = 20  # steps in a row without a finite loss and gradient, after which the training stops
+    report_every: int = 50  # steps
+    validate_every: int = 500  # steps; 0: never
+    validate_items: int = 16  # mixtures of the valid split
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if min(self.micro_batch, self.validate_every) < 0 or min(self.skip_limit, self.report_every) < 1:
+            raise ValueError(f"need micro_batch, validate_every >= 0 and skip_limit, report_every >= 1, got {self}")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides what a training run gives."""
 
@@ -70,6 +95,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     time: TimeConfig = field(default_factory=TimeConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
     steps: int = 10000
     batch: int = 8
     seed: int = 0
@@ -81,45 +107,103 @@ class TrainConfig:
             raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
 
 
-def load_recipe(name: str | Path, overrides: list[str] | None = None) -> TrainConfig:
-    """Return the recipe of a YAML file, or of a name in `sbm_cli/recipes`, with `key.key=value` overrides applied.
+def load_recipe(name: str | Path, overrides: list[str] | None = None, model: ModelConfig | None = None) -> TrainConfig:
+    """Return a recipe, with `key.key=value` overrides applied.
 
-    Raises ConfigError for a file that is not there, is not YAML, or has an unknown key.
+    name: of a recipe in `sbm_cli/recipes`, such as "sbm-tiny" or "ablations/mapping", or a YAML or JSON file. What it
+    does not say comes from the recipe that its `base` names, a file beside it or a shipped one; the model is then
+    named after the file. JSON needs no YAML reader.
+    model: takes the place of the recipe's model, before the overrides.
+
+    Raises ConfigError for a file that is not there, is not YAML or JSON, or has an unknown key.
     """
-    import yaml
-
-    path = Path(name)
-    if not path.suffix:
-        path = recipes_folder() / f"{name}.yaml"
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.yaml")))
-        raise ConfigError(
-            f"{name}: no such recipe ({error.strerror})", f"Give a YAML file, or one of: {known}"
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
+    path = _find(str(name), Path())
+    values, where = _inherited(path, ()), str(path)
+    if model is not None:
+        values["model"] = dump(model)
     for override in overrides or []:
-        key, equals, text = override.partition("=")
+        keys, equals, text = override.partition("=")
         if not equals:
             raise ConfigError(f"--set {override}: expected key=value", "For example --set optimizer.rate=1e-3")
-        _set(values, key.split("."), yaml.safe_load(text), override)
-    return build(TrainConfig, values, str(path))
+        change = _parse(text, f"--set {override}")
+        for key in reversed(keys.split(".")):
+            change = {key: change}
+        values, where = _merge(values, change), f"{where} --set {override}"
+    return build(TrainConfig, values, where)
+
+
+def list_recipes() -> dict[str, str]:
+    """Return the shipped recipes' names and, from their first lines `# NAME: what it is for. More.`, what for."""
+    files = sorted(recipes_folder().rglob("*.yaml"), key=lambda path: (len(path.parts), path.stem))
+    return {_name(path): re.findall(r"^# \S+: (.+?)(?:\. |\.?$)", path.read_text(), re.M)[0] for path in files}
 
 
 def recipes_folder() -> Path:
     return Path(__file__).parent.parent / "recipes"
 
 
-def _set(values: Any, keys: list[str], value: Any, override: str) -> None:
-    for key in keys[:-1]:
-        values = values.setdefault(key, {}) if isinstance(values, dict) else None
-    if not isinstance(values, dict):
-        raise ConfigError(f"--set {override}: there is no such group of keys")
-    if isinstance(value, str):
-        try:
-            value = float(value)  # YAML 1.1 reads 1e-3 as a word
-        except ValueError:
-            pass
-    values[keys[-1]] = value
+def _name(path: Path) -> str:
+    return path.relative_to(recipes_folder()).with_suffix("").as_posix()
+
+
+def _find(name: str, folder: Path) -> Path:
+    """Return the file of a recipe; a file's name (it has a suffix) is looked for in `folder`."""
+    return folder / name if Path(name).suffix else recipes_folder() / f"{name}.yaml"
+
+
+def _inherited(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the values of a recipe and of those that it is based on, each checked under its own file's name."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        recipes = list_recipes()
+        width = max(map(len, recipes))
+        known = "".join(f"\n  {name:{width}}  {head}" for name, head in recipes.items())
+        name = _name(path) if path.is_relative_to(recipes_folder()) else str(path)
+        raise ConfigError(f"{name}: no such recipe ({error.strerror})", f"Give a file, or one of:{known}") from error
+    said = _parse(text, str(path), json_only=path.suffix == ".json")
+    if not isinstance(said, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {said!r}")
+    values: dict[str, Any] = said
+    base = values.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: base is the name of a recipe, got {base!r}")
+        parent = _find(base, path.parent).resolve()
+        if parent in (path.resolve(), *heirs):
+            raise ConfigError(f"{path}: is based on itself, through base: {base}")
+        values = _merge(_merge(_inherited(parent, (path.resolve(), *heirs)), {"model": {"name": path.stem}}), values)
+    build(TrainConfig, values, str(path))
+    return values
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` with `changes`, group by group; a group of another `kind` replaces the old one."""
+    merged = dict(values)
+    for key, change in changes.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(change, dict) and change.get("kind") in (None, old.get("kind")):
+            change = _merge(old, change)
+        merged[key] = change
+    return merged
+
+
+def _parse(text: str, where: str, json_only: bool = False) -> Any:
+    """Return what a text in JSON or YAML says."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        if json_only:
+            raise ConfigError(f"{where}: not valid JSON ({error})") from error
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Reads 1e-3 as a number, as YAML 1.2 does; for YAML 1.1 it is a word."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML ({error})") from error

@@ -1,4 +1,4 @@
-"""Loss of the data prediction: magnitudes, complex values, and a little waveform SNR."""
+"""Loss of the data prediction: magnitudes, complex values, both at several resolutions, and a little waveform SNR."""
 
 from __future__ import annotations
 
@@ -10,17 +10,33 @@ from torch import Tensor
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.stft import Stft
 
-FLOOR = 1e-8  # of a compressed power: bounds the gradient of |X|**p, p < 1, which is infinite at zero
+FLOOR = 1e-8  # of a power beside a level of 1: bounds the gradient of |X|**p, p < 1, which is infinite at zero
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms, after Wang et al. (arXiv 2602.18355, `hybrid`): 70 and 30 on spectra compressed by 0.3."""
+    """Weights of the terms, after Wang et al. (arXiv 2602.18355, `hybrid`): 70 and 30 on spectra compressed by 0.3.
+
+    multi_magnitude, multi_complex: the same two terms on spectra of the waveform with other windows, their mean. That
+    there are such terms is Yang et al.'s (arXiv 2510.16834); the windows, in samples, are our choice.
+    """
 
     magnitude: float = 70.0
     complex: float = 30.0
+    multi_magnitude: float = 0.0
+    multi_complex: float = 0.0
+    windows: tuple[int, ...] = (256, 512, 1024)
     snr: float = 1.0
     exponent: float = 0.3
+
+    def __post_init__(self) -> None:
+        weights = (self.magnitude, self.complex, self.multi_magnitude, self.multi_complex, self.snr)
+        if min(weights) < 0 or not 0 < self.exponent <= 1:
+            raise ValueError(f"weights are not negative and exponent lies in (0, 1], got {self}")
+        if (self.multi_magnitude or self.multi_complex) and not self.windows:
+            raise ValueError("multi-resolution terms need windows")
+        if any(window < 2 or window % 2 for window in self.windows):
+            raise ValueError(f"windows are even numbers of samples, got {self.windows}")
 
 
 def enhancement_loss(
@@ -38,20 +54,34 @@ def enhancement_loss(
     both were divided by; target: the clean waveform [batch, samples].
     """
     power = config.exponent / compression.exponent  # of the compressed magnitude
-    (a, size_a), (b, size_b) = (_recompress(x / compression.factor, power) for x in (estimate, clean))
-    loss = config.magnitude * (size_a - size_b).square().mean()
-    loss = loss + config.complex * 2 * (a - b).square().mean()  # mean over real plus mean over imaginary parts
+    pair = (estimate / compression.factor, clean / compression.factor)
+    loss = _distance(*pair, power, config.magnitude, config.complex)
+    multi = config.multi_magnitude or config.multi_complex
+    if not (config.snr or multi):
+        return loss
+    waveform = stft.inverse(compression.expand(estimate) * level.sqrt()[:, None], target.shape[-1])
     if config.snr:
-        spectrum = compression.expand(estimate) * level.sqrt()[:, None]
-        loss = loss - config.snr * snr(stft.inverse(spectrum, target.shape[-1]), target).mean()
+        loss = loss - config.snr * snr(waveform, target).mean()
+    if multi:
+        scale = level.mean(1, keepdim=True).sqrt()  # one for all frames: other windows have other frames
+        for window in config.windows:
+            other = Stft(window, window, window // 2)
+            pair = (other.forward(waveform / scale), other.forward(target / scale))
+            part = _distance(*pair, config.exponent, config.multi_magnitude, config.multi_complex)
+            loss = loss + part / len(config.windows)
     return loss
 
 
-def _recompress(compressed: Tensor, power: float) -> tuple[Tensor, Tensor]:
-    """Return |X|**power * exp(i phase) as real pairs [..., 2], and |X|**power."""
-    parts = torch.view_as_real(compressed)
-    size = (parts.square().sum(-1) + FLOOR) ** ((power - 1) / 2)
-    return parts * size[..., None], (parts.square().sum(-1) + FLOOR) ** (power / 2)
+def _distance(estimate: Tensor, clean: Tensor, power: float, magnitude: float, parts: float) -> Tensor:
+    """Return the weighted squared errors of |X|**power and of |X|**power * exp(i phase), means over the spectrum."""
+    pairs = [torch.view_as_real(x) for x in (estimate, clean)]
+    energies = [x.square().sum(-1) + FLOOR for x in pairs]
+    sizes = [energy ** (power / 2) for energy in energies]
+    loss = magnitude * (sizes[0] - sizes[1]).square().mean()
+    if parts:
+        a, b = (x * (s * e.rsqrt())[..., None] for x, s, e in zip(pairs, sizes, energies, strict=True))
+        loss = loss + parts * 2 * (a - b).square().mean()  # mean over real plus mean over imaginary parts
+    return loss
 
 
 def snr(estimate: Tensor, target: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.stft import Stft
-from sbm_cli.training.losses import LossConfig, enhancement_loss, snr
+from sbm_cli.training.losses import FLOOR, LossConfig, enhancement_loss, snr
 
 STFT, COMPRESSION = Stft(), Compression()
 
@@ -58,3 +60,46 @@ def test_snr_hears_a_wrong_loudness() -> None:
 
 def test_snr_ignores_a_silent_target() -> None:
     assert snr(torch.randn(1, 100), torch.zeros(1, 100)).item() == 0
+
+
+def test_multi_resolution_terms_have_their_stated_weight() -> None:
+    """Against silence a spectrum of white noise differs by |X|**0.3, whatever the window."""
+    target = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    silence = torch.zeros(2, STFT.bins, STFT.frames(16000), dtype=torch.complex64)
+    config = LossConfig(magnitude=0.0, complex=0.0, snr=0.0, windows=(256, 1024))
+    power = [Stft(window, window, window // 2).forward(target).abs().square() for window in config.windows]
+    sizes = [(p + FLOOR) ** 0.15 - FLOOR**0.15 for p in power]
+    for term, expected in (
+        ("multi_magnitude", sum(size.square().mean().item() for size in sizes)),
+        ("multi_complex", sum(p.pow(0.3).mean().item() for p in power)),
+    ):
+        value = loss(replace(config, **{term: 500.0}), silence, target).item()  # type: ignore[arg-type]
+        assert value == pytest.approx(500 * expected / 2, rel=0.01)
+
+
+def test_multi_resolution_terms_do_not_hear_the_level() -> None:
+    target = torch.randn(1, 8000, generator=torch.Generator().manual_seed(0))
+    clean = COMPRESSION.compress(STFT.forward(target))
+    estimate, config = 0.7 * clean, LossConfig(multi_magnitude=100.0, multi_complex=50.0, snr=0.0)
+    values = []
+    for gain in (1.0, 0.01):
+        level = torch.full((1, clean.shape[2]), gain**2)
+        values.append(enhancement_loss(config, STFT, COMPRESSION, estimate, clean, level, gain * target).item())
+    assert values[0] == pytest.approx(values[1], rel=1e-4) and values[0] > 1
+
+
+def test_gradients_of_all_terms_are_finite_in_silence_and_at_the_truth() -> None:
+    config = LossConfig(multi_magnitude=500.0, multi_complex=500.0)
+    for target in (torch.zeros(1, 2000), torch.randn(1, 2000, generator=torch.Generator().manual_seed(0))):
+        estimate = COMPRESSION.compress(STFT.forward(target)).requires_grad_()
+        loss(config, estimate, target).backward()
+        assert estimate.grad is not None and torch.isfinite(torch.view_as_real(estimate.grad)).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"magnitude": -1.0}, {"exponent": 0.0}, {"multi_complex": 1.0, "windows": ()}, {"windows": (255,)}],
+)
+def test_config_refuses_what_makes_no_sense(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        LossConfig(**wrong)

@@ -1,0 +1,121 @@
+"""Recipes build on each other, are strict under their own file's name, and in JSON need no YAML reader."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sbm_cli.bridge.schedule import VE, VP
+from sbm_cli.config import dump
+from sbm_cli.errors import ConfigError
+from sbm_cli.training.config import load_recipe
+
+
+def write(folder: Path, **recipes: str) -> Path:
+    """Write NAME.yaml files and return the last one's path."""
+    for name, text in recipes.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{list(recipes)[-1]}.yaml"
+
+
+def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
+    path = write(tmp_path, mine="base: sbm-tiny\nmodel: {network: {blocks: 2}}\nsteps: 7")
+    mine, tiny = load_recipe(path), load_recipe("sbm-tiny")
+    assert (mine.model.network.blocks, mine.steps, mine.model.name) == (2, 7, "mine")
+    assert mine.model.network.channels == tiny.model.network.channels and mine.mix == tiny.mix
+
+
+def test_bases_form_a_chain_of_files_beside_each_other(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        first="model: {name: first}\nbatch: 3\nsteps: 5",
+        second="base: first.yaml\nsteps: 6",
+        third="base: second.yaml\nmodel: {name: other}",
+    )
+    config = load_recipe(path)
+    assert (config.model.name, config.batch, config.steps) == ("other", 3, 6)
+
+
+def test_another_kind_of_schedule_takes_nothing_from_the_old_one(tmp_path: Path) -> None:
+    path = write(tmp_path, mine="base: sbm-tiny\nmodel: {schedule: {kind: vp, c: 0.1}}")
+    assert load_recipe(path).model.schedule == VP(c=0.1)
+    assert load_recipe("sbm-tiny", ["model.schedule.kind=vp"]).model.schedule == VP()
+    assert load_recipe("sbm-tiny", ["model.schedule.c=0.2"]).model.schedule == VE(c=0.2)
+
+
+def test_overrides_stand_on_top(tmp_path: Path) -> None:
+    path = write(tmp_path, mine="base: sbm-tiny\noptimizer: {rate: 1e-4}")
+    assert load_recipe(path).optimizer.rate == 1e-4
+    config = load_recipe(path, ["optimizer.rate=2e-3", "data.speech=[a, b]", "mix.p_reverb=.5", "batch=2"])
+    assert (config.optimizer.rate, config.data.speech) == (2e-3, ("a", "b"))
+    assert (config.mix.p_reverb, config.batch) == (0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: sbm-tiny\noptimizer: {rat: 1.0}", r"mine\.yaml: optimizer: unknown key 'rat', did you mean 'rate'\?"),
+        ("base: sbm-tiny\nmodle: {}", r"mine\.yaml: unknown key 'modle', did you mean 'model'\?"),
+        ("base: sbm-tiny\nloss: {magnitud: 1.0}", "did you mean 'magnitude'"),
+        ("base: sbm-tiny\nmodel: {network: {output: masks}}", r"mine\.yaml: model: network: output is one of"),
+        ("base: broken.yaml", r"broken\.yaml: unknown key 'stepz', did you mean 'steps'"),
+        ("base: mine.yaml", "is based on itself"),
+        ("base: 3", "base is the name of a recipe"),
+        ("base: sbm-huge", "sbm-huge: no such recipe"),
+        ("- 1", "expected keys and values"),
+        ("a: [", r"mine\.yaml: not valid YAML"),
+        ("base: sbm-tiny\nsteps: {x: 1}", "steps: expected int"),
+    ],
+)
+def test_errors_name_the_file_they_are_in(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, broken="model: {name: x}\nstepz: 3", mine=text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.rat=1", r"--set optimizer\.rat=1: optimizer: unknown key 'rat', did you mean 'rate'"),
+        ("batch", "expected key=value"),
+        ("batch=many", "batch: expected int"),
+        ("batch=0", "at least 1"),
+        ("steps.x=1", "steps: expected int"),
+        ("model.schedule.kind=vx", "kind is one of ve, vp, gmax"),
+        ("model.network.untimed=true", "set it to 0"),
+        ("mix.snr_db=[1", "not valid YAML"),
+    ],
+)
+def test_errors_of_overrides_name_them(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("sbm-tiny", [override])
+
+
+def test_an_unknown_name_is_answered_with_all_recipes() -> None:
+    with pytest.raises(ConfigError, match="sbm-huge: no such recipe") as caught:
+        load_recipe("sbm-huge")
+    lines = caught.value.hint.splitlines()[1:]
+    assert any(line.split() == ["sbm-tiny", "for", "laptops", "and", "live", "use"] for line in lines)
+    assert any(line.startswith("  ablations/mapping ") for line in lines)
+
+
+def test_json_needs_no_yaml_reader(tmp_path: Path) -> None:
+    tiny = load_recipe("sbm-tiny")
+    path, heir = tmp_path / "whole.json", tmp_path / "heir.json"
+    path.write_text(json.dumps(dump(tiny)))
+    heir.write_text('{"base": "whole.json", "model": {"name": "sbm-tiny"}}')
+    assert load_recipe(path) == load_recipe(heir) == tiny
+    script = (
+        "import sys; sys.modules['yaml'] = None\n"
+        "from sbm_cli.training.config import load_recipe\n"
+        f"print(load_recipe({str(heir)!r}, ['steps=3']).steps)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.stdout.strip() == "3", run.stderr
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        load_recipe(path)
