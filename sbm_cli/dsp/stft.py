@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,17 +48,6 @@ class Stft:
         """Return how many frames cover every one of `samples` samples with all its windows."""
         return math.ceil((samples + self.overlap) / self.hop) if samples else 0
 
-    @cached_property
-    def _windows(self) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False):  # kept for later calls, which may want gradients
-            window = torch.hann_window(self.window, dtype=torch.float64)
-            if self.shape == "sqrt-hann":
-                window = window.sqrt()
-            scale = window.square().sum().sqrt()
-            # Every sample is covered by window // hop windows; their squares sum to this, the same for every hop.
-            cover = window.square().view(-1, self.hop).sum(0).repeat(self.window // self.hop)
-            return (window / scale).float(), (window / cover * scale).float()
-
     def analyze(self, samples: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the spectrum of every frame that is complete, and the samples still needed.
 
@@ -71,7 +60,7 @@ class Stft:
         carry = samples[:, count * self.hop :]
         if not count:
             return samples.new_zeros(samples.shape[0], self.bins, 0, dtype=torch.complex64), carry
-        frames = samples.unfold(-1, self.window, self.hop) * self._windows[0].to(samples.device)
+        frames = samples.unfold(-1, self.window, self.hop) * windows(self, samples.device)[0]
         return torch.fft.rfft(frames, self.n_fft).transpose(1, 2), carry
 
     def synthesize(self, spectrum: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -85,7 +74,7 @@ class Stft:
             start = spectrum.real.new_zeros(batch, self.overlap) if carry is None else carry
             return start[:, :0], start
         frames = torch.fft.irfft(spectrum.transpose(1, 2), self.n_fft)[..., : self.window]
-        hops = (frames * self._windows[1].to(frames.device)).view(batch, count, -1, self.hop)
+        hops = (frames * windows(self, frames.device)[1]).view(batch, count, -1, self.hop)
         parts = hops.shape[2]
         total = hops.new_zeros(batch, count + parts - 1, self.hop)
         if carry is not None:
@@ -103,3 +92,16 @@ class Stft:
     def inverse(self, spectrum: Tensor, samples: int) -> Tensor:
         """Return the waveforms [batch, samples] of a spectrum [batch, freq, frames]."""
         return self.synthesize(spectrum)[0][:, self.overlap : self.overlap + samples]
+
+
+@lru_cache  # a copy to a GPU at every call would wait for it
+def windows(stft: Stft, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the windows [window] of analysis and synthesis."""
+    with torch.inference_mode(False):  # kept for later calls, which may want gradients
+        window = torch.hann_window(stft.window, dtype=torch.float64)
+        if stft.shape == "sqrt-hann":
+            window = window.sqrt()
+        scale = window.square().sum().sqrt()
+        # Every sample is covered by window // hop windows; their squares sum to this, the same for every hop.
+        cover = window.square().view(-1, stft.hop).sum(0).repeat(stft.window // stft.hop)
+        return (window / scale).float().to(device), (window / cover * scale).float().to(device)

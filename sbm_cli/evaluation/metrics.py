@@ -11,13 +11,13 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
+from sbm_cli.audio.sdr import si_sdr
 from sbm_cli.evaluation import dnsmos
 
 Samples = NDArray[np.float32]
 Pair = tuple[Samples, Samples | None]  # estimate (or noisy), clean
 
 RATE = 16_000  # Hz, at which all of them are defined
-SI_SDR_LIMIT = 100.0  # dB; keeps exact copies and silence finite
 
 
 @dataclass(frozen=True)
@@ -119,25 +119,6 @@ def score_many(
 
     with ProcessPoolExecutor(min(workers, max(1, len(pairs))), get_context("spawn")) as pool:
         return _collect(pool.map(work, pairs), progress)
-
-
-def si_sdr(estimate: Samples, clean: Samples) -> float:
-    """Return the scale-invariant signal-to-distortion ratio in dB, within ±100; means are not removed.
-
-    Where one of the two is silent nothing of the target is left: -100. Where both are: +100, an exact copy.
-
-    Source: Le Roux et al. 2019 (arXiv 1811.02508), Eq. 3.
-    """
-    x, y = clean.astype(np.float64), estimate.astype(np.float64)
-    energy = np.sum(x * x)
-    target = x * (np.sum(x * y) / energy) if energy > 0 else x
-    error = y - target
-    signal, distortion = np.sum(target * target), np.sum(error * error)
-    if distortion == 0 and (signal > 0 or energy == 0):
-        return SI_SDR_LIMIT
-    if signal == 0:
-        return -SI_SDR_LIMIT
-    return float(np.clip(10 * np.log10(signal / distortion), -SI_SDR_LIMIT, SI_SDR_LIMIT))
 
 
 def estoi(estimate: Samples, clean: Samples) -> float:

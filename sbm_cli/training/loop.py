@@ -1,98 +1,67 @@
-"""The training loop: data prediction at bridge times, on one or several processes that share each batch.
+"""The training loop, the same for one CPU process, several of them, one GPU and many (see `engine`).
 
-What a step sees depends on (seed, step, item) alone: neither the number of processes nor a stop in between changes it.
+What a step sees depends on (seed, step, item) alone: neither the number of processes nor the size of a forward pass nor
+a stop in between changes it.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
-from sbm_cli.bridge.schedule import sample_state
-from sbm_cli.checkpoint import ModelConfig
-from sbm_cli.dsp.level import frame_power
+from sbm_cli.checkpoint import load
 from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.nn.network import Network
-from sbm_cli.training.config import OptimizerConfig, TimeConfig, TrainConfig
-from sbm_cli.training.data import open_corpus
-from sbm_cli.training.ema import update_ema
-from sbm_cli.training.losses import enhancement_loss
-from sbm_cli.training.mixing import Mixer
-from sbm_cli.training.processes import agree, on_stop, share_gradients
-from sbm_cli.training.rooms import open_rooms
-from sbm_cli.training.state import LAST, check, restore, write_checkpoint
-
-ROOM_SEED = 1  # the rooms of `evaluation.sets` have others
+from sbm_cli.training.config import TrainConfig
+from sbm_cli.training.engine import Engine, launch, on_stop
+from sbm_cli.training.logs import Logs, read_scores
+from sbm_cli.training.objective import batch_loss
+from sbm_cli.training.optimizer import Optimizer, learning_rate
+from sbm_cli.training.sources import Sources, batches, open_sources
+from sbm_cli.training.state import BEST, LAST, check, check_start, make_folder, restore, write_checkpoint, write_model
+from sbm_cli.training.validation import Score, validate
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop reports: step, mean loss since the last report, audio seconds per second, seconds left."""
+    """What the loop reports of the steps since its last report; `valid` has scores where it validated.
+
+    loss, grad_norm: means; speed: audio seconds per second; waiting: share of the time spent waiting for mixtures;
+    skipped: steps without a finite loss and gradient; remaining: seconds.
+    """
 
     step: int
     steps: int
     loss: float
     grad_norm: float
+    rate: float
     speed: float
+    waiting: float
+    skipped: int
     remaining: float
+    valid: Mapping[str, Score] = field(default_factory=dict)
 
 
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Return the rate of a step: linear warm-up, constant, half a cosine down over the last part."""
-    start = steps * (1 - config.decay)
-    rate = config.rate * min(1.0, (step + 1) / max(1, config.warmup))
-    if step < start:
-        return rate
-    part = (step - start) / max(1.0, steps - start)
-    return config.final_rate + (rate - config.final_rate) * 0.5 * (1 + math.cos(math.pi * part))
+LOGGED = ("loss", "grad_norm", "rate", "speed", "waiting", "skipped")
 
 
-def draw_time(config: TimeConfig, step: int, steps: int, generator: torch.Generator) -> Tensor:
-    """Return a bridge time [1]: 1 with the point mass's probability, else uniform on [t_min, 1]."""
-    mass = config.final_end_mass if step >= steps * (1 - config.final_part) else config.end_mass
-    at_end, t = torch.rand(2, generator=generator).tolist()
-    return torch.ones(1) if at_end < mass else torch.full((1,), config.t_min + (1 - config.t_min) * t)
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: the next step, and scores of each set before the first step and at the end, if known."""
 
-
-def prepare(model: ModelConfig, waveform: Tensor, level: Tensor) -> Tensor:
-    """Return the levelled, compressed spectrum [batch, freq, frames] of a waveform [batch, samples]."""
-    return model.compression.compress(model.stft.forward(waveform) / level.sqrt()[:, None])
-
-
-def item_loss(config: TrainConfig, network: Network, noisy: Tensor, clean: Tensor, step: int, item: int) -> Tensor:
-    """Return the loss of one mixture, noisy and clean [1, samples], with its time and noise drawn by (step, item)."""
-    model = config.model
-    generator = torch.Generator().manual_seed(
-        int(np.random.SeedSequence((config.seed, step, item, 1)).generate_state(1, np.uint64)[0] >> 1)
-    )
-    power = frame_power(model.stft.forward(noisy))
-    carry = None
-    if torch.rand((), generator=generator) < config.warm_level:
-        carry = power.mean(1) * 10 ** (torch.rand(1, generator=generator) * 1.2 - 0.6)  # +-6 dB
-    level, _ = model.level.track(power, model.stft.hop / model.rate, carry)
-    y, x0 = prepare(model, noisy, level), prepare(model, clean, level)
-    t = draw_time(config.time, step, config.steps, generator)
-    noise = torch.randn(y.shape, dtype=y.dtype, generator=generator)
-    late = network.config.lookahead
-    state = sample_state(model.schedule, x0, y, t, noise)
-    if late:
-        state, y = (torch.nn.functional.pad(x, (0, late)) for x in (state, y))
-    estimate = network(state, y, t)[0][..., late:]
-    return enhancement_loss(config.loss, model.stft, model.compression, estimate, x0, level, clean)
+    step: int
+    interrupted: bool
+    before: Mapping[str, Score]
+    after: Mapping[str, Score]
 
 
 def train(
@@ -102,155 +71,186 @@ def train(
     max_minutes: float | None = None,
     processes: int | None = None,
     report: Callable[[Progress], None] | None = None,
-) -> None:
-    """Train a model and leave `{name}.safetensors` (the moving average) with its JSON in `output`.
+    start: Path | None = None,
+    device: str = "auto",
+    sources: Sources | None = None,
+) -> Outcome:
+    """Train a model and leave `{name}.safetensors` (the moving average) with its JSON in `output`, the best in `best`.
 
-    resume: go on from `output/last.safetensors`, bit for bit as if there had been no stop.
-    max_minutes: stop after that time with a checkpoint, as an interrupt does too.
-    processes: share each batch between so many, one thread each; None takes one per core.
+    resume: go on from `output/last.pt`, on a CPU bit for bit as if there had been no stop.
+    max_minutes: stop after that time with a checkpoint.
+    processes: share each batch between so many; None takes one per core, or one GPU.
     report: called by process 0, and sent to it, so a function of a module if there are several.
+    start: begin with the weights of this model file instead of random ones.
+    device: "auto" (CUDA if there is one), "cpu" or "cuda".
+    sources: mixtures to take instead of the recipe's, by one process.
 
-    Raises ConfigError if `output` holds a checkpoint and resume is not set, or the checkpoint is of another recipe.
+    Raises ConfigError if `output` holds a checkpoint and resume is not set, or the checkpoint is of another model;
+    TrainingError if loss or gradient stay infinite; KeyboardInterrupt if it was interrupted, after a checkpoint.
     """
     last = output / LAST
     if last.exists() and not resume:
         raise ConfigError(f"{output}: holds a training already", "Use --resume to go on with it, or another --output.")
     if last.exists():
         check(last, config)
-    output.mkdir(parents=True, exist_ok=True)
-    _open_data(config)  # decoded and simulated once, before the processes start
-    processes = min(processes or os.cpu_count() or 1, config.batch)
-    if processes == 1:
-        _run(0, 1, config, output, max_minutes, report)
-        return
-    # Activations of a few MB come and go all the time: glibc shall keep their pages, not fault them in again (20 %).
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(16 << 30))
-    rendezvous = output / ".rendezvous"
-    rendezvous.unlink(missing_ok=True)
-    arguments = (processes, f"file://{rendezvous.resolve()}", config, output, max_minutes, report)
-    context = spawn(_join, arguments, processes, join=False)
-    with on_stop(context.processes[0].terminate):  # process 0 ends the step and tells the others
-        try:
-            while not context.join():
-                pass
-        except ProcessRaisedException as error:
-            raise TrainingError(str(error).strip().splitlines()[-1]) from error
-    rendezvous.unlink(missing_ok=True)
+    elif start is not None:
+        check_start(start, config)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("PyTorch finds no CUDA device", "Use --device cpu; `sbm doctor` says what is installed.")
+    if processes is None:
+        processes = os.cpu_count() or 1 if device == "cpu" and sources is None else 1
+    make_folder(output, config)
+    outcome = launch(_run, device, min(processes, config.batch), config, output, max_minutes, report, start, sources)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    return outcome
 
 
-def _join(rank: int, size: int, rendezvous: str, *rest: object) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size)
-    try:
-        _run(rank, size, *rest)
-    finally:
-        dist.destroy_process_group()
-
-
-def _open_data(config: TrainConfig) -> Mixer:
-    data, cache = config.data, Path(config.data.cache)
-    manifests, speech, noise, rir = (
-        [Path(path) for path in paths] for paths in (data.manifests, data.speech, data.noise, data.rir)
-    )
-    corpus = open_corpus(cache, manifests, speech, noise, rir)
-    return Mixer(corpus, open_rooms(cache, data.rooms, ROOM_SEED, corpus), config.mix)
-
-
-def _run(rank: int, size: int, *rest: object) -> None:
-    stop = threading.Event()
-    with on_stop(stop.set):
-        _train(rank, size, stop, *rest)  # type: ignore[arg-type]
-
-
-def _train(
-    rank: int,
-    size: int,
-    stop: threading.Event,
+def _run(
+    engine: Engine,
     config: TrainConfig,
     output: Path,
     max_minutes: float | None,
     report: Callable[[Progress], None] | None,
-) -> None:
-    mixer = _open_data(config)
-    torch.manual_seed(config.seed)
-    network = Network(config.model.network)
-    average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    decayed = {name for name, p in network.named_parameters() if p.ndim > 1 and "A_log" not in name}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in network.named_parameters() if name in decayed]},
-        {"params": [p for name, p in network.named_parameters() if name not in decayed], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(
-        groups,
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-        fused=True,
-    )
-    last = output / LAST
-    first = restore(last, network, average, optimizer) if last.exists() else 0
-    items = range(rank, config.batch, size)
-    start = checkpointed = reported = time.monotonic()
-    seconds = config.batch * config.mix.segment_seconds
-    losses: list[float] = []
-    for step, mixtures in _prefetch(mixer, config.seed, range(first, config.steps), items):
-        loss = 0.0
-        for item, (noisy, clean) in zip(items, mixtures, strict=True):
-            value = item_loss(config, network, noisy, clean, step, item) / config.batch
-            value.backward()
-            loss += float(value.detach())
-        loss = share_gradients(network, loss, size)
-        norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), config.optimizer.clip))
-        if not math.isfinite(loss + norm):
+    start: Path | None,
+    sources: Sources | None,
+) -> Outcome:
+    with engine.first():  # decodes and simulates; the others find it done
+        sources = sources or open_sources(config, engine.device)
+    stop = threading.Event()
+    with closing(_Training(engine, config, output, start, sources)) as training, on_stop(stop.set):
+        return training.run(stop, math.inf if max_minutes is None else 60 * max_minutes, report)
+
+
+class _Training:
+    """What one process holds of a training; process 0 alone validates, logs and saves."""
+
+    def __init__(self, engine: Engine, config: TrainConfig, output: Path, start: Path | None, sources: Sources) -> None:
+        self.engine, self.config, self.output, self.sources = engine, config, output, sources
+        if engine.size > config.batch:
+            raise ConfigError(f"{engine.size} processes for a batch of {config.batch}", "Raise batch, or start fewer.")
+        if engine.device.type == "cuda":
+            torch.set_float32_matmul_precision("high" if config.loop.tf32 else "highest")
+        torch.manual_seed(config.seed)
+        self.network = Network(config.model.network)
+        last = output / LAST
+        tuned = start is not None and not last.exists()
+        if start is not None and tuned:
+            self.network.load_state_dict(load(start)[0].state_dict())
+        scaled = config.loop.precision == "float16"
+        self.optimizer = Optimizer(self.network.to(engine.device), config.optimizer, scaled)
+        self.step, self.best = restore(last, self.optimizer) if last.exists() else (0, math.inf)
+        self.share = range(engine.rank, config.batch, engine.size)
+        self.items = torch.tensor(self.share, device=engine.device)
+        self.together = config.loop.micro_batch or (1 if engine.device.type == "cpu" else len(self.share))
+        self.logs = Logs(output, self.step) if engine.rank == 0 else None
+        if tuned:
+            self.validate()
+        elif last.exists() and engine.rank == 0:
+            write_model(output, config, self.optimizer)
+
+    def close(self) -> None:
+        if self.logs is not None:
+            self.logs.close()
+
+    def run(self, stop: threading.Event, seconds: float, report: Callable[[Progress], None] | None) -> Outcome:
+        """Train up to the recipe's last step, for so many seconds, or until told to stop."""
+        config, loop = self.config, self.config.loop
+        begun = saved = time.monotonic()
+        window, scores, over = _Window(self.engine.device), dict[str, Score](), False
+        mixtures = batches(self.sources.train, config.seed, range(self.step, config.steps), self.share, self.engine)
+        while self.step < config.steps and not over:
+            asked = time.monotonic()
+            noisy, clean = next(mixtures)
+            waited = time.monotonic() - asked
+            window.add(self.learn(noisy, clean), waited)
+            now = time.monotonic()
+            over = self.engine.agree(stop.is_set() or now - begun > seconds)
+            end = over or self.step == config.steps
+            validating = loop.validate_every > 0 and (end or self.step % loop.validate_every == 0)
+            if end or validating or self.step % loop.report_every == 0:
+                progress = window.read(config, self.step)
+                if validating and not stop.is_set():
+                    scores = self.validate()
+                    progress = replace(progress, valid=scores)
+                if self.logs is not None:
+                    self.logs.train(self.step, {name: getattr(progress, name) for name in LOGGED})
+                    if report is not None:
+                        report(progress)
+                window = _Window(self.engine.device)
+            if self.logs is not None and (end or now - saved > 60 * config.checkpoint_minutes):
+                write_checkpoint(self.output, config, self.optimizer, self.step, self.best)
+                saved = now
+        return Outcome(self.step, over and stop.is_set(), read_scores(self.output, 0), scores)
+
+    def learn(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        """Make a step with this process's mixtures, [items, samples] each, and return what `Optimizer.step` does."""
+        for a, b, items in zip(*(tensor.split(self.together) for tensor in (noisy, clean, self.items)), strict=True):
+            # Normalised by constants: the sum does not depend on how items are spread.
+            loss = batch_loss(self.config, self.network, a, b, self.step, items) * (len(items) / self.config.batch)
+            (loss * self.optimizer.scale).backward()
+            self.optimizer.loss += loss.detach()
+        self.engine.add_up(self.optimizer.sums)
+        found = self.optimizer.step(self.step, self.config.steps)
+        self.step += 1
+        return found
+
+    def validate(self) -> dict[str, Score]:
+        """Score the moving average on every set, log it, and keep it if it is the best."""
+        if self.logs is None:
+            return {}
+        self.optimizer.swap()
+        found = {
+            name: validate(self.config, self.network, source, self.engine.device, self.together)
+            for name, source in self.sources.valid.items()
+        }
+        self.optimizer.swap()
+        for name, validation in found.items():
+            self.logs.valid(self.step, name, validation, self.config.model)
+        loss = sum(validation.score.loss for validation in found.values())
+        if found and loss < self.best:
+            self.best = loss
+            write_model(self.output / BEST, self.config, self.optimizer)
+        return {name: validation.score for name, validation in found.items()}
+
+
+class _Window:
+    """The steps between two reports, added up on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(3, device=device)  # loss, gradient norm and number of the finite steps
+        self._in_row = torch.zeros((), device=device)
+        self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
+
+    def add(self, found: Tensor, waited: float) -> None:
+        """Count a step: what `Optimizer.step` found, and the seconds that it waited for mixtures."""
+        self._sums += torch.where(found[2] > 0, found[:3], 0.0)
+        self._in_row = found[3]
+        self._steps += 1
+        self._waited += waited
+
+    def read(self, config: TrainConfig, step: int) -> Progress:
+        """Return what was counted up to a step; this waits for a GPU.
+
+        Raises TrainingError if too many steps in a row were not finite.
+        """
+        loss, norm, finite, in_row = torch.cat([self._sums, self._in_row[None]]).tolist()
+        if in_row >= config.loop.skip_limit:
             raise TrainingError(
-                f"step {step}: loss {loss}, gradient norm {norm}",
+                f"step {step}: loss or gradient were not finite for {in_row:.0f} steps in a row",
                 "Look for damaged recordings, or lower optimizer.rate; the last checkpoint is as it was.",
             )
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config.optimizer, step, config.steps)
-        optimizer.step()
-        optimizer.zero_grad()
-        update_ema(average, network, config.optimizer.ema, step)
-        losses.append(loss)
-
-        now = time.monotonic()
-        over = agree(stop.is_set() or (max_minutes is not None and now - start > 60 * max_minutes), size)
-        end = over or step + 1 == config.steps
-        if rank == 0 and (end or now - checkpointed > 60 * config.checkpoint_minutes):
-            write_checkpoint(output, config, network, average, optimizer, step + 1)
-            checkpointed = now
-        if rank == 0 and (end or len(losses) == 50):
-            speed = len(losses) * seconds / (now - reported)
-            left = (config.steps - step - 1) * seconds / speed
-            _log(output, Progress(step + 1, config.steps, float(np.mean(losses)), norm, speed, left), report)
-            losses, reported = [], now
-        if end:
-            break
-
-
-def _prefetch(
-    mixer: Mixer, seed: int, steps: range, items: range, depth: int = 3
-) -> Iterator[tuple[int, list[tuple[Tensor, Tensor]]]]:
-    """Yield (step, mixtures of this process) in order, made by one thread a few steps ahead."""
-
-    def make(step: int) -> list[tuple[Tensor, Tensor]]:
-        pairs = (mixer.item(seed, step, item) for item in items)
-        return [(torch.from_numpy(noisy)[None], torch.from_numpy(clean)[None]) for noisy, clean in pairs]
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting = [(step, pool.submit(make, step)) for step in steps[:depth]]
-        for ahead in range(depth, len(steps) + depth):
-            if not waiting:
-                return
-            step, future = waiting.pop(0)
-            mixtures = future.result()
-            if ahead < len(steps):
-                waiting.append((steps[ahead], pool.submit(make, steps[ahead])))
-            yield step, mixtures
-
-
-def _log(output: Path, progress: Progress, report: Callable[[Progress], None] | None) -> None:
-    with open(output / "log.jsonl", "a") as file:
-        file.write(json.dumps(vars(progress) | {"time": round(time.time())}) + "\n")
-    if report is not None:
-        report(progress)
+        elapsed = time.monotonic() - self._since
+        return Progress(
+            step,
+            config.steps,
+            loss / finite if finite else math.nan,
+            norm / finite if finite else math.nan,
+            learning_rate(config.optimizer, step - 1, config.steps),
+            self._steps * config.batch * config.mix.segment_seconds / elapsed,
+            self._waited / elapsed,
+            self._steps - round(finite),
+            (config.steps - step) * elapsed / self._steps,
+        )

@@ -2,70 +2,88 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from sbm_cli.checkpoint import save, write_atomically
-from sbm_cli.config import dump
+from sbm_cli.checkpoint import ModelConfig, load_config, save, write_atomically
+from sbm_cli.config import build, dump
 from sbm_cli.errors import ConfigError
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
+from sbm_cli.training.optimizer import Optimizer
 
-LAST = "last.safetensors"  # the checkpoint to resume from
+LAST = "last.pt"  # the checkpoint to resume from
+BEST = "best"  # folder of the model that was best on validation
 
 
-def write_checkpoint(
-    output: Path,
-    config: TrainConfig,
-    network: Network,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    step: int,
-) -> None:
-    """Write NAME.safetensors, the moving average, and LAST: weights, average, Adam's moments and the next step."""
-    from safetensors.torch import save as serialize
+def write_checkpoint(output: Path, config: TrainConfig, optimizer: Optimizer, step: int, best: float) -> None:
+    """Write LAST (tensors of the optimizer, next step, best loss so far, recipe) and the moving average as a model."""
+    tensors = {name: tensor.cpu() for name, tensor in optimizer.tensors().items()}
+    data = io.BytesIO()
+    torch.save({"step": step, "best": best, "recipe": json.dumps(dump(config)), "tensors": tensors}, data)
+    write_atomically(output / LAST, data.getvalue())
+    write_model(output, config, optimizer)
 
-    released = Network(config.model.network)
-    released.load_state_dict(average)
-    save(released, config.model, output / f"{config.model.name}.safetensors")
-    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"ema.{name}": tensor for name, tensor in average.items()}
-    for name, parameter in network.named_parameters():
-        tensors |= {f"{key}.{name}": tensor for key, tensor in optimizer.state[parameter].items()}
-    metadata = {"step": str(step), "recipe": json.dumps(dump(config))}
-    write_atomically(output / LAST, serialize({k: v.detach().contiguous() for k, v in tensors.items()}, metadata))
+
+def write_model(folder: Path, config: TrainConfig, optimizer: Optimizer) -> None:
+    """Write the moving average as NAME.safetensors and NAME.json, if safetensors is installed.
+
+    A rented GPU often has nothing but torch; LAST holds the average too, and a resumed training begins with this.
+    """
+    if find_spec("safetensors") is None:
+        return
+    average = {name[4:]: tensor for name, tensor in optimizer.tensors().items() if name.startswith("ema.")}
+    network = Network(config.model.network)
+    network.load_state_dict(average)
+    save(network, config.model, folder / f"{config.model.name}.safetensors")
+
+
+def make_folder(output: Path, config: TrainConfig) -> None:
+    """Make the folder of a training, and remove from it what a killed one had half written."""
+    (output / BEST).mkdir(parents=True, exist_ok=True)
+    for name in (LAST, f"{config.model.name}.*"):
+        for path in (*output.glob(f".{name}.*.tmp"), *(output / BEST).glob(f".{name}.*.tmp")):
+            path.unlink(missing_ok=True)
 
 
 def check(path: Path, config: TrainConfig) -> None:
     """Raise ConfigError if a checkpoint is damaged or of another model than the recipe's."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            recipe = json.loads(file.metadata()["recipe"])
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be resumed from ({error})", "Use another --output.") from error
-    if recipe["model"] != dump(config.model):
+    model = build(ModelConfig, json.loads(_read(path)["recipe"])["model"], str(path))
+    if model != config.model:
         raise ConfigError(f"{path}: of another model than this recipe's", "Use another --output.")
 
 
-def restore(path: Path, network: Network, average: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> int:
-    """Put a checkpoint's state into network, average and optimizer; return the step to go on with."""
-    from safetensors import safe_open
+def check_start(path: Path, config: TrainConfig) -> None:
+    """Raise ConfigError if a model cannot be trained on by a recipe: but for the name they must be of one model."""
+    found = load_config(path)
+    if replace(found, name=config.model.name) != config.model:
+        raise ConfigError(
+            f"{path}: of another model than the recipe's", f"Use the recipe that {found.name} was trained with."
+        )
 
-    with safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
 
-    def group(prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+def tuned_model(path: Path) -> ModelConfig:
+    """Return the config of a model file under the name that its fine-tuned form gets."""
+    model = load_config(path)
+    return replace(model, name=f"{model.name}-tuned")
 
-    network.load_state_dict(group("model."))
-    for name, tensor in group("ema.").items():
-        average[name].copy_(tensor)
-    for name, parameter in network.named_parameters():
-        optimizer.state[parameter] = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-    return step
+
+def restore(path: Path, optimizer: Optimizer) -> tuple[int, float]:
+    """Put a checkpoint's state into the optimizer and its network; return the step to go on with and the best loss."""
+    found = _read(path)
+    optimizer.restore(found["tensors"])
+    return found["step"], found["best"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever its reader stumbles over
+        raise ConfigError(f"{path}: cannot be resumed from ({error})", "Use another --output.") from error
+    return found

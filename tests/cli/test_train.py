@@ -1,4 +1,4 @@
-"""`sbm train`: options reach the loop, and its progress is readable."""
+"""`sbm train`: options reach the loop, its progress is readable, and forgetting is told."""
 
 from __future__ import annotations
 
@@ -7,53 +7,104 @@ from typing import Any
 
 import pytest
 
-from sbm_cli.training.loop import Progress
+from sbm_cli import hub
+from sbm_cli.training.loop import Outcome, Progress
+from sbm_cli.training.validation import Score
+
+
+class Asked(dict[str, Any]):
+    """The arguments that a loop got which only notes them, and the scores that it is to return."""
+
+    before: dict[str, Score] = {}
+    after: dict[str, Score] = {}
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Put a loop that only notes its arguments in place of ours."""
-    noted: dict[str, Any] = {}
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    noted = Asked()
 
-    def train(recipe: Any, output: Path, *, report: Any, **options: Any) -> None:
+    def train(recipe: Any, output: Path, *, report: Any, **options: Any) -> Outcome:
         noted.update(recipe=recipe, output=output, **options)
-        report(Progress(50, 200, 12.34567, 1.0, 17.25, 7260.0))
-        report(Progress(200, 200, 1.0, 1.0, 17.25, 0.0))
+        report(Progress(50, 200, 12.34567, 1.0, 1e-3, 17.25, 0.0, 0, 7260.0))
+        report(Progress(200, 200, 1.0, 1.0, 1e-3, 17.25, 0.0, 3, 0.0, {"valid": Score(2.5, 11.0, 9.5)}))
+        return Outcome(200, False, noted.before, noted.after)
 
     monkeypatch.setattr("sbm_cli.training.loop.train", train)
+    monkeypatch.delenv("RANK", raising=False)
     return noted
 
 
-def test_options_reach_the_loop(sbm: Any, asked: dict[str, Any]) -> None:
+def test_options_reach_the_loop(sbm: Any, asked: Asked) -> None:
     arguments = "--set steps=200 --set optimizer.rate=1e-3 --output mine --resume --max-minutes 1.5 --processes 2"
-    result = sbm("train", "--config", "sbm-tiny", *arguments.split())
+    result = sbm("train", "--config", "sbm-tiny", *arguments.split(), "--device", "cpu", "--precision", "bfloat16")
     assert (result.status, result.out) == (0, "")
     recipe = asked.pop("recipe")
-    assert (recipe.steps, recipe.optimizer.rate) == (200, 1e-3)
-    assert asked == {"output": Path("mine"), "resume": True, "max_minutes": 1.5, "processes": 2}
+    assert (recipe.steps, recipe.optimizer.rate, recipe.loop.precision) == (200, 1e-3, "bfloat16")
+    assert asked == {
+        "output": Path("mine"), "resume": True, "max_minutes": 1.5, "processes": 2, "start": None, "device": "cpu"
+    }  # fmt: skip
     assert result.err.splitlines() == [
         f"sbm-tiny: 200 steps of {recipe.batch} mixtures -> mine",
         "step 50/200  loss 12.3457  17.2 s of audio per second  2 h 01 min left",
-        "step 200/200  loss 1.0000  17.2 s of audio per second  0 min left",
+        "step 200/200  loss 1.0000  17.2 s of audio per second  0 min left  3 steps skipped",
+        "  valid: loss 2.5000  SI-SDR 11.00 dB (+1.50)",
         "mine/sbm-tiny.safetensors",
     ]
 
 
-def test_the_output_is_named_after_the_model(sbm: Any, asked: dict[str, Any]) -> None:
-    assert sbm("train", "-c", "sbm-tiny", "--set", "model.name=mine", "-q").err == ""
-    assert asked["output"] == Path("runs/mine")
+def test_the_output_is_named_after_the_model(sbm: Any, asked: Asked) -> None:
+    assert sbm("train", "-c", "sbm-tiny", "--set", "model.name=mine", "--pack", "a b", "-q").err == ""
+    assert asked["output"] == Path("runs/mine") and asked["recipe"].data.pack == "a b"
     assert (asked["resume"], asked["max_minutes"], asked["processes"]) == (False, None, None)
+    assert (asked["start"], asked["device"]) == (None, "auto")
+
+
+def test_one_process_of_torchrun_speaks(sbm: Any, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert sbm("train", "-c", "sbm-tiny").err == "" and asked
+
+
+def test_fine_tuning_takes_the_model_s_own_dimensions(sbm: Any, asked: Asked) -> None:
+    name = hub.default_name()
+    weights = hub.resolve(name)
+    assert sbm("train", "--from", name).status == 0
+    assert asked["start"] == weights and asked["output"] == Path("runs") / f"{name}-tuned"
+    assert asked["recipe"].model.name == f"{name}-tuned" and asked["recipe"].data.own_share > 0
+    assert sbm("train", "--from", weights, "--config", "sbm-tiny", "--output", "here").status == 0
+    assert asked["recipe"].model.name == "sbm-tiny" and asked["recipe"].data.own_share == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("general", "warning"),
     [
-        (["-c", "sbm-tiniest"], "sbm: sbm-tiniest: no such recipe"),
-        (["-c", "sbm-tiny", "--set", "stepz=1"], "unknown key 'stepz', did you mean 'steps'?"),
-        (["-c", "sbm-tiny", "--set", "steps"], "sbm: --set steps: expected key=value"),
+        ((11.0, 10.8), None),
+        ((11.0, 10.6), "sbm: warning: the model forgets: 0.40 dB lost on general noise"),
+        (None, "sbm: warning: nothing shows whether the model forgot other noise"),
     ],
 )
-def test_wrong_recipes_are_one_message(sbm: Any, asked: dict[str, Any], arguments: list[str], message: str) -> None:
+def test_forgetting_is_told(sbm: Any, asked: Asked, general: tuple[float, float] | None, warning: str | None) -> None:
+    asked.before, asked.after = ({"own": Score(3.0, si_sdr, 5.0)} for si_sdr in (8.0, 9.5))
+    if general is not None:
+        for scores, si_sdr in zip((asked.before, asked.after), general, strict=True):
+            scores["general"] = Score(3.0, si_sdr, 9.0)
+    lines = sbm("train", "--from", hub.default_name()).err.splitlines()
+    assert "own: SI-SDR 8.00 -> 9.50 dB" in lines
+    assert [line for line in lines if "warning" in line] == ([warning] if warning else [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["-c", "sbm-tiniest"], 1, "sbm: sbm-tiniest: no such recipe"),
+        (["-c", "sbm-tiny", "--set", "stepz=1"], 1, "unknown key 'stepz', did you mean 'steps'?"),
+        (["-c", "sbm-tiny", "--set", "steps"], 1, "sbm: --set steps: expected key=value"),
+        (["--from", "sbm-tiniest"], 1, "unknown model 'sbm-tiniest'"),
+        ([], 2, "a recipe, or --from a model to fine-tune, is needed"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_message(
+    sbm: Any, asked: Asked, arguments: list[str], status: int, message: str
+) -> None:
     result = sbm("train", *arguments)
-    assert (result.status, asked) == (1, {})
+    assert (result.status, asked) == (status, {})
     assert message in result.err and "Traceback" not in result.err

@@ -10,9 +10,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from sbm_cli.audio.sdr import LIMIT, si_sdr
 from sbm_cli.evaluation import dnsmos
 from sbm_cli.evaluation import metrics as module
-from sbm_cli.evaluation.metrics import METRICS, RATE, Samples, available_metrics, score, score_many, si_sdr
+from sbm_cli.evaluation.metrics import METRICS, RATE, Samples, available_metrics, score, score_many
 
 ALL = tuple(METRICS)
 INTRUSIVE = ("si_sdr", "estoi", "pesq")
@@ -74,13 +75,13 @@ def test_si_sdr_does_not_depend_on_gain(clean: Samples, gain: float) -> None:
 
 def test_si_sdr_is_defined_for_copies_and_for_silence(clean: Samples) -> None:
     silence = np.zeros_like(clean)
-    assert si_sdr(clean, clean) == si_sdr(silence, silence) == module.SI_SDR_LIMIT
-    assert si_sdr(silence, clean) == si_sdr(clean, silence) == -module.SI_SDR_LIMIT
+    assert si_sdr(clean, clean) == si_sdr(silence, silence) == LIMIT
+    assert si_sdr(silence, clean) == si_sdr(clean, silence) == -LIMIT
 
 
 def test_si_sdr_keeps_the_mean() -> None:
     clean = np.ones(100, dtype=np.float32)
-    assert si_sdr(clean, clean) == module.SI_SDR_LIMIT
+    assert si_sdr(clean, clean) == LIMIT
 
 
 # ESTOI and PESQ -------------------------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def test_an_absent_package_is_named_with_its_extra(clean: Samples, monkeypatch: 
     assert available_metrics()["pesq"] == reason
     assert available_metrics()["si_sdr"] == ""
     scores = score(("si_sdr", "pesq"), clean, clean)
-    assert scores == {"si_sdr": module.SI_SDR_LIMIT, "pesq": None}
+    assert scores == {"si_sdr": LIMIT, "pesq": None}
     assert scores.reasons == {"pesq": reason}
 
 

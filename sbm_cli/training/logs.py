@@ -1,0 +1,99 @@
+"""What a training leaves to be looked at: CSV always; curves, sound and spectrograms where TensorBoard is installed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from sbm_cli.checkpoint import ModelConfig, write_atomically
+from sbm_cli.training.validation import Score, Validation
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+TRAIN, VALID = "train.csv", "valid.csv"
+SAMPLES = 4  # mixtures of a set to listen to
+RANGE_DB = 80.0  # of a spectrogram
+
+
+class Logs:
+    """The logs of a training in its folder; a resumed one loses the rows behind `first`, the step it goes on with."""
+
+    def __init__(self, folder: Path, first: int) -> None:
+        self._folder = folder
+        for name in (TRAIN, VALID):
+            rows = [row for row in read_rows(folder / name) if int(row["step"]) <= first]
+            if rows:
+                write_atomically(folder / name, _csv(rows, header=True).encode())
+            else:
+                (folder / name).unlink(missing_ok=True)
+        self._board: SummaryWriter | None = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(folder / "tensorboard", purge_step=first)
+
+    def train(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a row of `train.csv` and a point to its curves."""
+        self._row(TRAIN, {"step": step, **values})
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"train/{name}", value, step)
+            self._board.flush()
+
+    def valid(self, step: int, name: str, found: Validation, model: ModelConfig) -> None:
+        """Add a row of `valid.csv` and points for a set, and its first mixtures as sound and picture."""
+        self._row(VALID, {"step": step, "set": name, **asdict(found.score)})
+        if self._board is None:
+            return
+        for key, value in asdict(found.score).items():
+            self._board.add_scalar(f"{name}/{key}", value, step)
+        for i in range(min(SAMPLES, len(found.noisy))):
+            rows = torch.stack([found.noisy[i], found.estimate[i], found.clean[i]])
+            power = torch.view_as_real(model.stft.forward(rows)).square().sum(-1)
+            level = 10 * torch.log10(power / power.max() + 1e-12)
+            picture = (1 + level / RANGE_DB).clamp(0, 1).flip(1)  # low frequencies below
+            self._board.add_image(f"{name}/{i} noisy, estimate, clean", picture.flatten(0, 1), step, dataformats="HW")
+            for kind, row in zip(("noisy", "estimate", "clean"), rows, strict=True):
+                self._board.add_audio(f"{name}/{i} {kind}", row.clamp(-1, 1)[None], step, model.rate)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def _row(self, name: str, row: Mapping[str, object]) -> None:
+        path = self._folder / name
+        new = not path.exists()
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            file.write(_csv([row], header=new))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the whole rows of a log, none if there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def read_scores(folder: Path, step: int) -> dict[str, Score]:
+    """Return the scores of a step by the name of the set."""
+    rows = [row for row in read_rows(folder / VALID) if int(row["step"]) == step]
+    names = Score.__dataclass_fields__
+    return {row["set"]: Score(*(float(row[name]) for name in names)) for row in rows}
+
+
+def _csv(rows: list[Mapping[str, object]] | list[dict[str, str]], header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,74 @@
+"""What is learnt: data prediction at bridge times, of mixtures as waveforms."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sbm_cli.bridge.schedule import sample_state
+from sbm_cli.checkpoint import ModelConfig
+from sbm_cli.dsp.level import frame_power
+from sbm_cli.nn.network import Network
+from sbm_cli.training.config import TimeConfig, TrainConfig
+from sbm_cli.training.losses import enhancement_loss
+from sbm_cli.training.random import BRIDGE_NOISE, TIME, WARM_LEVEL, normals, uniforms
+
+WARM_DB = 6.0  # a level from before the segment lies within so much of the segment's own
+
+
+def batch_loss(config: TrainConfig, network: Network, noisy: Tensor, clean: Tensor, step: int, items: Tensor) -> Tensor:
+    """Return the mean loss of mixtures, noisy and clean [items, samples]; what is drawn depends on (step, item) alone.
+
+    items: their numbers in the batch of the step, int64 [items].
+    """
+    model = config.model
+    at_end, t = uniforms(config.seed, step, items, TIME, 2).unbind(1)
+    t = draw_time(config.time, step, config.steps, at_end, t)
+    warm, gain = uniforms(config.seed, step, items, WARM_LEVEL, 2).unbind(1)
+    start = torch.where(warm < config.warm_level, 10 ** (0.1 * WARM_DB * (2 * gain - 1)), 0.0)
+    y, x0, level = prepare(model, noisy, clean, start)
+    parts = normals(config.seed, step, items, BRIDGE_NOISE, 2 * y[0].numel()).reshape(*y.shape, 2)
+    noise = torch.view_as_complex(parts) * 0.5**0.5  # E|noise|² = 1
+    estimate = predict(config, network, sample_state(model.schedule, x0, y, t, noise), y, t)
+    return enhancement_loss(config.loss, model.stft, model.compression, estimate, x0, level, clean)
+
+
+def draw_time(config: TimeConfig, step: int, steps: int, at_end: Tensor, t: Tensor) -> Tensor:
+    """Return bridge times from uniform numbers in [0, 1): 1 with the point mass's probability, else on [t_min, 1]."""
+    mass = config.final_end_mass if step >= steps * (1 - config.final_part) else config.end_mass
+    return torch.where(at_end < mass, 1.0, config.t_min + (1 - config.t_min) * t)
+
+
+def prepare(
+    model: ModelConfig, noisy: Tensor, clean: Tensor, start: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the levelled, compressed spectra of noisy and clean [items, freq, frames] and their level [items, frames].
+
+    start: the level before the first frame, [items], as a factor on the segment's mean power; 0 (or None for all)
+    takes the first frame's own power.
+    """
+    spectra = (model.stft.forward(noisy), model.stft.forward(clean))
+    power = frame_power(spectra[0]).clamp_min(10 ** (model.level.floor_db / 10))
+    carry = None if start is None else torch.where(start > 0, start * power.mean(1), power[:, 0])
+    level, _ = model.level.track(power, model.stft.hop / model.rate, carry)
+    y, x0 = (model.compression.compress(spectrum / level.sqrt()[:, None]) for spectrum in spectra)
+    return y, x0, level
+
+
+def predict(config: TrainConfig, network: Network, state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    """Return the estimate of the clean spectrum, shaped like noisy [items, freq, frames]."""
+    late = network.config.lookahead
+    if late:
+        state, noisy = (F.pad(x, (0, late)) for x in (state, noisy))
+    with autocast(config.loop.precision, noisy.device):
+        estimate: Tensor = network(state, noisy, t)[0][..., late:]
+    return estimate
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Compute matrix products in bfloat16 or float16 inside; scans, sums and the loss stay in float32."""
+    dtype = torch.float32 if precision == "float32" else getattr(torch, precision)
+    return torch.autocast(device.type, dtype, enabled=precision != "float32")

@@ -1,0 +1,137 @@
+"""AdamW, gradient clipping and the moving average, on parameters laid end to end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sbm_cli.training.config import OptimizerConfig
+
+ALIGNMENT = 16  # floats: every parameter starts where vector loads and cuBLAS like it
+FIRST_SCALE = 2.0**10  # of a float16 loss
+SCALE_DOUBLES = 1000  # steps
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Return the rate of a step: linear warm-up, constant, half a cosine down over the last part."""
+    start = steps * (1 - config.decay)
+    rate = config.rate * min(1.0, (step + 1) / max(1, config.warmup))
+    if step < start:
+        return rate
+    part = (step - start) / max(1.0, steps - start)
+    return config.final_rate + (rate - config.final_rate) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def ema_decay(most: float, step: int) -> float:
+    """Return the decay of the moving average: short at first, so that the random start is soon forgotten.
+
+    step counts from 0; the decay grows as (1 + step) / (10 + step) up to `most` (as TensorFlow's moving average does).
+    """
+    return min(most, (1 + step) / (10 + step))
+
+
+class Optimizer:
+    """The weights of a network in training, their gradient, moments and moving average: one tensor each.
+
+    A step is a handful of operators whatever the number of layers, and the gradient crosses processes in one
+    message. Nothing here waits for the device: a gradient that is not finite is found and left out there.
+
+    loss: what the items of the step add their losses to; it travels with the gradient in `sums`.
+    scale: what a float16 loss is multiplied with before `backward`, against gradients too small for it; 1 otherwise.
+    """
+
+    def __init__(self, network: nn.Module, config: OptimizerConfig, scaled: bool = False) -> None:
+        self._network, self._config, self._scaled = network, config, scaled
+        named = sorted(network.named_parameters(), key=lambda item: not _decays(*item))
+        self._places: dict[str, int] = {}
+        end = decayed = 0
+        for name, parameter in named:
+            self._places[name] = end
+            end += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
+            decayed = end if _decays(name, parameter) else decayed
+        device = named[0][1].device
+        weights, self.average, *moments = (torch.zeros(end, device=device) for _ in range(4))
+        self.sums = torch.zeros(end + 1, device=device)
+        self.gradient, self.loss = self.sums[:-1], self.sums[-1]
+        self.scale = torch.full((), FIRST_SCALE if scaled else 1.0, device=device)
+        self._in_row = torch.zeros((), device=device)
+        self._flat = {"model": weights, "ema": self.average, "exp_avg": moments[0], "exp_avg_sq": moments[1]}
+        for name, parameter in named:
+            view = self._view(weights, name, parameter).copy_(parameter.detach())
+            parameter.data, parameter.grad = view, self._view(self.gradient, name, parameter)
+        self.average.copy_(weights)
+
+        parts = (slice(0, decayed), slice(decayed, end))
+        halves = [weights[part] for part in parts]
+        groups: list[dict[str, Any]] = [{"params": [halves[0]]}, {"params": [halves[1]], "weight_decay": 0.0}]
+        self._adamw = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+        for half, part in zip(halves, parts, strict=True):
+            half.grad = self.gradient[part]
+            count = {"step": torch.zeros((), device=device)}
+            self._adamw.state[half] = count | {key: self._flat[key][part] for key in ("exp_avg", "exp_avg_sq")}
+
+    @torch.no_grad()
+    def step(self, step: int, steps: int) -> Tensor:
+        """Move weights and average by the summed gradient, and clear it.
+
+        If loss or gradient are not finite, weights and moments stay as they are. Returns [loss, gradient norm, whether
+        they are finite, how many steps in a row were not].
+        """
+        norm = self.gradient.norm() / self.scale
+        good = torch.isfinite(norm + self.loss)
+        # What the fused kernel divides the gradient by, and what makes it leave all as it is (GradScaler's means).
+        self._adamw.grad_scale = self.scale * (norm / self._config.clip).clamp_min(1)  # type: ignore[attr-defined]
+        self._adamw.found_inf = (~good).float()  # type: ignore[attr-defined]
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate(self._config, step, steps)
+        self._adamw.step()
+        self.average.lerp_(self._flat["model"], 1 - ema_decay(self._config.ema, step))
+        if self._scaled:
+            self.scale.mul_(torch.where(good, 2 ** (1 / SCALE_DOUBLES), 0.5))
+        self._in_row = torch.where(good, 0.0, self._in_row + 1)
+        found = torch.stack([self.loss, norm, good.float(), self._in_row])
+        self.sums.zero_()
+        return found
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange weights and average."""
+        weights = self._flat["model"].clone()
+        self._flat["model"].copy_(self.average)
+        self.average.copy_(weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that a continuation needs, by KIND.NAME: "model", "ema", "exp_avg", "exp_avg_sq", "step"."""
+        found: dict[str, Tensor] = {}
+        for name, tensor in self._network.state_dict().items():
+            if name in self._places:
+                found |= {f"{kind}.{name}": self._view(flat, name, tensor) for kind, flat in self._flat.items()}
+                found[f"step.{name}"] = self._counts()[0]
+            else:  # a buffer, which nothing moves
+                found |= {f"{kind}.{name}": tensor for kind in ("model", "ema")}
+        return found
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `tensors` gave.
+
+        Raises KeyError or RuntimeError if they are of another network.
+        """
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+        first, second = self._counts()
+        second.copy_(first)
+
+    def _counts(self) -> list[Tensor]:
+        return [state["step"] for state in self._adamw.state.values()]
+
+    def _view(self, flat: Tensor, name: str, like: Tensor) -> Tensor:
+        return flat[self._places[name] :][: like.numel()].view(like.shape)
+
+
+def _decays(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim > 1 and "A_log" not in name

@@ -1,0 +1,136 @@
+"""Where a training's mixtures come from: made ahead by threads of the host, or on the device."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sbm_cli.training.config import TrainConfig
+from sbm_cli.training.data import Corpus, open_corpus
+from sbm_cli.training.engine import Engine
+from sbm_cli.training.mixing import Mixer
+from sbm_cli.training.pack import open_pack
+from sbm_cli.training.random import OWN_NOISE, uniforms
+from sbm_cli.training.rooms import open_rooms
+
+ROOM_SEED = 1  # the rooms of `evaluation.sets` have others
+AHEAD = 2  # steps that each thread makes in advance
+
+
+class Source(Protocol):
+    """Mixtures of a split, made on `device`."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def batch(self, seed: int, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return (noisy, clean), float32 [items, samples] each; an item is a function of (seed, step, item)."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Mixtures to train on, and to validate on by the name of the set."""
+
+    train: Source
+    valid: Mapping[str, Source] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Items of `own` with probability `share`, of `general` otherwise."""
+
+    own: Source
+    general: Source
+    share: float
+
+    @property
+    def device(self) -> torch.device:
+        return self.general.device
+
+    def batch(self, seed: int, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
+        chosen = (uniforms(seed, step, torch.tensor(items), OWN_NOISE, 1)[:, 0] < self.share).tolist()
+        rows: dict[int, tuple[Tensor, Tensor]] = {}
+        for source, own in ((self.own, True), (self.general, False)):
+            part = [item for item, is_own in zip(items, chosen, strict=True) if is_own == own]
+            if part:
+                rows |= zip(part, zip(*source.batch(seed, step, part), strict=True), strict=True)
+        noisy, clean = zip(*(rows[item] for item in items), strict=True)
+        return torch.stack(noisy), torch.stack(clean)
+
+
+def open_sources(config: TrainConfig, device: torch.device) -> Sources:
+    """Open what the recipe names: a pack, or corpora, decoded and with simulated rooms at the first time.
+
+    On a GPU the mixtures are made there. Validation is on the split `valid`, on the same mixtures everywhere. Where the
+    user's own noise has a share of its own (`own_share`), there are two sets, "own" with it and "general" with that of
+    the manifests, if they have any.
+
+    Raises ConfigError if there is no speech or no noise to train on.
+    """
+    data, cache = config.data, Path(config.data.cache)
+    if data.pack:
+        corpus, rooms = open_pack(Path(data.pack))
+    else:
+        manifests, speech, noise, rir = (
+            [Path(path) for path in paths] for paths in (data.manifests, data.speech, data.noise, data.rir)
+        )
+        corpus = open_corpus(cache, manifests, speech, noise, rir)
+        rooms = open_rooms(cache, data.rooms, ROOM_SEED, corpus)
+
+    def mixers(train: Corpus, valid: Corpus, name: str) -> Sources:
+        complete = all(valid.where(kind, "valid") for kind in ("speech", "noise"))
+        scored = {name: Mixer(valid, rooms, config.mix, "valid")} if complete else {}
+        return Sources(Mixer(train, rooms, config.mix, device=device), scored)
+
+    if not data.own_share:
+        return mixers(corpus, corpus, "valid")
+    folders = [Path(folder) for folder in data.noise]
+    noises = [clip for clip in corpus.clips if clip.kind == "noise"]
+    paths = {clip.path for clip in noises if any(Path(clip.path).is_relative_to(folder) for folder in folders)}
+    ours, theirs = ([clip for clip in noises if (clip.path in paths) == own] for own in (True, False))
+    rest = [clip for clip in corpus.clips if clip.kind != "noise"]
+    heard = any(clip.split == "valid" for clip in ours)  # one recording alone is trained on, and validated on too
+    scored = ours if heard else [replace(clip, split="valid") for clip in ours]
+    own = mixers(corpus.of([*rest, *ours]), corpus.of([*rest, *scored]), "own")
+    if not theirs:
+        return own
+    others = corpus.of([*rest, *theirs])
+    general = mixers(others, others, "general")
+    return Sources(Blend(own.train, general.train, data.own_share), {**own.valid, **general.valid})
+
+
+def batches(
+    source: Source, seed: int, steps: Sequence[int], items: Sequence[int], engine: Engine
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (noisy, clean) of the steps in order, [items, samples] each, on the engine's device.
+
+    What the host makes is made by threads, some steps ahead: by one where the CPU also trains, else by all cores.
+    """
+    if source.device.type == "cuda":
+        yield from (source.batch(seed, step, items) for step in steps)
+        return
+
+    def make(step: int) -> tuple[Tensor, ...]:
+        made = source.batch(seed, step, items)
+        return made if engine.device.type == "cpu" else tuple(tensor.pin_memory() for tensor in made)
+
+    workers = 1 if engine.device.type == "cpu" else max(1, (os.cpu_count() or 1) // engine.size)
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[tuple[Tensor, ...]]] = deque()
+    coming = iter(steps)
+    try:
+        for _ in steps:
+            waiting.extend(pool.submit(make, s) for s in islice(coming, workers * AHEAD + 1 - len(waiting)))
+            noisy, clean = (tensor.to(engine.device, non_blocking=True) for tensor in waiting.popleft().result())
+            yield noisy, clean
+    finally:
+        pool.shutdown(cancel_futures=True)

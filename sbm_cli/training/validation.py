@@ -1,0 +1,56 @@
+"""Scores of the moving average on a few fixed mixtures that training never sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbm_cli.audio.sdr import si_sdr
+from sbm_cli.nn.network import Network
+from sbm_cli.training.config import TrainConfig
+from sbm_cli.training.losses import enhancement_loss
+from sbm_cli.training.objective import predict, prepare
+from sbm_cli.training.sources import Source
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over the mixtures of a set: loss at t = 1, SI-SDR of the estimate and of the noisy input in dB."""
+
+    loss: float
+    si_sdr: float
+    noisy_si_sdr: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A set as it was scored: [items, samples] each, on the CPU."""
+
+    score: Score
+    noisy: Tensor
+    estimate: Tensor
+    clean: Tensor
+
+
+@torch.no_grad()
+def validate(config: TrainConfig, network: Network, source: Source, device: torch.device, together: int) -> Validation:
+    """Score one step at t = 1, with the network's weights, on the first mixtures of a source, `together` at a time."""
+    model, losses, estimates = config.model, [], []
+    # Step 0 of seed 0 whatever the recipe's seed: two trainings are validated on the same mixtures.
+    noisy, clean = (tensor.to(device) for tensor in source.batch(0, 0, range(config.loop.validate_items)))
+    for a, b in zip(noisy.split(together), clean.split(together), strict=True):
+        y, x0, level = prepare(model, a, b)
+        spectrum = predict(config, network, y, y, torch.ones(len(y), device=device))
+        loss = enhancement_loss(config.loss, model.stft, model.compression, spectrum, x0, level, b)
+        losses.append(loss * len(a) / len(noisy))
+        spectrum = model.compression.expand(spectrum) * level.sqrt()[:, None]
+        estimates.append(model.stft.inverse(spectrum, a.shape[-1]))
+    noisy, estimate, clean = (tensor.cpu() for tensor in (noisy, torch.cat(estimates), clean))
+    before, after = (
+        float(np.mean([si_sdr(x.numpy(), ref.numpy()) for x, ref in zip(signal, clean, strict=True)]))
+        for signal in (noisy, estimate)
+    )
+    return Validation(Score(float(torch.stack(losses).sum()), after, before), noisy, estimate, clean)

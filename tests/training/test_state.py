@@ -1,0 +1,103 @@
+"""A training that is killed at any moment goes on from a whole checkpoint, to the bit where it would have come."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sbm_cli.checkpoint import load
+from sbm_cli.config import dump
+from sbm_cli.errors import ConfigError
+from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.training.config import TrainConfig
+from sbm_cli.training.loop import train
+from sbm_cli.training.optimizer import Optimizer
+from sbm_cli.training.state import LAST, check, make_folder, write_checkpoint
+
+# Each trial is a fork, so that one process pays for the imports; every step writes a checkpoint.
+KILLED = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import torch
+from sbm_cli.config import build
+from sbm_cli.training.config import TrainConfig
+from sbm_cli.training.loop import train
+
+torch.set_num_threads(1)
+config, output = build(TrainConfig, json.loads(sys.argv[1]), "recipe"), Path(sys.argv[2])
+train(config, output / "whole", processes=1)
+for trial in range(4):
+    child = os.fork()
+    if not child:
+        train(config, output / "killed", resume=True, processes=1)
+        os._exit(0)
+    time.sleep(0.2 + 0.2 * random.random())
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    last = output / "killed" / "last.pt"
+    print(torch.load(last, weights_only=True)["step"] if last.exists() else 0)
+train(config, output / "killed", resume=True, processes=1)
+"""
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_bit(recipe: TrainConfig, tmp_path: Path) -> None:
+    often = replace(recipe, steps=40, batch=1, checkpoint_minutes=0.0)
+    script = [sys.executable, "-c", KILLED, json.dumps(dump(often)), str(tmp_path)]
+    result = subprocess.run(script, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    steps = [int(line) for line in result.stdout.split()]
+    assert len(steps) == 4 and steps == sorted(steps) and 0 < steps[-1]
+    killed, whole = (torch.load(tmp_path / name / LAST, weights_only=True) for name in ("killed", "whole"))
+    assert killed["step"] == whole["step"] == 40
+    assert all(torch.equal(killed["tensors"][name], tensor) for name, tensor in whole["tensors"].items())
+    assert not list((tmp_path / "killed").glob(".*"))
+
+
+def test_a_damaged_checkpoint_is_one_message(recipe: TrainConfig, tmp_path: Path) -> None:
+    make_folder(tmp_path, recipe)
+    write_checkpoint(tmp_path, recipe, Optimizer(Network(recipe.model.network), recipe.optimizer), 3, 1.5)
+    path = tmp_path / LAST
+    check(path, recipe)
+    whole = path.read_bytes()
+    for damaged in (b"", b"junk", whole[: len(whole) // 2], whole[:-100], b"\x80" * 1000):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="cannot be resumed from"):
+            check(path, recipe)
+
+
+def test_what_a_killed_training_left_is_removed(recipe: TrainConfig, tmp_path: Path) -> None:
+    make_folder(tmp_path, recipe)
+    for left in (".last.pt.7.tmp", ".toy.json.7.tmp", "best/.toy.safetensors.7.tmp"):
+        (tmp_path / left).touch()
+    (tmp_path / ".other.tmp").touch()
+    make_folder(tmp_path, recipe)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".other.tmp", "best"]
+
+
+def test_where_safetensors_is_missing_resuming_elsewhere_makes_the_model(
+    recipe: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a rented GPU: the checkpoint is all that comes home."""
+    with monkeypatch.context() as bare:
+        bare.setattr("sbm_cli.training.state.find_spec", lambda name: None)
+        train(replace(recipe, steps=2), tmp_path, processes=1)
+    assert not (tmp_path / "toy.safetensors").exists()
+    train(replace(recipe, steps=2), tmp_path, resume=True, processes=1)
+    load(tmp_path / "toy.safetensors")
+
+
+def test_a_checkpoint_of_a_million_parameters_comes_home(recipe: TrainConfig, tmp_path: Path) -> None:
+    """16 MiB is what a rented machine gives back of one file."""
+    large = replace(recipe, model=replace(recipe.model, network=NetworkConfig(channels=112, blocks=5)))
+    network = Network(large.model.network)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    make_folder(tmp_path, large)
+    write_checkpoint(tmp_path, large, Optimizer(network, large.optimizer), 3, 1.5)
+    size = (tmp_path / LAST).stat().st_size
+    assert size < 16 * parameters * 1.02 + 200_000
