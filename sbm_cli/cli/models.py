@@ -10,7 +10,7 @@ import typer
 from sbm_cli import hub
 from sbm_cli.cli import console
 from sbm_cli.cli.options import Json
-from sbm_cli.errors import ModelError
+from sbm_cli.errors import ModelError, SbmError
 
 app = typer.Typer(
     help="List models, find their files, check them.",
@@ -88,7 +88,9 @@ def verify(
 
 @app.command("info")
 def info(name: Name = None, json: Json = False) -> None:
-    """Print all that is known about a model: source, size, digests, licence, data, measured scores.
+    """Print all that is known about a model: source, size, digests, licence, data, measured scores, latency.
+
+    The algorithmic latency of a stream is its window and look-ahead; a file or device of 48 kHz adds the resampler's.
 
     \b
     Examples:
@@ -96,7 +98,7 @@ def info(name: Name = None, json: Json = False) -> None:
       sbm models info sbm-tiny --json
     """
     model = hub.entry(name)
-    document = _document(model, hub.default_name())
+    document = _document(model, hub.default_name()) | {"latency": _latency(model)}
     if json:
         console.data_json(document)
         return
@@ -113,6 +115,30 @@ def _document(model: hub.ModelEntry, default: str) -> dict[str, Any]:
         "default": model.name == default,
         "path": None if file is None else str(file),
     }
+
+
+def _latency(model: hub.ModelEntry) -> dict[str, float] | None:
+    """Return the parts of a stream's latency in milliseconds; None if the model is not here, or damaged."""
+    from sbm_cli.checkpoint import load_config
+    from sbm_cli.evaluation.rtf import resampler_delay
+
+    path = hub.local_file(model)
+    if path is None:
+        return None
+    try:
+        config = load_config(path)
+    except SbmError:
+        return None
+    window, hop = config.stft.window / config.rate, config.stft.hop / config.rate
+    lookahead = config.network.lookahead * hop
+    seconds = {
+        "window": window,
+        "hop": hop,
+        "lookahead": lookahead,
+        "algorithmic": window + lookahead,
+        "resampler_48_khz": resampler_delay(48_000, config.rate),
+    }
+    return {f"{name}_ms": round(1e3 * value, 1) for name, value in seconds.items()}
 
 
 def _place(model: hub.ModelEntry) -> str:

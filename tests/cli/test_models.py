@@ -72,6 +72,16 @@ def test_info_shows_all_that_is_known(sbm: Any, bundle: Any) -> None:
     assert json.loads(sbm("models", "info", "small", "--json").out)["scores"] == {"noise": {"si_sdr": 12.0}}
 
 
+def test_info_states_the_latency(sbm: Any, bundle: Any) -> None:
+    assert json.loads(sbm("models", "info", "--json").out)["latency"] is None  # a damaged configuration says nothing
+    bundle.put(b"weights", b'{"name": "small", "network": {"lookahead": 2}}')
+    latency = json.loads(sbm("models", "info", "--json").out)["latency"]
+    resampler = latency.pop("resampler_48_khz_ms")
+    assert latency == {"window_ms": 32, "hop_ms": 16, "lookahead_ms": 32, "algorithmic_ms": 64}
+    assert 20 < resampler < 100
+    assert "latency.algorithmic_ms" in sbm("models", "info").out
+
+
 def test_unknown_names_are_status_1(sbm: Any, bundle: Any) -> None:
     for command in ("path", "verify", "info"):
         result = sbm("models", command, "smal")

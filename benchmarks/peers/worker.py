@@ -1,0 +1,231 @@
+"""One system behind a pipe: python worker.py NAME. `run.py` starts it with the interpreter of its environment.
+
+It says "ready" and how many seconds it took to get there; then for every line "IN<tab>OUT" it enhances a WAV file of
+16 kHz mono and answers with the seconds from array to array. ffmpeg is a program: its time is from file to file, less
+its start, which a file of 0.1 s measures.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+RATE = 16_000
+Run = Callable[[Path, Path], float]
+
+
+def on_arrays(enhance: Callable[[np.ndarray], np.ndarray]) -> Run:
+    """Return `enhance`, [samples] to [samples], as something that is timed on files."""
+
+    def run(source: Path, target: Path) -> float:
+        samples, _ = soundfile.read(source, dtype="float32")
+        start = time.perf_counter()
+        result = enhance(samples)
+        took = time.perf_counter() - start
+        soundfile.write(target, result, RATE, "FLOAT")
+        return took
+
+    run(warm_up_file(1.0), Path(tempfile.gettempdir()) / f"warm-{id(run)}.wav")
+    return run
+
+
+def warm_up_file(seconds: float) -> Path:
+    path = Path(tempfile.mkdtemp()) / "in.wav"
+    soundfile.write(path, 0.05 * np.random.default_rng(0).standard_normal(round(RATE * seconds)), RATE)
+    return path
+
+
+def sbm() -> Run:
+    from sbm_cli import Enhancer
+
+    enhancer = Enhancer.load(device="cpu")
+    return on_arrays(lambda samples: enhancer.enhance(samples, RATE))
+
+
+def sbm_eager() -> Run:
+    """Ours where Numba cannot be had: everything falls back on plain PyTorch."""
+    import warnings
+
+    sys.modules["numba"] = None  # type: ignore[assignment]
+    warnings.simplefilter("ignore")  # it warns of just that
+    return sbm()
+
+
+def pyrnnoise() -> Run:
+    from pyrnnoise import RNNoise
+
+    def enhance(samples: np.ndarray) -> np.ndarray:
+        denoiser = RNNoise(RATE)  # resamples to 48 kHz and back by itself
+        integers = np.round(32767 * np.clip(samples, -1, 1)).astype(np.int16)
+        frames = [frame for _, frame in denoiser.denoise_chunk(integers[None], partial=True)]
+        return np.concatenate(frames, axis=1)[0].astype(np.float32) / 32768
+
+    return on_arrays(enhance)
+
+
+def noisereduce() -> Run:
+    import noisereduce
+
+    return on_arrays(lambda samples: noisereduce.reduce_noise(y=samples, sr=RATE))
+
+
+def nsnet2() -> Run:
+    """The network of Braun and Tashev 2020 with random weights, whole clips at once, on one thread of onnxruntime.
+
+    161 log powers of a 20 ms window every 10 ms; dense 400, two GRU of 400, dense 600, 600 and 161 gains: 2.8 M
+    parameters.
+    """
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weights, nodes = [], []
+
+    def tensor(name: str, *shape: int) -> str:
+        values = (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+        weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def dense(name: str, source: str, size_in: int, size_out: int, activation: str) -> str:
+        nodes.append(helper.make_node("MatMul", [source, tensor(f"{name}.w", size_in, size_out)], [f"{name}.m"]))
+        nodes.append(helper.make_node("Add", [f"{name}.m", tensor(f"{name}.b", size_out)], [f"{name}.a"]))
+        if not activation:
+            return f"{name}.a"
+        nodes.append(helper.make_node(activation, [f"{name}.a"], [name]))
+        return name
+
+    def gru(name: str, source: str, size: int) -> str:
+        parts = [tensor(f"{name}.w", 1, 3 * size, size), tensor(f"{name}.r", 1, 3 * size, size)]
+        inputs = [source, *parts, tensor(f"{name}.b", 1, 6 * size)]
+        nodes.append(helper.make_node("GRU", inputs, [f"{name}.y"], hidden_size=size, linear_before_reset=1))
+        weights.append(numpy_helper.from_array(np.array([1]), f"{name}.axis"))
+        nodes.append(helper.make_node("Squeeze", [f"{name}.y", f"{name}.axis"], [name]))  # [time, batch, size]
+        return name
+
+    x = dense("in", "features", 161, 400, "")
+    x = gru("gru1", x, 400)
+    x = gru("gru2", x, 400)
+    x = dense("fc1", x, 400, 600, "Relu")
+    x = dense("fc2", x, 600, 600, "Relu")
+    x = dense("gains", x, 600, 161, "Sigmoid")
+    shape = ["time", 1, 161]
+    graph = helper.make_graph(
+        nodes,
+        "nsnet2",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    window = np.sqrt(np.hanning(321)[:-1]).astype(np.float32)
+
+    def enhance(samples: np.ndarray) -> np.ndarray:
+        padded = np.pad(samples, (160, 320 - samples.size % 160))
+        frames = np.lib.stride_tricks.sliding_window_view(padded, 320)[::160] * window
+        spectrum = np.fft.rfft(frames, axis=1).astype(np.complex64)  # [time, 161]
+        features = np.log10(np.maximum(np.abs(spectrum) ** 2, 1e-12))
+        gains = session.run(None, {"features": features[:, None]})[0][:, 0]
+        frames = np.fft.irfft(spectrum * gains, axis=1).astype(np.float32) * window
+        return (frames[:-1, 160:] + frames[1:, :160]).reshape(-1)[: samples.size]
+
+    return on_arrays(enhance)
+
+
+def deepfilternet() -> Run:
+    """DeepFilterNet 3 in its default dimensions, with random weights: the trained ones are not in the package."""
+    from unittest import mock
+
+    import soxr
+    import torch
+
+    torch.set_num_threads(1)
+    for name in ("", ".backend", ".backend.common", ".compliance", ".compliance.kaldi", ".functional"):
+        # df.io wants parts of it that are gone, for files that we do not give it
+        sys.modules[f"torchaudio{name}"] = mock.MagicMock()
+    from df.config import config
+    from df.enhance import enhance as filtered
+    from df.model import ModelParams, init_model
+    from libdf import DF
+    from loguru import logger
+
+    logger.remove()
+    config.use_defaults()
+    p = ModelParams()
+    state = DF(p.sr, p.fft_size, p.hop_size, p.nb_erb, p.min_nb_freqs)
+    model = init_model(state).eval()
+
+    def enhance(samples: np.ndarray) -> np.ndarray:
+        wide = soxr.resample(samples, RATE, p.sr)
+        return soxr.resample(filtered(model, state, torch.tensor(wide)[None])[0].numpy(), p.sr, RATE)
+
+    return on_arrays(enhance)
+
+
+def ffmpeg(chain: str) -> Run:
+    import imageio_ffmpeg
+
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    options = ["-nostdin", "-loglevel", "error", "-y", "-threads", "1", "-filter_threads", "1"]
+
+    def whole(source: Path, target: Path) -> float:
+        command = [program, *options, "-i", source, "-af", chain, "-ar", str(RATE), "-c:a", "pcm_f32le", target]
+        start = time.perf_counter()
+        subprocess.run(command, check=True)
+        return time.perf_counter() - start
+
+    short = warm_up_file(0.1)
+    begin = statistics.median(whole(short, short.with_name("out.wav")) for _ in range(9))
+    return lambda source, target: whole(source, target) - begin
+
+
+def arnndn() -> Run:
+    """RNNoise inside ffmpeg, with random weights: ffmpeg brings none."""
+    rng = np.random.default_rng(0)
+    lines = ["rnnoise-nu model file version 1"]
+    tanh, sigmoid, relu = 0, 1, 2
+    for recurrent, inputs, neurons, activation in (
+        (False, 42, 24, tanh),
+        (True, 24, 24, relu),
+        (True, 90, 48, relu),
+        (True, 114, 96, relu),
+        (False, 96, 22, sigmoid),
+        (False, 24, 1, sigmoid),
+    ):
+        gates = 3 if recurrent else 1
+        sizes = [gates * inputs * neurons, gates * neurons * neurons, gates * neurons]
+        lines.append(f"{inputs} {neurons} {activation}")
+        lines += [" ".join(map(str, rng.integers(-20, 21, size))) for size in (sizes if recurrent else sizes[::2])]
+    path = Path(tempfile.mkdtemp()) / "random.rnnn"
+    path.write_text("\n".join(lines) + "\n")
+    return ffmpeg(f"arnndn=m={path}")
+
+
+SYSTEMS: dict[str, Callable[[], Run]] = {
+    "sbm": sbm,
+    "sbm-eager": sbm_eager,
+    "nsnet2": nsnet2,
+    "pyrnnoise": pyrnnoise,
+    "noisereduce": noisereduce,
+    "afftdn": lambda: ffmpeg("afftdn"),
+    "arnndn": arnndn,
+    "deepfilternet": deepfilternet,
+}
+
+if __name__ == "__main__":
+    begun = time.perf_counter()
+    system = SYSTEMS[sys.argv[1]]()
+    print("ready", time.perf_counter() - begun, flush=True)
+    for line in sys.stdin:
+        given, wanted = line.rstrip("\n").split("\t")
+        print(system(Path(given), Path(wanted)), flush=True)

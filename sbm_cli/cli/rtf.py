@@ -1,0 +1,106 @@
+"""`sbm rtf`: how fast it is here, and beside what else there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sbm_cli.cli import console
+from sbm_cli.cli.options import Json, Model, Quiet, Verbose, check_device
+
+
+def rtf(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", help="Recordings to time; speech-like noise is made if none is given."),
+    ] = None,
+    model: Model = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads, of other programs too where they ask.")] = 1,
+    seconds: Annotated[
+        str, typer.Option(metavar="S,S", help="Lengths of the clips that are made, at the model's rate.")
+    ] = "1,10,60",
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often everything is timed; one more warms up. The paper: ten clips of 10 s.")
+    ] = 10,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar='"NAME=PROGRAM {in} {out}"', help="Time another program on the same; may be repeated."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the real-time factors as bars.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure the real-time factor: processing time over duration of the audio, the smaller the faster.
+
+    The report names the machine and the conditions, so that it can be quoted. Every round times each clip with each
+    system in turn; the median of the rounds counts. A program given by --against gets WAV files, no shell, and
+    OMP_NUM_THREADS and its like.
+
+    \b
+    Examples:
+      sbm rtf
+      sbm rtf --seconds 10 --plot rtf.png --against "ffmpeg=ffmpeg -loglevel error -y -i {in} -af afftdn {out}"
+      sbm rtf meeting.wav --threads 2 --json | jq '.rows[].rtf'
+    """
+    console.adjust(quiet or json, verbose)
+    check_device(device)
+    lengths = _lengths(seconds)
+
+    begun = time.perf_counter()
+    from sbm_cli.enhancer import Enhancer
+    from sbm_cli.evaluation.chart import bar_chart, require_pillow
+    from sbm_cli.evaluation.clips import made_clips, read_clip
+    from sbm_cli.evaluation.rtf import Command, benchmark, to_markdown
+    from sbm_cli.nn import scan
+
+    imported = time.perf_counter()
+    if plot is not None:
+        require_pillow()  # not after minutes of work
+    try:
+        commands = [Command.parse(text) for text in against or ()]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--against") from error
+    recordings = [read_clip(path) for path in files or ()]
+    begun_loading = time.perf_counter()
+    enhancer = Enhancer.load(model, device=device, threads=threads)
+    loaded = time.perf_counter()
+    names = [enhancer.config.name, *(command.name for command in commands)]
+    if len(set(names)) < len(names):
+        raise typer.BadParameter(f"two systems of one name: {', '.join(names)}", param_hint="--against")
+    with console.progress(enhancer.config.name) as progress:
+        report = benchmark(
+            enhancer,
+            lambda number: recordings or made_clips(lengths, enhancer.config.rate, number),
+            rounds,
+            commands,
+            scan=scan.chosen(next(enhancer.network.parameters())),
+            import_seconds=imported - begun,
+            load_seconds=loaded - begun_loading,
+            progress=progress,
+        )
+    if report.passes > 1:
+        console.warn(f"every frame went {report.passes} times through the network: this is not one-step inference")
+    if plot is not None:
+        bar_chart(report.rows, f"{report.machine.split(', load')[0]}, threads {report.threads}", plot)
+    if json:
+        console.data_json(dataclasses.asdict(report))
+    else:
+        console.data(to_markdown(report))
+
+
+def _lengths(text: str) -> list[float]:
+    try:
+        lengths = [float(part) for part in text.split(",")]
+    except ValueError:
+        lengths = [0.0]
+    if not all(0.1 <= length <= 3600 for length in lengths):
+        raise typer.BadParameter(
+            f"{text!r} is not a list of lengths of 0.1 to 3600 s, such as 1,10", param_hint="--seconds"
+        )
+    return lengths

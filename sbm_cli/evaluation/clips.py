@@ -1,0 +1,53 @@
+"""What is timed: noise like speech, or recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbm_cli.audio.io import SoundReader
+from sbm_cli.errors import AudioError
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Something to time: samples [channels, n] at `rate` Hz."""
+
+    name: str
+    samples: Samples
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        return float(self.samples.shape[1] / self.rate)
+
+
+def made_clips(seconds: Sequence[float], rate: int, number: int) -> list[Clip]:
+    """Return the clips of one round: one of each length, another sound in every round."""
+    return [Clip(f"{length:g} s", speech_like(length, rate, number)[None], rate) for length in seconds]
+
+
+def read_clip(path: Path) -> Clip:
+    """Return a recording as a clip.
+
+    Raises AudioError if it cannot be read or holds nothing.
+    """
+    with SoundReader(path) as reader:
+        blocks = list(reader.blocks(1 << 16))
+        if not blocks:
+            raise AudioError(f"{path}: holds no sound to time.")
+        return Clip(str(path), np.concatenate(blocks, axis=1), reader.format.rate)
+
+
+def speech_like(seconds: float, rate: int, seed: int = 0) -> Samples:
+    """Return noise in syllables of 4 Hz with a steady floor: never silent, so that nothing can be skipped."""
+    time_axis = np.arange(round(seconds * rate), dtype=np.float32) / rate
+    syllables = 0.05 + np.maximum(0, np.sin(2 * np.pi * 4 * time_axis))
+    noise = np.random.default_rng(seed).standard_normal(time_axis.size, dtype=np.float32)
+    return np.asarray(0.05 * syllables * noise, dtype=np.float32)

@@ -1,0 +1,94 @@
+"""`sbm rtf`: a report, JSON, a chart."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sbm_cli.evaluation import rtf
+
+COPY = f'copy={sys.executable} -c "import shutil, sys; shutil.copy(*sys.argv[1:])" {{in}} {{out}}'
+
+
+@pytest.fixture(autouse=True)
+def short_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtf, "STREAM_SECONDS", 0.5)
+
+
+def test_a_report_with_its_conditions(sbm: Any, model_file: Path) -> None:
+    result = sbm("rtf", "--model", model_file, "--seconds", "0.2,0.4", "--rounds", 1)
+    assert result.status == 0
+    assert result.err == ""
+    for told in ("machine:", "threads 1", "scan cpu", "float32 on cpu", "1 pass", "32 ms", "MiB resident"):
+        assert told in result.out
+    assert [line.split(" | ")[0] for line in result.out.splitlines()[-2:]] == ["| 0.2 s", "| 0.4 s"]
+
+
+def test_json_of_a_recording_beside_another_program(sbm: Any, model_file: Path, noisy: Path) -> None:
+    result = sbm("benchmark-rtf", noisy, "--model", model_file, "--rounds", 1, "--against", COPY, "--json")
+    assert (result.status, result.err) == (0, "")
+    report = json.loads(result.out)
+    assert [(row["clip"], row["system"]) for row in report["rows"]] == [
+        (str(noisy), "small"),
+        (str(noisy), "copy"),
+    ]
+    assert report["passes"] == 1
+
+
+def test_two_systems_of_one_name_are_refused(sbm: Any, model_file: Path) -> None:
+    result = sbm("rtf", "--model", model_file, "--against", COPY.replace("copy", "small", 1))
+    assert result.status == 2
+    assert "two systems of one name: small, small" in result.err
+
+
+def test_more_than_one_pass_is_warned_of(sbm: Any, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtf, "network_passes", lambda enhancer, clip: (5, 10))
+    result = sbm("rtf", "--model", model_file, "--seconds", "0.2", "--rounds", 1)
+    assert result.status == 0
+    assert "warning: every frame went 5 times through the network" in result.err
+
+
+def test_a_chart(sbm: Any, model_file: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "rtf.png"
+    result = sbm("rtf", "--model", model_file, "--seconds", "0.2", "--rounds", 1, "--plot", path)
+    assert result.status == 0
+    with image.open(path) as drawn:
+        assert drawn.format == "PNG"
+        assert (42, 111, 187) in {color for _, color in drawn.getcolors(1 << 16)}  # a bar of ours
+
+
+def test_a_chart_without_pillow_fails_before_the_work(
+    sbm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without_pillow(name: str, *arguments: Any) -> Any:
+        if name == "PIL":
+            raise ImportError(name)
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without_pillow)
+    result = sbm("rtf", "--model", "/nowhere.safetensors", "--plot", tmp_path / "rtf.png")
+    assert result.status == 1
+    assert "a chart needs Pillow" in result.err and 'pip install "sbm-cli[plot]"' in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seconds", "1,ten"], "'1,ten' is not a list of lengths"),
+        (["--seconds", "0"], "not a list of lengths"),
+        (["--against", "cp {in} {out}"], "not of the form"),
+        (["--device", "tpu"], "none of auto, cpu, cuda"),
+    ],
+)
+def test_wrong_use_is_one_message(sbm: Any, arguments: list[str], message: str) -> None:
+    result = sbm("rtf", *arguments)
+    assert result.status == 2
+    assert message in result.err and "Traceback" not in result.err
