@@ -80,12 +80,13 @@ class Enhancer:
         stft = self.config.stft
         return (stft.window + self.config.network.lookahead * stft.hop) / self.config.rate
 
-    def enhance(self, samples: Samples, rate: int) -> Samples:
+    def enhance(self, samples: Samples, rate: int, *, strength: float = 1.0) -> Samples:
         """Return the enhanced samples, shaped like the input.
 
         samples: float [samples] or [channels, samples], full scale 1; rate: their sampling rate in Hz.
+        strength: share of the enhanced sound in the output, 0 to 1; the rest is the input, sample for sample.
 
-        Raises ValueError for another shape or values that are not finite.
+        Raises ValueError for another shape or strength, or values that are not finite.
         """
         samples = np.asarray(samples, dtype=np.float32)
         if samples.ndim not in (1, 2):
@@ -94,7 +95,7 @@ class Enhancer:
             raise ValueError(f"expected [channels, samples], got shape {samples.shape}: transpose it")
         if not np.isfinite(samples).all():
             raise ValueError("samples must be finite, got NaN or infinity")
-        stream = self.stream(rate, 1 if samples.ndim == 1 else len(samples))
+        stream = self.stream(rate, 1 if samples.ndim == 1 else len(samples), strength=strength)
         rows = np.atleast_2d(samples)
         size = max(1, round(rate * BLOCK_SECONDS))
         blocks = [stream.feed(rows[:, start : start + size]) for start in range(0, rows.shape[1], size)]
@@ -106,6 +107,7 @@ class Enhancer:
         target: str | Path,
         *,
         overwrite: bool = False,
+        strength: float = 1.0,
         subtype: str | None = None,
         clip_mode: ClipMode = "clamp",
         replace_nan: bool = False,
@@ -113,7 +115,8 @@ class Enhancer:
     ) -> FileReport:
         """Enhance a file into another one of the same rate, channels, length and sample format, at constant memory.
 
-        The target appears when it is complete, or not at all. subtype: sample format, that of the source if None.
+        The target appears when it is complete, or not at all. strength: share of the enhanced sound, 0 to 1; the rest
+        is the source, sample for sample. subtype: sample format, that of the source if None.
         clip_mode: what becomes of samples beyond full scale. replace_nan: take NaN and infinity as silence.
         progress is called with the seconds done and in all.
 
@@ -124,11 +127,12 @@ class Enhancer:
         peak = None
         if clip_mode == "rescale":  # one gain for the whole file, known before its first block: enhance it twice
             with SoundReader(source, replace_nan=replace_nan) as reader:
-                peak = max((float(np.abs(block).max(initial=0.0)) for block in self._blocks(reader, None)), default=0.0)
+                blocks = self._blocks(reader, strength, None)
+                peak = max((float(np.abs(block).max(initial=0.0)) for block in blocks), default=0.0)
         with SoundReader(source, replace_nan=replace_nan) as reader:
             form = format_for(target, reader.format, subtype)
             with SoundWriter(target, form, overwrite=overwrite) as writer:
-                for block in self._blocks(reader, progress):
+                for block in self._blocks(reader, strength, progress):
                     if form.has_full_scale:
                         block, count = apply_clip_mode(block, clip_mode, peak)
                         clipped += count
@@ -139,25 +143,29 @@ class Enhancer:
             str(source), str(target), form.rate, form.channels, form.samples, seconds, elapsed, rtf, clipped
         )
 
-    def _blocks(self, reader: SoundReader, progress: Callable[[float, float], None] | None) -> Iterator[Samples]:
+    def _blocks(
+        self, reader: SoundReader, strength: float, progress: Callable[[float, float], None] | None
+    ) -> Iterator[Samples]:
         """Yield the enhanced blocks of an open file."""
         form = reader.format
-        stream = self.stream(form.rate, form.channels)
+        stream = self.stream(form.rate, form.channels, strength=strength)
         for block in reader.blocks(max(1, round(form.rate * BLOCK_SECONDS))):
             yield stream.feed(block)
             if progress is not None:
                 progress(stream.fed / form.rate, form.seconds)
         yield stream.flush()
 
-    def stream(self, rate: int, channels: int = 1) -> Stream:
-        """Return a stream for blocks of any size at `rate` Hz."""
-        return Stream(self, rate, channels)
+    def stream(self, rate: int, channels: int = 1, *, strength: float = 1.0) -> Stream:
+        """Return a stream for blocks of any size at `rate` Hz; strength as in `enhance`."""
+        return Stream(self, rate, channels, strength)
 
 
 class Stream:
     """Enhancement block by block: `feed` as sound arrives, `flush` at its end. Cutting differently changes nothing."""
 
-    def __init__(self, enhancer: Enhancer, rate: int, channels: int) -> None:
+    def __init__(self, enhancer: Enhancer, rate: int, channels: int, strength: float = 1.0) -> None:
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength must be between 0 and 1, got {strength}")
         self.fed = 0
         self._flat = False  # whether blocks come as [samples]
         self._channels = channels
@@ -169,6 +177,8 @@ class Stream:
         stft, lookahead = enhancer.config.stft, enhancer.config.network.lookahead
         self._drop = stft.overlap + lookahead * stft.hop
         self._carry = _ChainCarry()
+        self._strength = strength
+        self._input = np.zeros((channels, 0), np.float32)  # what the output has not reached yet, if it is mixed in
 
     def feed(self, samples: Samples) -> Samples:
         """Return what is ready of the enhanced sound after one more block, [channels, n] or [n] as the block."""
@@ -178,7 +188,9 @@ class Stream:
         if rows.shape[0] != self._channels:
             raise ValueError(f"expected {self._channels} channels, got {rows.shape[0]}")
         self.fed += rows.shape[1]
-        ready = self._from_model.feed(self._step(self._to_model.feed(rows)))
+        if self._strength < 1:
+            self._input = np.concatenate([self._input, rows], axis=1)
+        ready = self._mixed(self._from_model.feed(self._step(self._to_model.feed(rows))))
         return ready[0] if self._flat else ready
 
     def flush(self) -> Samples:
@@ -189,8 +201,16 @@ class Stream:
         if total:  # frames that the end is part of, and those that the look-ahead waits for
             last = np.concatenate([last, self._step(np.zeros((self._channels, zeros), np.float32))], axis=1)
         last = last[:, : last.shape[1] - max(0, self._model_returned - total)]
-        ready = np.concatenate([self._from_model.feed(last), self._from_model.flush(self.fed)], axis=1)
+        ready = self._mixed(np.concatenate([self._from_model.feed(last), self._from_model.flush(self.fed)], axis=1))
         return ready[0] if self._flat else ready
+
+    def _mixed(self, ready: Samples) -> Samples:
+        """Mix the input back in: output sample k belongs to input sample k."""
+        if self._strength == 1:
+            return ready
+        count = ready.shape[1]
+        aligned, self._input = self._input[:, :count], self._input[:, count:]
+        return np.float32(self._strength) * ready + np.float32(1 - self._strength) * aligned
 
     def _step(self, samples: Samples) -> Samples:
         self._model_fed += samples.shape[1]

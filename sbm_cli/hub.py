@@ -44,9 +44,9 @@ class ModelEntry:
         if Path(self.file).suffix != _SUFFIX or Path(self.file).with_suffix(".json") != Path(self.config):
             raise ModelError(f"{self.name}: file and config are {self.file!r} and {self.config!r}, expected "
                              "NAME.safetensors and NAME.json")  # fmt: skip
-        for digest in (self.sha256, self.config_sha256):
-            if not re.fullmatch(r"[0-9a-f]{64}", digest):
-                raise ModelError(f"{self.name}: {digest!r} is not a sha256 in lower-case hexadecimal digits")
+        for value in (self.sha256, self.config_sha256):
+            if not re.fullmatch(r"[0-9a-f]{64}", value):
+                raise ModelError(f"{self.name}: {value!r} is not a sha256 in lower-case hexadecimal digits")
         # A branch or a tag can move; only a commit names the same bytes for ever, and is found in the cache offline.
         if self.source == "huggingface" and not (self.repository and re.fullmatch(r"[0-9a-f]{40}", self.revision)):
             raise ModelError(f"{self.name}: a Hugging Face entry needs its repository and a commit of 40 digits")
@@ -130,7 +130,7 @@ def verify(path: Path, sha256: str) -> None:
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file", "Install sbm-cli again: the model belongs to the package.")
-    found = _digest(path)
+    found = digest(path)
     if found != sha256:
         raise ModelError(
             f"{path}: damaged or changed (sha256 {found[:12]}…, expected {sha256[:12]}…)",
@@ -217,9 +217,10 @@ def _unknown(name: str, known: Mapping[str, ModelEntry]) -> ModelError:
     return ModelError(f"unknown model {name!r}{question}", f"Known: {listed}. Or give a {_SUFFIX} file or its folder.")
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
+def digest(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal digits."""
+    found = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+            found.update(block)
+    return found.hexdigest()

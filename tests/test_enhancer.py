@@ -102,6 +102,36 @@ def test_future_does_not_change_the_past(enhancer: Enhancer) -> None:
     assert np.abs(before - after).max() > 1e-3
 
 
+@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_strength_mixes_the_input_back_in(enhancer: Enhancer, rate: int, strength: float) -> None:
+    """Sample for sample: nothing is delayed against the input."""
+    noisy = sound(rate + 7, 2)
+    clean = enhancer.enhance(noisy, rate)
+    mixed = enhancer.enhance(noisy, rate, strength=strength)
+    if strength in (0, 1):
+        np.testing.assert_array_equal(mixed, clean if strength else noisy)
+    np.testing.assert_allclose(mixed, strength * clean + (1 - strength) * noisy, atol=1e-6)
+    assert np.abs(clean - noisy).max() > 0.05
+    stream = enhancer.stream(rate, 2, strength=strength)
+    cut = rate // 3
+    parts = [stream.feed(noisy[:, :cut]), stream.feed(noisy[:, cut:]), stream.flush()]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), mixed, atol=1e-5)
+
+
+def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", sound(40000).T, 16000, subtype="FLOAT")
+    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "none.wav", strength=0, clip_mode="rescale")
+    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "half.wav", strength=0.5)
+    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "full.wav")
+    none, half, full = (soundfile.read(tmp_path / f"{name}.wav")[0] for name in ("none", "half", "full"))
+    np.testing.assert_array_equal(none, sound(40000)[0])
+    np.testing.assert_allclose(half, (none + full) / 2, atol=1e-6)
+    for strength in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="strength must be between 0 and 1"):
+            enhancer.stream(16000, strength=strength)
+
+
 def test_silence_stays_silence(enhancer: Enhancer) -> None:
     assert not enhancer.enhance(np.zeros(5000, np.float32), 16000).any()
     paused = sound(16000)[0]

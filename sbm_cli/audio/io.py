@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sbm_cli.audio.format import INTEGER_BITS, AudioFormat, format_for
 from sbm_cli.errors import AudioError, OutputExistsError
 
-__all__ = ["AudioFormat", "SoundReader", "SoundWriter", "Waveform", "format_for", "read_format"]
+__all__ = ["AudioFormat", "SoundReader", "SoundWriter", "Waveform", "format_for", "read_format", "remove_parts"]
 
 Waveform = NDArray[np.float32]  # [channels, samples], ±1 full scale
 
@@ -125,7 +125,7 @@ class SoundWriter:
         if not self._overwrite and self._target.exists():
             raise _exists(self.path)
         # Not with a sound file's suffix: should we be killed, a later batch must not take it for a recording.
-        self._part = self._target.with_name(f".sbm-{secrets.token_hex(6)}.part")
+        self._part = self._target.with_name(f".sbm-{os.getpid()}-{secrets.token_hex(6)}.part")
         try:
             os.close(os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except OSError as error:
@@ -227,6 +227,12 @@ class SoundWriter:
             ) from error
 
 
+def remove_parts(folder: Path, process: int) -> None:
+    """Remove the files that a process, killed since, left half-written in a folder."""
+    for part in folder.glob(f".sbm-{process}-*.part"):
+        part.unlink(missing_ok=True)
+
+
 def _to_integers(block: Waveform, bits: int) -> NDArray[np.int32]:
     """Round to `bits` and limit at full scale; the result stands in the upper bits of int32."""
     # libsndfile would round a float down, and so make -1 step of -1e-9, which is our silence.
@@ -240,7 +246,7 @@ def _check_readable(path: Path) -> None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise AudioError(f"{path}: is a folder.", "Give the files in it one by one.")
+            raise AudioError(f"{path}: is a folder.", f"For all files in it: sbm batch {path} -o OUT")
         if not stat.S_ISREG(mode):
             raise AudioError(f"{path}: is not a regular file.", "Save the sound to a file first.")
         with path.open("rb"):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sbm_cli import __version__
-from sbm_cli.cli import console, doctor, enhance, errors, evaluate, models, train
+from sbm_cli.cli import batch, console, data, doctor, enhance, errors, evaluate, models, rtf, train
 from sbm_cli.cli.options import Quiet, Verbose
 
 # rich_markup_mode=None: plain help starts in half the time, and every Tab completion starts the program.
@@ -19,8 +19,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("enhance")(enhance.enhance)
+app.command("batch")(batch.batch)
+app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("rtf")(rtf.rtf)
+app.command("benchmark-rtf", hidden=True)(rtf.rtf)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 

@@ -11,13 +11,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-Progress = Callable[[float, float], None]  # seconds of audio done, seconds in all
+from typing import Protocol
 
 _PLAIN_INTERVAL = 10.0  # seconds
+
+
+class Progress(Protocol):
+    """Takes the units of work done, those in all, and what else there is to say."""
+
+    def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
 
 @dataclass
@@ -57,6 +62,11 @@ def data_json(document: object) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def data_line(document: object) -> None:
+    """Print a JSON document on stdout, in one line and at once, for a program that follows the work."""
+    print(json.dumps(document, ensure_ascii=False, allow_nan=False), flush=True)
+
+
 def note(message: str) -> None:
     """Say something on stderr unless told to be quiet."""
     if not _voice.quiet:
@@ -86,19 +96,22 @@ def _line(text: str) -> None:
 
 
 @contextmanager
-def progress(name: str) -> Iterator[Progress]:
-    """Show how far the work on `name` is, in seconds of audio: a bar, plain lines, or nothing when quiet."""
+def progress(name: str, unit: str = "s of audio", before: float = 0.0) -> Iterator[Progress]:
+    """Show how far the work on `name` is: a bar, plain lines, or nothing when quiet.
+
+    before: units that were done before, and say nothing about the time that is left.
+    """
     if _voice.quiet:
-        yield lambda done, total: None
+        yield lambda done, total, note="": None
     elif interactive():
-        with _bar(name) as report:
+        with _bar(name, unit, before) as report:
             yield report
     else:
-        yield _plain_lines(name)
+        yield _plain_lines(name, unit, before)
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Progress]:
+def _bar(name: str, unit: str, before: float) -> Iterator[Progress]:
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -107,23 +120,26 @@ def _bar(name: str) -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} s of audio"),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
+        TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(escape(name), total=0.0)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        task = bars.add_task(escape(name), total=0.0, note="")
+        bars.update(task, completed=before)
+        yield lambda done, total, note="": bars.update(task, completed=done, total=total, note=note)
 
 
-def _plain_lines(name: str) -> Progress:
+def _plain_lines(name: str, unit: str, before: float) -> Progress:
     start = spoken = time.monotonic()
 
-    def report(done: float, total: float) -> None:
+    def report(done: float, total: float, note: str = "") -> None:
         nonlocal spoken
         now = time.monotonic()
-        if now - spoken >= _PLAIN_INTERVAL and done > 0:
+        if now - spoken >= _PLAIN_INTERVAL and done > before:
             spoken = now
-            left = (total - done) * (now - start) / done
-            _line(f"{name}: {done:.0f} of {total:.0f} s of audio, about {left:.0f} s left")
+            left = (total - done) * (now - start) / (done - before)
+            parts = (f"{name}: {done:.0f} of {total:.0f} {unit}", note, f"about {left:.0f} s left")
+            _line(", ".join(part for part in parts if part))
 
     return report

@@ -1,109 +1,129 @@
-"""`sbm enhance`: one recording in, one clean recording out."""
+"""`sbm enhance`: one recording in, one clean recording out; or several, into a folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbm_cli.cli import console
-from sbm_cli.cli.options import Json, Quiet, Verbose
-from sbm_cli.errors import DependencyError
+from sbm_cli.cli import console, errors
+from sbm_cli.cli.options import (
+    ClipMode,
+    Json,
+    Model,
+    Quiet,
+    ReplaceNan,
+    Strength,
+    Subtype,
+    Verbose,
+    check_device,
+)
+from sbm_cli.errors import SbmError
 
 if TYPE_CHECKING:
+    from sbm_cli.batch.plan import Job
     from sbm_cli.enhancer import FileReport
+
+_check_device = check_device  # until cli/rtf.py imports it from options
 
 
 def enhance(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A recording: WAV, FLAC, OGG, MP3, AIFF, …")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Recordings: WAV, FLAC, OGG, MP3, AIFF, …")],
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="OUTPUT", help="The clean file, or a folder to put it into.")
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace OUTPUT if it exists.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME|PATH", help="A name of `sbm models list`, or a .safetensors file."),
-    ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", "-n", help="Leave it at an OUTPUT that exists.")
+    ] = False,
+    strength: Strength = 1.0,
+    model: Model = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more help on an idle machine only.")] = 1,
-    subtype: Annotated[
-        str | None,
-        typer.Option(metavar="SUBTYPE", help="Sample format, such as PCM_24 or FLOAT; that of INPUT if not given."),
-    ] = None,
-    clip_mode: Annotated[
-        Literal["clamp", "rescale", "none"],
-        typer.Option(help="What to do with samples beyond full scale, in integer formats."),
-    ] = "clamp",
-    replace_nan: Annotated[
-        bool, typer.Option("--replace-nan", help="Take samples that are not numbers as silence, instead of failing.")
-    ] = False,
+    subtype: Subtype = None,
+    clip_mode: ClipMode = "clamp",
+    replace_nan: ReplaceNan = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Remove noise and reverberation from one recording.
+    """Remove noise and reverberation from recordings.
 
     The output has the rate, channels, length and sample format of the input. What lies above 8 kHz is not restored.
+    For folders, and for many files on all cores, there is `sbm batch`.
 
     \b
     Examples:
       sbm enhance noisy.wav -o clean.wav
       sbm enhance talk.flac -o cleaned/            the name is kept
+      sbm enhance day1.wav day2.wav -o cleaned/ --skip-existing
+      sbm enhance talk.wav -o softer.wav --strength 0.7
       sbm enhance talk.wav -o talk.wav --overwrite replaced only when complete
       sbm enhance talk.wav -o clean.wav --json | jq .rtf
     """
     console.adjust(quiet or json, verbose)
-    if source.is_dir():
-        raise typer.BadParameter(
-            f"{source} is a folder, and enhance takes one file. For all files of a folder: "
-            f'for f in {source}/*.wav; do sbm enhance "$f" -o cleaned/; done',
-            param_hint="INPUT",
-        )
-    _check_device(device)
-    target = _target(source, output)
+    if overwrite and skip_existing:
+        raise typer.BadParameter("either replace or keep what exists", param_hint="--overwrite, --skip-existing")
+    jobs = _jobs(inputs, output)
+    wanted = [job for job in jobs if not (skip_existing and job.target.exists())]
+    for job in jobs:
+        if job not in wanted:
+            console.note(f"{job.target} exists: kept")
+    if not wanted:
+        return
+    check_device(device)
 
     from sbm_cli.enhancer import Enhancer
 
     enhancer = Enhancer.load(model, device=device, threads=threads)
-    with console.progress(source.name) as progress:
-        report = enhancer.enhance_file(
-            source,
-            target,
-            overwrite=overwrite,
-            subtype=subtype,
-            clip_mode=clip_mode,
-            replace_nan=replace_nan,
-            progress=progress,
-        )
-    if json:
-        console.data_json(dataclasses.asdict(report))
-    _summarise(report)
+    failed = []
+    for job in wanted:
+        try:
+            with console.progress(job.source.name) as progress:
+                report = enhancer.enhance_file(
+                    job.source,
+                    job.target,
+                    overwrite=overwrite,
+                    strength=strength,
+                    subtype=subtype,
+                    clip_mode=clip_mode,
+                    replace_nan=replace_nan,
+                    progress=progress,
+                )
+        except (SbmError, OSError) as error:
+            if len(jobs) == 1:
+                raise
+            errors.report(error, about=job.source)
+            failed.append(str(job.source))
+            continue
+        if json:
+            console.data_json(dataclasses.asdict(report))
+        _summarise(report)
+    if failed:
+        raise SbmError(f"{len(failed)} of {len(jobs)} files failed: {', '.join(failed)}")
 
 
-def _target(source: Path, output: str) -> Path:
-    """Name the output: inside a folder, and `name/` says that a folder is meant, it keeps the input's name."""
-    path = Path(output)
-    if output.endswith(("/", os.sep)) and source.exists():
-        path.mkdir(parents=True, exist_ok=True)
-    return path / source.name if path.is_dir() else path
+def _jobs(inputs: list[str], output: str) -> list[Job]:
+    """Pair inputs and outputs: inside a folder, and `name/` says that a folder is meant, an input keeps its name."""
+    from sbm_cli.batch.plan import Job, expand, find_jobs
 
-
-def _check_device(device: str) -> None:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise typer.BadParameter(f"{device!r} is none of auto, cpu, cuda, cuda:N", param_hint="--device")
-    if device.startswith("cuda"):
-        import torch
-
-        count, wanted = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
-        if wanted >= count:
-            raise DependencyError(
-                f"--device {device}: torch can use {count} NVIDIA GPUs here",
-                "Use --device cpu; `sbm doctor` shows what torch sees.",
+    sources = expand(inputs)
+    for source in sources:
+        if source.is_dir():
+            raise typer.BadParameter(
+                f"{source} is a folder, and enhance takes files. For all files in it: sbm batch {source} -o OUTPUT",
+                param_hint="INPUT",
             )
+    path = Path(output)
+    if len(sources) == 1 and not path.is_dir() and not output.endswith(("/", os.sep)):
+        return [Job(sources[0], path)]
+    if path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"{path} is a file; {len(sources)} inputs need a folder", param_hint="--output")
+    path.mkdir(parents=True, exist_ok=True)
+    return [Job(sources[0], path / sources[0].name)] if len(sources) == 1 else find_jobs(sources, path)
 
 
 def _summarise(report: FileReport) -> None:

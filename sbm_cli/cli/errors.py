@@ -44,15 +44,16 @@ def describe(error: BaseException) -> Report:
     )
 
 
-def report(error: BaseException) -> int:
+def report(error: BaseException, about: object = "") -> int:
     """Print an exception as the person who typed the command needs it, and return the exit status.
 
+    about: what was worked on, put before a message that does not name it.
     With SBM_DEBUG=1 in the environment the traceback stands before the message.
     """
     if os.environ.get("SBM_DEBUG") == "1":
         console.error("".join(traceback.format_exception(error)).rstrip())
     told = describe(error)
-    console.error(told.message, told.hint)
+    console.error(told.message if str(about) in told.message else f"{about}: {told.message}", told.hint)
     return told.status
 
 

@@ -1,9 +1,47 @@
 """Options that several commands share, each described once."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Literal
 
 import typer
+
+from sbm_cli.errors import DependencyError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens.")]
+
+# How a recording is enhanced
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="NAME|PATH", help="A name of `sbm models list`, or a .safetensors file."),
+]
+Strength = Annotated[
+    float, typer.Option(min=0, max=1, help="1 is the enhanced sound, 0 the input, between them both are mixed.")
+]
+Subtype = Annotated[
+    str | None,
+    typer.Option(metavar="SUBTYPE", help="Sample format, such as PCM_24 or FLOAT; that of INPUT if not given."),
+]
+ClipMode = Annotated[
+    Literal["clamp", "rescale", "none"],
+    typer.Option(help="What to do with samples beyond full scale, in integer formats."),
+]
+ReplaceNan = Annotated[
+    bool, typer.Option("--replace-nan", help="Take samples that are not numbers as silence, instead of failing.")
+]
+
+
+def check_device(device: str) -> None:
+    """Refuse what is no device, or none that is here, before anything is loaded."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise typer.BadParameter(f"{device!r} is none of auto, cpu, cuda, cuda:N", param_hint="--device")
+    if device.startswith("cuda"):
+        import torch
+
+        count, wanted = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
+        if wanted >= count:
+            raise DependencyError(
+                f"--device {device}: torch can use {count} NVIDIA GPUs here",
+                "Use --device cpu; `sbm doctor` shows what torch sees.",
+            )

@@ -259,7 +259,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_format(tmp_path / "none.wav")
     with pytest.raises(AudioError, match="is a folder") as caught:
         read_format(tmp_path)
-    assert "one by one" in caught.value.hint
+    assert "sbm batch" in caught.value.hint
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(AudioError, match="not a regular file"):
         read_format(tmp_path / "pipe.wav")

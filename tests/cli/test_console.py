@@ -80,8 +80,8 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr(sys, "stderr", terminal)
     with console.progress("[odd] name.wav") as report:
         report(3.0, 12.0)
-        report(12.0, 12.0)
-    assert "[odd] name.wav" in terminal.getvalue()
+        report(12.0, 12.0, "RTF 0.5")
+    assert "[odd] name.wav" in terminal.getvalue() and "RTF 0.5" in terminal.getvalue()
     assert "12/12 s of audio" in terminal.getvalue()
     assert capsys.readouterr().out == ""
 
@@ -98,6 +98,23 @@ def test_plain_lines_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         "",
         "talk.wav: 100 of 400 s of audio, about 30 s left\ntalk.wav: 200 of 400 s of audio, about 20 s left\n",
     )
+
+
+def test_what_was_done_before_takes_no_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: clock)
+    with console.progress("batch", before=300.0) as report:
+        report(300.0, 400.0, "RTF 0.1")
+        clock = 20.0
+        report(350.0, 400.0, "RTF 0.4")
+    assert capsys.readouterr().err == "batch: 350 of 400 s of audio, RTF 0.4, about 20 s left\n"
+
+
+def test_a_line_for_a_program_that_follows(capsys: pytest.CaptureFixture[str]) -> None:
+    console.data_line({"name": "Übung\n", "rtf": 0.5})
+    assert capsys.readouterr().out == '{"name": "Übung\\n", "rtf": 0.5}\n'
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from sbm_cli.cli import enhance as command
+from sbm_cli.batch.plan import Options
+from sbm_cli.cli import batch, enhance
 from sbm_cli.enhancer import Enhancer, FileReport
 
 
@@ -89,7 +91,11 @@ def test_the_input_can_be_replaced(sbm: Any, folder: Path, model_file: Path) -> 
     ("source", "status", "message"),
     [
         ("absent.wav", 1, "sbm: absent.wav: "),
-        ("folder", 2, "sbm: invalid value for INPUT: folder is a folder, and enhance takes one file"),
+        (
+            "folder",
+            2,
+            "sbm: invalid value for INPUT: folder is a folder, and enhance takes files. For all files in it: ",
+        ),
         ("text.wav", 1, "sbm: text.wav: "),
         ("empty.wav", 1, "sbm: empty.wav: "),
         ("cut.wav", 1, "sbm: cut.wav: "),
@@ -151,8 +157,8 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         return Fake()
 
     monkeypatch.setattr(Enhancer, "load", load)
-    options = "--overwrite --model m --device cpu --threads 3 --subtype FLOAT --clip-mode none --replace-nan".split()
-    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", *options)
+    options = "--overwrite --model m --device cpu --threads 3 --subtype FLOAT --clip-mode none --replace-nan"
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", *options.split(), "--strength", "0.25")
     assert result.status == 0
     del asked["progress"]
     assert asked == {
@@ -162,6 +168,7 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         "device": "cpu",
         "threads": 3,
         "overwrite": True,
+        "strength": 0.25,
         "subtype": "FLOAT",
         "clip_mode": "none",
         "replace_nan": True,
@@ -173,15 +180,18 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
     )
 
 
-def test_defaults_are_those_of_the_enhancer() -> None:
-    here = inspect.signature(command.enhance).parameters
+@pytest.mark.parametrize("command", [enhance.enhance, batch.batch])
+def test_defaults_are_those_of_the_enhancer(command: Any) -> None:
+    here = inspect.signature(command).parameters
     there = {
         **inspect.signature(Enhancer.load).parameters,
         **inspect.signature(Enhancer.enhance_file).parameters,
     }
-    shared = set(here) & set(there) - {"source"}
-    assert shared == {"model", "device", "threads", "overwrite", "subtype", "clip_mode", "replace_nan"}
+    shared = set(here) & set(there)
+    assert shared == {"model", "device", "threads", "overwrite", "strength", "subtype", "clip_mode", "replace_nan"}
     assert {name: here[name].default for name in shared} == {name: there[name].default for name in shared}
+    options = inspect.signature(Options).parameters
+    assert all(options[name].default == there[name].default for name in options) and set(options) < shared
 
 
 def test_clip_modes_are_those_of_the_audio_room(sbm: Any) -> None:
@@ -190,18 +200,50 @@ def test_clip_modes_are_those_of_the_audio_room(sbm: Any) -> None:
     assert f"<{'|'.join(CLIP_MODES)}>" in sbm("enhance", "-h").out
 
 
-def test_defaults_are_those_of_the_library() -> None:
-    import inspect
+def test_several_inputs_into_a_folder(sbm: Any, folder: Path, model_file: Path) -> None:
+    shutil.copy("noisy.wav", "second.wav")
+    (folder / "third.wav").write_text("nothing to hear")
+    result = sbm("enhance", "*.wav", "-o", "out", "-m", model_file, "--json")
+    assert result.status == 1
+    assert names(folder / "out") == {"noisy.wav", "second.wav"}
+    assert result.err.startswith("sbm: third.wav: not a sound file")
+    assert result.err.endswith("sbm: 1 of 3 files failed: third.wav\n")
+    first, second = result.out.split("}\n{")
+    assert json.loads(f"{first}}}")["source"] == "noisy.wav" and json.loads(f"{{{second}")["source"] == "second.wav"
 
-    from sbm_cli.cli.enhance import enhance
-    from sbm_cli.enhancer import Enhancer
 
-    command = inspect.signature(enhance).parameters
-    load, enhance_file = (inspect.signature(function).parameters for function in (Enhancer.load, Enhancer.enhance_file))
-    for name, library in [
-        ("threads", load),
-        ("device", load),
-        ("clip_mode", enhance_file),
-        ("overwrite", enhance_file),
-    ]:
-        assert command[name].default == library[name].default, name
+def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Path) -> None:
+    shutil.copy("noisy.wav", "second.wav")
+    (folder / "out").mkdir()
+    (folder / "out" / "noisy.wav").write_bytes(b"dear to me")
+    arguments = ["enhance", "noisy.wav", "second.wav", "-o", "out", "-m", model_file]
+    refused = sbm(*arguments)
+    assert refused.status == 1 and "sbm: 1 of 2 files failed: noisy.wav\n" in refused.err
+    (folder / "out" / "second.wav").unlink()
+    result = sbm(*arguments, "-n")
+    assert result.status == 0 and result.err.startswith("out/noisy.wav exists: kept\n")
+    assert (folder / "out" / "noisy.wav").read_bytes() == b"dear to me"
+    assert soundfile.info("out/second.wav").frames == 8000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["noisy.wav", "copy/noisy.wav", "-o", "out"], 1, "sbm: noisy.wav and copy/noisy.wav would both become "),
+        (["noisy.wav", "other.wav", "-o", "."], 1, "sbm: noisy.wav would be written over."),
+        (["noisy.wav", "other.wav", "-o", "other.wav"], 2, "sbm: invalid value for --output: other.wav is a file; "),
+        (["*.flac", "-o", "out"], 1, "sbm: *.flac: no such file or folder"),
+        (["noisy.wav", "-o", "clean.wav", "-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
+        (["noisy.wav", "-o", "clean.wav", "--strength", "1.5"], 2, "sbm: invalid value for '--strength': "),
+    ],
+)
+def test_inputs_and_outputs_that_do_not_go_together(
+    sbm: Any, folder: Path, arguments: list[str], status: int, message: str
+) -> None:
+    (folder / "copy").mkdir()
+    for name in ("other.wav", "copy/noisy.wav"):
+        shutil.copy("noisy.wav", name)
+    result = sbm("enhance", *arguments)
+    assert result.status == status
+    assert result.err.startswith(message)
+    assert "clean.wav" not in names(folder)

@@ -1,0 +1,1 @@
+"""Many files: what to do, what was done, and the processes that do it."""

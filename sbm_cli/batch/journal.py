@@ -1,0 +1,174 @@
+"""What was done to an output folder, kept in a file there, so that the next batch goes on where this one ended.
+
+One JSON object a line, appended only; the last line about an output counts. Each output has two: one when the work
+begins, and one, synced to disc, when it is complete. Outputs appear whole or not at all, so one of which only the
+beginning was noted (the batch was killed in between) is complete too, unless something was there before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from sbm_cli.audio.io import remove_parts
+from sbm_cli.batch.plan import Job, Options
+from sbm_cli.errors import SbmError
+from sbm_cli.hub import digest
+
+NAME = ".sbm-batch.jsonl"
+
+State = Literal["new", "done", "outdated"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: from which input, of which size and time of change, with which model and options, by which process."""
+
+    output: str
+    source: str
+    size: int
+    mtime_ns: int
+    settings: dict[str, Any]
+    process: int
+    replaces: bool
+    # of finished ones
+    sha256: str = ""  # of the input
+    seconds: float = 0.0
+    bytes: int = -1  # of the output
+
+    @property
+    def finished(self) -> bool:
+        return self.bytes >= 0
+
+
+class Journal:
+    """The journal of an output folder, for outputs of one model and one set of options.
+
+    model: its .safetensors file. It can be read at any time; to write, enter it as a context manager.
+
+    Raises SbmError on entering if another process writes it.
+    """
+
+    def __init__(self, out: Path, model: Path, options: Options) -> None:
+        self._out = out
+        self._settings = {"model": _name_and_digest(model), **asdict(options)}
+        self._entries = _read(out / NAME)
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Journal:
+        self._out.mkdir(parents=True, exist_ok=True)
+        file = self._file = open(self._out / NAME, "a+b", buffering=0)
+        _lock(file, self._out)
+        self._entries = _read(self._out / NAME)  # until now it may have been another's
+        if file.tell() and not (self._out / NAME).read_bytes().endswith(b"\n"):
+            file.write(b"\n")  # a last line that was cut off stays alone
+        begun = (entry for entry in self._entries.values() if not entry.finished)
+        for folder, process in {((self._out / entry.output).parent, entry.process) for entry in begun}:
+            remove_parts(folder, process)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        self._file.close()
+        self._file = None
+
+    def state(self, job: Job) -> tuple[State, str]:
+        """Say whether an output is still to be made ("new"), "done", or "outdated", and why.
+
+        The input is the same if its size and time of change are; where only the time differs, its sha256 decides.
+        """
+        if not job.target.exists():
+            return "new", ""
+        entry = self._entries.get(self._key(job))
+        if entry is None:
+            return "outdated", "not made by sbm batch"
+        if entry.replaces and not entry.finished:
+            return "outdated", "its replacement was interrupted"
+        made = {name: entry.settings.get(name) for name, value in self._settings.items()}
+        if made != self._settings:
+            differing = (f"{name} {value}" for name, value in made.items() if value != self._settings[name])
+            return "outdated", f"made with {', '.join(differing)}"
+        if entry.finished and entry.bytes != job.target.stat().st_size:
+            return "outdated", "changed since it was made"
+        if not self._same_input(job, entry):
+            return "outdated", "its input has changed"
+        return "done", ""
+
+    def seconds(self, job: Job) -> float:
+        """Return the duration of a finished output, 0 where it is not known."""
+        entry = self._entries.get(self._key(job))
+        return entry.seconds if entry else 0.0
+
+    def begin(self, job: Job, process: int) -> None:
+        """Note that a process begins a job."""
+        size, mtime_ns = _stamp(job.source)
+        self._append(Entry(self._key(job), str(job.source), size, mtime_ns, self._settings, process, job.replace))
+
+    def finish(self, job: Job, sha256: str, seconds: float, bytes: int) -> None:
+        """Note that the output of a job, begun before, is complete; sha256: that of the input."""
+        entry = self._entries[self._key(job)]
+        self._append(dataclasses.replace(entry, sha256=sha256, seconds=seconds, bytes=bytes), sync=True)
+
+    def _same_input(self, job: Job, entry: Entry) -> bool:
+        size, mtime_ns = _stamp(job.source)
+        if (size, mtime_ns) == (entry.size, entry.mtime_ns):
+            return True
+        same = size == entry.size and digest(job.source) == entry.sha256
+        if same and self._file is not None:
+            self._append(dataclasses.replace(entry, mtime_ns=mtime_ns))  # not to be asked again
+        return same
+
+    def _append(self, entry: Entry, sync: bool = False) -> None:
+        assert self._file is not None
+        self._entries[entry.output] = entry
+        self._file.write((json.dumps(asdict(entry)) + "\n").encode())
+        if sync:
+            os.fsync(self._file.fileno())
+
+    def _key(self, job: Job) -> str:
+        return job.target.relative_to(self._out).as_posix()
+
+
+def _read(path: Path) -> dict[str, Entry]:
+    """Return the last entry of every output; lines that are none, such as one that was cut off, do not count."""
+    entries = {}
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            entry = Entry(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+        entries[entry.output] = entry
+    return entries
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # a file that cannot be read fails where it is read
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _name_and_digest(model: Path) -> str:
+    both = digest(model) + digest(model.with_suffix(".json"))
+    return f"{model.stem} {hashlib.sha256(both.encode()).hexdigest()[:12]}"
+
+
+def _lock(file: BinaryIO, out: Path) -> None:
+    """Keep others from writing the journal until it is closed, or this process ends in whatever way."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise SbmError(f"{out}: another sbm batch writes into it.", "Wait for it, or name another folder.") from None
+    except OSError:  # a network drive without locks
+        pass

@@ -1,0 +1,284 @@
+"""`sbm batch`: all recordings of folders into another folder, resumable, on all cores."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sbm_cli.cli import console, errors
+from sbm_cli.cli.options import (
+    ClipMode,
+    Model,
+    Quiet,
+    ReplaceNan,
+    Strength,
+    Subtype,
+    Verbose,
+    check_device,
+)
+
+if TYPE_CHECKING:
+    from sbm_cli.batch.journal import Journal
+    from sbm_cli.batch.local import Work
+    from sbm_cli.batch.plan import Job
+
+
+def batch(
+    inputs: Annotated[list[str], typer.Argument(metavar="DIR", help="Folders of recordings, or single ones.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The folder for the clean ones.")],
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Only files of such a name, 'day1/*.wav'; all sound files if not given."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="No files and folders of such a name.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", "-y", help="Make outputs again whose input or options changed.")
+    ] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", "-n", help="Leave it at every output that exists, however it was made.")
+    ] = False,
+    ext: Annotated[
+        str | None, typer.Option(metavar="EXT", help="Suffix and so format of the outputs, such as flac.")
+    ] = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Begin no more files after one that failed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be done, on stdout.")] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Print one JSON document a line and file on stdout, nothing else.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Files at a time; one per core or, on GPUs, per GPU if not given.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads for each of them.")] = 1,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, or GPUs: cuda:0,cuda:1.")] = "auto",
+    strength: Strength = 1.0,
+    model: Model = None,
+    subtype: Subtype = None,
+    clip_mode: ClipMode = "clamp",
+    replace_nan: ReplaceNan = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Remove noise and reverberation from all recordings in folders.
+
+    Each output keeps the path and name that its input has inside DIR. The same command again goes on where the last
+    one ended: what is done is skipped. Outputs whose input, model or options have changed since are told, kept, and
+    make the exit status 1, until --overwrite or --skip-existing says what to do with them.
+    A file that fails does not stop the others. Ctrl-C finishes the files that are begun, a second one stops at once.
+
+    \b
+    Examples:
+      sbm batch recordings/ -o cleaned/
+      sbm batch recordings/ -o cleaned/ --include '*.wav' --exclude drafts --dry-run
+      sbm batch day1/ day2/talk.wav -o cleaned/ --ext flac --strength 0.8
+      sbm batch recordings/ -o cleaned/ --json-lines | jq -r 'select(.status == "failed") | .source'
+    """
+    console.adjust(quiet or json_lines, verbose)
+    if overwrite and skip_existing:
+        raise typer.BadParameter("either replace or keep what exists", param_hint="--overwrite, --skip-existing")
+    if output.exists() and not output.is_dir():
+        raise typer.BadParameter(f"{output} is a file, and the outputs need a folder", param_hint="--output")
+    devices = _devices(device, workers, threads)
+
+    from sbm_cli import hub
+    from sbm_cli.audio.format import SUFFIXES
+    from sbm_cli.batch.journal import Journal
+    from sbm_cli.batch.local import Work
+    from sbm_cli.batch.plan import SOUND_FILES, Filter, Options, expand, find_jobs
+
+    suffix = None if ext is None else f".{ext.lower().lstrip('.')}"
+    if suffix not in (None, *SUFFIXES):
+        raise typer.BadParameter(f"no sound format {ext}; known: {' '.join(SUFFIXES)}", param_hint="--ext")
+    jobs = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), suffix)
+    if not jobs:
+        console.warn(f"no recordings found in {', '.join(inputs)}", f"Looked for {' '.join(include or SOUND_FILES)}")
+        return
+    work = Work(hub.resolve(model), Options(strength, subtype, clip_mode, replace_nan), threads)
+    journal = Journal(output, work.model, work.options)
+    account = _Account(json_lines, dry_run)
+    interrupted = False
+    with contextlib.nullcontext() if dry_run else journal:
+        todo, seconds = _sort(jobs, journal, account, overwrite, skip_existing)
+        if dry_run:
+            return
+        if todo:
+            interrupted = _enhance(todo, seconds, work, devices[: len(todo)], journal, account, fail_fast)
+    account.sum_up(len(jobs))
+    if interrupted:
+        raise KeyboardInterrupt
+    if account.failed or account.outdated:
+        raise typer.Exit(errors.FAILED)
+
+
+def _devices(device: str, workers: int | None, threads: int) -> list[str]:
+    """Name the device of each worker."""
+    names = device.split(",")
+    for name in names:
+        check_device(name)
+    if names == ["auto"]:
+        names = _gpus() or ["cpu"]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = workers or (max(1, cores // threads) if names == ["cpu"] else len(names))
+    return [names[i % len(names)] for i in range(count)]
+
+
+def _gpus() -> list[str]:
+    """Name the GPUs that torch can use; where there is no driver, that is known without the seconds torch takes."""
+    if sys.platform == "linux" and not (any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()):
+        return []
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+
+def _sort(
+    jobs: list[Job], journal: Journal, account: _Account, overwrite: bool, skip_existing: bool
+) -> tuple[list[Job], float]:
+    """Return the jobs that are to be done, and how many seconds of audio are done; tell what becomes of the others."""
+    todo, seconds = [], 0.0
+    with console.progress("compare", "files") as progress:
+        for number, job in enumerate(jobs):
+            progress(number, len(jobs))
+            state, reason = journal.state(job)
+            if state == "new" or (state == "outdated" and overwrite):
+                todo.append(replace(job, replace=state == "outdated"))
+                if account.dry_run:
+                    account.tell(todo[-1], "planned", reason)
+            elif state == "outdated" and not skip_existing:
+                account.outdated[reason] += 1
+                account.tell(job, "outdated", reason)
+            else:
+                account.tell(job, "skipped", reason)
+                seconds += journal.seconds(job)
+    return todo, seconds
+
+
+def _enhance(
+    todo: list[Job],
+    before: float,
+    work: Work,
+    devices: list[str],
+    journal: Journal,
+    account: _Account,
+    fail_fast: bool,
+) -> bool:
+    """Do the jobs; tell whether there was an interrupt. before: seconds of audio of the whole that are done already."""
+    from sbm_cli.batch.local import Begun, Done, Failed, Progress, Workers
+    from sbm_cli.batch.plan import longest_first
+
+    def stopping() -> bool:
+        return interrupted() or (fail_fast and bool(account.failed))
+
+    start, told = time.monotonic(), False
+    with (
+        _held_interrupt() as interrupted,
+        Workers(work, devices) as workers,
+        console.progress("batch", before=before) as progress,
+    ):
+        todo = longest_first(todo)  # while the workers load the model
+        done, total = before, before + sum(job.seconds for job in todo)
+        running: dict[Job, float] = {}
+        for event in workers.run(todo, stopping):
+            match event:
+                case Begun(job, process):
+                    journal.begin(job, process)
+                    running[job] = 0.0
+                case Progress(job, seconds):
+                    running[job] = seconds
+                case Done(job, report, sha256, size):
+                    journal.finish(job, sha256, report["seconds"], size)
+                    account.tell(job, "done", **report)
+                case Failed(job, error):
+                    account.fail(job, error)
+            if isinstance(event, Done | Failed):
+                done += event.job.seconds
+                del running[event.job]
+            if stopping() and not told:
+                told = True
+                console.note(f"stopping when {len(running)} more files are finished; Ctrl-C again stops at once")
+            now = done + sum(running.values())
+            if now > before:
+                progress(now, total, f"RTF {(time.monotonic() - start) / (now - before):.3f}")
+    account.elapsed = time.monotonic() - start
+    return interrupted()
+
+
+@contextlib.contextmanager
+def _held_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let a first Ctrl-C only be known by what is yielded; a second one, or a SIGTERM, is an interrupt at once."""
+    held = False
+
+    def hold(number: int, _: object) -> None:
+        nonlocal held
+        if held or number == signal.SIGTERM:
+            raise KeyboardInterrupt
+        held = True
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: held
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Account:
+    """Tells what becomes of each file, and of all of them in the end."""
+
+    def __init__(self, json_lines: bool, dry_run: bool) -> None:
+        self.elapsed = 0.0
+        self.failed: list[Path] = []
+        self.outdated: Counter[str] = Counter()  # by their reasons
+        self.dry_run = dry_run
+        self._json_lines = json_lines
+        self._counts: Counter[str] = Counter()
+        self._seconds = 0.0  # of audio enhanced
+        self._clipped = 0  # samples
+
+    def tell(self, job: Job, status: str, reason: str = "", **report: Any) -> None:
+        """Tell that a file is planned, skipped, outdated, done or failed; report: what `enhance_file` says."""
+        self._counts[status] += 1
+        self._seconds += report.get("seconds", 0.0)
+        self._clipped += report.get("clipped", 0)
+        if self._json_lines:
+            record = {"status": status, "source": str(job.source), "target": str(job.target), **report}
+            console.data_line(record | ({"reason": reason} if reason else {}))
+        else:
+            line = f"{status:8}  {job.source} -> {job.target}" + (f"  ({reason})" if reason else "")
+            (console.data if self.dry_run else console.detail)(line)
+
+    def fail(self, job: Job, error: Exception) -> None:
+        self.failed.append(job.source)
+        self.tell(job, "failed", errors.describe(error).message)
+        errors.report(error, about=job.source)
+
+    def sum_up(self, files: int) -> None:
+        """Say how it went: what failed, what is outdated, and what was done in which time."""
+        if self._clipped:
+            console.warn(
+                f"{self._clipped} samples beyond full scale",
+                "--clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.",
+            )
+        for reason, count in self.outdated.items():
+            console.error(
+                f"{count} outputs were kept though outdated: {reason}.",
+                "Use --overwrite to make them again, --skip-existing to leave it at them, or another output folder.",
+            )
+        if self.failed:
+            console.error(f"{len(self.failed)} of {files} files failed:", "\n".join(map(str, self.failed)))
+        summary = f"{files} files: " + ", ".join(f"{count} {status}" for status, count in self._counts.items())
+        if self._seconds:
+            summary += f"; {self._seconds:.1f} s of audio in {self.elapsed:.1f} s"
+            summary += f" (RTF {self.elapsed / self._seconds:.3f})"
+        console.note(summary)

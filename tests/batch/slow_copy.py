@@ -1,0 +1,72 @@
+"""A stand-in for the enhancer in the processes that tests start: it copies at its leisure, and fails where a name asks.
+
+As a script it is `sbm`, with this stand-in.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sbm_cli.audio.io import SoundReader, SoundWriter, format_for
+from sbm_cli.batch import local
+from sbm_cli.errors import AudioError, ModelError
+
+
+@dataclass
+class Report:
+    seconds: float
+    clipped: int = 0
+
+
+class Unpicklable(Exception):
+    def __init__(self) -> None:
+        super().__init__("odd")
+        self.door = open(os.devnull)  # noqa: SIM115
+
+
+class Copier:
+    def enhance_file(
+        self,
+        source: Path,
+        target: Path,
+        *,
+        overwrite: bool,
+        strength: float,
+        progress: Callable[[float, float], None],
+        **_: Any,
+    ) -> Report:
+        if "odd" in source.name:
+            raise Unpicklable
+        with SoundReader(source) as reader, SoundWriter(target, format_for(target, reader.format), overwrite) as writer:
+            for number, block in enumerate(reader.blocks(1600)):
+                writer.write(block * strength)
+                progress((number + 1) / 10, reader.format.seconds)
+                time.sleep(float(os.environ.get("SLOWLY", 0)))
+                if "killed" in source.name:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if "bad" in source.name:
+                    raise AudioError(f"{source}: bad", "Throw it away.")
+        return Report(reader.format.seconds)
+
+
+class Copy(local.Work):
+    def load(self, device: str) -> Any:
+        if device == "broken":
+            raise ModelError("no such device")
+        if device == "fatal":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Copier()
+
+
+if __name__ == "__main__":
+    from sbm_cli.cli.app import main
+
+    local.Work = Copy  # type: ignore[misc]
+    main(sys.argv[1:])

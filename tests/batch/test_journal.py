@@ -1,0 +1,175 @@
+"""What the journal knows of an output, after whatever happened to it, to its input and to the batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sbm_cli.batch.journal import NAME, Journal
+from sbm_cli.batch.plan import Job, Options
+from sbm_cli.errors import SbmError
+from sbm_cli.hub import digest
+
+
+class Desk:
+    """One input, its output, and the journal as a command would open it."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.model = model
+        self.options = Options()
+        self.out = folder / "out"
+        self.job = Job(folder / "in.wav", self.out / "day 1" / "ü\udce4.wav")
+        self.job.source.write_bytes(b"noisy")
+
+    def journal(self) -> Journal:
+        return Journal(self.out, self.model, self.options)
+
+    def state(self) -> tuple[str, str]:
+        """Ask as a dry run and as a batch, which must agree."""
+        dry = self.journal().state(self.job)
+        with self.journal() as journal:
+            assert journal.state(self.job) == dry
+        return dry
+
+    def begin(self, **changes: Any) -> None:
+        with self.journal() as journal:
+            journal.begin(replace(self.job, **changes), process=4242)
+
+    def publish(self) -> None:
+        self.job.target.parent.mkdir(parents=True, exist_ok=True)
+        self.job.target.write_bytes(b"clean")
+
+    def finish(self) -> None:
+        with self.journal() as journal:
+            journal.begin(self.job, process=4242)
+            self.publish()
+            journal.finish(self.job, digest(self.job.source), seconds=2.0, bytes=5)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, model: Path) -> Desk:
+    return Desk(tmp_path, model)
+
+
+def test_new_begun_done(desk: Desk) -> None:
+    assert desk.journal().state(desk.job) == ("new", "")
+    assert not desk.out.exists()  # to ask leaves nothing behind
+    desk.begin()
+    assert desk.state() == ("new", "")
+    desk.finish()
+    assert desk.state() == ("done", "")
+    assert desk.journal().seconds(desk.job) == 2.0
+
+
+def test_an_output_that_appeared_before_the_kill_is_done(desk: Desk) -> None:
+    desk.begin()
+    desk.publish()
+    assert desk.state() == ("done", "")
+
+
+def touch(desk: Desk) -> None:
+    os.utime(desk.job.source, (1, 1))
+
+
+def set_strength(desk: Desk) -> None:
+    desk.options = Options(strength=0.5)
+
+
+@pytest.mark.parametrize(
+    ("happens", "state", "reason"),
+    [
+        (touch, "done", ""),
+        (lambda desk: desk.job.target.unlink(), "new", ""),
+        (lambda desk: desk.job.target.write_bytes(b"other"), "done", ""),  # same size: taken for ours
+        (lambda desk: desk.job.target.write_bytes(b"longer"), "outdated", "changed since it was made"),
+        (lambda desk: desk.job.source.write_bytes(b"longer"), "outdated", "its input has changed"),
+        (lambda desk: (desk.job.source.write_bytes(b"other"), touch(desk)), "outdated", "its input has changed"),
+        (set_strength, "outdated", "made with strength 1.0"),
+        (lambda desk: desk.model.write_bytes(b"better"), "outdated", "made with model m "),
+        (lambda desk: desk.model.with_suffix(".json").write_bytes(b"better"), "outdated", "made with model m "),
+        (lambda desk: (desk.out / NAME).unlink(), "outdated", "not made by sbm batch"),
+        (lambda desk: desk.begin(replace=True), "outdated", "its replacement was interrupted"),
+        (lambda desk: desk.job.source.unlink(), "outdated", "its input has changed"),
+    ],
+)
+def test_what_happens_afterwards(desk: Desk, happens: Callable[[Desk], object], state: str, reason: str) -> None:
+    desk.finish()
+    happens(desk)
+    found, why = desk.state()
+    assert found == state and why.startswith(reason)
+
+
+def test_a_new_time_of_change_is_looked_into_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.finish()
+    touch(desk)
+    assert desk.state() == ("done", "")
+    monkeypatch.setattr("sbm_cli.batch.journal.digest", lambda path: "" if path == desk.job.source else digest(path))
+    assert desk.state() == ("done", "")
+    os.utime(desk.job.source, (2, 2))
+    assert desk.state() == ("outdated", "its input has changed")
+
+
+def test_what_a_killed_process_left_is_removed(desk: Desk) -> None:
+    desk.begin()
+    folder = desk.job.target.parent
+    folder.mkdir()
+    for name in (".sbm-4242-aa.part", ".sbm-4242-bb.part", ".sbm-1-aa.part"):
+        (folder / name).touch()
+    desk.journal()
+    assert len(list(folder.iterdir())) == 3
+    desk.state()
+    assert [path.name for path in folder.iterdir()] == [".sbm-1-aa.part"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 10_000))
+def test_cut_off_anywhere_the_rest_counts(desk: Desk, cut: int) -> None:
+    """Whatever is left of the journal, it can be read and written, and says nothing untrue."""
+    (desk.out / NAME).unlink(missing_ok=True)
+    desk.finish()
+    whole = (desk.out / NAME).read_bytes()
+    (desk.out / NAME).write_bytes(whole[: cut % len(whole)])
+    assert desk.state() in (("done", ""), ("outdated", "not made by sbm batch"))
+    desk.finish()
+    assert desk.state() == ("done", "")
+    assert json.loads((desk.out / NAME).read_bytes().splitlines()[-1])["bytes"] == 5
+
+
+def test_lines_of_another_kind_do_not_count(desk: Desk) -> None:
+    desk.finish()
+    with open(desk.out / NAME, "ab") as file:
+        file.write(b'[]\n{"output": "x"}\nnull\n\xff\n{}\n')
+    assert desk.state() == ("done", "")
+
+
+def test_one_writer_at_a_time(desk: Desk) -> None:
+    with desk.journal():
+        with pytest.raises(SbmError, match="another sbm batch writes into it"), desk.journal():
+            pass
+        assert desk.journal().state(desk.job) == ("new", "")  # reading is free
+    with desk.journal():
+        pass
+
+
+def test_the_lock_ends_with_its_process(desk: Desk) -> None:
+    code = f"""
+import os
+from pathlib import Path
+from sbm_cli.batch.journal import Journal
+from sbm_cli.batch.plan import Options
+Journal(Path({str(desk.out)!r}), Path({str(desk.model)!r}), Options()).__enter__()
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    with desk.journal():
+        pass

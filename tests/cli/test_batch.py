@@ -1,0 +1,278 @@
+"""`sbm batch`: what is done, skipped, refused and told; and that whatever ends it, the next run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from sbm_cli.batch import local
+from sbm_cli.batch.journal import NAME
+from sbm_cli.enhancer import Enhancer
+
+STAND_IN = Path(__file__).parent.parent / "batch" / "slow_copy.py"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work beside a folder `in` of two recordings and a text, and beside what passes for a model."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.wav", "day 1/b.flac"):
+        write(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("nothing to hear")
+    (tmp_path / "m.safetensors").write_bytes(b"weights")
+    (tmp_path / "m.json").write_bytes(b"config")
+    return tmp_path
+
+
+@pytest.fixture
+def copy(folder: Path, sbm: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that runs `sbm batch in -o out`, whose processes copy instead of enhancing."""
+    monkeypatch.syspath_prepend(STAND_IN.parent)
+    from slow_copy import Copy  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(local, "Work", Copy)
+
+    def run(*options: object) -> Any:
+        return sbm("batch", "in", "-o", "out", "--model", "m.safetensors", "--workers", "1", *options)
+
+    return run
+
+
+def write(path: Path, seconds: float = 0.5, channels: int = 1, rate: int = 16000) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (round(rate * seconds), channels))
+    soundfile.write(path, noise, rate)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder but the journal, hidden ones too."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_real_workers_give_what_single_files_give(sbm: Any, folder: Path, model_file: Path) -> None:
+    write(folder / "in" / "wide.wav", seconds=2.3, channels=2, rate=44100)
+    result = sbm("batch", "in", "-o", "out", "-m", model_file, "--workers", "2", "--strength", "0.8")
+    assert (result.status, result.out) == (0, "")
+    assert "3 files: 3 done; 3.3 s of audio in " in result.err
+    enhancer = Enhancer.load(model_file, device="cpu")
+    for name, found in contents(folder / "out").items():
+        enhancer.enhance_file(folder / "in" / name, folder / f"one{Path(name).suffix}", overwrite=True, strength=0.8)
+        assert (folder / f"one{Path(name).suffix}").read_bytes() == found, name
+
+
+def test_the_next_run_skips_what_is_done(copy: Any, folder: Path) -> None:
+    assert copy().status == 0
+    before = contents(folder / "out")
+    assert set(before) == {"a.wav", "day 1/b.flac"}
+    write(folder / "in" / "new.wav")
+    result = copy("-v")
+    assert result.status == 0
+    assert "skipped   in/a.wav -> out/a.wav\n" in result.err
+    assert "done      in/new.wav -> out/new.wav\n" in result.err
+    assert "3 files: 2 skipped, 1 done; 0.5 s of audio in " in result.err
+    assert contents(folder / "out").items() > before.items()
+
+
+def test_changed_options_are_told_and_not_guessed(copy: Any, folder: Path) -> None:
+    copy()
+    before = contents(folder / "out")
+    result = copy("--strength", "0.5")
+    assert result.status == 1
+    assert result.err == (
+        "sbm: 2 outputs were kept though outdated: made with strength 1.0.\n"
+        "     Use --overwrite to make them again, --skip-existing to leave it at them, or another output folder.\n"
+        "2 files: 2 outdated\n"
+    )
+    assert copy("--strength", "0.5", "--skip-existing").status == 0
+    assert contents(folder / "out") == before
+    assert copy("--strength", "0.5", "--overwrite").status == 0
+    assert contents(folder / "out") != before
+    again = copy("--strength", "0.5", "--overwrite")  # what is up to date is not made again
+    assert (again.status, again.err) == (0, "2 files: 2 skipped\n")
+
+
+def test_outputs_of_others_are_kept(copy: Any, folder: Path) -> None:
+    write(folder / "out" / "a.wav", seconds=0.1)
+    before = (folder / "out" / "a.wav").read_bytes()
+    result = copy()
+    assert result.status == 1 and "1 outputs were kept though outdated: not made by sbm batch.\n" in result.err
+    assert (folder / "out" / "a.wav").read_bytes() == before
+    assert copy("-y").status == 0
+    assert (folder / "out" / "a.wav").read_bytes() != before
+
+
+def test_a_bad_file_does_not_stop_the_others(copy: Any, folder: Path) -> None:
+    write(folder / "in" / "bad.wav", seconds=3)  # longest, hence first
+    write(folder / "in" / "odd.wav")
+    (folder / "in" / "text.wav").write_text("nothing to hear")
+    result = copy()
+    assert result.status == 1
+    assert "sbm: in/bad.wav: bad\n     Throw it away.\n" in result.err
+    assert "sbm: in/odd.wav: RuntimeError: Unpicklable: odd\n" in result.err
+    assert "sbm: 3 of 5 files failed:\n     in/bad.wav\n     in/odd.wav\n     in/text.wav\n" in result.err
+    assert set(contents(folder / "out")) == {"a.wav", "day 1/b.flac"}
+    for name in ("bad.wav", "odd.wav", "text.wav"):
+        (folder / "in" / name).unlink()
+    assert copy().status == 0
+
+
+def test_fail_fast(copy: Any, folder: Path) -> None:
+    write(folder / "in" / "bad.wav", seconds=3)
+    result = copy("--fail-fast")
+    assert result.status == 1
+    assert contents(folder / "out") == {}
+    assert "sbm: 1 of 3 files failed:\n     in/bad.wav\n3 files: 1 failed\n" in result.err
+
+
+def test_dry_run(copy: Any, folder: Path) -> None:
+    result = copy("--dry-run")
+    assert (result.status, result.err) == (0, "")
+    assert result.out == "planned   in/a.wav -> out/a.wav\nplanned   in/day 1/b.flac -> out/day 1/b.flac\n"
+    assert not (folder / "out").exists()
+    copy("--exclude", "a.*")
+    result = copy("--dry-run", "--strength", "0", "--json-lines")
+    outdated = {"status": "outdated", "source": "in/day 1/b.flac", "target": "out/day 1/b.flac"}
+    assert [json.loads(line) for line in result.out.splitlines()] == [
+        {"status": "planned", "source": "in/a.wav", "target": "out/a.wav"},
+        outdated | {"reason": "made with strength 1.0"},
+    ]
+
+
+def test_json_lines_are_all_that_is_said(copy: Any, folder: Path) -> None:
+    result = copy("--json-lines")
+    assert (result.status, result.err) == (0, "")
+    records = [json.loads(line) for line in result.out.splitlines()]
+    assert {record["source"]: record["status"] for record in records} == {"in/a.wav": "done", "in/day 1/b.flac": "done"}
+    assert all(record["seconds"] == 0.5 for record in records)
+    write(folder / "in" / "bad.wav")
+    records = [json.loads(line) for line in copy("--json-lines").out.splitlines()]
+    assert [record["status"] for record in records] == ["skipped", "skipped", "failed"]
+    assert records[2]["reason"] == "in/bad.wav: bad"
+
+
+def test_another_format(copy: Any, folder: Path) -> None:
+    assert copy("--ext", "FLAC").status == 0
+    assert set(contents(folder / "out")) == {"a.flac", "day 1/b.flac"}
+    write(folder / "in" / "a.flac")
+    refused = copy("--ext", ".flac")
+    assert refused.status == 1 and "would both become out/a.flac" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
+        (["--ext", "m4a"], 2, "sbm: invalid value for --ext: no sound format m4a; known: .wav "),
+        (["--device", "cpu,gpu"], 2, "sbm: invalid value for --device: 'gpu' is none of "),
+        (["--device", "cuda:98,cuda:99"], 1, "sbm: --device cuda:98: torch can use "),
+        (["--include", "*.mp3"], 0, "sbm: warning: no recordings found in in\n     Looked for *.mp3\n"),
+        (["--model", "absent"], 1, "sbm: unknown model 'absent'"),
+        (["-o", "in"], 1, "sbm: in is the folder that is read."),
+        (["-o", "in/a.wav"], 2, "sbm: invalid value for --output: in/a.wav is a file"),
+        (["absent"], 1, "sbm: absent: no such file or folder\n"),
+    ],
+)
+def test_wrong_usage(copy: Any, folder: Path, options: list[str], status: int, message: str) -> None:
+    result = copy(*options)
+    assert (result.status, result.out) == (status, "")
+    assert result.err.startswith(message)
+    assert not (folder / "out").exists()
+
+
+def test_devices_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sbm_cli.cli import batch
+
+    monkeypatch.setattr(batch, "check_device", lambda device: None)
+    monkeypatch.setattr(batch, "_gpus", lambda: ["cuda:0", "cuda:1"])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6), raising=False)
+    assert batch._devices("auto", None, 1) == ["cuda:0", "cuda:1"]
+    assert batch._devices("cuda:1,cuda:0", 3, 1) == ["cuda:1", "cuda:0", "cuda:1"]
+    assert batch._devices("cpu", None, 1) == ["cpu"] * 6
+    assert batch._devices("cpu", None, 4) == ["cpu"]
+    assert batch._devices("cpu", 2, 4) == ["cpu"] * 2
+    monkeypatch.setattr(batch, "_gpus", lambda: [])
+    assert batch._devices("auto", 5, 1) == ["cpu"] * 5
+
+
+def start(folder: Path, slowly: float = 0.0) -> subprocess.Popen[str]:
+    """Start a batch that copies, two files at a time, as a terminal does: in a group of processes of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(STAND_IN), "batch", "in", "-o", "out", "-m", "m.safetensors", "--workers", "2"],
+        cwd=folder,
+        env={**os.environ, "SLOWLY": str(slowly)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(batch: subprocess.Popen[str], condition: Callable[[], object]) -> None:
+    while not condition():
+        assert batch.poll() is None
+        time.sleep(0.01)
+
+
+def test_ctrl_c_finishes_what_is_begun(folder: Path) -> None:
+    for number in range(6):
+        write(folder / "in" / f"{number}.wav", seconds=2)
+    batch = start(folder, slowly=0.05)
+    wait_for(batch, lambda: len(list(folder.glob("out/.sbm-*.part"))) == 2)
+    os.killpg(batch.pid, signal.SIGINT)
+    _, err = batch.communicate()
+    assert batch.returncode == 130
+    assert "stopping when 2 more files are finished; Ctrl-C again stops at once\n" in err
+    assert "8 files: 2 done; " in err
+    assert err.endswith("sbm: interrupted\n")
+    assert len(contents(folder / "out")) == 2
+
+
+@pytest.mark.parametrize("by", ["second Ctrl-C", "SIGTERM"])
+def test_stopping_at_once_leaves_nothing_half_written(folder: Path, by: str) -> None:
+    write(folder / "in" / "long.wav", seconds=60)
+    batch = start(folder, slowly=0.2)
+    wait_for(batch, lambda: list(folder.glob("out/.sbm-*.part")))
+    if by == "SIGTERM":
+        batch.send_signal(signal.SIGTERM)
+    else:
+        os.killpg(batch.pid, signal.SIGINT)
+        time.sleep(0.5)
+        os.killpg(batch.pid, signal.SIGINT)
+    _, err = batch.communicate()
+    assert batch.returncode == 130
+    assert err.endswith("sbm: interrupted\n") and "Traceback" not in err
+    assert set(contents(folder / "out")) <= {"a.wav", "day 1/b.flac"}
+
+
+@pytest.mark.parametrize("trial", range(3))
+def test_killed_at_any_moment_the_next_run_ends_the_work(folder: Path, trial: int) -> None:
+    for number in range(12):
+        write(folder / "in" / str(number % 3) / f"{number}.wav", seconds=0.5 + 0.1 * number)
+    moments = random.Random(trial)
+    for whole in (True, False):  # all processes, then the first alone
+        batch = start(folder, slowly=0.01)
+        wait_for(batch, lambda: (folder / "out" / NAME).exists())
+        time.sleep(moments.uniform(0, 0.6))
+        os.killpg(batch.pid, signal.SIGKILL) if whole else batch.kill()
+        batch.communicate()
+    last = start(folder)
+    _, err = last.communicate()
+    assert last.returncode == 0, err
+    found = contents(folder / "out")
+    (folder / "out").rename(folder / "resumed")
+    whole_run = start(folder)
+    whole_run.communicate()
+    assert found == contents(folder / "out") and len(found) == 14
