@@ -54,7 +54,11 @@ def faults(line: str) -> list[str]:
         command = words[1:3] if words[1] in ("data", "models") else words[1:2]  # groups of commands
         shown = subprocess.run([sys.executable, "-m", "sbm_cli", *command, "-h"], capture_output=True, text=True)
         options = [word.partition("=")[0] for word in words[2:] if word.startswith("-")]
-        return [f"sbm {' '.join(command)} {option}" for option in options or [""] if not re.search(rf"{option}\b", shown.stdout)]
+        return [
+            f"sbm {' '.join(command)} {option}"
+            for option in options or [""]
+            if not re.search(rf"{option}\b", shown.stdout)
+        ]
     return []
 
 

@@ -76,8 +76,9 @@ class MixConfig:
 class Mixer:
     """Make segments of a split ("train", "valid", "report") from a corpus and a bank of rooms, on any device.
 
-    Nothing waits for the device and every shape is known beforehand. Raises ConfigError if the split has no speech or
-    no noise.
+    Nothing waits for the device, and every shape is known beforehand.
+
+    Raises ConfigError if the split has no speech or no noise.
     """
 
     def __init__(
@@ -189,8 +190,8 @@ class Mixer:
 def noise_gain(speech: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
     """Return the factors [items] for `noise` that set the active power of `speech` against the power of all the noise.
 
-    Noise more than 20 dB below its usual -26 dBFS (a pause of the recording, the
-    rustle of a codec) counts as 20 dB below and so stays quieter than asked.
+    Noise more than 20 dB below its usual -26 dBFS (a pause of the recording, the rustle of a codec) counts as 20 dB
+    below and so stays quieter than asked.
     """
     power = noise.square().mean(-1).clamp_min(USUAL_POWER / 100)
     return (speech_power(speech) / power).sqrt() * db_ratio(-snr_db)
@@ -203,11 +204,12 @@ def speech_power(speech: Tensor) -> Tensor:
 
 
 def change(values: Tensor, mask: Tensor, new: Callable[[Rows], Tensor]) -> None:
-    """Replace the rows of values [items, ...] that a mask [items] chooses by `new(rows)`.
+    """Replace the rows of values [items, ...] that a mask [items] chooses by `new(rows)`."""
+    rows = rows_of(mask)
+    if isinstance(rows, slice) or len(rows):
+        values[rows] = torch.where(mask[rows].view(-1, *[1] * (values.ndim - 1)), new(rows), values[rows])
 
-    On a CPU those rows alone are computed; on a GPU all, for to ask which they are is to wait for it.
-    """
-    rows: Rows = mask.nonzero()[:, 0] if mask.device.type == "cpu" else slice(None)
-    if isinstance(rows, Tensor) and not len(rows):
-        return
-    values[rows] = torch.where(mask[rows].view(-1, *[1] * (values.ndim - 1)), new(rows), values[rows])
+
+def rows_of(mask: Tensor) -> Rows:
+    """Return the rows to compute: on a CPU the chosen ones; on a GPU all, for to ask which they are is to wait."""
+    return mask.nonzero()[:, 0] if mask.device.type == "cpu" else slice(None)

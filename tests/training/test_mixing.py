@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sbm_cli.errors import ConfigError
 from sbm_cli.evaluation.sets import _Material
+from sbm_cli.training import mixing
 from sbm_cli.training.data import LEVEL_DBFS, RATE, Clip, Corpus
 from sbm_cli.training.data import active_power as active_power_of_one
 from sbm_cli.training.filters import active_power, band_limited, fast_length, reverberate, shelved, through_room
@@ -433,6 +434,16 @@ def test_change_touches_the_chosen_rows_only() -> None:
     change(values, torch.tensor([False, True, False, True]), lambda rows: -values[rows])
     assert values.sum(1).tolist() == [3, -12, 21, -30]
     change(values, torch.zeros(4, dtype=torch.bool), lambda rows: pytest.fail("nothing to compute"))
+
+
+def test_the_way_of_a_gpu_gives_the_same(corpus: Corpus, rooms: RoomBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU all rows are computed at once; here both ways run on the CPU."""
+    config = MixConfig(segment_seconds=1.0, p_second_talker=0.3, p_synthetic=0.2, p_band_limit=0.3)
+    mixer = Mixer(corpus, rooms, config)
+    chosen = torch.stack(mixer.batch(0, 0, range(32)))
+    monkeypatch.setattr(mixing, "rows_of", lambda mask: slice(None))
+    monkeypatch.setattr(mixing, "lay", _lay_at_once)
+    torch.testing.assert_close(torch.stack(mixer.batch(0, 0, range(32))), chosen, rtol=0, atol=1e-5)
 
 
 @pytest.mark.cuda

@@ -161,27 +161,32 @@ def test_what_is_no_pack_is_refused(packed: tuple[Path, Pack], corpus: Corpus, b
         open_pack(tmp_path / "old")
 
 
+ROOT = Path(__file__).resolve().parents[2]
 ABSENT = (
     "soundfile soxr scipy yaml safetensors typer rich click librosa numba llvmlite lightning_fabric tensorboard "
     "huggingface_hub onnxruntime pandas matplotlib"
 )
 
 
-def test_a_training_from_a_pack_needs_torch_and_numpy_only(
-    packed: tuple[Path, Pack], recipe: TrainConfig, tmp_path: Path
+@pytest.mark.parametrize("command", ["check", "time", "train"])
+def test_a_gpu_is_used_with_torch_and_numpy_alone(
+    packed: tuple[Path, Pack], recipe: TrainConfig, tmp_path: Path, command: str
 ) -> None:
-    """Everything else cannot be imported in that process; the recipe comes as JSON, for YAML is a package too."""
-    values = dump(recipe) | {"data": {"pack": str(packed[0])}, "steps": 2, "checkpoint_minutes": 1000.0}
-    (tmp_path / "recipe.json").write_text(json.dumps(values))
+    """benchmarks/gpu.py where nothing else can be imported; the recipe comes as JSON, for YAML is a package too."""
+    (tmp_path / "recipe.json").write_text(json.dumps(dump(recipe)))
+    sizes = {"check": "--quick", "time": "--quick --minutes 0.02", "train": "--minutes 5"}[command]
+    options = f"--recipe {tmp_path}/recipe.json --pack {packed[0]} --out {tmp_path}/out {sizes}"
     script = (
-        "import sys\n"
+        "import runpy, sys\n"
         f"sys.modules |= dict.fromkeys({ABSENT!r}.split())\n"
-        "from pathlib import Path\n"
-        "from sbm_cli.training.config import load_recipe\n"
-        "from sbm_cli.training.loop import train\n"
-        f"config = load_recipe({str(tmp_path / 'recipe.json')!r})\n"
-        f"print(train(config, Path({str(tmp_path / 'out')!r}), processes=1, device='cpu').step)\n"
+        f"sys.argv = ['gpu.py', {command!r}, '--device', 'cpu', *{options!r}.split()]\n"
+        f"runpy.run_path({str(ROOT / 'benchmarks/gpu.py')!r}, run_name='__main__')\n"
     )
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=200)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split()[-1] == "2" and (tmp_path / "out" / "last.pt").exists()
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=300, cwd=ROOT
+    )
+    assert run.returncode == 0, run.stderr + run.stdout
+    expected = {"check": "mixtures", "time": "training step", "train": "step 6  loss"}[command]
+    assert expected in run.stdout and "WRONG" not in run.stdout
+    if command == "train":
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["last.pt.00", "train.csv"]
