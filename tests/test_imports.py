@@ -52,7 +52,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "training": (
         {"torch", "numpy"},
-        {"yaml", "scipy", "soundfile", "soxr", "safetensors", "lightning_fabric", "tensorboard"},
+        {"yaml", "soundfile", "soxr", "safetensors", "lightning_fabric", "tensorboard"},
     ),
     "cli": ({"typer"}, {"rich", "torch", "numba", "huggingface_hub"}),
     "": (set(), set()),

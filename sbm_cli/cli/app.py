@@ -55,6 +55,7 @@ def common(
     \b
     Examples:
       sbm enhance noisy.wav -o clean.wav
+      sbm batch recordings/ -o cleaned/
       sbm models list
       sbm doctor
     """
