@@ -107,7 +107,7 @@ def _measure(job: Job) -> tuple[Job, float]:
     """Return a job with its seconds, and how much work it is."""
     try:
         form = read_format(job.source)
-    except SbmError:  # will be told when its turn comes
+    except (SbmError, OSError):  # will be told when its turn comes
         return job, 0.0
     return replace(job, seconds=form.seconds), form.seconds * form.channels
 

@@ -53,18 +53,20 @@ def interactive() -> bool:
 
 
 def data(text: str) -> None:
-    """Print what the command was asked for, on stdout."""
-    print(text)
+    """Print what the command was asked for, on stdout, at once: a program may follow the work."""
+    encoding = sys.stdout.encoding or "utf-8"
+    # Names of files need not be text; the escape of a byte that is none is JSON's own.
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def data_json(document: object) -> None:
     """Print one JSON document on stdout."""
-    print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    data(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def data_line(document: object) -> None:
-    """Print a JSON document on stdout, in one line and at once, for a program that follows the work."""
-    print(json.dumps(document, ensure_ascii=False, allow_nan=False), flush=True)
+    """Print one JSON document on stdout, in one line."""
+    data(json.dumps(document, ensure_ascii=False, allow_nan=False))
 
 
 def note(message: str) -> None:

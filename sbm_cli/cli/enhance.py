@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from sbm_cli.batch.plan import Job
     from sbm_cli.enhancer import FileReport
 
-_check_device = check_device  # until cli/rtf.py imports it from options
-
 
 def enhance(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Recordings: WAV, FLAC, OGG, MP3, AIFF, …")],

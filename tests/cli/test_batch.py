@@ -158,10 +158,12 @@ def test_json_lines_are_all_that_is_said(copy: Any, folder: Path) -> None:
     records = [json.loads(line) for line in result.out.splitlines()]
     assert {record["source"]: record["status"] for record in records} == {"in/a.wav": "done", "in/day 1/b.flac": "done"}
     assert all(record["seconds"] == 0.5 for record in records)
-    write(folder / "in" / "bad.wav")
+    name = os.fsdecode(b"bad\n\xe4.wav")
+    write(folder / "in" / "x.wav").rename(folder / "in" / name)
     records = [json.loads(line) for line in copy("--json-lines").out.splitlines()]
     assert [record["status"] for record in records] == ["skipped", "skipped", "failed"]
-    assert records[2]["reason"] == "in/bad.wav: bad"
+    assert records[2]["reason"] == f"in/{name}: bad"
+    assert "planned   in/bad\n\\udce4.wav -> out/bad\n\\udce4.wav\n" in copy("--dry-run").out
 
 
 def test_another_format(copy: Any, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 
@@ -112,9 +113,12 @@ def test_what_was_done_before_takes_no_time(
     assert capsys.readouterr().err == "batch: 350 of 400 s of audio, RTF 0.4, about 20 s left\n"
 
 
-def test_a_line_for_a_program_that_follows(capsys: pytest.CaptureFixture[str]) -> None:
-    console.data_line({"name": "Übung\n", "rtf": 0.5})
-    assert capsys.readouterr().out == '{"name": "Übung\\n", "rtf": 0.5}\n'
+def test_json_in_one_line_with_any_name_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"\xc3\x9cbung\n\xe4.wav")
+    console.data_line({"name": name})
+    out = capsys.readouterr().out
+    assert out == '{"name": "Übung\\n\\udce4.wav"}\n'
+    assert json.loads(out) == {"name": name}
 
 
 @pytest.mark.parametrize("terminal", [True, False])
