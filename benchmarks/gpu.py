@@ -150,7 +150,7 @@ def operations(
             "band_conv",
             partial(band_conv, groups=4),
             partial(band_conv_reference, groups=4),
-            [normal(2, 9, 33, 32), normal(32, 8, 5), normal(32)],
+            [normal(2, 9, 33, 32), normal(32), normal(32), normal(32, 8, 5), normal(32)],
         ),
         ("band_linear", band_linear, band_linear_reference, [*linear_leaves, normal(16)]),
     ]

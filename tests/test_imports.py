@@ -40,7 +40,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "config": (set(), set()),
     "hub": (set(), {"huggingface_hub"}),
     "audio": ({"numpy", "soundfile", "soxr"}, {"av"}),
-    "dsp": ({"torch"}, set()),
+    "dsp": ({"torch", "numpy"}, set()),
     "bridge": ({"torch"}, set()),
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
     "checkpoint": ({"torch"}, {"safetensors"}),

@@ -7,8 +7,11 @@ It acts on the spectrum because a gain on the waveform that varies in time would
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,12 +42,20 @@ class Level:
             return power, power.new_zeros(len(power)) if carry is None else carry
         rise, fall = (1 - math.exp(-frame_seconds / seconds) for seconds in (self.attack, self.release))
         level = power[:, 0] if carry is None else carry
-        levels = []
-        for frame in power.unbind(1):
-            step = frame - level
-            level = level + torch.maximum(rise * step, fall * step)  # rise >= fall: the larger one fits the sign
-            levels.append(level)
-        return torch.stack(levels, 1), level
+        if power.device.type == "cpu" and not (power.requires_grad or level.requires_grad):
+            # Numbers are few and frames are many: here an operator of NumPy costs a tenth of one of torch.
+            levels = list(_follow(power.numpy().T, level.numpy(), rise, fall, np.maximum))
+            return torch.from_numpy(np.stack(levels, 1)), torch.from_numpy(levels[-1])
+        levels = list(_follow(power.unbind(1), level, rise, fall, torch.maximum))
+        return torch.stack(levels, 1), levels[-1]
+
+
+def _follow(frames: Iterable[Any], level: Any, rise: float, fall: float, maximum: Callable[..., Any]) -> Iterator[Any]:
+    """Yield the level at every frame, arrays or tensors [groups]."""
+    for frame in frames:
+        step = frame - level
+        level = level + maximum(rise * step, fall * step)  # rise >= fall: the larger one fits the sign
+        yield level
 
 
 def frame_power(spectrum: Tensor) -> Tensor:

@@ -41,6 +41,16 @@ def test_carry_makes_blocks_equal_the_whole(cut: int) -> None:
     torch.testing.assert_close(last, end, rtol=0, atol=0)
 
 
+def test_the_level_is_the_same_with_a_gradient_and_without() -> None:
+    power = torch.rand(2, 9, generator=torch.Generator().manual_seed(2)) + 0.1
+    levels, last = Level().track(power, HOP)
+    leaf = power.clone().requires_grad_()
+    followed, end = Level().track(leaf, HOP)
+    torch.testing.assert_close(followed, levels, rtol=0, atol=0)
+    torch.testing.assert_close(end, last, rtol=0, atol=0)
+    assert (torch.autograd.grad(followed.sum(), leaf)[0] > 0).all()
+
+
 def test_frame_power_is_the_mean_over_frequencies() -> None:
     spectrum = torch.tensor([[[3 + 4j], [0j]]])  # [1 batch, 2 bins, 1 frame]
     assert frame_power(spectrum).tolist() == [[12.5]]

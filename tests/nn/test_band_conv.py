@@ -16,14 +16,15 @@ Tensors = tuple[Tensor, ...]
 
 
 def draw(shape: tuple[int, int, int], channels: int, groups: int, kernel: int, seed: int = 0) -> Tensors:
-    """Return x, weight, bias and the gradient of the result."""
+    """Return x, gain, offset, weight, bias and the gradient of the result."""
     generator = torch.Generator().manual_seed(seed)
-    sizes = [(*shape, channels), (channels, channels // groups, kernel), (channels,), (*shape, channels)]
+    vector = (channels,)
+    sizes = [(*shape, channels), vector, vector, (channels, channels // groups, kernel), vector, (*shape, channels)]
     return tuple(torch.randn(size, generator=generator) for size in sizes)
 
 
 def outcome(function: object, tensors: Tensors, groups: int) -> Tensors:
-    """Return the result and the gradients of x, weight and bias."""
+    """Return the result and the gradients of x, gain, offset, weight and bias."""
     *inputs, grad = tensors
     inputs = [part.detach().requires_grad_() for part in inputs]
     assert callable(function)
@@ -63,7 +64,7 @@ def test_matches_float64(shape: tuple[int, int, int], channels: int, groups: int
     tensors = draw(shape, channels, groups, kernel)
     wanted = outcome(band_conv_reference, tuple(part.double() for part in tensors), groups)
     for name, ours, reference in zip(
-        ("y", "x", "weight", "bias"), outcome(band_conv, tensors, groups), wanted, strict=True
+        ("y", "x", "gain", "offset", "weight", "bias"), outcome(band_conv, tensors, groups), wanted, strict=True
     ):
         assert ours.dtype == torch.float32 and ours.shape == reference.shape
         assert error(ours, reference) <= 2e-5, name
@@ -71,27 +72,27 @@ def test_matches_float64(shape: tuple[int, int, int], channels: int, groups: int
 
 @pytest.mark.usefixtures("kernels")
 def test_takes_any_strides() -> None:
-    x, weight, bias, grad = draw((2, 5, 7), 16, 2, 3)
-    wanted = outcome(band_conv_reference, (x.double(), weight.double(), bias.double(), grad.double()), 2)
+    tensors = x, gain, offset, weight, bias, grad = draw((2, 5, 7), 16, 2, 3)
+    wanted = outcome(band_conv_reference, tuple(part.double() for part in tensors), 2)
     wide = torch.cat([x, x], -1)[..., :16]
     turned = x.transpose(1, 2).contiguous().transpose(1, 2)
     spread = torch.stack([weight, weight], -1)[..., 0]
     for view in (wide, turned):
         assert not view.is_contiguous()
-        for ours, reference in zip(outcome(band_conv, (view, spread, bias, grad), 2), wanted, strict=True):
+        for ours, reference in zip(outcome(band_conv, (view, gain, offset, spread, bias, grad), 2), wanted, strict=True):
             assert error(ours, reference) <= 2e-5
-    summed = outcome(band_conv, (x, weight, bias, torch.ones(1).expand(grad.shape)), 2)  # as y.sum() sends it
-    plain = outcome(band_conv_reference, (x, weight, bias, torch.ones(grad.shape)), 2)
+    summed = outcome(band_conv, (*tensors[:-1], torch.ones(1).expand(grad.shape)), 2)  # as y.sum() sends it
+    plain = outcome(band_conv_reference, (*tensors[:-1], torch.ones(grad.shape)), 2)
     for ours, reference in zip(summed, plain, strict=True):
         assert error(ours, reference) <= 2e-5
 
 
 @pytest.mark.usefixtures("kernels")
 def test_extreme_sums_saturate() -> None:
-    x, _, _, _ = draw((1, 1, 4), 24, 3, 1)
+    x, gain, offset, *_ = draw((1, 1, 4), 24, 3, 1)
     weight = torch.eye(8).repeat(3, 1)[:, :, None] * 1e4
-    y = band_conv(x, weight, torch.zeros(24), 3)
-    torch.testing.assert_close(y, F.silu(x * 1e4), rtol=1e-6, atol=1e-6)
+    y = band_conv(x, gain, offset, weight, torch.zeros(24), 3)
+    torch.testing.assert_close(y, x + F.silu(F.layer_norm(x, (24,), gain, offset) * 1e4), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("kernels")
@@ -109,16 +110,14 @@ def test_the_number_of_threads_changes_nothing() -> None:
 
 @pytest.mark.usefixtures("kernels")
 def test_nan_reaches_its_neighbours_and_nobody_else() -> None:
-    x, weight, bias, grad = draw((1, 3, 12), 16, 2, 3)
-    x[0, 1, 6, 3] = torch.nan
-    y, gx, gweight, gbias = outcome(band_conv, (x, weight, bias, grad), 2)
+    x, *others = draw((1, 3, 12), 16, 2, 3)
+    x[0, 1, 6, 3] = torch.nan  # its band is normalised with it
+    y, gx, *_ = outcome(band_conv, (x, *others), 2)
     expected = torch.zeros(y.shape, dtype=torch.bool)
-    expected[0, 1, 5:8, :8] = True
+    expected[0, 1, 5:8] = True
     assert torch.equal(y.isnan(), expected)
-    expected[0, 1, 4:9, :8] = True
+    expected[0, 1, 4:9] = True
     assert torch.equal(gx.isnan(), expected)
-    assert gweight[:8].isnan().all() and gbias[:8].isnan().all()
-    assert not gweight[8:].isnan().any() and not gbias[8:].isnan().any()
 
 
 @pytest.mark.parametrize("x_type", [torch.float64, torch.float32])
@@ -142,11 +141,11 @@ def test_works_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 2, 3, 8), (2, 3, 16)])
 def test_refuses_shapes_that_do_not_fit(shape: tuple[int, ...]) -> None:
-    _, weight, bias, _ = draw((1, 2, 3), 16, 2, 3)
+    _, *weights, _ = draw((1, 2, 3), 16, 2, 3)
     with pytest.raises(ValueError, match="do not fit"):
-        band_conv(torch.zeros(shape), weight, bias, 2)
+        band_conv(torch.zeros(shape), *weights, 2)
 
 
 def test_no_frames_give_no_frames() -> None:
-    _, weight, bias, _ = draw((1, 2, 3), 16, 2, 3)
-    assert band_conv(torch.zeros(1, 0, 5, 16), weight, bias, 2).shape == (1, 0, 5, 16)
+    _, *weights, _ = draw((1, 2, 3), 16, 2, 3)
+    assert band_conv(torch.zeros(1, 0, 5, 16), *weights, 2).shape == (1, 0, 5, 16)

@@ -1,4 +1,4 @@
-"""Grouped convolution along the bands of every frame, SiLU included, channels last."""
+"""Grouped convolution along the bands of every frame with all that is around it, channels last."""
 
 from __future__ import annotations
 
@@ -23,36 +23,39 @@ def _cpu() -> ModuleType | None:
     return cpu
 
 
-def band_conv(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """Return silu(conv(x)) along the bands, padded with zeros to the same length.
+def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    """Return x + silu(conv(norm(x))): a LayerNorm over the channels, a convolution along the bands, residual.
 
-    x: [batch, time, band, channel]; weight: [channel, channel // groups, kernel] and bias: [channel] as in nn.Conv1d.
-    float32 on the CPU with groups of a multiple of 8 channels runs compiled and keeps x alone for backward; parameter
-    gradients do not depend on the number of threads. Where the scan is "triton", so is this, for up to 128 channels of
-    any type but float64, in autocast's type if there is one. Everything else is `band_conv_reference`.
+    x: [batch, time, band, channel]; gain, offset: [channel], of the LayerNorm; weight: [channel, channel // groups,
+    kernel] and bias: [channel] as in nn.Conv1d, which pads with zeros to the same length. float32 on the CPU with groups
+    of a multiple of 8 channels runs compiled and keeps x alone for backward; parameter gradients do not depend on the
+    number of threads. Where the scan is "triton", so is the convolution, for up to 128 channels of any type but float64,
+    in autocast's type if there is one. Everything else is `band_conv_reference`.
 
     Raises ValueError if the shapes do not fit together.
     """
+    parts = gain, offset, weight, bias
     channels, size = weight.shape[:2]
-    if x.ndim != 4 or x.shape[-1] != channels or channels != size * groups or bias.shape != (channels,):
-        shapes = f"x {tuple(x.shape)}, weight {tuple(weight.shape)}, bias {tuple(bias.shape)}"
+    fits = x.ndim == 4 and x.shape[-1] == channels == size * groups
+    if not fits or any(part.shape != (channels,) for part in (gain, offset, bias)):
+        shapes = ", ".join(str(list(part.shape)) for part in (x, *parts))
         raise ValueError(f"{shapes} do not fit [batch, time, band, channel] and {groups} groups")
     if x.dtype != float64 and x.numel() and channels <= MOST and chosen(x) == "triton":
         from sbm_cli.nn.band_conv import triton
 
-        return triton.band_conv(x, weight, bias, groups)
-    plain = any(part.device.type != "cpu" or part.dtype != float32 for part in (x, weight, bias))
+        return x + triton.band_conv(F.layer_norm(x, (channels,), gain, offset), weight, bias, groups)
+    plain = any(part.device.type != "cpu" or part.dtype != float32 for part in (x, *parts))
     if plain or size % LANES or x.numel() == 0 or (cpu := _cpu()) is None:
-        return band_conv_reference(x, weight, bias, groups)
-    result: Tensor = cpu.BandConv.apply(x, weight, bias)
+        return band_conv_reference(x, *parts, groups)
+    result: Tensor = cpu.BandConv.apply(x, *parts)
     return result
 
 
-def band_conv_reference(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+def band_conv_reference(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
     """Return the same in plain PyTorch, for every type and device."""
-    kernel = weight.shape[-1]
-    rows = x.flatten(0, 1).transpose(1, 2)  # [batch * time, channel, band]
+    kernel, normed = weight.shape[-1], F.layer_norm(x, x.shape[-1:], gain, offset)
+    rows = normed.flatten(0, 1).transpose(1, 2)  # [batch * time, channel, band]
     if kernel % 2 == 0:  # PyTorch warns about "same" there
         rows = F.pad(rows, ((kernel - 1) // 2, kernel // 2))
     padding = (kernel - 1) // 2 if kernel % 2 else 0
-    return F.silu(F.conv1d(rows, weight, bias, padding=padding, groups=groups)).transpose(1, 2).reshape(x.shape)
+    return x + F.silu(F.conv1d(rows, weight, bias, padding=padding, groups=groups)).transpose(1, 2).reshape(x.shape)

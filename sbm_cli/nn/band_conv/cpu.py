@@ -1,11 +1,13 @@
-"""Convolution along the bands with SiLU on the CPU, forward and backward, compiled by Numba.
+"""Normalised convolution along the bands with SiLU on the CPU, forward and backward, compiled by Numba.
 
 Notable
 - The innermost loops are written as LLVM instructions: a tile is some neighbouring bands times one vector of output
   channels and stays in registers over all inputs and taps. An input, once loaded, serves all taps; a tap all bands.
-- Frames are staged between zero bands, so that nothing asks where a band lies; the last tile overlaps the one before.
+- Frames are normalised into a place between zero bands, so that nothing asks where a band lies; the last tile overlaps
+  the one before.
 - Tensors are larger than the caches: while a frame is computed, the next one is fetched. Worth a quarter of backward.
-- Backward computes the sums before SiLU again; the gradient of x is the same tile with the taps turned around.
+- Backward computes everything before SiLU again; the gradient of what was convolved is the same tile with the taps
+  turned around, and the one of x follows while the frame lies in the nearest cache.
 - Gradients of the taps are summed per UNIT of frames, then over units, whatever the number of threads.
 All of it stays in this file: Numba's disk cache does not notice edits in another one.
 """
@@ -23,7 +25,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sbm_cli.nn.scan.cpu import _array, _compiled, _run
+from sbm_cli.nn.scan.cpu import _array, _compiled, _run, _total
 
 LANES = 8  # channels of a vector; also the smallest group that fills one
 WIDE = bool(llvm.get_host_cpu_features().get("avx512vl"))  # 32 registers instead of 16
@@ -33,6 +35,7 @@ LINE = 64  # bytes of a cache line
 UNIT = 8  # frames whose tap gradients are summed together
 FLAGS = ("contract", "arcp", "nsz")  # neither nnan nor ninf: a NaN must come out as one
 LOG2E = 1.4426950408889634
+EPS = 1e-5  # of the normalisation, as in nn.LayerNorm
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
 INTS = ir.VectorType(ir.IntType(32), LANES)
 INDEX = ir.IntType(64)
@@ -65,12 +68,14 @@ def _store(builder: Any, value: Any, pointer: Any) -> None:
     builder.store(value, builder.bitcast(pointer, FLOATS.as_pointer()), align=4)
 
 
+def _splat(builder: Any, number: Any) -> Any:
+    first = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, ir.Constant(FLOATS, ir.Undefined), ir.Constant(INTS, [0] * LANES))
+
+
 def _fill(builder: Any, pointer: Any) -> Any:
     """Load one number into all lanes."""
-    first = builder.insert_element(
-        ir.Constant(FLOATS, ir.Undefined), builder.load(pointer), ir.Constant(ir.IntType(32), 0)
-    )
-    return builder.shuffle_vector(first, ir.Constant(FLOATS, ir.Undefined), ir.Constant(INTS, [0] * LANES))
+    return _splat(builder, builder.load(pointer))
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
@@ -94,8 +99,16 @@ def _sigmoid(builder: Any, x: Any) -> Any:
     return builder.fdiv(one, builder.fadd(one, power), flags=FLAGS)
 
 
-def _silu(builder: Any, total: Any, grad: Any) -> Any:
-    return builder.fmul(total, _sigmoid(builder, total))
+def _across(builder: Any, x: Any) -> Any:
+    """Return the sum over the lanes, in every lane."""
+    for distance in (4, 2, 1):
+        turned = ir.Constant(INTS, [lane ^ distance for lane in range(LANES)])
+        x = builder.fadd(x, builder.shuffle_vector(x, ir.Constant(FLOATS, ir.Undefined), turned))
+    return x
+
+
+def _add_silu(builder: Any, total: Any, other: Any) -> Any:
+    return _fma(builder, total, _sigmoid(builder, total), _load(builder, other))
 
 
 def _silu_gradient(builder: Any, total: Any, grad: Any) -> Any:
@@ -162,7 +175,7 @@ def _tile(finish: Callable[[Any, Any, Any], Any]) -> Any:
 
 
 convolve = _tile(lambda builder, total, grad: total)
-activate = _tile(_silu)
+activate = _tile(_add_silu)
 differentiate = _tile(_silu_gradient)
 
 
@@ -211,14 +224,82 @@ def accumulate(typing, x, x_at, total, total_at, bands, channels):  # type: igno
     return types.void(x, types.intp, total, types.intp, types.intp, channels), generate
 
 
-@intrinsic
-def copy(typing, target, target_at, source, source_at, count):  # type: ignore[no-untyped-def]
+def _vectors(builder: Any, pointer: Any, channels: int) -> list[Any]:
+    return [_load(builder, _beyond(builder, pointer, _index(i))) for i in range(0, channels, LANES)]
+
+
+def _mean(builder: Any, vectors: Sequence[Any]) -> Any:
+    total = functools.reduce(builder.fadd, vectors)
+    return builder.fmul(_across(builder, total), _constant(1.0 / (len(vectors) * LANES)))
+
+
+def _normed(builder: Any, x: Any, channels: int) -> tuple[list[Any], Any]:
+    """Return a band without its mean and with a variance of one, and its inverse deviation."""
+    values = _vectors(builder, x, channels)
+    mean = _mean(builder, values)
+    values = [builder.fsub(value, mean) for value in values]
+    variance = _mean(builder, [builder.fmul(value, value) for value in values])
+    root = builder.module.declare_intrinsic("llvm.sqrt", [ir.FloatType()])
+    first = builder.extract_element(builder.fadd(variance, _constant(EPS)), ir.Constant(ir.IntType(32), 0))
+    deviation = builder.call(root, [first])
+    inverse = _splat(builder, builder.fdiv(ir.Constant(ir.FloatType(), 1.0), deviation))
+    return [builder.fmul(value, inverse) for value in values], inverse
+
+
+@intrinsic(prefer_literal=True)
+def normalise(typing, x, x_at, gain, offset, out, out_at, bands, channels):  # type: ignore[no-untyped-def]
+    """Write gain * norm(x) + offset for all bands of a frame."""
+
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        target, source = (_pointer(context, builder, signature, args, i) for i in (0, 2))
-        cgutils.raw_memcpy(builder, target, source, args[4], _index(4))
+        gain, offset = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (2, 3))
+        x, out = (_pointer(context, builder, signature, args, i) for i in (0, 4))
+        step = channels.literal_value
+        with cgutils.for_range(builder, args[6]) as loop:
+            row = builder.mul(loop.index, _index(step))
+            normed, _ = _normed(builder, _beyond(builder, x, row), step)
+            weights = zip(_vectors(builder, gain, step), _vectors(builder, offset, step), strict=True)
+            for i, (value, (weight, shift)) in enumerate(zip(normed, weights, strict=True)):
+                place = _beyond(builder, out, builder.add(row, _index(i * LANES)))
+                _store(builder, _fma(builder, value, weight, shift), place)
         return context.get_dummy_value()
 
-    return types.void(target, types.intp, source, types.intp, types.intp), generate
+    at = types.intp
+    return types.void(x, at, gain, offset, out, at, at, channels), generate
+
+
+@intrinsic(prefer_literal=True)
+def differentiate_norm(typing, x, x_at, grad, grad_at, gain, gy, gy_at, gx, gx_at, ggain, goffset, at, bands, channels):  # type: ignore[no-untyped-def]
+    """Write gx = gy + the gradient of x through `normalise`, all bands of a frame; add up those of gain and offset."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, grad, gy, gx = (_pointer(context, builder, signature, args, i) for i in (0, 2, 5, 7))
+        gain, *sums = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (4, 9, 10))
+        ggain, goffset = (_beyond(builder, pointer, args[11]) for pointer in sums)
+        step = channels.literal_value
+        places = [_running(builder, _vectors(builder, pointer, step)) for pointer in (ggain, goffset)]
+        with cgutils.for_range(builder, args[12]) as loop:
+            row = builder.mul(loop.index, _index(step))
+            normed, inverse = _normed(builder, _beyond(builder, x, row), step)
+            grads = _vectors(builder, _beyond(builder, grad, row), step)
+            for place, slope, value in zip(places[0], grads, normed, strict=True):
+                builder.store(_fma(builder, slope, value, builder.load(place)), place)
+            for place, slope in zip(places[1], grads, strict=True):
+                builder.store(builder.fadd(slope, builder.load(place)), place)
+            grads = [builder.fmul(*pair) for pair in zip(grads, _vectors(builder, gain, step), strict=True)]
+            mean = _mean(builder, grads)
+            slope = _mean(builder, [builder.fmul(*pair) for pair in zip(grads, normed, strict=True)])
+            for i, (value, base) in enumerate(zip(grads, normed, strict=True)):
+                at = builder.add(row, _index(i * LANES))
+                value = builder.fsub(builder.fsub(value, mean), builder.fmul(base, slope))
+                value = _fma(builder, value, inverse, _load(builder, _beyond(builder, gy, at)))
+                _store(builder, value, _beyond(builder, gx, at))
+        for pointer, running in zip((ggain, goffset), places, strict=True):
+            for i, place in enumerate(running):
+                _store(builder, builder.load(place), _beyond(builder, pointer, _index(i * LANES)))
+        return context.get_dummy_value()
+
+    n = types.intp
+    return types.void(x, n, grad, n, gain, gy, n, gx, n, ggain, goffset, n, n, channels), generate
 
 
 @intrinsic
@@ -249,27 +330,29 @@ def _kernels(kernel: int, channels: int, size: int) -> tuple[Any, Any]:
     taps_of = size * kernel * LANES  # of one vector of outputs
 
     @_compiled
-    def forward(first, last, frames, bands, x, taps, bias, y, scratch):  # type: ignore[no-untyped-def]
+    def forward(first, last, frames, bands, x, gain, offset, taps, bias, y, scratch):  # type: ignore[no-untyped-def]
         for i in range(scratch.size):
             scratch[i] = 0.0
         for frame in range(first * UNIT, min(last * UNIT, frames)):
             at = frame * bands * channels
-            copy(scratch, before, x, at, bands * channels)
+            normalise(x, at, gain, offset, scratch, before, bands, channels)
             for i in range(0, channels, LANES):
                 group, t = i // size * size, i // LANES * taps_of
                 soon = at + (channels + i) * bands  # a share of the next frame
                 prefetch(x, soon, bands * LANES)
                 prefetch(y, soon, bands * LANES)
-                activate(scratch, group, taps, t, bias, i, bias, i, y, at + i, bands, kernel, channels, size)
+                activate(scratch, group, taps, t, bias, i, x, at + i, y, at + i, bands, kernel, channels, size)
 
     @_compiled
-    def backward(first, last, frames, bands, x, taps, bias, gy, turned, zeros, gx, gtaps, gbias, scratch):  # type: ignore[no-untyped-def]
+    def backward(  # type: ignore[no-untyped-def]
+        first, last, frames, bands, x, gain, offset, taps, bias, gy, turned, zeros, gx, ggain, goffset, gtaps, gbias, scratch
+    ):  # fmt: skip
         grads = scratch.size // 2  # behind the frame its gradient, between zero bands as well
         for i in range(scratch.size):
             scratch[i] = 0.0
         for frame in range(first * UNIT, min(last * UNIT, frames)):
             at, unit = frame * bands * channels, frame // UNIT * channels
-            copy(scratch, before, x, at, bands * channels)
+            normalise(x, at, gain, offset, scratch, before, bands, channels)
             for i in range(0, channels, LANES):
                 group, t, g = i // size * size, i // LANES * taps_of, grads + after + i
                 differentiate(scratch, group, taps, t, bias, i, gy, at + i, scratch, g, bands, kernel, channels, size)
@@ -279,11 +362,17 @@ def _kernels(kernel: int, channels: int, size: int) -> tuple[Any, Any]:
                 accumulate(scratch, g, gbias, unit + i, bands, channels)
                 for n in range(0, size, block):
                     total = unit * size * kernel + t + n * kernel * LANES
-                    correlate(x, at + group + n, scratch, grads + i, gtaps, total, bands, kernel, channels, block)
+                    correlate(
+                        scratch, before + group + n, scratch, grads + i, gtaps, total, bands, kernel, channels, block
+                    )
             for i in range(0, channels, LANES):
                 group, t = grads + i // size * size, i // LANES * taps_of
                 prefetch(gx, at + (channels + i) * bands, bands * LANES)
-                convolve(scratch, group, turned, t, zeros, 0, zeros, 0, gx, at + i, bands, kernel, channels, size)
+                out = before + i  # what was convolved is not needed any more
+                convolve(scratch, group, turned, t, zeros, 0, zeros, 0, scratch, out, bands, kernel, channels, size)
+            differentiate_norm(
+                x, at, scratch, before, gain, gy, at, gx, at, ggain, goffset, unit, bands, channels
+            )
 
     return forward, backward
 
@@ -297,38 +386,35 @@ def _packed(weight: Tensor) -> Any:
 
 
 class BandConv(torch.autograd.Function):
-    """x [batch, time, band, channel]; weight [channel, channels of a group, kernel]; bias [channel]."""
+    """x [batch, time, band, channel]; weight [channel, channels of a group, kernel]; the others [channel]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         batch, time, bands, channels = x.shape
         size, kernel = weight.shape[1:]
         y = torch.empty(x.shape)
         run, _ = _kernels(kernel, channels, size)
-        scratch = (bands + kernel - 1) * channels
-        frames = batch * time
-        _run(run, -(-frames // UNIT), scratch, frames, bands, _array(x), _packed(weight), _array(bias), _array(y))
-        ctx.save_for_backward(x, weight, bias)
+        scratch, frames = (bands + kernel - 1) * channels, batch * time
+        parts = _array(x), _array(gain), _array(offset), _packed(weight), _array(bias)
+        _run(run, -(-frames // UNIT), scratch, frames, bands, *parts, _array(y))
+        ctx.save_for_backward(x, gain, offset, weight, bias)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight, bias = ctx.saved_tensors
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
+        x, gain, offset, weight, bias = ctx.saved_tensors
         batch, time, bands, channels = x.shape
         size, kernel = weight.shape[1:]
         frames = batch * time
         units = -(-frames // UNIT)
         turned = weight.unflatten(0, (-1, size)).transpose(1, 2).flatten(0, 1).flip(-1)
-        gx, gtaps, gbias = (
-            torch.empty(x.shape),
-            torch.zeros(units, channels * size * kernel),
-            torch.zeros(units, channels),
-        )
+        gx, gtaps = torch.empty(x.shape), torch.zeros(units, channels * size * kernel)
+        ggain, goffset, gbias = (torch.zeros(units, channels) for _ in range(3))
+        parts = _array(x), _array(gain), _array(offset), _packed(weight), _array(bias), _array(gy), _packed(turned)
+        outputs = map(_array, (gx, ggain, goffset, gtaps, gbias))
         _, run = _kernels(kernel, channels, size)
-        _run(
-            run, units, 2 * (bands + kernel - 1) * channels, frames, bands, _array(x), _packed(weight), _array(bias),
-            _array(gy), _packed(turned), np.zeros(LANES, np.float32), _array(gx), _array(gtaps), _array(gbias),
-        )  # fmt: skip
-        total = torch.from_numpy(np.add.reduce(gtaps.numpy(), 0)).view(-1, size, kernel, LANES)
-        return gx, total.permute(0, 3, 1, 2).reshape(weight.shape), torch.from_numpy(np.add.reduce(gbias.numpy(), 0))
+        scratch = 2 * (bands + kernel - 1) * channels
+        _run(run, units, scratch, frames, bands, *parts, np.zeros(LANES, np.float32), *outputs)
+        gweight = _total(gtaps).view(-1, size, kernel, LANES).permute(0, 3, 1, 2).reshape(weight.shape)
+        return gx, _total(ggain), _total(goffset), gweight, _total(gbias)
