@@ -1,10 +1,11 @@
 """Time a training step of `sbm-tiny`, say where it goes, and compare it with another checkout.
 
-    python benchmarks/train_step.py [--against CHECKOUT] [--rounds 40]
+    python benchmarks/train_step.py [--precision bfloat16] [--against CHECKOUT] [--rounds 40]
 
 A step is one 3-s item, forward and backward through the loss, on one thread with the allocator settings of a
 training. With --against, both versions run in processes of their own and take turns, step by step, so that a slow
-minute of the machine meets both; the ratio is the median of the ratios of the turns.
+minute of the machine meets both; the ratio is the median of the ratios of the turns. The precision is that of this
+version; the other one runs in float32.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ CLASSES = {  # the first that occurs in an operator's name; a Function's own tim
 }
 
 
-def make_step() -> Callable[[], float]:
+def make_step(precision: str) -> Callable[[], float]:
     """Return a function that runs one step, forward and backward, and returns the loss."""
     import torch
 
@@ -56,7 +57,7 @@ def make_step() -> Callable[[], float]:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = load_recipe("sbm-tiny")
+    config = load_recipe("sbm-tiny", [] if precision == "float32" else [f"loop.precision={precision}"])
     network = Network(config.model.network)
     with torch.no_grad():  # away from the start, where branches are zero
         for parameter in network.parameters():
@@ -73,11 +74,11 @@ def make_step() -> Callable[[], float]:
     return step
 
 
-def work() -> None:
+def work(precision: str) -> None:
     """Run a step for every line that comes in; answer with seconds, loss and peak memory in MiB."""
     import resource
 
-    step = make_step()
+    step = make_step(precision)
     for _ in range(3):
         step()
     for _ in sys.stdin:
@@ -87,18 +88,18 @@ def work() -> None:
         print(took, loss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
 
 
-def compare(roots: list[Path], rounds: int) -> list[list[tuple[float, float, float]]]:
+def compare(roots: list[Path], precisions: list[str], rounds: int) -> list[list[tuple[float, float, float]]]:
     """Return what `work` answers, for every checkout and round."""
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, "--work"],
+            [sys.executable, __file__, "--work", "--precision", precision],
             env=os.environ | ALLOCATOR | {"PYTHONPATH": str(root)},
             cwd=root,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for root in roots
+        for root, precision in zip(roots, precisions, strict=True)
     ]
     answers: list[list[tuple[float, float, float]]] = [[] for _ in roots]
     for _ in range(rounds):
@@ -113,11 +114,11 @@ def compare(roots: list[Path], rounds: int) -> list[list[tuple[float, float, flo
     return answers
 
 
-def shares(names: bool, steps: int = 8) -> None:
+def shares(precision: str, names: bool, steps: int = 8) -> None:
     """Print where the time of a step goes, by class of operator."""
     from torch.profiler import ProfilerActivity, profile
 
-    step = make_step()
+    step = make_step(precision)
     for _ in range(3):
         step()
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
@@ -138,26 +139,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", type=Path, help="folder of another checkout (git worktree add FOLDER COMMIT)")
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--precision", default="float32", help="of the products: float32 or bfloat16")
     parser.add_argument("--names", action="store_true", help="list every operator with its class")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work()
+        work(options.precision)
         return
     roots = [HERE] + ([options.against.resolve()] if options.against else [])
-    answers = compare(roots, options.rounds)
-    print("| checkout | ms, median | ms, least | audio s per s | loss | peak MiB |\n|---|---|---|---|---|---|")
-    for root, answer in zip(roots, answers, strict=True):
+    precisions = [options.precision, "float32"][: len(roots)]
+    answers = compare(roots, precisions, options.rounds)
+    print(
+        "| checkout | precision | ms, median | ms, least | audio s per s | loss | peak MiB |\n|---|---|---|---|---|---|---|"
+    )
+    for root, precision, answer in zip(roots, precisions, answers, strict=True):
         times = [took for took, _, _ in answer]
         middle, best = statistics.median(times), min(times)
-        row = f"| {root} | {middle * 1e3:.0f} | {best * 1e3:.0f} | {SECONDS / middle:.1f} |"
+        row = f"| {root} | {precision} | {middle * 1e3:.0f} | {best * 1e3:.0f} | {SECONDS / middle:.1f} |"
         print(f"{row} {answer[0][1]:.6f} | {answer[-1][2]:.0f} |")
     if options.against:
         ratios = sorted(b[0] / a[0] for a, b in zip(*answers, strict=True))
         low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
         print(f"\n{statistics.median(ratios):.2f} times as fast (80 % of the turns: {low:.2f} to {high:.2f})")
     else:
-        shares(options.names)
+        shares(options.precision, options.names)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,8 @@ class Network(nn.Module):
         padded = torch.cat([past, x], 1)
         new["encoder"] = padded[:, x.shape[1] :]
         z = self.encoder(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, band, channel]
+        if z.device.type == "cpu":  # whose kernels along the bands take float32, inside autocast as well
+            z = z.float()
         for i, (cross, narrow) in enumerate(zip(self.cross, self.narrow, strict=True)):
             if self.full is not None and i == len(self.cross) // 2:
                 z, new_full = self.full(z, embedding, _mamba_carry(old, "full"))

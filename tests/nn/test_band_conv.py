@@ -79,7 +79,9 @@ def test_takes_any_strides() -> None:
     spread = torch.stack([weight, weight], -1)[..., 0]
     for view in (wide, turned):
         assert not view.is_contiguous()
-        for ours, reference in zip(outcome(band_conv, (view, gain, offset, spread, bias, grad), 2), wanted, strict=True):
+        for ours, reference in zip(
+            outcome(band_conv, (view, gain, offset, spread, bias, grad), 2), wanted, strict=True
+        ):
             assert error(ours, reference) <= 2e-5
     summed = outcome(band_conv, (*tensors[:-1], torch.ones(1).expand(grad.shape)), 2)  # as y.sum() sends it
     plain = outcome(band_conv_reference, (*tensors[:-1], torch.ones(grad.shape)), 2)

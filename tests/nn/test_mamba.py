@@ -81,3 +81,25 @@ def test_extreme_steps_stay_finite() -> None:
     mamba.dt_proj.weight.data *= 1e6
     carry = torch.randn(1, 3, 32, 3), torch.randn(1, 3, 32, 16)
     assert all(part.isfinite().all() for part in run(mamba, x, carry))
+
+
+def test_products_in_bfloat16_change_little_and_convolution_and_scan_stay_in_float32() -> None:
+    torch.manual_seed(1)
+    mamba, x = Mamba(32), torch.randn(2, 37, 5, 32)
+    carry = torch.randn(2, 5, 64, 3), torch.randn(2, 5, 64, 16)
+    exact = run(mamba, x, carry)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = run(mamba, x, carry)
+    assert rounded[0].dtype == torch.bfloat16 and all(part.dtype == torch.float32 for part in rounded[1:])
+    for ours, reference in zip(rounded, exact, strict=True):
+        assert not torch.equal(ours.float(), reference)
+        assert (ours - reference).norm() <= 0.015 * reference.norm()
+
+
+def test_what_is_not_finite_stays_so_in_bfloat16() -> None:
+    mamba, x = Mamba(8, 4), torch.randn(1, 3, 1, 8)
+    for value in (float("nan"), float("inf"), 3e38, torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)):
+        x[0, 1, 0, 3] = value
+        with torch.autocast("cpu", torch.bfloat16):
+            y, _ = mamba(x)
+        assert y[0, 0].isfinite().all() and not y[0, 1].isfinite().any()

@@ -370,9 +370,7 @@ def _kernels(kernel: int, channels: int, size: int) -> tuple[Any, Any]:
                 prefetch(gx, at + (channels + i) * bands, bands * LANES)
                 out = before + i  # what was convolved is not needed any more
                 convolve(scratch, group, turned, t, zeros, 0, zeros, 0, scratch, out, bands, kernel, channels, size)
-            differentiate_norm(
-                x, at, scratch, before, gain, gy, at, gx, at, ggain, goffset, unit, bands, channels
-            )
+            differentiate_norm(x, at, scratch, before, gain, gy, at, gx, at, ggain, goffset, unit, bands, channels)
 
     return forward, backward
 

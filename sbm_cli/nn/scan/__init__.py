@@ -115,14 +115,16 @@ def mamba(
 
     x: [batch, time, band, channels]; in_proj: [2 inner, channels]; conv, dt_proj: weight and bias; x_proj:
     [rank + 2 state, inner]; out_proj: [channels, inner]; the rest and the two parts of the carry as in `causal_conv1d`
-    and `selective_scan`. Returns the output, shaped like x, and the carry after the last frame.
+    and `selective_scan`. Returns the output, shaped like x, in autocast's type if there is one, and the carry after the
+    last frame.
     """
     (inner, state), (_, rank) = A.shape, dt_proj[0].shape
-    exact = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if exact and x.numel() and chosen(x) == "cpu":
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    known = x.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and D.dtype == torch.float32
+    if known and x.numel() and chosen(x) == "cpu":
         cpu = _module("cpu")
         if inner % cpu.LANES == 0 and state % cpu.GROUP == 0 and conv[0].shape[2] == cpu.TAPS:
-            out, after = cpu.mamba(x, in_proj, conv, x_proj, dt_proj, A, D, out_proj, carry)
+            out, after = cpu.mamba(x, in_proj, conv, x_proj, dt_proj, A, D, out_proj, carry, dtype)
             return out, after
     conv_carry, scan_carry = carry if carry is not None else (None, None)
     u, z = F.linear(x, in_proj).chunk(2, -1)

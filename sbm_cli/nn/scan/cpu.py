@@ -45,6 +45,7 @@ LN2 = 0.6931471805599453
 FLAGS = ("contract", "arcp", "nsz")  # neither nnan nor ninf: a NaN must come out as one
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
 INTS = ir.VectorType(ir.IntType(32), LANES)
+HALVES = ir.VectorType(ir.IntType(16), LANES)  # bfloat16, for Numba int16: the upper halves of floats
 
 
 class _VectorType(types.Type):
@@ -78,9 +79,9 @@ def _widen(context: Any, builder: Any, value: Any, kind: Any) -> Any:
     return builder.shuffle_vector(first, ir.Constant(FLOATS, ir.Undefined), _integer(0))
 
 
-def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, vector: Any = FLOATS) -> Any:
     data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), FLOATS.as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
 def _define_operator(symbol: Callable[..., Any], instruction: str) -> None:
@@ -119,7 +120,11 @@ def splat(typing_context: Any, value: Any) -> Any:
 @intrinsic
 def load(typing_context: Any, array: Any, index: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, signature.args[0], *args), align=4)
+        kind = signature.args[0]
+        if kind.dtype == types.float32:
+            return builder.load(_address(context, builder, kind, *args), align=4)
+        halves = builder.load(_address(context, builder, kind, *args, vector=HALVES), align=2)
+        return builder.bitcast(builder.shl(builder.zext(halves, INTS), _integer(16)), FLOATS)
 
     return VECTOR(array, types.intp), generate
 
@@ -138,10 +143,35 @@ def fill(typing_context: Any, array: Any, index: Any) -> Any:
 @intrinsic
 def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _address(context, builder, signature.args[0], *args[:2]), align=4)
+        kind, value = signature.args[0], args[2]
+        if kind.dtype == types.float32:
+            builder.store(value, _address(context, builder, kind, *args[:2]), align=4)
+            return context.get_dummy_value()
+        bits = builder.bitcast(value, INTS)  # rounded to nearest, ties to even; a NaN stays one
+        odd = builder.and_(builder.lshr(bits, _integer(16)), _integer(1))
+        rounded = builder.add(bits, builder.add(odd, _integer(0x7FFF)))
+        quiet = builder.or_(bits, _integer(0x400000))
+        bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+        halves = builder.trunc(builder.lshr(bits, _integer(16)), HALVES)
+        builder.store(halves, _address(context, builder, kind, *args[:2], vector=HALVES), align=2)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, VECTOR), generate
+
+
+@intrinsic
+def move(typing_context: Any, target: Any, at: Any, source: Any, index: Any) -> Any:
+    """Copy one number; an assignment would also test for negative indices."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to, source = (
+            builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
+            for i in (0, 2)
+        )
+        builder.store(builder.load(source), to)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp), generate
 
 
 @intrinsic
@@ -235,10 +265,9 @@ def softplus(x):
     return where_negative(x, splat(0.0), x) + s * series, where_negative(x, tail * upper, upper)
 
 
-# The scratch of a segment lies in blocks of one vector of channels, a block array after array, an array frame after
-# frame: what one vector needs for a whole segment is one piece of memory. ROW is the length of an array.
-ROW = SEGMENT * LANES
-STEP, DRIVE, SUM, GRAD, GRAD_DRIVE, GRAD_STEP, SLOPE, GATE = (i * ROW for i in range(8))
+# The scratch of a segment lies in blocks of one vector of channels, a block frame after frame, a frame value after value:
+# what is needed together lies together.
+STEP, DRIVE, SUM, GRAD, GRAD_DRIVE, GRAD_STEP, SLOPE, GATE = (i * LANES for i in range(8))
 FORWARD_ROWS, BACKWARD_ROWS = 3, 8
 KEPT = GROUP * LANES  # states of one group at one frame
 
@@ -287,7 +316,7 @@ def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, s
                         store(kept, (sequence * segments + segment) * size + i, load(h, state + i))
                 for k in range(length):
                     for i in range(0, channels, LANES):
-                        at = FORWARD_ROWS * SEGMENT * i + k * LANES
+                        at = FORWARD_ROWS * (SEGMENT * i + k * LANES)
                         dt_at = dt_base + k * dt.strides[1]
                         total = load(bias, i) if rank else load(dt.data, dt_at + i)
                         for r in range(rank):
@@ -317,12 +346,12 @@ def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, s
                             total = total + h2 * fill(c.data, cn + 2)
                             total = total + h3 * fill(c.data, cn + 3)
                             store(scratch, at + SUM, total)
-                            at, bn, cn = at + LANES, bn + b.strides[1], cn + c.strides[1]
+                            at, bn, cn = at + FORWARD_ROWS * LANES, bn + b.strides[1], cn + c.strides[1]
                         store4(h, state + j, channels, (h0, h1, h2, h3))
                 for k in range(length):
                     for i in range(0, channels, LANES):
                         gate = load(z.data, z_base + k * z.strides[1] + i)
-                        total = load(scratch, FORWARD_ROWS * SEGMENT * i + k * LANES + SUM)
+                        total = load(scratch, FORWARD_ROWS * (SEGMENT * i + k * LANES) + SUM)
                         store(y.data, y_base + k * y.strides[1] + i, total * (gate * sigmoid(gate)))
 
 
@@ -330,22 +359,22 @@ def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, s
 def reverse(g, scratch, frame, places, weights, rate, state, inputs):
     """Go one frame back with state g of a group.
 
-    frame: gradient of the sum, step, drive; places: where in the scratch the group's decays lie (one segment on: its
-    states before the frame), where the products are added up that give the gradient of b, how far on those of c lie;
+    frame: gradient of the sum, step, drive; places: where in the scratch the group's decays lie (behind them its states
+    before the frame), and where the products are added up that give the gradient of b (behind them those of c);
     weights: b and c and where the group's begin; state: value, gradient, gradient of the rate; inputs: gradients of
     drive and step. Returns state and inputs.
     """
     grad, step, drive = frame
-    kept, sums, width = places[0] + g * LANES, places[1] + g * LANES, places[2]
+    kept, sums = places[0] + g * LANES, places[1] + g * LANES
     b, bn, c, cn = weights
     value, grad_state, grad_rate = state
     grad_drive, grad_step = inputs
     grad_state = grad_state + grad * fill(c, cn + g)
     store(scratch, sums, load(scratch, sums) + grad_state * drive)
-    store(scratch, sums + width, load(scratch, sums + width) + grad * value)
+    store(scratch, sums + KEPT, load(scratch, sums + KEPT) + grad * value)
     grad_drive = grad_drive + grad_state * fill(b, bn + g)
     grad_state = grad_state * load(scratch, kept)
-    before = load(scratch, kept + SEGMENT * KEPT)
+    before = load(scratch, kept + KEPT)
     change = grad_state * before
     return (before, grad_state, grad_rate + change * step), (grad_drive, grad_step + change * rate)
 
@@ -358,8 +387,8 @@ def scan_backward(
     channels, size = skip.size, rates.size
     states, segments = size // channels, (frames + SEGMENT - 1) // SEGMENT
     rank = weight.size // channels
-    # The scratch goes on with the sums for b and for c [frame, state, LANES], later those for what the step is
-    # projected from; decays and states of one group of states [frame, GROUP, LANES]; and the sums over lanes.
+    # The scratch goes on with the sums for b and c [group, frame, 2, GROUP, LANES], later those for what the step is
+    # projected from; decays and states of one group of states [frame, 2, GROUP, LANES]; and the sums over lanes.
     sums, width = BACKWARD_ROWS * SEGMENT * channels, SEGMENT * states * LANES
     history = sums + max(2 * width, SEGMENT * rank * LANES)
     narrow = history + 2 * SEGMENT * KEPT
@@ -384,7 +413,7 @@ def scan_backward(
                 grad_state = sequence * size
                 for k in range(length):
                     for i in range(0, channels, LANES):
-                        at = BACKWARD_ROWS * SEGMENT * i + k * LANES
+                        at = BACKWARD_ROWS * (SEGMENT * i + k * LANES)
                         value = load(u.data, u_base + k * u.strides[1] + i)
                         gate = load(z.data, z_base + k * z.strides[1] + i)
                         gout = load(gy.data, gy_base + k * gy.strides[1] + i)
@@ -416,7 +445,7 @@ def scan_backward(
                         cn = origin(c, bands, sequence, start) + n
                         p = history
                         for _ in range(length):
-                            store4(scratch, p + SEGMENT * KEPT, LANES, (h0, h1, h2, h3))
+                            store4(scratch, p + KEPT, LANES, (h0, h1, h2, h3))
                             step, drive = load(scratch, at + STEP), load(scratch, at + DRIVE)
                             total = load(scratch, at + SUM)
                             e0, e1 = exp2_negative(step * a0), exp2_negative(step * a1)
@@ -431,17 +460,18 @@ def scan_backward(
                             total = total + h2 * fill(c.data, cn + 2)
                             total = total + h3 * fill(c.data, cn + 3)
                             store(scratch, at + SUM, total)
-                            at, p, bn, cn = at + LANES, p + KEPT, bn + b.strides[1], cn + c.strides[1]
+                            at, p = at + BACKWARD_ROWS * LANES, p + 2 * KEPT
+                            bn, cn = bn + b.strides[1], cn + c.strides[1]
                         g0, g1, g2, g3 = load4(gh, grad_state + j, channels)
                         r0, r1, r2, r3 = load4(grates, grad_rate + j, channels)
                         s0, s1, s2, s3 = (h0, g0, r0), (h1, g1, r1), (h2, g2, r2), (h3, g3, r3)
-                        q = sums + (length * states + n) * LANES
+                        q = sums + (n // GROUP * SEGMENT + length) * 2 * KEPT
                         for _ in range(length):
-                            at, p, q = at - LANES, p - KEPT, q - states * LANES
+                            at, p, q = at - BACKWARD_ROWS * LANES, p - 2 * KEPT, q - 2 * KEPT
                             bn, cn = bn - b.strides[1], cn - c.strides[1]
                             frame = load(scratch, at + GRAD), load(scratch, at + STEP), load(scratch, at + DRIVE)
                             inputs = load(scratch, at + GRAD_DRIVE), load(scratch, at + GRAD_STEP)
-                            places, weights = (p, q, width), (b.data, bn, c.data, cn)
+                            places, weights = (p, q), (b.data, bn, c.data, cn)
                             s0, inputs = reverse(0, scratch, frame, places, weights, a0, s0, inputs)
                             s1, inputs = reverse(1, scratch, frame, places, weights, a1, s1, inputs)
                             s2, inputs = reverse(2, scratch, frame, places, weights, a2, s2, inputs)
@@ -453,13 +483,15 @@ def scan_backward(
                 for i in range(0, 2 * width, LANES * LANES):
                     store(scratch, narrow + i // LANES, lane_sums(scratch, sums + i))
                 gbc_base = origin(gb, bands, sequence, start)
-                for k in range(length):
-                    for n in range(states):
-                        gb.data[gbc_base + k * gb.strides[1] + n] = scratch[narrow + k * states + n]
-                        gc.data[gbc_base + k * gb.strides[1] + n] = scratch[narrow + (SEGMENT + k) * states + n]
+                for n in range(0, states, GROUP):
+                    for k in range(length):
+                        at = narrow + (n // GROUP * SEGMENT + k) * 2 * GROUP
+                        for g in range(GROUP):
+                            move(gb.data, gbc_base + k * gb.strides[1] + n + g, scratch, at + g)
+                            move(gc.data, gbc_base + k * gb.strides[1] + n + g, scratch, at + GROUP + g)
                 for k in range(length):
                     for i in range(0, channels, LANES):
-                        at = BACKWARD_ROWS * SEGMENT * i + k * LANES
+                        at = BACKWARD_ROWS * (SEGMENT * i + k * LANES)
                         value, grad_drive = load(u.data, u_base + k * u.strides[1] + i), load(scratch, at + GRAD_DRIVE)
                         grad_step = load(scratch, at + GRAD_STEP) * LN2 + grad_drive * value
                         grad_step = grad_step * load(scratch, at + SLOPE)
@@ -477,7 +509,7 @@ def scan_backward(
                     for r in range(rank):
                         low, total = fill(dt.data, dt_base + k * dt.strides[1] + r), splat(0.0)
                         for i in range(0, channels, LANES):
-                            grad_step = load(scratch, BACKWARD_ROWS * SEGMENT * i + k * LANES + GRAD_STEP)
+                            grad_step = load(scratch, BACKWARD_ROWS * (SEGMENT * i + k * LANES) + GRAD_STEP)
                             total = total + grad_step * load(weight, r * channels + i)
                             at = grad_weight + r * channels + i
                             store(gweight, at, load(gweight, at) + grad_step * low)
@@ -486,7 +518,7 @@ def scan_backward(
                     store(scratch, narrow + i // LANES, lane_sums(scratch, sums + i))
                 for k in range(length):
                     for r in range(rank):
-                        gdt.data[gdt_base + k * gdt.strides[1] + r] = scratch[narrow + k * rank + r]
+                        move(gdt.data, gdt_base + k * gdt.strides[1] + r, scratch, narrow + k * rank + r)
 
 
 @_compiled
@@ -496,6 +528,38 @@ def conv_sum(x, at, step, taps, bias, i, channels):
     for j in range(TAPS):
         total = total + load(taps, j * channels + i) * load(x, at - (TAPS - 1 - j) * step)
     return total
+
+
+@_compiled
+def conv_row(x, at, step, taps, bias, y, out):
+    for i in range(0, bias.size, LANES):
+        total = conv_sum(x, at + i, step, taps, bias, i, bias.size)
+        store(y, out + i, total * sigmoid(total))
+
+
+@_compiled
+def conv_row_backward(x, at, step, taps, bias, gy, gout, scratch, ring, gtaps, grad_taps, gbias, grad_bias):
+    """Write the gradient of the sums of a row to the ring; add up those of taps and bias."""
+    channels = bias.size
+    for i in range(0, channels, LANES):
+        total = conv_sum(x, at + i, step, taps, bias, i, channels)
+        gate = sigmoid(total)
+        grad = load(gy, gout + i) * (gate * (1.0 + total * (1.0 - gate)))
+        store(scratch, ring + i, grad)
+        store(gbias, grad_bias + i, load(gbias, grad_bias + i) + grad)
+        for j in range(TAPS):
+            t = grad_taps + j * channels + i
+            store(gtaps, t, load(gtaps, t) + grad * load(x, at + i - (TAPS - 1 - j) * step))
+
+
+@_compiled
+def conv_turned(scratch, ring, k, taps, channels, gx, out):
+    for i in range(0, channels, LANES):
+        result = splat(0.0)
+        for j in range(TAPS):
+            grad = load(scratch, ring + (k - j) % TAPS * channels + i)
+            result = result + grad * load(taps, j * channels + i)
+        store(gx, out + i, result)
 
 
 @_compiled
@@ -519,14 +583,12 @@ def conv_forward(first, last, bands, frames, x, taps, bias, before, y, scratch):
         conv_head(group, end, bands, frames, channels, x, before, scratch)
         for k in range(frames):
             for sequence in range(group, end):
-                source, at, step = x.data, origin(x, bands, sequence, k), x.strides[1]
+                out = origin(y, bands, sequence, k)
                 if k < TAPS - 1:
                     at = ((sequence - group) * (2 * TAPS - 2) + k + TAPS - 1) * channels
-                    source, step = scratch, channels
-                out = origin(y, bands, sequence, k)
-                for i in range(0, channels, LANES):
-                    total = conv_sum(source, at + i, step, taps, bias, i, channels)
-                    store(y.data, out + i, total * sigmoid(total))
+                    conv_row(scratch, at, channels, taps, bias, y.data, out)
+                else:
+                    conv_row(x.data, origin(x, bands, sequence, k), x.strides[1], taps, bias, y.data, out)
 
 
 @_compiled
@@ -543,34 +605,28 @@ def conv_backward(first, last, bands, frames, x, taps, bias, before, gy, gx, gbe
         for k in range(frames + TAPS - 1):
             for sequence in range(group, end):
                 ring = rings + (sequence - group) * TAPS * channels
-                if k < frames:
-                    source, at, step = x.data, origin(x, bands, sequence, k), x.strides[1]
-                    if k < TAPS - 1:
-                        at = ((sequence - group) * (2 * TAPS - 2) + k + TAPS - 1) * channels
-                        source, step = scratch, channels
-                    gout = origin(gy, bands, sequence, k)
-                    for i in range(0, channels, LANES):
-                        total = conv_sum(source, at + i, step, taps, bias, i, channels)
-                        gate = sigmoid(total)
-                        grad = load(gy.data, gout + i) * (gate * (1.0 + total * (1.0 - gate)))
-                        store(scratch, ring + k % TAPS * channels + i, grad)
-                        store(gbias, grad_bias + i, load(gbias, grad_bias + i) + grad)
-                        for j in range(TAPS):
-                            t = grad_taps + j * channels + i
-                            store(gtaps, t, load(gtaps, t) + grad * load(source, at + i - (TAPS - 1 - j) * step))
+                newest = ring + k % TAPS * channels
+                if k < min(TAPS - 1, frames):
+                    at, step = ((sequence - group) * (2 * TAPS - 2) + k + TAPS - 1) * channels, channels
+                    conv_row_backward(
+                        scratch, at, step, taps, bias, gy.data, origin(gy, bands, sequence, k),
+                        scratch, newest, gtaps, grad_taps, gbias, grad_bias,
+                    )  # fmt: skip
+                elif k < frames:
+                    at, step = origin(x, bands, sequence, k), x.strides[1]
+                    conv_row_backward(
+                        x.data, at, step, taps, bias, gy.data, origin(gy, bands, sequence, k),
+                        scratch, newest, gtaps, grad_taps, gbias, grad_bias,
+                    )  # fmt: skip
                 else:
                     for i in range(0, channels, LANES):
-                        store(scratch, ring + k % TAPS * channels + i, splat(0.0))
+                        store(scratch, newest + i, splat(0.0))
                 # the input three frames ago is complete: it went into the sums from there to here
-                target, out = gx.data, origin(gx, bands, sequence, k - TAPS + 1)
                 if k < TAPS - 1:
-                    target, out = gbefore, (sequence * (TAPS - 1) + k) * channels
-                for i in range(0, channels, LANES):
-                    result = splat(0.0)
-                    for j in range(TAPS):
-                        grad = load(scratch, ring + (k - j) % TAPS * channels + i)
-                        result = result + grad * load(taps, j * channels + i)
-                    store(target, out + i, result)
+                    conv_turned(scratch, ring, k, taps, channels, gbefore, (sequence * (TAPS - 1) + k) * channels)
+                else:
+                    out = origin(gx, bands, sequence, k - TAPS + 1)
+                    conv_turned(scratch, ring, k, taps, channels, gx.data, out)
 
 
 # --- threads and tensors ---------------------------------------------------------------------------------------------
@@ -601,6 +657,8 @@ def _rows(x: Tensor) -> Rows:
     x = x.detach()
     if x.stride(-1) != 1:
         x = x.contiguous()
+    if x.dtype == torch.bfloat16:
+        x = x.view(torch.int16)
     extent = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
     strides = x.stride()
     return Rows(torch.as_strided(x, (extent,), (1,)).numpy(), (strides[0], strides[1], strides[2]))
@@ -625,7 +683,7 @@ def _scan(tensors: Sequence[Tensor], h: Tensor, train: bool) -> tuple[Tensor, Te
     u, dt, weight, bias, rates, B, C, D, z = tensors
     batch, time, band, channel = u.shape
     kept = torch.empty(batch * band * -(-time // SEGMENT) * rates.numel() if train else 0)
-    y = torch.empty(u.shape)
+    y = torch.empty(u.shape, dtype=u.dtype)
     inputs = _rows(u), _rows(dt), _array(weight), _array(bias), _array(rates), _rows(B), _rows(C), _array(D), _rows(z)
     scratch, serial = FORWARD_ROWS * SEGMENT * channel, u.numel() < SERIAL
     _run(scan_forward, batch * band, scratch, band, time, *inputs, _array(h), _array(kept), _rows(y), serial=serial)
@@ -686,7 +744,7 @@ class _Scan(torch.autograd.Function):
 
 def _conv(x: Tensor, taps: Tensor, bias: Tensor, before: Tensor) -> Tensor:
     batch, time, band, channel = x.shape
-    y = torch.empty(x.shape)
+    y = torch.empty(x.shape, dtype=x.dtype)
     tensors = _rows(x), _array(taps), _array(bias), _array(before), _rows(y)
     scratch, serial = CHUNK * (2 * TAPS - 2) * channel, x.numel() < SERIAL
     _run(conv_forward, batch * band, scratch, band, time, *tensors, serial=serial)
@@ -726,7 +784,8 @@ class _Conv(torch.autograd.Function):
 class _Mamba(torch.autograd.Function):
     """The whole block, so that every gradient is written where the next product reads it.
 
-    x [batch, time, band, channel]; convolution and scan as in `_Conv` and `_Scan`; step_weight [rank, channel].
+    x [batch, time, band, channel]; convolution and scan as in `_Conv` and `_Scan`; step_weight [rank, channel]; dtype:
+    of the products and of what lies between them, float32 or bfloat16; convolution and scan compute in float32.
     Returns the output, the inputs of the convolution and the last states.
     """
 
@@ -746,12 +805,15 @@ class _Mamba(torch.autograd.Function):
         out_proj: Tensor,
         h: Tensor,
         train: bool,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.types = x.dtype, in_proj.dtype
+        x, in_proj, x_proj, out_proj = (part.to(dtype) for part in (x, in_proj, x_proj, out_proj))
         h = h.clone(memory_format=torch.contiguous_format)
         wide = F.linear(x, in_proj)
         v, z = wide.chunk(2, -1)
         u = _conv(v, taps, conv_bias, before)
-        narrow = F.linear(u, x_proj)
+        narrow = F.linear(u, x_proj).float()
         low, B, C = narrow.split([len(step_weight), len(rates), len(rates)], -1)
         y, kept = _scan((u, low, step_weight, step_bias, rates, B, C, D, z), h, train)
         ctx.save_for_backward(
@@ -781,24 +843,27 @@ class _Mamba(torch.autograd.Function):
         x, wide, u, narrow, y, kept, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, D, out_proj = (
             ctx.saved_tensors
         )
-        split = [len(weight), len(rates), len(rates)]
+        split, dtype, (x_dtype, weight_dtype) = [len(weight), len(rates), len(rates)], x.dtype, ctx.types
         gh = torch.zeros(x.shape[0], x.shape[2], *rates.shape) if gh is None else gh.clone().contiguous()
-        gout = torch.zeros(x.shape) if gout is None else gout.reshape(x.shape)
-        gwide, gnarrow = torch.empty(wide.shape), torch.empty(narrow.shape)
+        gout = torch.zeros(x.shape, dtype=dtype) if gout is None else gout.reshape(x.shape)
+        gwide, gnarrow = torch.empty(wide.shape, dtype=dtype), torch.empty(narrow.shape)
         (v, z), (gv, gz) = wide.chunk(2, -1), gwide.chunk(2, -1)
         (low, B, C), (glow, gB, gC) = narrow.split(split, -1), gnarrow.split(split, -1)
         gy = gu = gout @ out_proj
         tensors = u, low, weight, bias, rates, B, C, D, z
         gweight, gbias, grates, gD = _scan_gradients(tensors, kept, gy, gh, (gu, glow, gz, gB, gC))
+        gnarrow = gnarrow.to(dtype)
         _flat(gu).addmm_(_flat(gnarrow), x_proj)
         gtaps, gconv_bias, gbefore = _conv_gradients(v, taps, conv_bias, before, gu, gv)
         if gafter is not None:
             own = min(TAPS - 1, x.shape[1])  # of the last inputs; the others came before the first frame
             gv[:, x.shape[1] - own :] += gafter[:, :, TAPS - 1 - own :].transpose(1, 2)
             gbefore[:, :, own:] += gafter[:, :, : TAPS - 1 - own]
+        gx = (gwide @ in_proj).to(x_dtype)
+        pairs = (gwide, x), (gnarrow, u), (gout, y)
+        gin_proj, gx_proj, gout_proj = (_product(grad, part).to(weight_dtype) for grad, part in pairs)
         return (
-            gwide @ in_proj, _product(gwide, x), gtaps, gconv_bias, gbefore, _product(gnarrow, u), gweight, gbias,
-            grates * LN2, gD, _product(gout, y), gh, None,
+            gx, gin_proj, gtaps, gconv_bias, gbefore, gx_proj, gweight, gbias, grates * LN2, gD, gout_proj, gh, None, None,
         )  # fmt: skip
 
 
@@ -858,16 +923,17 @@ def mamba(
     D: Tensor,
     out_proj: Tensor,
     carry: tuple[Tensor, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Run a Mamba block on float32 tensors of whole vectors (shapes as in `sbm_cli.nn.scan.mamba`)."""
+    """Run a Mamba block on tensors of whole vectors (shapes as in `sbm_cli.nn.scan.mamba`), with products in dtype."""
     shape = x.shape[0], x.shape[2]
     if carry is None:
-        before, h = x.new_zeros(*shape, TAPS - 1, len(D)), x.new_zeros(*shape, *A.t().shape)
+        before, h = D.new_zeros(*shape, TAPS - 1, len(D)), D.new_zeros(*shape, *A.t().shape)
     else:
         before, h = (part.transpose(-1, -2) for part in carry)
     weights = (
         in_proj, conv[0][:, 0].t(), conv[1], before, x_proj, dt_proj[0].t(), dt_proj[1], A.t() * LOG2E, D, out_proj, h
     )  # fmt: skip
     train = torch.is_grad_enabled() and any(part.requires_grad for part in (x, *weights))
-    y, after, h = _Mamba.apply(x, *weights, train)
+    y, after, h = _Mamba.apply(x, *weights, train, dtype)
     return y, (after.transpose(-1, -2), h.transpose(-1, -2))
