@@ -149,9 +149,8 @@ def main() -> None:
     roots = [HERE] + ([options.against.resolve()] if options.against else [])
     precisions = [options.precision, "float32"][: len(roots)]
     answers = compare(roots, precisions, options.rounds)
-    print(
-        "| checkout | precision | ms, median | ms, least | audio s per s | loss | peak MiB |\n|---|---|---|---|---|---|---|"
-    )
+    print("| checkout | precision | ms, median | ms, least | audio s per s | loss | peak MiB |")
+    print("|---|---|---|---|---|---|---|")
     for root, precision, answer in zip(roots, precisions, answers, strict=True):
         times = [took for took, _, _ in answer]
         middle, best = statistics.median(times), min(times)

@@ -27,10 +27,10 @@ def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Ten
     """Return x + silu(conv(norm(x))): a LayerNorm over the channels, a convolution along the bands, residual.
 
     x: [batch, time, band, channel]; gain, offset: [channel], of the LayerNorm; weight: [channel, channel // groups,
-    kernel] and bias: [channel] as in nn.Conv1d, which pads with zeros to the same length. float32 on the CPU with groups
-    of a multiple of 8 channels runs compiled and keeps x alone for backward; parameter gradients do not depend on the
-    number of threads. Where the scan is "triton", so is the convolution, for up to 128 channels of any type but float64,
-    in autocast's type if there is one. Everything else is `band_conv_reference`.
+    kernel] and bias: [channel] as in nn.Conv1d, padded with zeros to the same length. float32 on the CPU with groups of
+    a multiple of 8 channels runs compiled and keeps x alone for backward; parameter gradients do not depend on the
+    number of threads. Where the scan is "triton", so is the convolution, for up to 128 channels of any type but
+    float64, in autocast's type if there is one. Everything else is `band_conv_reference`.
 
     Raises ValueError if the shapes do not fit together.
     """

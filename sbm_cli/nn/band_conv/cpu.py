@@ -345,7 +345,8 @@ def _kernels(kernel: int, channels: int, size: int) -> tuple[Any, Any]:
 
     @_compiled
     def backward(  # type: ignore[no-untyped-def]
-        first, last, frames, bands, x, gain, offset, taps, bias, gy, turned, zeros, gx, ggain, goffset, gtaps, gbias, scratch
+        first, last, frames, bands, x, gain, offset, taps, bias, gy, turned, zeros,
+        gx, ggain, goffset, gtaps, gbias, scratch,
     ):  # fmt: skip
         grads = scratch.size // 2  # behind the frame its gradient, between zero bands as well
         for i in range(scratch.size):

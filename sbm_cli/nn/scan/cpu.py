@@ -265,8 +265,8 @@ def softplus(x):
     return where_negative(x, splat(0.0), x) + s * series, where_negative(x, tail * upper, upper)
 
 
-# The scratch of a segment lies in blocks of one vector of channels, a block frame after frame, a frame value after value:
-# what is needed together lies together.
+# The scratch of a segment lies in blocks of one vector of channels, a block frame after frame, a frame value after
+# value: what is needed together lies together.
 STEP, DRIVE, SUM, GRAD, GRAD_DRIVE, GRAD_STEP, SLOPE, GATE = (i * LANES for i in range(8))
 FORWARD_ROWS, BACKWARD_ROWS = 3, 8
 KEPT = GROUP * LANES  # states of one group at one frame
@@ -863,7 +863,8 @@ class _Mamba(torch.autograd.Function):
         pairs = (gwide, x), (gnarrow, u), (gout, y)
         gin_proj, gx_proj, gout_proj = (_product(grad, part).to(weight_dtype) for grad, part in pairs)
         return (
-            gx, gin_proj, gtaps, gconv_bias, gbefore, gx_proj, gweight, gbias, grates * LN2, gD, gout_proj, gh, None, None,
+            gx, gin_proj, gtaps, gconv_bias, gbefore, gx_proj, gweight, gbias, grates * LN2, gD, gout_proj, gh,
+            None, None,
         )  # fmt: skip
 
 
