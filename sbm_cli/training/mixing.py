@@ -20,7 +20,7 @@ from sbm_cli.training.filters import (
     through_room,
 )
 from sbm_cli.training.material import Material, draw_colour, lay, pieces_in, synthetic
-from sbm_cli.training.random import COLOURED, FLOOR, MIXTURE, SECOND_TALKER, Draws, Rows
+from sbm_cli.training.random import COLOURED, FLOOR, MIXTURE, SECOND_TALKER, Draws, Rows, rows_of
 from sbm_cli.training.rooms import Responses, RoomBank
 
 USUAL_POWER = 10 ** (LEVEL_DBFS / 10)
@@ -208,8 +208,3 @@ def change(values: Tensor, mask: Tensor, new: Callable[[Rows], Tensor]) -> None:
     rows = rows_of(mask)
     if isinstance(rows, slice) or len(rows):
         values[rows] = torch.where(mask[rows].view(-1, *[1] * (values.ndim - 1)), new(rows), values[rows])
-
-
-def rows_of(mask: Tensor) -> Rows:
-    """Return the rows to compute: on a CPU the chosen ones; on a GPU all, for to ask which they are is to wait."""
-    return mask.nonzero()[:, 0] if mask.device.type == "cpu" else slice(None)

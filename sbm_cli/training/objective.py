@@ -14,7 +14,7 @@ from sbm_cli.dsp.level import frame_power
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TimeConfig, TrainConfig
 from sbm_cli.training.losses import enhancement_loss
-from sbm_cli.training.random import BRIDGE_NOISE, TIME, WARM_LEVEL, normals, uniforms
+from sbm_cli.training.random import BRIDGE_NOISE, TIME, WARM_LEVEL, normals, rows_of, uniforms
 
 WARM_DB = 6.0  # a level from before the segment lies within so much of the segment's own
 
@@ -30,8 +30,10 @@ def batch_loss(config: TrainConfig, network: Network, noisy: Tensor, clean: Tens
     warm, gain = uniforms(config.seed, step, items, WARM_LEVEL, 2).unbind(1)
     start = torch.where(warm < config.warm_level, 10 ** (0.1 * WARM_DB * (2 * gain - 1)), 0.0)
     y, x0, level = prepare(model, noisy, clean, start)
-    parts = normals(config.seed, step, items, BRIDGE_NOISE, 2 * y[0].numel()).reshape(*y.shape, 2)
-    noise = torch.view_as_complex(parts) * 0.5**0.5  # E|noise|² = 1
+    noise = torch.zeros_like(y)  # at t = 1 it has no weight
+    rows = rows_of(t < 1)
+    parts = normals(config.seed, step, items[rows], BRIDGE_NOISE, 2 * y[0].numel()).reshape(*noise[rows].shape, 2)
+    noise[rows] = torch.view_as_complex(parts) * 0.5**0.5  # E|noise|² = 1
     estimate = predict(config, network, sample_state(model.schedule, x0, y, t, noise), y, t)
     return enhancement_loss(config.loss, model.stft, model.compression, estimate, x0, level, clean)
 

@@ -20,6 +20,11 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
+def rows_of(mask: Tensor) -> Rows:
+    """Return the rows to compute: on a CPU the chosen ones; on a GPU all, for to ask which they are is to wait."""
+    return mask.nonzero()[:, 0] if mask.device.type == "cpu" else slice(None)
+
+
 def uniforms(seed: int, step: int, items: Tensor, stream: int, count: int) -> Tensor:
     """Return uniform numbers in [0, 1), float32 [items, count] on the device of `items`.
 
