@@ -8,7 +8,7 @@ from types import ModuleType
 from torch import Tensor, float32, float64
 from torch.nn import functional as F
 
-from sbm_cli.nn.scan import chosen
+from sbm_cli.nn.scan import chosen, differentiates
 
 LANES = 8  # the compiled kernels hold this many channels of a group in a register
 MOST = 128  # channels that one program of the Triton kernels can hold
@@ -47,7 +47,8 @@ def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Ten
     plain = any(part.device.type != "cpu" or part.dtype != float32 for part in (x, *parts))
     if plain or size % LANES or x.numel() == 0 or (cpu := _cpu()) is None:
         return band_conv_reference(x, *parts, groups)
-    result: Tensor = cpu.BandConv.apply(x, *parts)
+    # Without a gradient not through autograd, whose call takes as long as a short block.
+    result: Tensor = (cpu.BandConv.apply if differentiates(x, *parts) else cpu.convolved)(x, *parts)
     return result
 
 

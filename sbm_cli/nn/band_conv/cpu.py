@@ -384,20 +384,25 @@ def _packed(weight: Tensor) -> Any:
     return _array(weight.unflatten(0, (-1, LANES)).permute(0, 2, 3, 1))
 
 
-class BandConv(torch.autograd.Function):
+def convolved(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x [batch, time, band, channel]; weight [channel, channels of a group, kernel]; the others [channel]."""
+    batch, time, bands, channels = x.shape
+    size, kernel = weight.shape[1:]
+    y = torch.empty(x.shape)
+    run, _ = _kernels(kernel, channels, size)
+    scratch, frames = (bands + kernel - 1) * channels, batch * time
+    parts = _array(x), _array(gain), _array(offset), _packed(weight), _array(bias)
+    _run(run, -(-frames // UNIT), scratch, frames, bands, *parts, _array(y))
+    return y
+
+
+class BandConv(torch.autograd.Function):
+    """`convolved` with its backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        batch, time, bands, channels = x.shape
-        size, kernel = weight.shape[1:]
-        y = torch.empty(x.shape)
-        run, _ = _kernels(kernel, channels, size)
-        scratch, frames = (bands + kernel - 1) * channels, batch * time
-        parts = _array(x), _array(gain), _array(offset), _packed(weight), _array(bias)
-        _run(run, -(-frames // UNIT), scratch, frames, bands, *parts, _array(y))
-        ctx.save_for_backward(x, gain, offset, weight, bias)
-        return y
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        ctx.save_for_backward(*parts)
+        return convolved(*parts)
 
     @staticmethod
     @once_differentiable

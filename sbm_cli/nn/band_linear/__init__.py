@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sbm_cli.nn.scan import differentiates
+
 
 @functools.cache
 def _cpu() -> ModuleType | None:
@@ -31,7 +33,8 @@ def band_linear(
     parts = squeeze, squeeze_bias, weight, bias, expand, expand_bias
     if x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() and (cpu := _cpu()) is not None:
         if x.shape[2] % cpu.LANES == x.shape[3] % cpu.LANES == len(squeeze) % cpu.ROWS == 0:
-            result: Tensor = cpu.BandLinear.apply(
+            run = cpu.BandLinear.apply if differentiates(x, *parts) else cpu.mapped
+            result: Tensor = run(
                 x, squeeze, squeeze_bias, weight, bias.t().contiguous(), expand.t().contiguous(), expand_bias
             )
             return result

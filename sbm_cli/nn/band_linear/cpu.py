@@ -225,17 +225,22 @@ def backward(
                 store(gx, at + o, load(gy, at + o) + value * scale)
 
 
-class BandLinear(torch.autograd.Function):
+def mapped(x: Tensor, *weights: Tensor) -> Tensor:
     """Weights as in `band_linear`, but bias [squeezed, band] and expand [squeezed, channel]."""
+    batch, time, bands, channels = x.shape
+    frames, y = batch * time, torch.empty(x.shape)
+    scratch = bands * (channels + 1 + 3 * len(weights[0])) + ROWS * max(channels, bands) * LANES
+    _run(forward, -(-frames // UNIT), scratch, frames, bands, _array(x), *map(_array, weights), _array(y))
+    return y
+
+
+class BandLinear(torch.autograd.Function):
+    """`mapped` with its backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
-        batch, time, bands, channels = x.shape
-        frames, y = batch * time, torch.empty(x.shape)
-        scratch = bands * (channels + 1 + 3 * len(weights[0])) + ROWS * max(channels, bands) * LANES
-        _run(forward, -(-frames // UNIT), scratch, frames, bands, _array(x), *map(_array, weights), _array(y))
         ctx.save_for_backward(x, *weights)
-        return y
+        return mapped(x, *weights)
 
     @staticmethod
     @once_differentiable

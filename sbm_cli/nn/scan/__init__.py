@@ -67,7 +67,7 @@ def selective_scan(
     run = reference.selective_scan
     if name == "cpu" and u.numel():
         run = _module("cpu").selective_scan
-    elif name == "eager" and not _differentiates(v, dt, A, B, C, D, z, carry):
+    elif name == "eager" and not differentiates(v, dt, A, B, C, D, z, carry):
         run = reference.selective_scan_eager
     y, after = run(v, dt, A, B, C, D, z, carry)
     return y.to(u.dtype), after
@@ -173,7 +173,8 @@ def chosen(x: Tensor) -> str:
     return "eager"
 
 
-def _differentiates(*tensors: Tensor | None) -> bool:
+def differentiates(*tensors: Tensor | None) -> bool:
+    """Return whether somebody may ask for a gradient."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 

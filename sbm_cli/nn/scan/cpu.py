@@ -31,6 +31,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from sbm_cli.nn.scan import differentiates
+
 LANES = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
 SEGMENT = 16  # frames between two stored states; also the length of the staged scratch
 GROUP = 4  # states advanced together: enough independent chains to hide latency, few enough to stay in registers
@@ -659,13 +661,15 @@ def _rows(x: Tensor) -> Rows:
         x = x.contiguous()
     if x.dtype == torch.bfloat16:
         x = x.view(torch.int16)
-    extent = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
-    strides = x.stride()
-    return Rows(torch.as_strided(x, (extent,), (1,)).numpy(), (strides[0], strides[1], strides[2]))
+    batch, time, band, channel = x.shape
+    a, b, c, _ = x.stride()
+    extent = (batch - 1) * a + (time - 1) * b + (band - 1) * c + channel
+    return Rows(x.as_strided((extent,), (1,)).numpy(), (a, b, c))
 
 
 def _array(x: Tensor) -> Any:
-    return x.detach().contiguous().view(-1).numpy()
+    x = x.detach()
+    return (x if x.is_contiguous() else x.contiguous()).numpy().reshape(-1)
 
 
 def _total(parts: Tensor) -> Tensor:
@@ -781,61 +785,50 @@ class _Conv(torch.autograd.Function):
         return gx, *_conv_gradients(x, taps, bias, before, gy, gx)
 
 
-class _Mamba(torch.autograd.Function):
-    """The whole block, so that every gradient is written where the next product reads it.
+def _mamba(
+    x: Tensor,
+    in_proj: Tensor,
+    taps: Tensor,
+    conv_bias: Tensor,
+    before: Tensor,
+    x_proj: Tensor,
+    step_weight: Tensor,
+    step_bias: Tensor,
+    rates: Tensor,
+    D: Tensor,
+    out_proj: Tensor,
+    h: Tensor,
+    train: bool,
+    dtype: torch.dtype,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    """Run the whole block: x [batch, time, band, channel]; convolution and scan as in `_Conv` and `_Scan`.
 
-    x [batch, time, band, channel]; convolution and scan as in `_Conv` and `_Scan`; step_weight [rank, channel]; dtype:
-    of the products and of what lies between them, float32 or bfloat16; convolution and scan compute in float32.
-    Returns the output, the inputs of the convolution and the last states.
+    step_weight: [rank, channel]; dtype: of the products and of what lies between them, float32 or bfloat16; convolution
+    and scan compute in float32. Returns the output, the inputs of the convolution and the last states; and what
+    backward needs.
     """
+    x, in_proj, x_proj, out_proj = (part.to(dtype) for part in (x, in_proj, x_proj, out_proj))
+    h = h.clone(memory_format=torch.contiguous_format)
+    wide = F.linear(x, in_proj)
+    v, z = wide.chunk(2, -1)
+    u = _conv(v, taps, conv_bias, before)
+    narrow = F.linear(u, x_proj).float()
+    low, B, C = narrow.split([len(step_weight), len(rates), len(rates)], -1)
+    y, kept = _scan((u, low, step_weight, step_bias, rates, B, C, D, z), h, train)
+    weights = in_proj, taps, conv_bias, before, x_proj, step_weight, step_bias, rates, D, out_proj
+    return (F.linear(y, out_proj), _ending(v, before), h), (x, wide, u, narrow, y, kept, *weights)
+
+
+class _Mamba(torch.autograd.Function):
+    """`_mamba` with a backward that writes every gradient where the next product reads it."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        in_proj: Tensor,
-        taps: Tensor,
-        conv_bias: Tensor,
-        before: Tensor,
-        x_proj: Tensor,
-        step_weight: Tensor,
-        step_bias: Tensor,
-        rates: Tensor,
-        D: Tensor,
-        out_proj: Tensor,
-        h: Tensor,
-        train: bool,
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, in_proj: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
         ctx.types = x.dtype, in_proj.dtype
-        x, in_proj, x_proj, out_proj = (part.to(dtype) for part in (x, in_proj, x_proj, out_proj))
-        h = h.clone(memory_format=torch.contiguous_format)
-        wide = F.linear(x, in_proj)
-        v, z = wide.chunk(2, -1)
-        u = _conv(v, taps, conv_bias, before)
-        narrow = F.linear(u, x_proj).float()
-        low, B, C = narrow.split([len(step_weight), len(rates), len(rates)], -1)
-        y, kept = _scan((u, low, step_weight, step_bias, rates, B, C, D, z), h, train)
-        ctx.save_for_backward(
-            x,
-            wide,
-            u,
-            narrow,
-            y,
-            kept,
-            in_proj,
-            taps,
-            conv_bias,
-            before,
-            x_proj,
-            step_weight,
-            step_bias,
-            rates,
-            D,
-            out_proj,
-        )
+        results, needed = _mamba(x, in_proj, *others)
+        ctx.save_for_backward(*needed)
         ctx.set_materialize_grads(False)
-        return F.linear(y, out_proj), _ending(v, before), h
+        return results
 
     @staticmethod
     @once_differentiable
@@ -895,7 +888,7 @@ def selective_scan(
         A = F.pad(A, (0, odd_state, 0, odd))
         carry = None if carry is None else F.pad(carry, (0, odd_state, 0, odd))
     h = u.new_zeros(u.shape[0], u.shape[2], *A.t().shape) if carry is None else carry.transpose(-1, -2)
-    train = torch.is_grad_enabled() and any(x.requires_grad for x in (u, dt, A, B, C, D, z, h))
+    train = differentiates(u, dt, A, B, C, D, z, h)
     y, h = _Scan.apply(u, dt, A.t() * LOG2E, B, C, D, z, h, train)
     if odd or odd_state:  # only then: the gradient of a slice is a copy
         y, h = y[..., :channel], h[..., :state, :channel]
@@ -935,6 +928,7 @@ def mamba(
     weights = (
         in_proj, conv[0][:, 0].t(), conv[1], before, x_proj, dt_proj[0].t(), dt_proj[1], A.t() * LOG2E, D, out_proj, h
     )  # fmt: skip
-    train = torch.is_grad_enabled() and any(part.requires_grad for part in (x, *weights))
-    y, after, h = _Mamba.apply(x, *weights, train, dtype)
+    train = differentiates(x, *weights)
+    # Without a gradient not through autograd, whose call takes as long as a short block.
+    y, after, h = _Mamba.apply(x, *weights, train, dtype) if train else _mamba(x, *weights, train, dtype)[0]
     return y, (after.transpose(-1, -2), h.transpose(-1, -2))
