@@ -70,7 +70,6 @@ class FrequencyConv(nn.Module):
         self.conv = nn.Conv1d(channels, channels, kernel, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        assert self.conv.bias is not None  # as nn.Conv1d declares it
         norm, conv = self.norm, self.conv
         assert conv.bias is not None  # as nn.Conv1d declares it
         return band_conv(x, norm.weight, norm.bias, conv.weight, conv.bias, conv.groups)

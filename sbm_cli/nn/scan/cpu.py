@@ -25,7 +25,7 @@ import numba
 import numpy as np
 import torch
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -205,10 +205,16 @@ def exp2_negative(typing_context: Any, value: Any) -> Any:
         magic = _constant(1.5 * 2**23)  # added to x it leaves the nearest whole number in the low bits
         x = builder.select(builder.fcmp_ordered("<", args[0], low), low, args[0])
         shifted = builder.fadd(x, magic)  # no flags here and below: the compiler may not cancel the magic number
-        fraction = builder.fsub(x, builder.fsub(shifted, magic))
+        whole = builder.fsub(shifted, magic)
+        fraction = builder.fsub(x, whole)
         result = _constant(0.0013264727630027005)
         for c in (0.009671512646240624, 0.055507337417524824, 0.2402224208525833, 0.6931469776002883, 1.0):
             result = builder.fadd(builder.fmul(result, fraction, flags=FLAGS), _constant(c), flags=FLAGS)
+        if LANES == 16:  # AVX-512 has the last step in one instruction
+            mask, mode = ir.IntType(16), ir.IntType(32)
+            kind = ir.FunctionType(FLOATS, [FLOATS, FLOATS, FLOATS, mask, mode])
+            scale = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.mask.scalef.ps.512")
+            return builder.call(scale, [result, whole, result, ir.Constant(mask, -1), ir.Constant(mode, 4)])
         exponent = builder.shl(builder.bitcast(shifted, INTS), _integer(23))
         return builder.bitcast(builder.add(builder.bitcast(result, INTS), exponent), FLOATS)
 
