@@ -1,0 +1,121 @@
+"""Bound the real-time factor of a model on one core from what it must compute, and say how near we come.
+
+    python benchmarks/roofline.py [--model sbm-tiny] [--seconds 10]
+
+One second of audio needs, whatever the code looks like,
+
+    bound = products / (rate of matrix products) + updates / (rate of state updates) + bytes / (rate of copies)
+
+- products: floating-point operations of all matrix products and convolutions of the folded network;
+- updates: states of all scans, one update being h = 2**(s a) h + d b, y += h c;
+- bytes: the activations between the stages that are one function each (two convolutions along the bands, the linear map
+  over them, the Mamba block), read once and written once in float32. What lies within a stage could stay in a cache.
+
+The rates are measured in the same run on one thread: the best of PyTorch's products in the shapes of the network, state
+updates on registers alone with the scan's own instructions, and copies of 64 MiB. Terms are added, not overlapped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numba import njit
+
+from sbm_cli.enhancer import Enhancer
+from sbm_cli.evaluation.machine import machine, software
+from sbm_cli.nn.network import NetworkConfig
+from sbm_cli.nn.scan.cpu import GROUP, LANES, exp2_negative, load, splat, store
+
+ROWS = 2048  # of a product: a block of a file has about as many
+
+
+def operations(config: NetworkConfig, rate: float) -> tuple[float, float, float]:
+    """Return products (floating-point operations), updates and bytes for one second of `rate` frames."""
+    c, rows, bins = config, rate * config.bands, rate * config.bins
+
+    def mamba(tokens: float, channels: int) -> tuple[float, float]:
+        inner, rank = 2 * channels, -(-channels // 16)
+        weights = channels * 2 * inner + inner * (rank + 2 * c.state) + rank * inner + inner * channels
+        return 2 * tokens * weights, tokens * inner * c.state
+
+    narrow, full = mamba(rows, c.channels), mamba(rate, c.bands * c.fullband_squeeze)
+    cross = 2 * rows * c.channels * c.channels // c.cross_groups * c.cross_kernel * 2  # two convolutions
+    cross += 2 * rows * c.channels * c.squeeze * 2 + 2 * rate * c.squeeze * c.bands**2
+    products = c.blocks * (narrow[0] + cross) + full[0] + 4 * rows * c.channels * c.fullband_squeeze
+    products += 2 * rows * c.channels * (2 * c.kernel[0] * c.kernel[1] + c.stride * c.head)  # encoder and decoder
+    products += 2 * bins * c.head * 3 * (2 + 4)  # skip and head
+    stages = 4 * c.blocks
+    return products, c.blocks * narrow[1] + full[1], stages * 2 * rows * c.channels * 4
+
+
+def best(call: Callable[[], object], seconds: float) -> float:
+    """Return the shortest time of a call within some seconds."""
+    call()
+    end, shortest = time.perf_counter() + seconds, float("inf")
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        shortest = min(shortest, time.perf_counter() - start)
+    return shortest
+
+
+@njit(error_model="numpy")
+def updates_on_registers(values, count):  # type: ignore[no-untyped-def]
+    """Advance GROUP vectors of states `count` times."""
+    step, drive, total = load(values, 0), load(values, LANES), splat(0.0)
+    h0, h1, h2, h3 = step, step, drive, drive
+    for _ in range(count):
+        step = step + drive  # another decay each time, or the compiler would compute it once
+        h0 = exp2_negative(step * -0.1) * h0 + drive * 0.5
+        h1 = exp2_negative(step * -0.2) * h1 + drive * 0.5
+        h2 = exp2_negative(step * -0.3) * h2 + drive * 0.5
+        h3 = exp2_negative(step * -0.4) * h3 + drive * 0.5
+        total = total + h0 * 0.1
+        total = total + h1 * 0.2
+        total = total + h2 * 0.3
+        total = total + h3 * 0.4
+    store(values, 2 * LANES, total)
+
+
+def rates(config: NetworkConfig, seconds: float) -> tuple[float, float, float]:
+    """Return products, updates and bytes a second."""
+    shapes = [(config.channels, 4 * config.channels), (2 * config.channels, config.channels)]
+    products = 0.0
+    for size, out in shapes:
+        x, weight, y = torch.randn(ROWS, size), torch.randn(size, out), torch.empty(ROWS, out)
+        took = best(lambda x=x, weight=weight, y=y: torch.mm(x, weight, out=y), seconds)  # type: ignore[misc]
+        products = max(products, 2 * ROWS * size * out / took)
+    values, count = np.full(3 * LANES, 1e-6, np.float32), 100_000
+    updates = count * GROUP * LANES / best(lambda: updates_on_registers(values, count), seconds)
+    source, target = torch.zeros(2**24), torch.zeros(2**24)
+    copied = 2 * 2**26 / best(lambda: target.copy_(source), seconds)
+    return products, updates, copied
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of audio, and of measuring")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    enhancer = Enhancer.load(options.model)
+    config, samples = enhancer.config, round(options.seconds * enhancer.config.rate)
+    noise = np.random.default_rng(0).normal(0, 0.05, samples).astype(np.float32)
+    needs = operations(config.network, config.rate / config.stft.hop)
+    reached = best(lambda: enhancer.enhance(noise, config.rate), options.seconds) / options.seconds
+    speeds = rates(config.network, options.seconds / 3)
+    times = [need / speed for need, speed in zip(needs, speeds, strict=True)]
+    print(f"{config.name}: {machine()}; {software()}; one thread\n")
+    print("| | for one second of audio | measured a second | ms |\n|---|---|---|---|")
+    for name, need, speed, took in zip(("products", "updates", "bytes"), needs, speeds, times, strict=True):
+        print(f"| {name} | {need / 1e6:.1f} M | {speed / 1e9:.1f} G | {took * 1e3:.1f} |")
+    print(f"| bound | | | {sum(times) * 1e3:.1f} |\n| reached | | | {reached * 1e3:.1f} |")
+    print(f"\nRTF {reached:.4f}, {reached / sum(times):.2f} times the bound of {sum(times):.4f}")
+
+
+if __name__ == "__main__":
+    main()
