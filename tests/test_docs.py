@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -15,3 +16,12 @@ DOCUMENTS = runpy.run_path(str(ROOT / "tools" / "docs.py"))["DOCUMENTS"]
 @pytest.mark.parametrize(("name", "document"), DOCUMENTS.items())
 def test_documents_are_up_to_date(name: str, document: Callable[[], str]) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == document(), "make docs"
+
+
+def test_messages_of_the_troubleshooting_are_those_of_the_program() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "sbm_cli").rglob("*.py"))
+    titles = re.findall(
+        r"^### (`.*)$", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    quoted = [message for title in titles for message in re.findall("`(.*?)`", title)]
+    assert len(quoted) > 5 and [message for message in quoted if message not in source] == []

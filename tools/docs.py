@@ -19,8 +19,8 @@ WIDTH = 110
 
 
 def commands() -> str:
-    """Return docs/commands.md: what `sbm COMMAND --help` says, for every command."""
-    intro = "# Commands\n\nWhat `sbm COMMAND --help` says. Written by `make docs`.\n"
+    """Return docs/commands.md: the help of every command."""
+    intro = "# Commands\n\nWhat `--help` says of every command. Written by `make docs`.\n"
     sections = [f"\n## {path}\n\n```text\n{text.rstrip()}\n```\n" for path, text in _help(typer.main.get_command(app))]
     return intro + "".join(sections)
 
