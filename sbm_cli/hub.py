@@ -48,7 +48,8 @@ class ModelEntry:
             if not re.fullmatch(r"[0-9a-f]{64}", value):
                 raise ModelError(f"{self.name}: {value!r} is not a sha256 in lower-case hexadecimal digits")
         # A branch or a tag can move; only a commit names the same bytes for ever, and is found in the cache offline.
-        if self.source == "huggingface" and not (self.repository and re.fullmatch(r"[0-9a-f]{40}", self.revision)):
+        published = self.source == "huggingface" or self.repository or self.revision
+        if published and not (self.repository and re.fullmatch(r"[0-9a-f]{40}", self.revision)):
             raise ModelError(f"{self.name}: a Hugging Face entry needs its repository and a commit of 40 digits")
 
     @property
@@ -86,7 +87,7 @@ def resolve(name_or_path: str | Path | None = None) -> Path:
     """Return the .safetensors file of a model; of a named one only after its digests were checked.
 
     None is the default model. A name of checkpoints.json comes before a file or folder of that name: write ./NAME
-    for the folder. A model of Hugging Face is fetched if it is not in the cache; a cached one needs no network.
+    for the folder. A model of Hugging Face is fetched if it is not in the cache, or damaged; else it needs no network.
     Raises ModelError if there is no such model, if it is damaged or cannot be fetched.
     """
     known = entries()
@@ -191,7 +192,7 @@ def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
     )
 
     if damaged:  # the client would return it again
-        damaged.resolve().unlink()  # a link leads to it, where the system has links
+        damaged.resolve().unlink(missing_ok=True)  # a link leads to it, where the system has links
         damaged.unlink(missing_ok=True)
     by_hand = f"Or fetch {model.file} and {model.config} from {model.page} and give the folder: --model FOLDER"
     try:

@@ -94,6 +94,7 @@ def test_paths_that_hold_no_model_say_so(bundle: Any, tmp_path: Path) -> None:
         ({"file": "small.pt"}, "expected NAME.safetensors and NAME.json"),
         ({"source": "huggingface"}, "needs its repository and a commit"),
         ({"source": "huggingface", "repository": "o/m", "revision": "main"}, "needs its repository and a commit"),
+        ({"repository": "o/m"}, "needs its repository and a commit"),
     ],
 )
 def test_entries_are_strict(bundle: Any, change: dict[str, Any], message: str) -> None:

@@ -1,6 +1,6 @@
 """Write what the documentation takes from the program: the help of all commands, and the table of hostile files.
 
-make docs
+The same as make docs. tests/test_docs.py compares.
 """
 
 from __future__ import annotations
