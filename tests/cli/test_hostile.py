@@ -14,8 +14,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +28,11 @@ from sbm_cli.audio.io import read_format
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="forks, and names and limits of files as Linux has them"
 )
-LONGEST = 60  # seconds for a case
-MOST_MEMORY = 1_500_000  # kB, of which importing takes most
+MOST_MEMORY = 1_500_000  # kB
 
 FORKS = """
 import json, os, resource, signal, sys
+from sbm_cli.audio.io import SoundReader
 from sbm_cli.cli.app import main
 
 def run(arguments):
@@ -43,17 +41,25 @@ def run(arguments):
     except SystemExit as ended:
         return int(ended.code or 0)
 
+def changing(blocks, change):
+    def read(reader, size):
+        for block in blocks(reader, size):
+            yield block
+            exec(change)
+    return read
+
 run(sys.argv[1:])  # once for all: imports and compiles
 for line in sys.stdin:
     case = json.loads(line)
     child = os.fork()
     if not child:
-        signal.alarm(case["seconds"])
+        signal.alarm(60)
         os.chdir(case["folder"])
         for number, name in enumerate(("out", "err"), 1):
             os.dup2(os.open(case["folder"] + name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
         if case["disc"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (case["disc"], case["disc"]))
+        SoundReader.blocks = changing(SoundReader.blocks, case["meanwhile"])
         os._exit(run(case["arguments"]))
     _, status, used = os.wait4(child, 0)
     print(os.waitstatus_to_exitcode(status), used.ru_maxrss, flush=True)
@@ -71,7 +77,7 @@ class Case:
     target: str = "out.wav"
     options: tuple[str, ...] = ()
     disc: int | None = None  # bytes that a file may have
-    meanwhile: Callable[[], object] | None = None  # happens to the input once an output is begun
+    meanwhile: str = ""  # Python, run in the folder whenever a block was read
 
 
 def sound(samples: int = 4000, channels: int = 1) -> NDArray[np.float64]:
@@ -119,11 +125,6 @@ def cut() -> None:
     """Write a sound file and lose half of it."""
     write()
     os.truncate("in.wav", 4000)
-
-
-def grow() -> None:
-    with open("in.wav", "ab") as file:
-        file.write(bytes(100_000))
 
 
 def loop(name: str) -> None:
@@ -256,17 +257,21 @@ GROUPS = {
         Case("a disc that is full at the last byte", write, "out.wav: writing failed at ", disc=8043),
     ],
     "While it is read": [
-        Case("an input that grows while it is read", lambda: write(sound(160_000)), meanwhile=grow),
+        Case(
+            "an input that grows while it is read",
+            lambda: write(sound(50_000)),
+            meanwhile="open('in.wav', 'ab').write(bytes(1000))",
+        ),
         Case(
             "an input that is cut while it is read",
-            lambda: write(sound(160_000)),
+            lambda: write(sound(50_000)),
             "in.wav: truncated or damaged: readable for ",
-            meanwhile=lambda: os.truncate("in.wav", 40_000),
+            meanwhile="os.truncate('in.wav', 40_000)",
         ),
         Case(
             "an input that vanishes while it is read",
-            lambda: write(sound(160_000)),
-            meanwhile=lambda: os.unlink("in.wav"),
+            lambda: write(sound(50_000)),
+            meanwhile="os.path.exists('in.wav') and os.unlink('in.wav')",
         ),
     ],
 }
@@ -307,7 +312,7 @@ def forks(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Iterato
         def run(case: Case, folder: Path) -> tuple[int, str, str]:
             assert process.stdin and process.stdout
             arguments = ["enhance", case.source, "-o", case.target, "-m", str(model_file), *case.options]
-            asked = {"folder": str(folder), "arguments": arguments, "disc": case.disc, "seconds": LONGEST}
+            asked = {"folder": str(folder), "arguments": arguments, "disc": case.disc, "meanwhile": case.meanwhile}
             print(json.dumps(asked), file=process.stdin, flush=True)
             status, memory = map(int, process.stdout.readline().split())
             assert memory < MOST_MEMORY
@@ -331,14 +336,6 @@ def contents(folder: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
-def when_begun(change: Callable[[], object]) -> None:
-    for _ in range(10_000):
-        if list(Path().glob(".sbm-*.part")):
-            change()
-            return
-        time.sleep(0.001)
-
-
 FORM = ("frames", "samplerate", "channels", "format", "subtype")
 
 
@@ -352,8 +349,6 @@ def test_refused_in_words_or_enhanced(
     case.make()
     before = contents(folder)
     form = None if case.says else soundfile.info(os.fsencode(case.source))
-    if case.meanwhile:
-        threading.Thread(target=when_begun, args=[case.meanwhile]).start()
     status, out, err = forks(case, folder)
     after = contents(folder)
     if case.meanwhile:
