@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | ci | clean        PYTHON=python3.12 make test   chooses another interpreter
+# make setup | demo | test | lint | ci | clean | docs | publish        PYTHON=python3.12 make test   chooses another interpreter
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --progress-bar off -c constraints.txt
 RESULT ?= result/clean.wav
 
-.PHONY: setup demo test lint ci clean
+.PHONY: setup demo test lint ci clean docs publish
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.dev-installed
@@ -24,6 +24,14 @@ lint: $(VENV)/.dev-installed
 	@$(BIN)/mypy
 
 ci: lint test
+
+docs: $(VENV)/.dev-installed
+	@$(BIN)/python tools/docs.py
+
+# The owner's token is asked of HF_TOKEN or of `hf auth login`.
+publish: $(VENV)/.installed
+	@test -n "$(REPO)" -a -n "$(MODEL)" || { echo "usage: make publish REPO=owner/name MODEL=name"; exit 2; }
+	@$(BIN)/python tools/publish.py "$(REPO)" "$(MODEL)"
 
 clean:
 	rm -rf $(VENV) result

@@ -48,8 +48,14 @@ class ModelEntry:
             if not re.fullmatch(r"[0-9a-f]{64}", value):
                 raise ModelError(f"{self.name}: {value!r} is not a sha256 in lower-case hexadecimal digits")
         # A branch or a tag can move; only a commit names the same bytes for ever, and is found in the cache offline.
-        if self.source == "huggingface" and not (self.repository and re.fullmatch(r"[0-9a-f]{40}", self.revision)):
+        published = self.source == "huggingface" or self.repository or self.revision
+        if published and not (self.repository and re.fullmatch(r"[0-9a-f]{40}", self.revision)):
             raise ModelError(f"{self.name}: a Hugging Face entry needs its repository and a commit of 40 digits")
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The sha256 of each file, the weights first."""
+        return {self.file: self.sha256, self.config: self.config_sha256}
 
     @property
     def page(self) -> str:
@@ -81,13 +87,13 @@ def resolve(name_or_path: str | Path | None = None) -> Path:
     """Return the .safetensors file of a model; of a named one only after its digests were checked.
 
     None is the default model. A name of checkpoints.json comes before a file or folder of that name: write ./NAME
-    for the folder. A model of Hugging Face is fetched if it is not in the cache; a cached one needs no network.
+    for the folder. A model of Hugging Face is fetched if it is not in the cache, or damaged; else it needs no network.
     Raises ModelError if there is no such model, if it is damaged or cannot be fetched.
     """
     known = entries()
     name = default_name() if name_or_path is None else name_or_path
     if isinstance(name, str) and name in known:
-        return _verified(known[name])
+        return _obtain(known[name])
     path = Path(name).expanduser()
     if path.is_dir():
         return _only_model(path)
@@ -112,30 +118,35 @@ def entry(name: str | None = None) -> ModelEntry:
     return known[name]
 
 
-def local_file(model: ModelEntry) -> Path | None:
-    """Return where the weights of a model lie on this machine, unverified; None if they do not."""
+def local_file(model: ModelEntry, file: str | None = None) -> Path | None:
+    """Return where a file of a model, its weights if None, lies on this machine, unverified; None if it does not."""
+    file = file or model.file
     if model.source == "bundled":
-        path = _PACKAGE / "weights" / model.file
+        path = _PACKAGE / "weights" / file
         return path if path.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(model.repository, model.file, revision=model.revision)
+    cached = try_to_load_from_cache(model.repository, file, revision=model.revision)
     return Path(cached) if isinstance(cached, str) else None
 
 
-def verify(path: Path, sha256: str) -> None:
-    """Compare a file with its sha256.
+def check(model: ModelEntry) -> Path:
+    """Return the weights of a model on this machine once both its files match their digests; nothing is fetched.
 
-    Raises ModelError if they differ or the file is missing.
+    Raises ModelError if one is missing or damaged.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file", "Install sbm-cli again: the model belongs to the package.")
-    found = digest(path)
-    if found != sha256:
-        raise ModelError(
-            f"{path}: damaged or changed (sha256 {found[:12]}…, expected {sha256[:12]}…)",
-            "Delete the file and fetch it again; for a bundled model install sbm-cli again.",
-        )
+    bundled = model.source == "bundled"
+    cure = "Install sbm-cli again." if bundled else f"Fetch it: sbm models download {model.name}"
+    paths = []
+    for file, sha256 in model.digests.items():
+        path = local_file(model, file)
+        if path is None:
+            raise ModelError(f"{model.name}: {file} is not on this machine", cure)
+        found = digest(path)
+        if found != sha256:
+            raise ModelError(f"{path}: damaged or changed (sha256 {found[:12]}…, expected {sha256[:12]}…)", cure)
+        paths.append(path)
+    return paths[0]
 
 
 def _read() -> dict[str, Any]:
@@ -161,29 +172,31 @@ def _entry(name: str, record: dict[str, Any]) -> ModelEntry:
     return ModelEntry(name=name, **{**record, "training_data": tuple(record["training_data"])})
 
 
-def _verified(model: ModelEntry) -> Path:
-    if model.source == "bundled":
-        weights, config = _PACKAGE / "weights" / model.file, _PACKAGE / "weights" / model.config
-    else:
-        weights, config = _fetch(model, model.file), _fetch(model, model.config)
-    verify(weights, model.sha256)
-    verify(config, model.config_sha256)
-    return weights
+def _obtain(model: ModelEntry) -> Path:
+    """Return the verified weights of a model; what is not in the cache, or damaged there, is fetched."""
+    if model.source == "huggingface":
+        for file, sha256 in model.digests.items():
+            cached = local_file(model, file)
+            if cached is None or digest(cached) != sha256:
+                _fetch(model, file, cached)
+    return check(model)
 
 
-def _fetch(model: ModelEntry, file: str) -> Path:
+def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
-        HfHubHTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    if damaged:  # the client would return it again
+        damaged.resolve().unlink(missing_ok=True)  # a link leads to it, where the system has links
+        damaged.unlink(missing_ok=True)
     by_hand = f"Or fetch {model.file} and {model.config} from {model.page} and give the folder: --model FOLDER"
     try:
-        return Path(hf_hub_download(model.repository, file, revision=model.revision))
+        hf_hub_download(model.repository, file, revision=model.revision)
     except LocalEntryNotFoundError:
         raise ModelError(
             f"{model.name}: not on this machine, and the network cannot be used (HF_HUB_OFFLINE set, or no connection)",
@@ -194,11 +207,8 @@ def _fetch(model: ModelEntry, file: str) -> Path:
             f"{model.name}: {model.repository} has no {file} at commit {model.revision[:12]}, or it is private",
             "Update sbm-cli, or set HF_TOKEN for a private repository; `sbm models list` shows the bundled models.",
         ) from None
-    # HfHubHTTPError is an OSError too; a connection cut half-way and a full disk arrive here as well.
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelError(
-            f"{model.name}: fetching {file} failed ({error})", f"Try again; it resumes.\n{by_hand}"
-        ) from error
+    except Exception as error:  # of requests, httpx or httpx2: what the client is built on changes with its version
+        raise ModelError(f"{model.name}: fetching {file} failed ({error})", f"Try again.\n{by_hand}") from error
 
 
 def _only_model(folder: Path) -> Path:

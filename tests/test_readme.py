@@ -1,4 +1,4 @@
-"""README's blocks are run as they stand; what cannot be run here is compared with what there is."""
+"""README's blocks are run as they stand; what cannot be run here, and what docs say, is compared with what there is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,14 +53,18 @@ def faults(line: str) -> list[str]:
         return [f"extra {extra}" for extra in named if extra not in extras()]
     if words[:1] == ["sbm"]:
         command = words[1:3] if words[1] in ("data", "models") else words[1:2]  # groups of commands
-        shown = subprocess.run([sys.executable, "-m", "sbm_cli", *command, "-h"], capture_output=True, text=True)
+        shown = usage(*command)
         options = [word.partition("=")[0] for word in words[2:] if word.startswith("-")]
         return [
-            f"sbm {' '.join(command)} {option}"
-            for option in options or [""]
-            if not re.search(rf"{option}\b", shown.stdout)
+            f"sbm {' '.join(command)} {option}" for option in options or [""] if not re.search(rf"{option}\b", shown)
         ]
     return []
+
+
+@cache
+def usage(*command: str) -> str:
+    run = subprocess.run([sys.executable, "-m", "sbm_cli", *command, "-h"], capture_output=True, text=True)
+    return run.stdout
 
 
 def extras() -> set[str]:
@@ -91,10 +96,13 @@ def test_blocks_run(block: Block, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_not_run_names_what_exists() -> None:
-    lines = [
-        line for block in blocks(README) if not block.runs for line in block.code.replace("\\\n", " ").splitlines()
-    ]
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_commands_name_what_exists(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    found = [block.code for block in blocks(text) if block.language != "python"]
+    lines = "\n".join(found).replace("\\\n", " ").splitlines() + re.findall("`(sbm [^`]*)`", text)
     assert [fault for line in lines for fault in faults(line)] == []
 
 

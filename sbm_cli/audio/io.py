@@ -21,6 +21,7 @@ __all__ = ["AudioFormat", "SoundReader", "SoundWriter", "Waveform", "format_for"
 
 Waveform = NDArray[np.float32]  # [channels, samples], ±1 full scale
 
+_LIMIT = 1e12  # of a sample: the power of larger ones leaves float32
 _WRITE_FRAMES = 4096  # libsndfile overflows its stack on a Vorbis block of three million samples
 _UNREADABLE_WHEN_EMPTY = {"FLAC", "OPUS", "MP3"}  # libsndfile 1.2 writes them without a complaint and cannot open them
 
@@ -34,7 +35,7 @@ def read_format(path: str | Path) -> AudioFormat:
 class SoundReader:
     """Read a sound file in blocks, whatever its format; a context manager with the file's `format`.
 
-    replace_nan: read NaN and infinite samples as 0 instead of refusing the file.
+    replace_nan: read NaN, infinite and absurdly large samples as 0 instead of refusing the file.
 
     Raises AudioError, on opening, for a path that is no readable file, for one that libsndfile cannot read, and for a
     file that is shorter than its header says; while reading, for a truncated or damaged stream and for NaN.
@@ -88,14 +89,15 @@ class SoundReader:
             raise _damaged(self.path, start, self.format, "the file ends there")
 
     def _finite(self, block: Waveform, start: int) -> Waveform:
-        finite = np.isfinite(block)
+        finite = np.abs(block) < _LIMIT  # false for NaN too
         if finite.all():
             return block
         if self._replace_nan:
             return np.where(finite, block, np.float32(0))
         index = int(np.flatnonzero(~finite.all(axis=0))[0])
+        seconds = (start + index) / self.format.rate
         raise AudioError(
-            f"{self.path}: sample {start + index} (at {(start + index) / self.format.rate:.3f} s) is NaN or infinite.",
+            f"{self.path}: sample {start + index} (at {seconds:.3f} s) is NaN, infinite or beyond {_LIMIT:.0e}.",
             "Use --replace-nan to read such samples as silence.",
         )
 
@@ -124,6 +126,8 @@ class SoundWriter:
             raise AudioError(f"{self.path}: not a file that could be replaced.", "Name a file as the output.")
         if not self._overwrite and self._target.exists():
             raise _exists(self.path)
+        if self._target.exists() and not os.access(self._target, os.W_OK):  # a new file in its place would not ask
+            raise AudioError(f"{self.path}: is read-only.", "Make it writable, or name another output.")
         # Not with a sound file's suffix: should we be killed, a later batch must not take it for a recording.
         self._part = self._target.with_name(f".sbm-{os.getpid()}-{secrets.token_hex(6)}.part")
         try:

@@ -109,8 +109,8 @@ def _scan() -> Iterator[Check]:
 
 
 def _model() -> Iterator[Check]:
-    path = hub.resolve()
-    yield Check("model", "ok", f"{hub.default_name()}, sha256 {hub.entry().sha256[:12]}… matches, {path}")
+    model = hub.entry()
+    yield Check("model", "ok", f"{model.name}, sha256 {model.sha256[:12]}… matches, {hub.check(model)}")
 
 
 def _caches() -> Iterator[Check]:

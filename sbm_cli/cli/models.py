@@ -1,4 +1,4 @@
-"""`sbm models`: which models there are, where they lie, and whether they are intact."""
+"""`sbm models`: which models there are, where they lie, whether they are intact; and how they come here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sbm_cli.cli.options import Json
 from sbm_cli.errors import ModelError, SbmError
 
 app = typer.Typer(
-    help="List models, find their files, check them.",
+    help="List models, fetch them, find their files, check them.",
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=False,
@@ -41,16 +41,48 @@ def list_models(json: Json = False) -> None:
         console.data(f"{star} {model.name:<16}{model.bytes / 1e6:8.2f} MB  {_place(model):<14}{model.license}")
 
 
+@app.command("download")
+def download(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="All that are published if none is given.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fetch models from Hugging Face, check their digests, and print where they lie.
+
+    `sbm enhance --model NAME` does the same when it has to. They are kept in the cache of Hugging Face: HF_HOME is its
+    place, HF_HUB_OFFLINE=1 forbids the network, HF_TOKEN opens private repositories.
+
+    \b
+    Examples:
+      sbm models download
+      HF_HOME=/data/models sbm models download sbm-tiny
+    """
+    known = hub.entries()
+    chosen = [hub.entry(name) for name in names] if names else [m for m in known.values() if m.source == "huggingface"]
+    bundled = ", ".join(model.name for model in (chosen or known.values()) if model.source == "bundled")
+    if not chosen:
+        console.note("no model has been published for download so far")
+    if bundled:
+        console.note(f"bundled with the package: {bundled}")
+    paths = {model.name: str(hub.resolve(model.name)) for model in chosen}
+    if json:
+        console.data_json(paths)
+        return
+    for path in paths.values():
+        console.data(path)
+
+
 @app.command("path")
 def path(name: Name = None, json: Json = False) -> None:
-    """Print where the file of a model lies, once its digest is checked.
+    """Print where the file of a model lies, once its digest is checked. Nothing is fetched.
 
     \b
     Examples:
       sbm models path
       cp "$(sbm models path sbm-tiny)" my-models/
     """
-    found = hub.resolve(name)
+    found = hub.check(hub.entry(name))
     if json:
         console.data_json({"path": str(found)})
     else:
@@ -149,7 +181,7 @@ def _place(model: hub.ModelEntry) -> str:
 
 def _fault(model: hub.ModelEntry) -> ModelError | None:
     try:
-        hub.resolve(model.name)
+        hub.check(model)
     except ModelError as error:
         return error
     return None

@@ -25,6 +25,7 @@ COMMANDS = [
     ["evaluate"],
     ["rtf"],
     ["models", "list"],
+    ["models", "download"],
     ["models", "path"],
     ["models", "verify"],
     ["models", "info"],

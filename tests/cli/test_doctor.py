@@ -72,9 +72,9 @@ def test_writable_looks_at_the_nearest_folder_there_is(tmp_path: Path) -> None:
 
 
 def test_the_default_model_is_the_one_checked(sbm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown() -> None:
+    def unknown(model: object) -> None:
         raise ModelError("gone", "Fetch it.")
 
-    monkeypatch.setattr("sbm_cli.hub.resolve", unknown)
+    monkeypatch.setattr("sbm_cli.hub.check", unknown)
     check = states(sbm)["model"]
     assert (check["state"], check["found"], check["cure"]) == ("fault", "gone", "Fetch it.")

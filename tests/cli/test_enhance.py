@@ -123,6 +123,16 @@ def test_an_unknown_model_is_one_message(sbm: Any, folder: Path, bundle: Any) ->
     assert not (folder / "clean.wav").exists()
 
 
+def test_a_model_whose_configuration_says_too_much_is_refused(sbm: Any, folder: Path, model_file: Path) -> None:
+    shutil.copy(model_file, "mine.safetensors")
+    config = json.loads(model_file.with_suffix(".json").read_text())
+    Path("mine.json").write_text(json.dumps(config | {"import": "os"}))
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "--model", "mine.safetensors")
+    assert result.status == 1
+    assert result.err.startswith("sbm: mine.json: unknown key 'import'")
+    assert not (folder / "clean.wav").exists()
+
+
 def test_an_output_folder_that_is_not_there(sbm: Any, folder: Path, model_file: Path) -> None:
     result = sbm("enhance", "noisy.wav", "-o", "absent/clean.wav", "-m", model_file)
     assert result.status == 1

@@ -1,4 +1,4 @@
-"""`sbm models`: list, path, verify, info."""
+"""`sbm models`: list, path, verify, info; download of what is here. The rest of it is in test_download.py."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def test_list_as_json(sbm: Any, bundle: Any) -> None:
     assert model["name"] == "small"
     assert model["default"] is True
     assert model["path"] == str(bundle.weights)
+
+
+def test_download_points_to_what_is_bundled(sbm: Any, bundle: Any) -> None:
+    result = sbm("models", "download")
+    assert (result.status, result.out) == (0, "")
+    assert result.err == "no model has been published for download so far\nbundled with the package: small\n"
+    named = sbm("models", "download", "small")
+    assert (named.status, named.out, named.err) == (0, f"{bundle.weights}\n", "bundled with the package: small\n")
+    assert json.loads(sbm("models", "download", "small", "--json").out) == {"small": str(bundle.weights)}
 
 
 def test_path_is_the_file_and_nothing_else(sbm: Any, bundle: Any) -> None:

@@ -1,0 +1,27 @@
+"""What the documentation takes from the program is what the program says."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = runpy.run_path(str(ROOT / "tools" / "docs.py"))["DOCUMENTS"]
+
+
+@pytest.mark.parametrize(("name", "document"), DOCUMENTS.items())
+def test_documents_are_up_to_date(name: str, document: Callable[[], str]) -> None:
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == document(), "make docs"
+
+
+def test_messages_of_the_troubleshooting_are_those_of_the_program() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "sbm_cli").rglob("*.py"))
+    titles = re.findall(
+        r"^### (`.*)$", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    quoted = [message for title in titles for message in re.findall("`(.*?)`", title)]
+    assert len(quoted) > 5 and [message for message in quoted if message not in source] == []
