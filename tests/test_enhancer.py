@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sbm_cli.audio.resample import resampled_length
 from sbm_cli.checkpoint import ModelConfig
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, OutputExistsError
 from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.options import Options
 
 
 def make(lookahead: int = 0, perturbed: bool = True) -> Enhancer:
@@ -108,12 +112,12 @@ def test_strength_mixes_the_input_back_in(enhancer: Enhancer, rate: int, strengt
     """Sample for sample: nothing is delayed against the input."""
     noisy = sound(rate + 7, 2)
     clean = enhancer.enhance(noisy, rate)
-    mixed = enhancer.enhance(noisy, rate, strength=strength)
+    mixed = enhancer.enhance(noisy, rate, Options(strength=strength))
     if strength in (0, 1):
         np.testing.assert_array_equal(mixed, clean if strength else noisy)
     np.testing.assert_allclose(mixed, strength * clean + (1 - strength) * noisy, atol=1e-6)
     assert np.abs(clean - noisy).max() > 0.05
-    stream = enhancer.stream(rate, 2, strength=strength)
+    stream = enhancer.stream(rate, 2, Options(strength=strength))
     cut = rate // 3
     parts = [stream.feed(noisy[:, :cut]), stream.feed(noisy[:, cut:]), stream.flush()]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), mixed, atol=1e-5)
@@ -121,15 +125,82 @@ def test_strength_mixes_the_input_back_in(enhancer: Enhancer, rate: int, strengt
 
 def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", sound(40000).T, 16000, subtype="FLOAT")
-    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "none.wav", strength=0, clip_mode="rescale")
-    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "half.wav", strength=0.5)
+    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "none.wav", Options(strength=0, clip_mode="rescale"))
+    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "half.wav", Options(strength=0.5))
     enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "full.wav")
     none, half, full = (soundfile.read(tmp_path / f"{name}.wav")[0] for name in ("none", "half", "full"))
     np.testing.assert_array_equal(none, sound(40000)[0])
     np.testing.assert_allclose(half, (none + full) / 2, atol=1e-6)
-    for strength in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="strength must be between 0 and 1"):
-            enhancer.stream(16000, strength=strength)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"strength": -0.1}, "strength must be between 0 and 1"),
+        ({"strength": 1.1}, "strength must be between 0 and 1"),
+        ({"strength": float("nan")}, "strength must be between 0 and 1"),
+        ({"attenuation_limit": -1.0}, "attenuation limit must be 0 dB or more"),
+        ({"attenuation_limit": float("nan")}, "attenuation limit must be 0 dB or more"),
+        ({"attenuation_limit": 6.0, "strength": 0.5}, "one thing in two units"),
+        ({"rate": 0}, "rate must be at least 1 Hz"),
+    ],
+)
+def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options(**wrong)
+
+
+@given(gain=st.floats(0, 1), limit=st.floats(0, 60), rate=st.sampled_from([16000, 44100]))
+def test_nothing_is_lowered_by_more_than_the_limit(gain: float, limit: float, rate: int) -> None:
+    """Where the model is a gain: one of nothing at all comes out at the limit, one of one as it was."""
+    enhancer = make(perturbed=False)
+    enhancer.network.head.bias[0] = gain**0.5  # of the compressed spectrum
+    noisy = sound(3000)[0]
+    limited = enhancer.enhance(noisy, rate, Options(attenuation_limit=limit))
+    lowest = 10 ** (-limit / 20)
+    kept = float(limited @ noisy / (noisy @ noisy))
+    assert lowest - 1e-3 <= kept <= 1.001
+    if gain == 0:
+        np.testing.assert_allclose(limited, lowest * noisy, atol=1e-6)
+
+
+@given(
+    cuts=st.lists(st.integers(0, 9000), max_size=5),
+    rates=st.sampled_from([(16000, 8000), (16000, 44100), (44100, 16000), (8000, 48000), (48000, 44100)]),
+    limit=st.sampled_from([None, 6.0]),
+    mono=st.booleans(),
+)
+def test_another_rate_and_one_channel(cuts: list[int], rates: tuple[int, int], limit: float | None, mono: bool) -> None:
+    """However it is cut: the length is that of the rate, and the channels are mixed before the model hears them."""
+    enhancer, noisy = make(), sound(9001, 2)
+    noisy[1] *= 0.5
+    options = Options(attenuation_limit=limit, rate=rates[1], mono=mono)
+    whole = enhancer.enhance(noisy, rates[0], options)
+    assert whole.shape == (1 if mono else 2, resampled_length(9001, *rates))
+    stream = enhancer.stream(rates[0], 2, options)
+    parts = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
+    np.testing.assert_allclose(np.concatenate([*parts, stream.flush()], axis=1), whole, atol=1e-5)
+    if mono:
+        np.testing.assert_allclose(whole[0], enhancer.enhance(noisy.mean(0), rates[0], replace(options, mono=False)))
+
+
+@pytest.mark.parametrize("limit", [None, 12.0])
+def test_another_rate_is_not_delayed(limit: float | None) -> None:
+    """An untrained network gives the resampled input; the input that is mixed in lies exactly below it."""
+    noisy = sound(48000)[0]
+    time = np.arange(len(noisy)) / 48000
+    noisy = np.sin(2 * np.pi * 440 * time).astype(np.float32) * np.hanning(len(noisy)).astype(np.float32)
+    found = make(perturbed=False).enhance(noisy, 48000, Options(attenuation_limit=limit, rate=12000))
+    np.testing.assert_allclose(found, noisy[::4], atol=2e-3)
+
+
+def test_a_file_of_another_rate_with_one_channel(enhancer: Enhancer, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", sound(22051, 2).T, 44100, subtype="FLOAT")
+    options = Options(rate=48000, mono=True)
+    report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "out.opus", options)  # which knows no 44.1 kHz
+    found = soundfile.info(tmp_path / "out.opus")
+    assert (found.samplerate, found.channels, found.frames) == (48000, 1, 24001)
+    assert (report.rate, report.channels, report.samples, report.options) == (48000, 1, 24001, options)
 
 
 def test_silence_stays_silence(enhancer: Enhancer) -> None:
@@ -204,13 +275,13 @@ def test_loud_output_is_clamped_rescaled_or_kept(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", sound(8000)[0], 16000)
     peaks = {}
     for mode in ("clamp", "rescale", "none"):
-        report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / f"{mode}.wav", clip_mode=mode)
+        report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / f"{mode}.wav", Options(clip_mode=mode))
         peaks[mode] = np.abs(soundfile.read(tmp_path / f"{mode}.wav")[0]).max()
         assert (report.clipped > 0) == (mode != "rescale")
     assert peaks["clamp"] == peaks["none"] == pytest.approx(1, abs=1e-4) and peaks["rescale"] == pytest.approx(
         1, abs=1e-3
     )
-    report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "float.wav", subtype="FLOAT")
+    report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "float.wav", Options(subtype="FLOAT"))
     assert report.clipped == 0 and np.abs(soundfile.read(tmp_path / "float.wav")[0]).max() > 1.5
 
 

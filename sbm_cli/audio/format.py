@@ -5,6 +5,7 @@ from pathlib import Path
 
 import soundfile as sf
 
+from sbm_cli.audio.resample import resampled_length
 from sbm_cli.errors import AudioError
 
 # First is what a suffix means, the others are kept when the input has them.
@@ -63,6 +64,12 @@ class AudioFormat:
     def has_full_scale(self) -> bool:
         """Whether samples beyond ±1 are lost: in integers and companded ones; floats and codecs hold them."""
         return self.subtype not in _WITHOUT_FULL_SCALE
+
+    def converted(self, rate: int | None, mono: bool) -> "AudioFormat":
+        """Return the format of the same recording at another rate, if one is given, and with one channel if mono."""
+        rate = rate or self.rate
+        samples = resampled_length(self.samples, self.rate, rate)
+        return replace(self, rate=rate, channels=1 if mono else self.channels, samples=samples)
 
 
 def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None) -> AudioFormat:

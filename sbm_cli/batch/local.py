@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbm_cli.audio.io import remove_parts
-from sbm_cli.batch.plan import Job, Options
+from sbm_cli.batch.plan import Job
 from sbm_cli.errors import SbmError
 from sbm_cli.hub import digest
+from sbm_cli.options import Options
 
 if TYPE_CHECKING:
     from sbm_cli.enhancer import Enhancer
@@ -215,16 +216,7 @@ def _enhance(enhancer: Enhancer, options: Options, job: Job, connection: Connect
 
     job.target.parent.mkdir(parents=True, exist_ok=True)
     sha256 = digest(job.source) if job.source.is_file() else ""  # reading a pipe would never end
-    report = enhancer.enhance_file(
-        job.source,
-        job.target,
-        overwrite=job.replace,
-        strength=options.strength,
-        subtype=options.subtype,
-        clip_mode=options.clip_mode,
-        replace_nan=options.replace_nan,
-        progress=progress,
-    )
+    report = enhancer.enhance_file(job.source, job.target, options, overwrite=job.replace, progress=progress)
     return Done(job, asdict(report), sha256, job.target.stat().st_size)
 
 

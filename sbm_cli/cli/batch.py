@@ -17,14 +17,18 @@ import typer
 
 from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
+    AttenuationLimit,
     ClipMode,
     Model,
+    Mono,
     Quiet,
+    Rate,
     ReplaceNan,
     Strength,
     Subtype,
     Verbose,
     check_device,
+    wrong_usage,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +67,9 @@ def batch(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for each of them.")] = 1,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, or GPUs: cuda:0,cuda:1.")] = "auto",
     strength: Strength = 1.0,
+    attenuation_limit: AttenuationLimit = None,
+    rate: Rate = None,
+    mono: Mono = False,
     model: Model = None,
     subtype: Subtype = None,
     clip_mode: ClipMode = "clamp",
@@ -95,8 +102,11 @@ def batch(
     from sbm_cli.audio.format import SUFFIXES
     from sbm_cli.batch.journal import Journal
     from sbm_cli.batch.local import Work
-    from sbm_cli.batch.plan import SOUND_FILES, Filter, Options, expand, find_jobs
+    from sbm_cli.batch.plan import SOUND_FILES, Filter, expand, find_jobs
+    from sbm_cli.options import Options
 
+    with wrong_usage():
+        options = Options(strength, attenuation_limit, rate, mono, subtype, clip_mode, replace_nan)
     suffix = None if ext is None else f".{ext.lower().lstrip('.')}"
     if suffix not in (None, *SUFFIXES):
         raise typer.BadParameter(f"no sound format {ext}; known: {' '.join(SUFFIXES)}", param_hint="--ext")
@@ -104,7 +114,7 @@ def batch(
     if not jobs:
         console.warn(f"no recordings found in {', '.join(inputs)}", f"Looked for {' '.join(include or SOUND_FILES)}")
         return
-    work = Work(hub.resolve(model), Options(strength, subtype, clip_mode, replace_nan), threads)
+    work = Work(hub.resolve(model), options, threads)
     journal = Journal(output, work.model, work.options)
     account = _Account(json_lines, dry_run)
     interrupted = False

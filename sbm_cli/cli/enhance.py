@@ -11,15 +11,19 @@ import typer
 
 from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
+    AttenuationLimit,
     ClipMode,
     Json,
     Model,
+    Mono,
     Quiet,
+    Rate,
     ReplaceNan,
     Strength,
     Subtype,
     Verbose,
     check_device,
+    wrong_usage,
 )
 from sbm_cli.errors import SbmError
 
@@ -38,6 +42,9 @@ def enhance(
         bool, typer.Option("--skip-existing", "-n", help="Leave it at an OUTPUT that exists.")
     ] = False,
     strength: Strength = 1.0,
+    attenuation_limit: AttenuationLimit = None,
+    rate: Rate = None,
+    mono: Mono = False,
     model: Model = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more help on an idle machine only.")] = 1,
@@ -58,13 +65,19 @@ def enhance(
       sbm enhance noisy.wav -o clean.wav
       sbm enhance talk.flac -o cleaned/            the name is kept
       sbm enhance day1.wav day2.wav -o cleaned/ --skip-existing
-      sbm enhance talk.wav -o softer.wav --strength 0.7
+      sbm enhance talk.wav -o softer.wav --attenuation-limit 12
+      sbm enhance tape.flac -o speech.wav --mono --rate 16000 --subtype PCM_16
       sbm enhance talk.wav -o talk.wav --overwrite replaced only when complete
       sbm enhance talk.wav -o clean.wav --json | jq .rtf
     """
     console.adjust(quiet or json, verbose)
     if overwrite and skip_existing:
         raise typer.BadParameter("either replace or keep what exists", param_hint="--overwrite, --skip-existing")
+
+    from sbm_cli.options import Options
+
+    with wrong_usage():
+        options = Options(strength, attenuation_limit, rate, mono, subtype, clip_mode, replace_nan)
     jobs = _jobs(inputs, output)
     wanted = [job for job in jobs if not (skip_existing and job.target.exists())]
     for job in jobs:
@@ -81,16 +94,7 @@ def enhance(
     for job in wanted:
         try:
             with console.progress(job.source.name) as progress:
-                report = enhancer.enhance_file(
-                    job.source,
-                    job.target,
-                    overwrite=overwrite,
-                    strength=strength,
-                    subtype=subtype,
-                    clip_mode=clip_mode,
-                    replace_nan=replace_nan,
-                    progress=progress,
-                )
+                report = enhancer.enhance_file(job.source, job.target, options, overwrite=overwrite, progress=progress)
         except (SbmError, OSError) as error:
             if len(jobs) == 1:
                 raise

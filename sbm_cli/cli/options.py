@@ -1,6 +1,8 @@
 """Options that several commands share, each described once."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import typer
@@ -19,6 +21,12 @@ Model = Annotated[
 Strength = Annotated[
     float, typer.Option(min=0, max=1, help="1 is the enhanced sound, 0 the input, between them both are mixed.")
 ]
+AttenuationLimit = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="DB", help="The same in decibels, as in DeepFilterNet: lower nothing by more than DB."),
+]
+Rate = Annotated[int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the output, if not INPUT's.")]
+Mono = Annotated[bool, typer.Option("--mono", help="Mix the channels into one.")]
 Subtype = Annotated[
     str | None,
     typer.Option(metavar="SUBTYPE", help="Sample format, such as PCM_24 or FLOAT; that of INPUT if not given."),
@@ -30,6 +38,15 @@ ClipMode = Annotated[
 ReplaceNan = Annotated[
     bool, typer.Option("--replace-nan", help="Take samples that are not numbers as silence, instead of failing.")
 ]
+
+
+@contextlib.contextmanager
+def wrong_usage() -> Iterator[None]:
+    """Tell options that do not go together, which a record of them refuses, as wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def check_device(device: str) -> None:

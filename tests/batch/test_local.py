@@ -15,8 +15,9 @@ import pytest
 import soundfile
 
 from sbm_cli.batch.local import Begun, Done, Event, Failed, Progress, Workers
-from sbm_cli.batch.plan import Job, Options
+from sbm_cli.batch.plan import Job
 from sbm_cli.errors import AudioError, ModelError, SbmError
+from sbm_cli.options import Options
 
 
 @pytest.fixture

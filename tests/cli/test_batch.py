@@ -20,6 +20,7 @@ import soundfile
 from sbm_cli.batch import local
 from sbm_cli.batch.journal import NAME
 from sbm_cli.enhancer import Enhancer
+from sbm_cli.options import Options
 
 STAND_IN = Path(__file__).parent.parent / "batch" / "slow_copy.py"
 
@@ -70,7 +71,9 @@ def test_real_workers_give_what_single_files_give(sbm: Any, folder: Path, model_
     assert "3 files: 3 done; 3.3 s of audio in " in result.err
     enhancer = Enhancer.load(model_file, device="cpu")
     for name, found in contents(folder / "out").items():
-        enhancer.enhance_file(folder / "in" / name, folder / f"one{Path(name).suffix}", overwrite=True, strength=0.8)
+        enhancer.enhance_file(
+            folder / "in" / name, folder / f"one{Path(name).suffix}", Options(strength=0.8), overwrite=True
+        )
         assert (folder / f"one{Path(name).suffix}").read_bytes() == found, name
 
 

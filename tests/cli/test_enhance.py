@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from sbm_cli.batch.plan import Options
 from sbm_cli.cli import batch, enhance
 from sbm_cli.enhancer import Enhancer, FileReport
+from sbm_cli.options import Options
 
 
 @pytest.fixture
@@ -147,10 +147,10 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
     asked: dict[str, Any] = {}
 
     class Fake:
-        def enhance_file(self, source: Path, target: Path, **options: Any) -> FileReport:
-            asked.update(source=source, target=target, **options)
-            options["progress"](1.0, 2.0)
-            return FileReport(str(source), str(target), 16000, 1, 32000, 2.0, 0.5, 0.25, 7)
+        def enhance_file(self, source: Path, target: Path, options: Options, **how: Any) -> FileReport:
+            asked.update(source=source, target=target, options=options, **how)
+            how["progress"](1.0, 2.0)
+            return FileReport(str(source), str(target), 16000, 1, 32000, 2.0, 0.5, 0.25, 7, options)
 
     def load(model: str | None, device: str, threads: int | None) -> Fake:
         asked.update(model=model, device=device, threads=threads)
@@ -158,7 +158,8 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Enhancer, "load", load)
     options = "--overwrite --model m --device cpu --threads 3 --subtype FLOAT --clip-mode none --replace-nan"
-    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", *options.split(), "--strength", "0.25")
+    options += " --attenuation-limit 12 --rate 8000 --mono"
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", *options.split())
     assert result.status == 0
     del asked["progress"]
     assert asked == {
@@ -168,10 +169,7 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         "device": "cpu",
         "threads": 3,
         "overwrite": True,
-        "strength": 0.25,
-        "subtype": "FLOAT",
-        "clip_mode": "none",
-        "replace_nan": True,
+        "options": Options(1.0, 12.0, 8000, True, "FLOAT", "none", True),
     }
     assert result.err == (
         "sbm: warning: clean.wav: 7 samples beyond full scale\n"
@@ -183,15 +181,15 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("command", [enhance.enhance, batch.batch])
 def test_defaults_are_those_of_the_enhancer(command: Any) -> None:
     here = inspect.signature(command).parameters
+    options = inspect.signature(Options).parameters
     there = {
         **inspect.signature(Enhancer.load).parameters,
         **inspect.signature(Enhancer.enhance_file).parameters,
+        **options,
     }
     shared = set(here) & set(there)
-    assert shared == {"model", "device", "threads", "overwrite", "strength", "subtype", "clip_mode", "replace_nan"}
+    assert shared == {"model", "device", "threads", "overwrite", *options}
     assert {name: here[name].default for name in shared} == {name: there[name].default for name in shared}
-    options = inspect.signature(Options).parameters
-    assert all(options[name].default == there[name].default for name in options) and set(options) < shared
 
 
 def test_clip_modes_are_those_of_the_audio_room(sbm: Any) -> None:
@@ -235,6 +233,7 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (["*.flac", "-o", "out"], 1, "sbm: *.flac: no such file or folder"),
         (["noisy.wav", "-o", "clean.wav", "-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
         (["noisy.wav", "-o", "clean.wav", "--strength", "1.5"], 2, "sbm: invalid value for '--strength': "),
+        (["noisy.wav", "-o", "clean.wav", "--strength", ".5", "--attenuation-limit", "6"], 2, "sbm: invalid value: "),
     ],
 )
 def test_inputs_and_outputs_that_do_not_go_together(
