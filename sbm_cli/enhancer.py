@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sbm_cli import checkpoint, hub
 from sbm_cli.audio.clipping import apply_clip_mode
-from sbm_cli.audio.io import SoundReader, SoundWriter, format_for
+from sbm_cli.audio.io import Pipe, SoundReader, format_for, open_writer
 from sbm_cli.audio.resample import StreamResampler, resampled_length
 from sbm_cli.dsp.level import frame_power
 from sbm_cli.options import DEFAULTS, Options
@@ -108,8 +108,8 @@ class Enhancer:
 
     def enhance_file(
         self,
-        source: str | Path,
-        target: str | Path,
+        source: str | Path | Pipe,
+        target: str | Path | Pipe,
         options: Options = DEFAULTS,
         *,
         overwrite: bool = False,
@@ -118,26 +118,31 @@ class Enhancer:
         """Enhance a file into another one, at constant memory: its twin in all that the options do not change.
 
         The target appears when it is complete, or not at all; its suffix chooses the format. overwrite: replace it if
-        it exists. progress is called with the seconds done and in all.
+        it exists. A `Pipe` in place of a file gives and takes sound as it comes, if that is WAV or raw.
+        progress is called with the seconds done and in all, 0 if that is unknown.
 
-        Raises AudioError if the source cannot be read or the target not written; OutputExistsError.
+        Raises AudioError if the source cannot be read or the target not written; OutputExistsError; BrokenPipeError.
         """
         start = time.monotonic()
         samples = clipped = 0
         peak = None
-        if options.clip_mode == "rescale":  # one gain for the whole file, known before its first block: enhance twice
-            with SoundReader(source, options.replace_nan) as reader:
-                blocks = self._blocks(reader, options, None)
-                peak = max((float(np.abs(block).max(initial=0.0)) for block in blocks), default=0.0)
-        with SoundReader(source, options.replace_nan) as reader:
-            form = format_for(target, reader.format.converted(options.rate, options.mono), options.subtype)
-            with SoundWriter(target, form, overwrite) as writer:
-                for block in self._blocks(reader, options, progress):
-                    if form.has_full_scale:
-                        block, count = apply_clip_mode(block, options.clip_mode, peak)
-                        clipped += count
-                    writer.write(block)
-                    samples += block.shape[1]
+        with contextlib.ExitStack() as opened:
+            if options.clip_mode == "rescale":  # one gain for the whole file, known before its first block: twice
+                if isinstance(source, Pipe):
+                    source = opened.enter_context(source.rewindable())
+                with SoundReader(source, options.replace_nan) as reader:
+                    blocks = self._blocks(reader, options, None)
+                    peak = max((float(np.abs(block).max(initial=0.0)) for block in blocks), default=0.0)
+            reader = opened.enter_context(SoundReader(source, options.replace_nan))
+            name = f"-{target.suffix}" if isinstance(target, Pipe) else target
+            form = format_for(name, reader.format.converted(options.rate, options.mono), options.subtype)
+            writer = opened.enter_context(open_writer(target, form, overwrite))
+            for block in self._blocks(reader, options, progress):
+                if form.has_full_scale:
+                    block, count = apply_clip_mode(block, options.clip_mode, peak)
+                    clipped += count
+                writer.write(block)
+                samples += block.shape[1]
         elapsed, seconds = time.monotonic() - start, samples / form.rate
         rtf = elapsed / seconds if seconds else 0.0
         return FileReport(

@@ -4,22 +4,32 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile as sf
-from numpy.typing import NDArray
 
-from sbm_cli.audio.format import INTEGER_BITS, AudioFormat, format_for
+from sbm_cli.audio.format import AudioFormat, Waveform, format_for, storable
+from sbm_cli.audio.pipe import Pipe, PipeWriter, Samples, means_unknown, temporary_folder
 from sbm_cli.errors import AudioError, OutputExistsError
 
-__all__ = ["AudioFormat", "SoundReader", "SoundWriter", "Waveform", "format_for", "read_format", "remove_parts"]
-
-Waveform = NDArray[np.float32]  # [channels, samples], ±1 full scale
+__all__ = [
+    "AudioFormat",
+    "Pipe",
+    "SoundReader",
+    "SoundWriter",
+    "Waveform",
+    "format_for",
+    "open_writer",
+    "read_format",
+    "remove_parts",
+]
 
 _WRITE_FRAMES = 4096  # libsndfile overflows its stack on a Vorbis block of three million samples
 _UNREADABLE_WHEN_EMPTY = {"FLAC", "OPUS", "MP3"}  # libsndfile 1.2 writes them without a complaint and cannot open them
@@ -32,40 +42,32 @@ def read_format(path: str | Path) -> AudioFormat:
 
 
 class SoundReader:
-    """Read a sound file in blocks, whatever its format; a context manager with the file's `format`.
+    """Read a sound file, or a pipe, in blocks, whatever its format; a context manager with the file's `format`.
 
     replace_nan: read NaN and infinite samples as 0 instead of refusing the file.
+    Of a pipe that cannot seek, only its beginning is read on opening if it is a WAV, all of it otherwise.
 
     Raises AudioError, on opening, for a path that is no readable file, for one that libsndfile cannot read, and for a
     file that is shorter than its header says; while reading, for a truncated or damaged stream and for NaN.
     """
 
-    def __init__(self, path: str | Path, replace_nan: bool = False) -> None:
-        self.path = Path(path)
+    def __init__(self, source: str | Path | Pipe, replace_nan: bool = False) -> None:
+        self.path = Path(str(source))
         self._replace_nan = replace_nan
         self._position = 0
-        _check_readable(self.path)
-        try:
-            # As bytes, names that are not valid UTF-8 can be opened too.
-            self._file = sf.SoundFile(os.fsencode(self.path) if os.name == "posix" else str(self.path))
-        except sf.LibsndfileError as error:
-            raise _unreadable(self.path, error) from error
-        try:
-            _check_complete(self.path, self._file)
-        except AudioError:
-            self._file.close()
-            raise
-        file = self._file
-        tags = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
-        self.format = AudioFormat(
-            file.samplerate, file.channels, file.frames, file.format, file.subtype, file.endian, tags
-        )
+        if not isinstance(source, Pipe):
+            _check_readable(self.path)
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(source.open()) if isinstance(source, Pipe) else self.path
+            self._file = file if isinstance(file, Samples) else opened.enter_context(_open(file, self.path))
+            self._opened = opened.pop_all()
+        self.format = self._file.format if isinstance(self._file, Samples) else _format_of(self._file)
 
     def __enter__(self) -> "SoundReader":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._opened.close()
 
     def blocks(self, size: int) -> Iterator[Waveform]:
         """Yield the samples in order as float32 [channels, n], 0 < n ≤ size, ±1 full scale, each sample once.
@@ -84,7 +86,7 @@ class SoundReader:
                 break
             self._position += len(frames)
             yield self._finite(np.ascontiguousarray(frames.T), start)
-        if start != self.format.samples:
+        if self.format.samples not in (None, start):
             raise _damaged(self.path, start, self.format, "the file ends there")
 
     def _finite(self, block: Waveform, start: int) -> Waveform:
@@ -144,12 +146,7 @@ class SoundWriter:
 
         Raises ValueError for another channel count or a sample that is not finite, AudioError if the disc is full.
         """
-        if block.ndim != 2 or block.shape[0] != self.format.channels:
-            raise ValueError(f"expected a block [{self.format.channels}, samples], got shape {list(block.shape)}")
-        if not np.isfinite(block).all():
-            raise ValueError(f"{self.path}: a sample to be written is NaN or infinite")
-        bits = INTEGER_BITS.get(self.format.subtype)
-        frames = np.ascontiguousarray((block if bits is None else _to_integers(block, bits)).T)  # [n, channels]
+        frames = storable(block, self.format)
         with self._failing_as_audio_error():
             for start in range(0, len(frames), _WRITE_FRAMES):
                 self._file.write(frames[start : start + _WRITE_FRAMES])
@@ -189,6 +186,9 @@ class SoundWriter:
                 f"{self.path}: {form.container} {form.subtype} with {form.channels} channels at {form.rate} Hz "
                 f"cannot be written ({reason.rstrip('.')})."
             ) from error
+        if form.container == "RF64" and form.samples is None:
+            # SFC_RF64_AUTO_DOWNGRADE, for which soundfile has no name: a WAV, should it stay below 4 GiB.
+            sf._snd.sf_command(file._file, 0x1210, sf._ffi.NULL, 1)
         for name, text in form.tags:
             if form.container == "MP3" and not text.isascii():
                 continue  # libsndfile hands UTF-8 to an encoder that takes it for Latin-1
@@ -227,19 +227,31 @@ class SoundWriter:
             ) from error
 
 
+@contextlib.contextmanager
+def open_writer(
+    target: str | Path | Pipe, format: AudioFormat, overwrite: bool = False
+) -> Iterator[SoundWriter | PipeWriter]:
+    """Open a file or a pipe to be written; formats whose header is finished last go through a temporary file."""
+    if not isinstance(target, Pipe):
+        with SoundWriter(target, format, overwrite) as writer:
+            yield writer
+    elif format.container in ("RAW", "WAV", "WAVEX", "RF64"):
+        with PipeWriter(target, format) as writer_of_pipe:
+            yield writer_of_pipe
+    else:
+        with TemporaryDirectory(dir=temporary_folder()) as folder:
+            path = Path(folder, f"sound{target.suffix}")
+            with SoundWriter(path, format) as writer:
+                yield writer
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, target.file, 2**20)
+            target.file.flush()
+
+
 def remove_parts(folder: Path, process: int) -> None:
     """Remove the files that a process, killed since, left half-written in a folder."""
     for part in folder.glob(f".sbm-{process}-*.part"):
         part.unlink(missing_ok=True)
-
-
-def _to_integers(block: Waveform, bits: int) -> NDArray[np.int32]:
-    """Round to `bits` and limit at full scale; the result stands in the upper bits of int32."""
-    # libsndfile would round a float down, and so make -1 step of -1e-9, which is our silence.
-    scale = 2.0 ** (bits - 1)
-    wide = block.astype(np.float64) if bits > 24 else block
-    steps = np.clip(np.rint(wide * scale), -scale, scale - 1)
-    return steps.astype(np.int32) << (32 - bits)
 
 
 def _check_readable(path: Path) -> None:
@@ -255,16 +267,63 @@ def _check_readable(path: Path) -> None:
         raise AudioError(f"{path}: {str(error.strerror).lower()}.") from error
 
 
-def _unreadable(path: Path, error: Any) -> AudioError:
-    reason = "it is empty, 0 bytes" if path.stat().st_size == 0 else error.error_string.rstrip(".")
+class _Forward(sf.SoundFile):  # type: ignore[misc]
+    """A sound file that is read in order: soundfile would seek after each block, and in some FLAC it cannot."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open(file: Path | BinaryIO, path: Path) -> sf.SoundFile:
+    """Open a file, or what a pipe of the name `path` was copied to, for reading."""
+    try:
+        # As bytes, names that are not valid UTF-8 can be opened too.
+        name = os.fsencode(file) if os.name == "posix" and isinstance(file, Path) else file
+        opened = _Forward(name)
+    except sf.LibsndfileError as error:
+        raise _unreadable(path, _beginning(file), error) from error
+    try:
+        _check_complete(path, _beginning(file), opened)
+    except AudioError:
+        opened.close()
+        raise
+    return opened
+
+
+def _beginning(file: Path | BinaryIO) -> bytes:
+    """Return the first bytes of a file, in which libsndfile may be reading."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return opened.read(2**16)
+    place = file.tell()
+    file.seek(0)
+    beginning = file.read(2**16)
+    file.seek(place)
+    return beginning
+
+
+def _format_of(file: sf.SoundFile) -> AudioFormat:
+    tags = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
+    samples = None if file.frames >= 2**62 else file.frames  # FLAC from a pipe
+    return AudioFormat(file.samplerate, file.channels, samples, file.format, file.subtype, file.endian, tags)
+
+
+def _unreadable(path: Path, beginning: bytes, error: Any) -> AudioError:
+    if not beginning:
+        reason = "it is empty, 0 bytes"
+    elif beginning.startswith((b"fLaC", b"OggS", b"ID3")):
+        reason = "damaged, or without a single sample"  # what libsndfile says of these, "possibly a pipe", misleads
+    else:
+        reason = error.error_string.rstrip(".")
     return AudioError(
         f"{path}: not a sound file libsndfile can read ({reason}).", f"Convert it first: ffmpeg -i {path.name} out.wav"
     )
 
 
 def _damaged(path: Path, samples: int, form: AudioFormat, reason: str) -> AudioError:
+    total = "" if form.samples is None else f" of {form.seconds:.3f}"
     return AudioError(
-        f"{path}: truncated or damaged: readable for {samples / form.rate:.3f} of {form.seconds:.3f} s "
+        f"{path}: truncated or damaged: readable for {samples / form.rate:.3f}{total} s "
         f"({reason.rstrip('.') or 'decoding failed'}).",
         f"Copy it again, or keep what is there: ffmpeg -i {path.name} out.wav",
     )
@@ -279,37 +338,27 @@ _SHORTER_SENTENCE = re.compile(
 )
 
 
-def _check_complete(path: Path, file: sf.SoundFile) -> None:
+def _check_complete(path: Path, beginning: bytes, file: sf.SoundFile) -> None:
     """Refuse files that hold less than their header says, or more than nothing under a header that says nothing."""
     log = file.extra_info
     hint = f"Copy it again, or keep what is there: ffmpeg -i {path.name} out.wav"
-    if file.frames == 0 and file.format in ("WAV", "WAVEX") and _is_unfinished(path):
+    if file.frames == 0 and file.format in ("WAV", "WAVEX") and _is_unfinished(beginning):
         raise AudioError(
             f"{path}: its header says 0 samples, but more follows (an unfinished recording?).",
             f"Write it anew: ffmpeg -ignore_length 1 -i {path.name} out.wav",
         )
     found = _SHORTER.search(log)
-    if found and not _means_unknown(int(found[1])) and int(found[1]) > int(found[2]):
+    if found and not means_unknown(int(found[1])) and int(found[1]) > int(found[2]):
         raise AudioError(f"{path}: truncated: {found[1]} bytes promised, {found[2]} there.", hint)
     if file.format in ("AIFF", "RF64") and _SHORTER_SENTENCE.search(log):
         raise AudioError(f"{path}: truncated: the file is shorter than its header says.", hint)
-    if file.frames >= 2**62:
-        raise AudioError(
-            f"{path}: its header does not say how long it is.", f"Write it anew: ffmpeg -i {path.name} out.wav"
-        )
 
 
-def _is_unfinished(path: Path) -> bool:
+def _is_unfinished(beginning: bytes) -> bool:
     """Whether a data chunk of size 0 is followed by something that is not the name of a next chunk."""
-    with path.open("rb") as file:
-        _, marker, after = file.read(2**16).partition(b"data\0\0\0\0")
+    _, marker, after = beginning.partition(b"data\0\0\0\0")
     name = after[:4]
     return bool(marker and name) and not (name.isascii() and name.decode().isprintable())
-
-
-def _means_unknown(size: int) -> bool:
-    """Whether a size is what programs write into a pipe, where they cannot go back: about 2³¹ or 2³²."""
-    return any(abs(size - mark) <= 2**16 for mark in (2**31, 2**32))
 
 
 def _exists(path: Path) -> OutputExistsError:

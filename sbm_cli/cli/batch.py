@@ -19,6 +19,7 @@ from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
     AttenuationLimit,
     ClipMode,
+    Ext,
     Model,
     Mono,
     Quiet,
@@ -28,6 +29,7 @@ from sbm_cli.cli.options import (
     Subtype,
     Verbose,
     check_device,
+    suffix_of,
     wrong_usage,
 )
 
@@ -53,9 +55,7 @@ def batch(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", "-n", help="Leave it at every output that exists, however it was made.")
     ] = False,
-    ext: Annotated[
-        str | None, typer.Option(metavar="EXT", help="Suffix and so format of the outputs, such as flac.")
-    ] = None,
+    ext: Ext = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Begin no more files after one that failed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be done, on stdout.")] = False,
     json_lines: Annotated[
@@ -99,7 +99,6 @@ def batch(
     devices = _devices(device, workers, threads)
 
     from sbm_cli import hub
-    from sbm_cli.audio.format import SUFFIXES
     from sbm_cli.batch.journal import Journal
     from sbm_cli.batch.local import Work
     from sbm_cli.batch.plan import SOUND_FILES, Filter, expand, find_jobs
@@ -107,9 +106,7 @@ def batch(
 
     with wrong_usage():
         options = Options(strength, attenuation_limit, rate, mono, subtype, clip_mode, replace_nan)
-    suffix = None if ext is None else f".{ext.lower().lstrip('.')}"
-    if suffix not in (None, *SUFFIXES):
-        raise typer.BadParameter(f"no sound format {ext}; known: {' '.join(SUFFIXES)}", param_hint="--ext")
+    suffix = suffix_of(ext)
     jobs = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), suffix)
     if not jobs:
         console.warn(f"no recordings found in {', '.join(inputs)}", f"Looked for {' '.join(include or SOUND_FILES)}")

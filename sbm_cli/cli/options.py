@@ -31,6 +31,9 @@ Subtype = Annotated[
     str | None,
     typer.Option(metavar="SUBTYPE", help="Sample format, such as PCM_24 or FLOAT; that of INPUT if not given."),
 ]
+Ext = Annotated[
+    str | None, typer.Option(metavar="EXT", help="Suffix and so format of outputs that have no name yet, such as flac.")
+]
 ClipMode = Annotated[
     Literal["clamp", "rescale", "none"],
     typer.Option(help="What to do with samples beyond full scale, in integer formats."),
@@ -38,6 +41,16 @@ ClipMode = Annotated[
 ReplaceNan = Annotated[
     bool, typer.Option("--replace-nan", help="Take samples that are not numbers as silence, instead of failing.")
 ]
+
+
+def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
+    """Return the suffix that --ext means, refusing all but those of sound files and `more`."""
+    from sbm_cli.audio.format import SUFFIXES
+
+    suffix = None if ext is None else f".{ext.lower().lstrip('.')}"
+    if suffix not in (None, *SUFFIXES, *more):
+        raise typer.BadParameter(f"no sound format {ext}; known: {' '.join(SUFFIXES + more)}", param_hint="--ext")
+    return suffix
 
 
 @contextlib.contextmanager

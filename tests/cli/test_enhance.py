@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +27,31 @@ def folder(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in the folder that holds noisy.wav."""
     monkeypatch.chdir(noisy.parent)
     return noisy.parent
+
+
+class Piped:
+    """What stands in for standard input and output."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self._out = io.BytesIO()
+
+    def give(self, content: bytes, terminal: bool = False) -> None:
+        """Put new streams in place: terminals, or pipes of which one brings the content."""
+        self._out = io.BytesIO()
+        for name, stream in (("stdin", io.BytesIO(content)), ("stdout", self._out)):
+            stream.seekable = lambda: False  # type: ignore[method-assign]
+            stand_in = SimpleNamespace(buffer=stream, isatty=lambda: terminal, encoding="utf-8")
+            self._patch.setattr(sys, name, stand_in)
+
+    @property
+    def taken(self) -> bytes:
+        return self._out.getvalue()
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Piped:
+    return Piped(monkeypatch)
 
 
 def names(folder: Path) -> set[str]:
@@ -231,14 +261,24 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (["noisy.wav", "other.wav", "-o", "."], 1, "sbm: noisy.wav would be written over."),
         (["noisy.wav", "other.wav", "-o", "other.wav"], 2, "sbm: invalid value for --output: other.wav is a file; "),
         (["*.flac", "-o", "out"], 1, "sbm: *.flac: no such file or folder"),
+        (["noisy.wav", "-o", "clean.wav", "--ext", "flac"], 2, "sbm: invalid value for --ext: the suffix of clean.wav"),
+        (["noisy.wav", "-o", "out/", "--ext", "raw"], 2, "sbm: invalid value for --ext: no sound format raw; "),
+        (["noisy.wav", "-o", "-", "--json"], 2, "sbm: invalid value for --json, --output: only one of them "),
+        (["noisy.wav", "other.wav", "-o", "-"], 2, "sbm: invalid value for --output: 2 inputs need a folder"),
+        (["noisy.wav", "-", "-o", "out"], 2, "sbm: invalid value for INPUT: - is standard input, and stands alone"),
+        (["-", "-o", "copy"], 2, "sbm: invalid value for --output: what comes through a pipe has no name "),
+        (["noisy.wav", "-o", "clean.wav", "--raw", "16000"], 2, "sbm: invalid value for --raw: raw samples come "),
+        (["-", "-o", "clean.wav", "--raw", "16000:s16"], 2, "sbm: invalid value for --raw: '16000:s16' is not RATE:"),
+        (["-", "-o", "clean.wav", "--raw", "16000:1:s16"], 2, "sbm: invalid value for --raw: '16000:1:s16' is not "),
         (["noisy.wav", "-o", "clean.wav", "-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
         (["noisy.wav", "-o", "clean.wav", "--strength", "1.5"], 2, "sbm: invalid value for '--strength': "),
         (["noisy.wav", "-o", "clean.wav", "--strength", ".5", "--attenuation-limit", "6"], 2, "sbm: invalid value: "),
     ],
 )
 def test_inputs_and_outputs_that_do_not_go_together(
-    sbm: Any, folder: Path, arguments: list[str], status: int, message: str
+    sbm: Any, folder: Path, piped: Piped, arguments: list[str], status: int, message: str
 ) -> None:
+    piped.give(b"")
     (folder / "copy").mkdir()
     for name in ("other.wav", "copy/noisy.wav"):
         shutil.copy("noisy.wav", name)
@@ -246,3 +286,65 @@ def test_inputs_and_outputs_that_do_not_go_together(
     assert result.status == status
     assert result.err.startswith(message)
     assert "clean.wav" not in names(folder)
+
+
+def test_a_folder_of_another_format(sbm: Any, folder: Path, model_file: Path) -> None:
+    assert sbm("enhance", "noisy.wav", "-o", "out/", "-m", model_file, "--ext", "FLAC").status == 0
+    assert names(folder / "out") == {"noisy.flac"}
+
+
+@pytest.mark.parametrize("options", ["", "--clip-mode rescale", "--mono --rate 8000 --subtype PCM_16"])
+@pytest.mark.parametrize("target", ["-", "- --ext flac", "- --ext raw", "clean2.wav"])
+def test_a_pipe_gives_what_a_file_gives(
+    sbm: Any, folder: Path, model_file: Path, piped: Piped, options: str, target: str
+) -> None:
+    assert sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, *options.split()).status == 0
+    expected, rate = soundfile.read("clean.wav")
+    form = soundfile.info("clean.wav")
+    bare = {"samplerate": rate, "channels": form.channels, "subtype": form.subtype, "format": "RAW"}
+    samples, _ = soundfile.read("noisy.wav", dtype="float32")
+    contents = {}
+    for container in ("WAV", "FLAC", "RAW"):
+        soundfile.write("noisy", samples, 16000, "PCM_24", format=container)
+        contents[container] = Path("noisy").read_bytes()
+    for container, content in contents.items():
+        piped.give(content)
+        raw = ["--raw", "16000:2:pcm_24"] if container == "RAW" else []
+        result = sbm("enhance", "-", *raw, "-o", *target.split(), "-y", "-m", model_file, *options.split())
+        assert (result.status, result.out) == (0, "") and "- -> " in result.err
+        taken = io.BytesIO(piped.taken if target.startswith("-") else Path(target).read_bytes())
+        found, found_rate = soundfile.read(taken, **(bare if "raw" in target else {}))
+        assert found_rate == rate
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_terminals_are_no_pipes(sbm: Any, folder: Path, piped: Piped) -> None:
+    piped.give(b"", terminal=True)
+    result = sbm("enhance", "noisy.wav", "-o", "-")
+    assert result.status == 1 and result.err.startswith("sbm: sound is not written to a terminal.\n     Send it on: ")
+    result = sbm("enhance", "-", "-o", "clean.wav")
+    assert result.status == 1 and result.err.startswith("sbm: nothing comes through standard input.\n")
+    assert piped.taken == b"" and names(folder) == {"noisy.wav"}
+
+
+def test_bad_input_through_a_pipe_is_one_message(sbm: Any, folder: Path, model_file: Path, piped: Piped) -> None:
+    piped.give(b"dear diary, today I recorded nothing")
+    result = sbm("enhance", "-", "-o", "clean.wav", "-m", model_file)
+    assert result.status == 1 and result.err.startswith("sbm: -: not a sound file libsndfile can read (")
+    assert names(folder) == {"noisy.wav"}
+
+
+def test_real_pipes_and_a_reader_that_has_enough(folder: Path, model_file: Path) -> None:
+    """A shell's pipes: the same sound as through files, and a quiet end, as by SIGPIPE, once nobody reads."""
+    soundfile.write("long.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 16000 * 20), 16000)
+    sbm = f"{sys.executable} -m sbm_cli enhance -m {model_file}"
+    script = f"""
+        {sbm} noisy.wav -o clean.wav -q
+        cat noisy.wav | {sbm} - -o - -q | cat > piped.wav
+        {sbm} long.wav -o - | head -c 100 > beginning.wav
+        echo "${{PIPESTATUS[*]}}"
+    """
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, env={**os.environ, "CI": "1"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "141 0\n", "")
+    np.testing.assert_array_equal(soundfile.read("piped.wav")[0], soundfile.read("clean.wav")[0])
+    assert len(Path("beginning.wav").read_bytes()) == 100
