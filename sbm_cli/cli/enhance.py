@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +31,7 @@ from sbm_cli.cli.options import (
     suffix_of,
     wrong_usage,
 )
-from sbm_cli.errors import SbmError
+from sbm_cli.errors import OutputExistsError, SbmError
 
 if TYPE_CHECKING:
     from sbm_cli.audio.io import AudioFormat, Pipe
@@ -69,6 +71,9 @@ def enhance(
     subtype: Subtype = None,
     clip_mode: ClipMode = "clamp",
     replace_nan: ReplaceNan = False,
+    spectrogram: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw INPUT above OUTPUT, in one scale, into a picture.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -89,6 +94,7 @@ def enhance(
       sbm enhance tape.flac -o speech.wav --mono --rate 16000 --subtype PCM_16
       sbm enhance talk.wav -o talk.wav --overwrite replaced only when complete
       sbm enhance talk.wav -o clean.wav --json | jq .rtf
+      sbm enhance talk.wav -o clean.wav --spectrogram talk.png
       sbm enhance - -o - < noisy.wav > clean.wav
       ffmpeg -i film.mp4 -f wav - | sbm enhance - -o - --ext flac > clean.flac
       arecord -f S16_LE -r 16000 -t raw | sbm enhance - --raw 16000 -o - --ext raw | aplay -f S16_LE -r 16000
@@ -104,6 +110,8 @@ def enhance(
     if json and output == PIPE:
         raise typer.BadParameter("only one of them can have stdout", param_hint="--json, --output")
     jobs = _jobs(inputs, output, ext, raw)
+    if spectrogram is not None:
+        _check_picture(spectrogram, jobs, overwrite)
     kept = {target for _, target in jobs if skip_existing and isinstance(target, Path) and target.exists()}
     wanted = [job for job in jobs if job[1] not in kept]
     for _, target in jobs:
@@ -119,7 +127,8 @@ def enhance(
     failed = []
     for source, target in wanted:
         try:
-            with console.progress(source.name if isinstance(source, Path) else "stdin") as progress:
+            name = source.name if isinstance(source, Path) else "stdin"
+            with _drawn(spectrogram, source, target, replace_nan), console.progress(name) as progress:
                 report = enhancer.enhance_file(source, target, options, overwrite=overwrite, progress=progress)
         except BrokenPipeError:  # whoever read us has enough, as `head` does
             console.drop_data()
@@ -201,6 +210,30 @@ def _raw_format(text: str) -> AudioFormat:
             param_hint="--raw",
         )
     return AudioFormat(int(found[1]), int(found[2] or 1), None, "RAW", subtype)
+
+
+def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], overwrite: bool) -> None:
+    """Refuse, before any work is done, a picture that could not be drawn in the end."""
+    from sbm_cli.evaluation.chart import require_pillow
+
+    if len(jobs) > 1 or not all(isinstance(end, Path) for end in jobs[0]):
+        raise typer.BadParameter("a picture is of one file before and after", param_hint="--spectrogram")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or name another picture.")
+    require_pillow()
+
+
+@contextlib.contextmanager
+def _drawn(picture: Path | None, source: Path | Pipe, target: Path | Pipe, replace_nan: bool) -> Iterator[None]:
+    """Draw the source above the target, which is made from it inside, if a picture is wanted."""
+    if picture is None or not isinstance(source, Path) or not isinstance(target, Path):
+        yield
+        return
+    from sbm_cli.evaluation.spectrogram import draw, spectrogram
+
+    before = spectrogram(source, replace_nan)  # now: the target may replace it
+    yield
+    draw(before, spectrogram(target), picture)
 
 
 def _summarise(report: FileReport) -> None:

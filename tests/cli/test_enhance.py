@@ -265,6 +265,12 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (["noisy.wav", "-o", "out/", "--ext", "raw"], 2, "sbm: invalid value for --ext: no sound format raw; "),
         (["noisy.wav", "-o", "-", "--json"], 2, "sbm: invalid value for --json, --output: only one of them "),
         (["noisy.wav", "other.wav", "-o", "-"], 2, "sbm: invalid value for --output: 2 inputs need a folder"),
+        (
+            ["noisy.wav", "other.wav", "-o", "out", "--spectrogram", "a.png"],
+            2,
+            "sbm: invalid value for --spectrogram: ",
+        ),
+        (["noisy.wav", "-o", "-", "--spectrogram", "a.png"], 2, "sbm: invalid value for --spectrogram: a picture is "),
         (["noisy.wav", "-", "-o", "out"], 2, "sbm: invalid value for INPUT: - is standard input, and stands alone"),
         (["-", "-o", "copy"], 2, "sbm: invalid value for --output: what comes through a pipe has no name "),
         (["noisy.wav", "-o", "clean.wav", "--raw", "16000"], 2, "sbm: invalid value for --raw: raw samples come "),
@@ -316,6 +322,25 @@ def test_a_pipe_gives_what_a_file_gives(
         found, found_rate = soundfile.read(taken, **(bare if "raw" in target else {}))
         assert found_rate == rate
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_picture_of_before_and_after(
+    sbm: Any, folder: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    arguments = ["enhance", "noisy.wav", "-o", "noisy.wav", "-y", "-m", model_file, "--rate", "8000"]
+    assert sbm(*arguments, "--spectrogram", "a.png").status == 0
+    picture = np.asarray(Image.open("a.png").convert("L")).astype(float)
+    upper, lower = np.split(picture[: len(picture) // 2 * 2], 2)
+    assert upper[40:170].mean() > 3 * lower[40:170].mean()  # above 4 kHz there was noise, and is nothing
+    before = (folder / "a.png").read_bytes()
+    refused = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--spectrogram", "a.png")
+    assert refused.status == 1 and refused.err.startswith("sbm: a.png exists.")
+    assert (folder / "a.png").read_bytes() == before and names(folder) == {"noisy.wav", "a.png"}
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--spectrogram", "b.png")
+    assert result.status == 1 and "Pillow" in result.err and names(folder) == {"noisy.wav", "a.png"}
 
 
 def test_terminals_are_no_pipes(sbm: Any, folder: Path, piped: Piped) -> None:
