@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ from sbm_cli import checkpoint, hub
 from sbm_cli.audio.clipping import apply_clip_mode
 from sbm_cli.audio.io import Pipe, SoundReader, format_for, open_writer
 from sbm_cli.audio.resample import StreamResampler, resampled_length
+from sbm_cli.bridge.sampler import sample
 from sbm_cli.dsp.level import frame_power
+from sbm_cli.errors import ModelError
 from sbm_cli.options import DEFAULTS, Options
 
 if TYPE_CHECKING:
@@ -56,13 +58,14 @@ class FileReport:
 
 
 class Enhancer:
-    """A model, loaded once and folded for one step at t = 1."""
+    """A model, loaded once, folded for one step at t = 1 and as it was trained for several."""
 
     def __init__(self, network: Network, config: ModelConfig, device: str = "cpu", threads: int = THREADS) -> None:
         self.config = config
         self.device = torch.device(device)
         self.threads = threads
         self.network = network.fold().eval().requires_grad_(False).to(self.device)
+        self.timed_network = network.eval().requires_grad_(False).to(self.device)
 
     @classmethod
     def load(cls, model: str | Path | None = None, device: str = "auto", threads: int = THREADS) -> Enhancer:
@@ -162,7 +165,14 @@ class Enhancer:
         yield stream.flush()
 
     def stream(self, rate: int, channels: int = 1, options: Options = DEFAULTS) -> Stream:
-        """Return a stream for blocks of any size at `rate` Hz."""
+        """Return a stream for blocks of any size at `rate` Hz.
+
+        Raises ModelError if the options ask for several steps of a model that has only one.
+        """
+        if options.steps > 1 and not self.config.network.embedding:
+            raise ModelError(f"{self.config.name} was trained without time, for one step.", "Leave out --steps.")
+        if options.steps > 1 and self.config.network.lookahead:  # each step would come later than the one before
+            raise ModelError(f"{self.config.name} looks ahead, and can take one step only.", "Leave out --steps.")
         return Stream(self, rate, channels, options)
 
 
@@ -184,7 +194,7 @@ class Stream:
         # Zeros before the beginning, and frames that the look-ahead holds back, come out first.
         stft, lookahead = enhancer.config.stft, enhancer.config.network.lookahead
         self._drop = stft.overlap + lookahead * stft.hop
-        self._carry = _ChainCarry()
+        self._carry = _ChainCarry(np.random.default_rng(options.seed))
         # Each waits for the other, if they are mixed.
         self._input = self._enhanced = np.zeros((self._width, 0), np.float32)
 
@@ -227,7 +237,8 @@ class Stream:
     def _step(self, samples: Samples) -> Samples:
         self._model_fed += samples.shape[1]
         with torch.inference_mode(), _threads(self._enhancer.threads):
-            out = _enhance_block(self._enhancer, torch.tensor(samples, device=self._enhancer.device), self._carry)
+            block = torch.tensor(samples, device=self._enhancer.device)
+            out = _enhance_block(self._enhancer, block, self._options, self._carry)
             drop = min(self._drop, out.shape[1])
             self._drop -= drop
             self._model_returned += out.shape[1] - drop
@@ -238,14 +249,15 @@ class Stream:
 class _ChainCarry:
     """State of a stream between two blocks, None at its beginning."""
 
+    noise: np.random.Generator
     analysis: Tensor | None = None
     level: Tensor | None = None
-    network: Carry | None = None
+    network: dict[float, Carry] = field(default_factory=dict)  # of the steps, by their times
     held: Tensor | None = None  # gain of the frames that the look-ahead holds back, [1, lookahead]
     synthesis: Tensor | None = None
 
 
-def _enhance_block(enhancer: Enhancer, samples: Tensor, carry: _ChainCarry) -> Tensor:
+def _enhance_block(enhancer: Enhancer, samples: Tensor, options: Options, carry: _ChainCarry) -> Tensor:
     """Return the samples [channels, hops * hop] that this block [channels, n] at the model's rate completes."""
     config = enhancer.config
     spectrum, carry.analysis = config.stft.analyze(samples, carry.analysis)
@@ -255,7 +267,7 @@ def _enhance_block(enhancer: Enhancer, samples: Tensor, carry: _ChainCarry) -> T
     level, carry.level = config.level.track(power, config.stft.hop / config.rate, carry.level)
     gain = level.sqrt()
     noisy = config.compression.compress(spectrum / gain[:, None])
-    estimate, carry.network = enhancer.network(noisy, noisy, _END.to(noisy.device), carry.network)
+    estimate = _estimate(enhancer, noisy, options, carry)
     gain = torch.where(power > SILENCE, gain, 0.0)
     if config.network.lookahead:
         held = gain.new_zeros(1, config.network.lookahead) if carry.held is None else carry.held
@@ -267,7 +279,28 @@ def _enhance_block(enhancer: Enhancer, samples: Tensor, carry: _ChainCarry) -> T
     return clean
 
 
-_END = torch.ones(1)
+def _estimate(enhancer: Enhancer, noisy: Tensor, options: Options, carry: _ChainCarry) -> Tensor:
+    """Return the estimate of clean, shaped like the compressed spectrum `noisy` [channels, freq, frames].
+
+    Each step has a carry of its own: it sees the frames of its own time, in their order, however they are cut.
+    """
+    network = enhancer.network if options.steps == 1 else enhancer.timed_network
+    draws = _draws(noisy, options.steps, carry.noise) if options.sampler == "sde" else iter(())
+
+    def step(state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        time = float(t[0])
+        estimate: Tensor
+        estimate, carry.network[time] = network(state, noisy, t[:1], carry.network.get(time))
+        return estimate
+
+    return sample(step, enhancer.config.schedule, noisy, options.steps, options.sampler, lambda _: next(draws))
+
+
+def _draws(noisy: Tensor, steps: int, generator: np.random.Generator) -> Iterator[Tensor]:
+    """Yield noise for every step but the last; drawn frame after frame, so that it does not depend on the blocks."""
+    channels, bins, frames = noisy.shape
+    parts = generator.standard_normal((frames, steps - 1, channels, bins, 2), np.float32) * np.float32(0.5**0.5)
+    yield from torch.view_as_complex(torch.from_numpy(parts)).to(noisy.device).permute(1, 2, 3, 0)
 
 
 @contextlib.contextmanager

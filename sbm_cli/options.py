@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from sbm_cli.audio.clipping import ClipMode
+
+Sampler = Literal["ode", "sde"]
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,7 @@ class Options:
     strength: share of the enhanced sound in the output, 0 to 1; the rest is the input, sample for sample.
     attenuation_limit: the same in decibels, instead of strength: nothing is lowered by more, for the input is mixed
     back in that many dB below itself (`--atten-lim` of DeepFilterNet); 0 is the input, None no limit.
+    steps: of the bridge, each a call of the network; sampler: "ode" or "sde", whose noise follows from the seed.
     rate: sampling rate of the output in Hz, that of the input if None. mono: mix the channels into one before all else.
 
     Of files only, subtype: sample format, that of the source if None. clip_mode: what becomes of samples beyond full
@@ -24,6 +28,9 @@ class Options:
 
     strength: float = 1.0
     attenuation_limit: float | None = None
+    steps: int = 1
+    sampler: Sampler = "ode"
+    seed: int = 0
     rate: int | None = None
     mono: bool = False
     subtype: str | None = None
@@ -38,6 +45,10 @@ class Options:
                 raise ValueError(f"attenuation limit must be 0 dB or more, got {self.attenuation_limit}")
             if self.strength != 1:
                 raise ValueError("strength and attenuation limit are one thing in two units: give one of them")
+        if self.steps < 1 or self.seed < 0:
+            raise ValueError(f"steps must be at least 1 and seed 0, got {self.steps} and {self.seed}")
+        if self.sampler not in get_args(Sampler):
+            raise ValueError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {self.sampler!r}")
         if self.rate is not None and self.rate < 1:
             raise ValueError(f"rate must be at least 1 Hz, got {self.rate}")
 

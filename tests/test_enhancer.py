@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbm_cli.audio.resample import resampled_length
+from sbm_cli.bridge import sample
 from sbm_cli.checkpoint import ModelConfig
+from sbm_cli.dsp.level import frame_power
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.errors import AudioError, OutputExistsError
+from sbm_cli.errors import AudioError, ModelError, OutputExistsError
 from sbm_cli.nn.network import Network, NetworkConfig
 from sbm_cli.options import Options
 
@@ -143,6 +145,9 @@ def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
         ({"attenuation_limit": float("nan")}, "attenuation limit must be 0 dB or more"),
         ({"attenuation_limit": 6.0, "strength": 0.5}, "one thing in two units"),
         ({"rate": 0}, "rate must be at least 1 Hz"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"seed": -1}, "seed 0, got 1 and -1"),
+        ({"sampler": "euler"}, "sampler must be one of ode, sde, got 'euler'"),
     ],
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
@@ -201,6 +206,51 @@ def test_a_file_of_another_rate_with_one_channel(enhancer: Enhancer, tmp_path: P
     found = soundfile.info(tmp_path / "out.opus")
     assert (found.samplerate, found.channels, found.frames) == (48000, 1, 24001)
     assert (report.rate, report.channels, report.samples, report.options) == (48000, 1, 24001, options)
+
+
+@given(
+    cuts=st.lists(st.integers(0, 7000), max_size=5),
+    steps=st.sampled_from([1, 2, 4]),
+    sampler=st.sampled_from(["ode", "sde"]),
+    seed=st.integers(0, 3),
+)
+def test_steps_do_not_depend_on_the_blocks(cuts: list[int], steps: int, sampler: Any, seed: int) -> None:
+    """Nor does the noise between them: it belongs to the frame and the seed."""
+    enhancer, noisy = make(), sound(7000, 2)
+    options = Options(steps=steps, sampler=sampler, seed=seed)
+    stream = enhancer.stream(16000, 2, options)
+    parts = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
+    whole = enhancer.enhance(noisy, 16000, options)
+    np.testing.assert_allclose(np.concatenate([*parts, stream.flush()], axis=1), whole, atol=1e-5)
+    one = np.abs(whole - enhancer.enhance(noisy, 16000)).max()
+    assert (one > 1e-4) == (steps > 1)
+    other = enhancer.enhance(noisy, 16000, replace(options, seed=seed + 1))
+    assert (np.abs(whole - other).max() > 1e-4) == (steps > 1 and sampler == "sde")
+
+
+def test_steps_are_those_of_the_sampler(enhancer: Enhancer) -> None:
+    """The stream's ODE is the sampler's on the spectrum of the whole recording."""
+    config, noisy = enhancer.config, torch.from_numpy(sound(5000))
+    spectrum = config.stft.forward(noisy)
+    level = config.level.track(frame_power(spectrum), config.stft.hop / config.rate)[0].sqrt()[:, None]
+    estimate = sample(
+        lambda state, noisy, t: enhancer.timed_network(state, noisy, t)[0],
+        config.schedule,
+        config.compression.compress(spectrum / level),
+        3,
+    )
+    expected = config.stft.inverse(config.compression.expand(estimate) * level, 5000)
+    np.testing.assert_allclose(enhancer.enhance(noisy.numpy(), 16000, Options(steps=3)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"embedding": 0}, {"embedding": 0, "untimed": True}, {"lookahead": 2}])
+def test_several_steps_need_a_model_of_the_bridge(changes: dict[str, Any]) -> None:
+    config = replace(make().config.network, **changes)
+    other = Enhancer(Network(config), ModelConfig("other", network=config))
+    assert other.enhance(sound(300), 16000).shape == (1, 300)
+    with pytest.raises(ModelError, match="^other (was trained without time|looks ahead)") as caught:
+        other.enhance(sound(300), 16000, Options(steps=2))
+    assert "--steps" in caught.value.hint
 
 
 def test_silence_stays_silence(enhancer: Enhancer) -> None:

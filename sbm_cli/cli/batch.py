@@ -25,6 +25,9 @@ from sbm_cli.cli.options import (
     Quiet,
     Rate,
     ReplaceNan,
+    Sampler,
+    Seed,
+    Steps,
     Strength,
     Subtype,
     Verbose,
@@ -68,6 +71,9 @@ def batch(
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, or GPUs: cuda:0,cuda:1.")] = "auto",
     strength: Strength = 1.0,
     attenuation_limit: AttenuationLimit = None,
+    steps: Steps = 1,
+    sampler: Sampler = "ode",
+    seed: Seed = 0,
     rate: Rate = None,
     mono: Mono = False,
     model: Model = None,
@@ -105,7 +111,18 @@ def batch(
     from sbm_cli.options import Options
 
     with wrong_usage():
-        options = Options(strength, attenuation_limit, rate, mono, subtype, clip_mode, replace_nan)
+        options = Options(
+            strength=strength,
+            attenuation_limit=attenuation_limit,
+            steps=steps,
+            sampler=sampler,
+            seed=seed,
+            rate=rate,
+            mono=mono,
+            subtype=subtype,
+            clip_mode=clip_mode,
+            replace_nan=replace_nan,
+        )
     suffix = suffix_of(ext)
     jobs = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), suffix)
     if not jobs:

@@ -24,6 +24,9 @@ from sbm_cli.cli.options import (
     Quiet,
     Rate,
     ReplaceNan,
+    Sampler,
+    Seed,
+    Steps,
     Strength,
     Subtype,
     Verbose,
@@ -63,6 +66,9 @@ def enhance(
     ] = None,
     strength: Strength = 1.0,
     attenuation_limit: AttenuationLimit = None,
+    steps: Steps = 1,
+    sampler: Sampler = "ode",
+    seed: Seed = 0,
     rate: Rate = None,
     mono: Mono = False,
     model: Model = None,
@@ -91,6 +97,7 @@ def enhance(
       sbm enhance talk.flac -o cleaned/            the name is kept
       sbm enhance day1.wav day2.wav -o cleaned/ --skip-existing
       sbm enhance talk.wav -o softer.wav --attenuation-limit 12
+      sbm enhance talk.wav -o walked.wav --steps 5 --sampler sde --seed 1
       sbm enhance tape.flac -o speech.wav --mono --rate 16000 --subtype PCM_16
       sbm enhance talk.wav -o talk.wav --overwrite replaced only when complete
       sbm enhance talk.wav -o clean.wav --json | jq .rtf
@@ -106,7 +113,18 @@ def enhance(
     from sbm_cli.options import Options
 
     with wrong_usage():
-        options = Options(strength, attenuation_limit, rate, mono, subtype, clip_mode, replace_nan)
+        options = Options(
+            strength=strength,
+            attenuation_limit=attenuation_limit,
+            steps=steps,
+            sampler=sampler,
+            seed=seed,
+            rate=rate,
+            mono=mono,
+            subtype=subtype,
+            clip_mode=clip_mode,
+            replace_nan=replace_nan,
+        )
     if json and output == PIPE:
         raise typer.BadParameter("only one of them can have stdout", param_hint="--json, --output")
     jobs = _jobs(inputs, output, ext, raw)

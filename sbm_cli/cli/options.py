@@ -25,6 +25,9 @@ AttenuationLimit = Annotated[
     float | None,
     typer.Option(min=0, metavar="DB", help="The same in decibels, as in DeepFilterNet: lower nothing by more than DB."),
 ]
+Steps = Annotated[int, typer.Option(min=1, metavar="N", help="Steps along the bridge, each a call of the network.")]
+Sampler = Annotated[Literal["ode", "sde"], typer.Option(help="Of several steps: the flow, or with noise of --seed.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")]
 Rate = Annotated[int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the output, if not INPUT's.")]
 Mono = Annotated[bool, typer.Option("--mono", help="Mix the channels into one.")]
 Subtype = Annotated[
