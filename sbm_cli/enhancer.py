@@ -290,7 +290,8 @@ def _estimate(enhancer: Enhancer, noisy: Tensor, options: Options, carry: _Chain
     def step(state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
         time = float(t[0])
         estimate: Tensor
-        estimate, carry.network[time] = network(state, noisy, t[:1], carry.network.get(time))
+        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            estimate, carry.network[time] = network(state, noisy, t[:1], carry.network.get(time))
         return estimate
 
     return sample(step, enhancer.config.schedule, noisy, options.steps, options.sampler, lambda _: next(draws))

@@ -21,7 +21,9 @@ from sbm_cli.dsp.level import frame_power
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, ModelError, OutputExistsError
 from sbm_cli.nn.network import Network, NetworkConfig
-from sbm_cli.options import Options
+from sbm_cli.options import Dtype, Options
+
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
 def make(lookahead: int = 0, perturbed: bool = True) -> Enhancer:
@@ -147,6 +149,7 @@ def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
         ({"rate": 0}, "rate must be at least 1 Hz"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"seed": -1}, "seed 0, got 1 and -1"),
+        ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
         ({"sampler": "euler"}, "sampler must be one of ode, sde, got 'euler'"),
     ],
 )
@@ -241,6 +244,16 @@ def test_steps_are_those_of_the_sampler(enhancer: Enhancer) -> None:
     )
     expected = config.stft.inverse(config.compression.expand(estimate) * level, 5000)
     np.testing.assert_allclose(enhancer.enhance(noisy.numpy(), 16000, Options(steps=3)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_bfloat16_is_near_float32(steps: int) -> None:
+    """And not the same: with the model of the wheel, on the recording of README."""
+    samples, rate = soundfile.read(Path(__file__).parent.parent / "examples" / "noisy.wav", dtype="float32")
+    enhancer = Enhancer.load("sbm-tiny", "cpu")
+    full, half = (enhancer.enhance(samples[: 2 * rate], rate, Options(steps=steps, dtype=dtype)) for dtype in DTYPES)
+    error = 10 * np.log10(np.square(full - half).sum() / np.square(full).sum())
+    assert -80 < error < -35
 
 
 @pytest.mark.parametrize("changes", [{"embedding": 0}, {"embedding": 0, "untimed": True}, {"lookahead": 2}])

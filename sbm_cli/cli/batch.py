@@ -19,6 +19,7 @@ from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
     AttenuationLimit,
     ClipMode,
+    Dtype,
     Ext,
     Model,
     Mono,
@@ -74,6 +75,7 @@ def batch(
     steps: Steps = 1,
     sampler: Sampler = "ode",
     seed: Seed = 0,
+    dtype: Dtype = "float32",
     rate: Rate = None,
     mono: Mono = False,
     model: Model = None,
@@ -117,6 +119,7 @@ def batch(
             steps=steps,
             sampler=sampler,
             seed=seed,
+            dtype=dtype,
             rate=rate,
             mono=mono,
             subtype=subtype,

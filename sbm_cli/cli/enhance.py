@@ -17,6 +17,7 @@ from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
     AttenuationLimit,
     ClipMode,
+    Dtype,
     Ext,
     Json,
     Model,
@@ -69,6 +70,7 @@ def enhance(
     steps: Steps = 1,
     sampler: Sampler = "ode",
     seed: Seed = 0,
+    dtype: Dtype = "float32",
     rate: Rate = None,
     mono: Mono = False,
     model: Model = None,
@@ -119,6 +121,7 @@ def enhance(
             steps=steps,
             sampler=sampler,
             seed=seed,
+            dtype=dtype,
             rate=rate,
             mono=mono,
             subtype=subtype,

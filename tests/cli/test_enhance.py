@@ -188,7 +188,7 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Enhancer, "load", load)
     options = "--overwrite --model m --device cpu --threads 3 --subtype FLOAT --clip-mode none --replace-nan"
-    options += " --attenuation-limit 12 --rate 8000 --mono --steps 5 --sampler sde --seed 3"
+    options += " --attenuation-limit 12 --rate 8000 --mono --steps 5 --sampler sde --seed 3 --dtype bfloat16"
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", *options.split())
     assert result.status == 0
     del asked["progress"]
@@ -199,7 +199,7 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         "device": "cpu",
         "threads": 3,
         "overwrite": True,
-        "options": Options(1.0, 12.0, 5, "sde", 3, 8000, True, "FLOAT", "none", True),
+        "options": Options(1.0, 12.0, 5, "sde", 3, "bfloat16", 8000, True, "FLOAT", "none", True),
     }
     assert result.err == (
         "sbm: warning: clean.wav: 7 samples beyond full scale\n"
