@@ -54,6 +54,7 @@ class FileReport:
     elapsed: float
     rtf: float
     clipped: int
+    model: str
     options: Options
 
 
@@ -147,9 +148,18 @@ class Enhancer:
                 writer.write(block)
                 samples += block.shape[1]
         elapsed, seconds = time.monotonic() - start, samples / form.rate
-        rtf = elapsed / seconds if seconds else 0.0
         return FileReport(
-            str(source), str(target), form.rate, form.channels, samples, seconds, elapsed, rtf, clipped, options
+            source=str(source),
+            target=str(target),
+            rate=form.rate,
+            channels=form.channels,
+            samples=samples,
+            seconds=seconds,
+            elapsed=elapsed,
+            rtf=elapsed / seconds if seconds else 0.0,
+            clipped=clipped,
+            model=self.config.name,
+            options=options,
         )
 
     def _blocks(

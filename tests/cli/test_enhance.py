@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,10 +80,11 @@ def test_a_folder_keeps_the_name(sbm: Any, folder: Path, model_file: Path, exist
 
 
 def test_json_is_all_that_is_said(sbm: Any, folder: Path, model_file: Path) -> None:
-    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--json")
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--json", "--attenuation-limit", "9")
     assert (result.status, result.err) == (0, "")
     report = json.loads(result.out)
     assert set(report) == set(FileReport.__dataclass_fields__)
+    assert (report["model"], report["options"]) == ("small", asdict(Options(attenuation_limit=9)))
     assert (report["source"], report["target"], report["rate"], report["channels"]) == (
         "noisy.wav",
         "clean.wav",
@@ -180,7 +182,7 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         def enhance_file(self, source: Path, target: Path, options: Options, **how: Any) -> FileReport:
             asked.update(source=source, target=target, options=options, **how)
             how["progress"](1.0, 2.0)
-            return FileReport(str(source), str(target), 16000, 1, 32000, 2.0, 0.5, 0.25, 7, options)
+            return FileReport(str(source), str(target), 16000, 1, 32000, 2.0, 0.5, 0.25, 7, "m", options)
 
     def load(model: str | None, device: str, threads: int | None) -> Fake:
         asked.update(model=model, device=device, threads=threads)
