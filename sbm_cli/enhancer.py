@@ -22,7 +22,7 @@ from sbm_cli.audio.clipping import apply_clip_mode
 from sbm_cli.audio.io import Pipe, SoundReader, format_for, open_writer
 from sbm_cli.audio.resample import StreamResampler, resampled_length
 from sbm_cli.bridge.sampler import sample
-from sbm_cli.dsp.level import frame_power
+from sbm_cli.dsp.level import Level, frame_power
 from sbm_cli.errors import ModelError
 from sbm_cli.options import DEFAULTS, Options
 
@@ -35,6 +35,7 @@ Samples = NDArray[np.float32]
 BLOCK_SECONDS = 1.0  # of a file read at a time: activations of longer blocks leave the caches
 THREADS = 1  # already far faster than real time; several wait for each other wherever the machine is not idle
 MOST_CHANNELS = 1024  # as libsndfile has it; more are samples in the wrong place
+HIGH_BAND = Level(attack=0.02, release=0.02, floor_db=-120.0)  # smooths the gain of what the model does not see
 SILENCE = 1e-12  # frame power (-120 dBFS) below which there is nothing to enhance and the output is zero
 
 
@@ -43,6 +44,7 @@ class FileReport:
     """What `enhance_file` did; seconds of audio, elapsed seconds of work, rtf = elapsed / seconds.
 
     rate, channels, samples: of the target; clipped: how many of its samples were beyond full scale.
+    band_limit: Hz above which the source may hold something and nothing came out, None if nothing is missing.
     """
 
     source: str
@@ -54,6 +56,7 @@ class FileReport:
     elapsed: float
     rtf: float
     clipped: int
+    band_limit: float | None
     model: str
     options: Options
 
@@ -148,6 +151,7 @@ class Enhancer:
                 writer.write(block)
                 samples += block.shape[1]
         elapsed, seconds = time.monotonic() - start, samples / form.rate
+        lowest = min(reader.format.rate, form.rate)
         return FileReport(
             source=str(source),
             target=str(target),
@@ -158,6 +162,7 @@ class Enhancer:
             elapsed=elapsed,
             rtf=elapsed / seconds if seconds else 0.0,
             clipped=clipped,
+            band_limit=None if options.keep_high_band or lowest <= self.config.rate else self.config.rate / 2,
             model=self.config.name,
             options=options,
         )
@@ -197,8 +202,9 @@ class Stream:
         self._enhancer = enhancer
         self._rates = rate, options.rate or rate
         self._width = 1 if options.mono else channels
+        self._high = options.keep_high_band and min(self._rates) > enhancer.config.rate
         self._to_model = StreamResampler(rate, enhancer.config.rate, self._width)
-        self._from_model = StreamResampler(enhancer.config.rate, self._rates[1], self._width)
+        self._from_model = StreamResampler(enhancer.config.rate, self._rates[1], self._width * (3 if self._high else 1))
         self._to_output = StreamResampler(*self._rates, self._width)
         self._model_fed = self._model_returned = 0
         # Zeros before the beginning, and frames that the look-ahead holds back, come out first.
@@ -206,7 +212,7 @@ class Stream:
         self._drop = stft.overlap + lookahead * stft.hop
         self._carry = _ChainCarry(np.random.default_rng(options.seed))
         # Each waits for the other, if they are mixed.
-        self._input = self._enhanced = np.zeros((self._width, 0), np.float32)
+        self._input = self._enhanced = np.zeros((1, 0), np.float32)
 
     def feed(self, samples: Samples) -> Samples:
         """Return what is ready of the enhanced sound after one more block, [channels, n] or [n] as the block."""
@@ -234,21 +240,26 @@ class Stream:
         return self._ready(enhanced, self._to_output.flush(length))
 
     def _ready(self, enhanced: Samples, given: Samples) -> Samples:
-        """Mix the input back in: sample k of the one belongs to sample k of the other."""
+        """Mix the input, or its high band, back in: sample k of the one belongs to sample k of the other."""
         share = np.float32(self._options.share)
+        if share < 1 or self._high:
+            enhanced = _joined(self._enhanced, enhanced)
+            given = _joined(self._input, given)
+            count = min(enhanced.shape[1], given.shape[1])
+            self._enhanced, self._input = enhanced[:, count:], given[:, count:]
+            enhanced, given = enhanced[:, :count], given[:, :count]
+        if self._high:
+            enhanced, low, gain = np.split(enhanced, 3)
+            enhanced = enhanced + gain * (given - low)
         if share < 1:
-            self._enhanced = np.concatenate([self._enhanced, enhanced], axis=1)
-            self._input = np.concatenate([self._input, given], axis=1)
-            count = min(self._enhanced.shape[1], self._input.shape[1])
-            enhanced = share * self._enhanced[:, :count] + (1 - share) * self._input[:, :count]
-            self._enhanced, self._input = self._enhanced[:, count:], self._input[:, count:]
+            enhanced = share * enhanced + (1 - share) * given
         return enhanced[0] if self._flat else enhanced
 
     def _step(self, samples: Samples) -> Samples:
         self._model_fed += samples.shape[1]
         with torch.inference_mode(), _threads(self._enhancer.threads):
             block = torch.tensor(samples, device=self._enhancer.device)
-            out = _enhance_block(self._enhancer, block, self._options, self._carry)
+            out = _enhance_block(self._enhancer, block, self._options, self._high, self._carry)
             drop = min(self._drop, out.shape[1])
             self._drop -= drop
             self._model_returned += out.shape[1] - drop
@@ -263,30 +274,52 @@ class _ChainCarry:
     analysis: Tensor | None = None
     level: Tensor | None = None
     network: dict[float, Carry] = field(default_factory=dict)  # of the steps, by their times
-    held: Tensor | None = None  # gain of the frames that the look-ahead holds back, [1, lookahead]
+    # Of the frames that the look-ahead holds back: the level's gain [1, lookahead], the spectrum.
+    gain: Tensor | None = None
+    spectrum: Tensor | None = None
+    high: Tensor | None = None
     synthesis: Tensor | None = None
 
 
-def _enhance_block(enhancer: Enhancer, samples: Tensor, options: Options, carry: _ChainCarry) -> Tensor:
-    """Return the samples [channels, hops * hop] that this block [channels, n] at the model's rate completes."""
+def _enhance_block(enhancer: Enhancer, samples: Tensor, options: Options, high: bool, carry: _ChainCarry) -> Tensor:
+    """Return the samples [channels, hops * hop] that this block [channels, n] at the model's rate completes.
+
+    high: return three times as many rows: the enhanced sound, the sound as the model heard it, and the gain of what
+    lies above, all of them equally late. Resampled together they stay so.
+    """
     config = enhancer.config
     spectrum, carry.analysis = config.stft.analyze(samples, carry.analysis)
     if not spectrum.shape[2]:
-        return samples[:, :0]
+        return samples[:, :0].repeat(3 if high else 1, 1)
     power = frame_power(spectrum).mean(0, keepdim=True)  # the channels of a file share one level
-    level, carry.level = config.level.track(power, config.stft.hop / config.rate, carry.level)
+    frame_seconds, lookahead = config.stft.hop / config.rate, config.network.lookahead
+    level, carry.level = config.level.track(power, frame_seconds, carry.level)
     gain = level.sqrt()
-    noisy = config.compression.compress(spectrum / gain[:, None])
-    estimate = _estimate(enhancer, noisy, options, carry)
-    gain = torch.where(power > SILENCE, gain, 0.0)
-    if config.network.lookahead:
-        held = gain.new_zeros(1, config.network.lookahead) if carry.held is None else carry.held
-        gain = torch.cat([held, gain], 1)
-        gain, carry.held = gain[:, : level.shape[1]], gain[:, level.shape[1] :]
-    clean, carry.synthesis = config.stft.synthesize(
-        config.compression.expand(estimate) * gain[:, None], carry.synthesis
-    )
+    estimate = _estimate(enhancer, config.compression.compress(spectrum / gain[:, None]), options, carry)
+    gain, carry.gain = _late(torch.where(power > SILENCE, gain, 0.0), lookahead, carry.gain)
+    clean = config.compression.expand(estimate) * gain[:, None]
+    if high:
+        spectrum, carry.spectrum = _late(spectrum, lookahead, carry.spectrum)
+        top = config.stft.bins // 2  # the uppermost octave
+        powers = torch.cat([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
+        powers, carry.high = HIGH_BAND.track(powers, frame_seconds, carry.high)
+        lowered, heard = powers.chunk(2)
+        ones, _ = config.stft.analyze(samples.new_ones(1, config.stft.window), samples.new_zeros(1, 0))
+        # One gain a frame, in the shape of its window: overlap-add draws a smooth line through them.
+        clean = torch.cat([clean, spectrum, ones * (lowered / heard).sqrt().clamp(max=1)[:, None]])
+    clean, carry.synthesis = config.stft.synthesize(clean, carry.synthesis)
     return clean
+
+
+def _late(x: Tensor, frames: int, held: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return x [..., frames] so many frames late, as the network's output is, and what is held back."""
+    x = torch.cat([x.new_zeros(*x.shape[:-1], frames) if held is None else held, x], -1)
+    split = x.shape[-1] - frames
+    return x[..., :split], x[..., split:]
+
+
+def _joined(before: Samples, block: Samples) -> Samples:
+    return np.concatenate([before, block], axis=1) if before.size else block
 
 
 def _estimate(enhancer: Enhancer, noisy: Tensor, options: Options, carry: _ChainCarry) -> Tensor:

@@ -20,6 +20,7 @@ class Options:
     back in that many dB below itself (`--atten-lim` of DeepFilterNet); 0 is the input, None no limit.
     steps: of the bridge, each a call of the network; sampler: "ode" or "sde", whose noise follows from the seed.
     dtype: of the network's products; bfloat16 is faster on processors that know it, and within -35 dB of float32.
+    keep_high_band: pass through what lies above the model's band, lowered as the model lowers its uppermost octave.
     rate: sampling rate of the output in Hz, that of the input if None. mono: mix the channels into one before all else.
 
     Of files only, subtype: sample format, that of the source if None. clip_mode: what becomes of samples beyond full
@@ -34,6 +35,7 @@ class Options:
     sampler: Sampler = "ode"
     seed: int = 0
     dtype: Dtype = "float32"
+    keep_high_band: bool = False
     rate: int | None = None
     mono: bool = False
     subtype: str | None = None

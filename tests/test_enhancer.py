@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -264,6 +265,62 @@ def test_several_steps_need_a_model_of_the_bridge(changes: dict[str, Any]) -> No
     with pytest.raises(ModelError, match="^other (was trained without time|looks ahead)") as caught:
         other.enhance(sound(300), 16000, Options(steps=2))
     assert "--steps" in caught.value.hint
+
+
+def test_the_high_band_is_kept_only_where_there_is_one(enhancer: Enhancer) -> None:
+    for rate, options in ((16000, Options()), (8000, Options()), (44100, Options(rate=16000))):
+        kept = enhancer.enhance(sound(5000), rate, replace(options, keep_high_band=True))
+        np.testing.assert_array_equal(kept, enhancer.enhance(sound(5000), rate, options))
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+@pytest.mark.parametrize("rates", [(44100, 44100), (96000, 96000), (48000, 44100)])
+@pytest.mark.parametrize("gain", [1.0, 0.3])
+def test_a_model_that_is_a_gain_is_one_for_the_high_band(lookahead: int, rates: tuple[int, int], gain: float) -> None:
+    """So one that does nothing gives all of its input back: the parts belong together, sample for sample."""
+    enhancer = make(lookahead, perturbed=False)
+    enhancer.network.head.bias[0] = gain**0.5  # of the compressed spectrum
+    noisy = np.random.default_rng(0).normal(0, 0.1, (2, rates[0] // 2)).astype(np.float32)
+    found = enhancer.enhance(noisy, rates[0], Options(keep_high_band=True, rate=rates[1]))
+    expected = noisy if rates[0] == rates[1] else np.stack([soxr.resample(row, *rates) for row in noisy])
+    inner = slice(100, -100)  # a millisecond: the line that the gain draws has ends, and is resampled too
+    np.testing.assert_allclose(found[:, inner], gain * expected[:, inner], atol=2e-3)
+    assert found.shape == expected.shape
+    assert np.abs(enhancer.enhance(noisy, rates[0], Options(rate=rates[1])) - gain * expected).max() > 0.05
+
+
+def test_the_high_band_follows_the_model_in_time() -> None:
+    """Where the model silences the octave below it, what lies above fades out too."""
+
+    def first_second(state: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor, carry: Any) -> tuple[torch.Tensor, Any]:
+        frames = torch.arange(noisy.shape[2]) + (carry or 0)
+        return noisy * (frames * 256 < 16000), int(frames[-1]) + 1
+
+    enhancer = make()
+    enhancer.network = first_second  # type: ignore[assignment]
+    time = np.arange(2 * 44100) / 44100
+    noisy = sum(0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (6000, 12000)).astype(np.float32)
+    found = enhancer.enhance(noisy, 44100, Options(keep_high_band=True))
+    np.testing.assert_allclose(found[100:43000], noisy[100:43000], atol=2e-3)
+    assert np.abs(found[int(1.4 * 44100) :]).max() < 1e-3
+
+
+@given(
+    cuts=st.lists(st.integers(0, 14000), max_size=5),
+    rate_out=st.sampled_from([None, 32000]),
+    lookahead=st.sampled_from([0, 2]),
+    strength=st.sampled_from([1.0, 0.6]),
+)
+def test_the_high_band_does_not_depend_on_the_blocks(
+    cuts: list[int], rate_out: int | None, lookahead: int, strength: float
+) -> None:
+    enhancer = make(lookahead)
+    noisy = np.random.default_rng(0).normal(0, 0.1, (2, 14000)).astype(np.float32)
+    options = Options(keep_high_band=True, rate=rate_out, strength=strength)
+    stream = enhancer.stream(44100, 2, options)
+    parts = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
+    whole = enhancer.enhance(noisy, 44100, options)
+    np.testing.assert_allclose(np.concatenate([*parts, stream.flush()], axis=1), whole, atol=2e-5)
 
 
 def test_silence_stays_silence(enhancer: Enhancer) -> None:

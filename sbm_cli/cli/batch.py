@@ -17,10 +17,12 @@ import typer
 
 from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
+    BAND_NOTE,
     AttenuationLimit,
     ClipMode,
     Dtype,
     Ext,
+    KeepHighBand,
     Model,
     Mono,
     Quiet,
@@ -76,6 +78,7 @@ def batch(
     sampler: Sampler = "ode",
     seed: Seed = 0,
     dtype: Dtype = "float32",
+    keep_high_band: KeepHighBand = False,
     rate: Rate = None,
     mono: Mono = False,
     model: Model = None,
@@ -120,6 +123,7 @@ def batch(
             sampler=sampler,
             seed=seed,
             dtype=dtype,
+            keep_high_band=keep_high_band,
             rate=rate,
             mono=mono,
             subtype=subtype,
@@ -272,12 +276,15 @@ class _Account:
         self._counts: Counter[str] = Counter()
         self._seconds = 0.0  # of audio enhanced
         self._clipped = 0  # samples
+        self._limits: set[float] = set()  # Hz, above which nothing came out
 
     def tell(self, job: Job, status: str, reason: str = "", **report: Any) -> None:
         """Tell that a file is planned, skipped, outdated, done or failed; report: what `enhance_file` says."""
         self._counts[status] += 1
         self._seconds += report.get("seconds", 0.0)
         self._clipped += report.get("clipped", 0)
+        if limit := report.get("band_limit"):
+            self._limits.add(limit)
         if self._json_lines:
             record = {"status": status, "source": str(job.source), "target": str(job.target), **report}
             console.data_line(record | ({"reason": reason} if reason else {}))
@@ -297,6 +304,8 @@ class _Account:
                 f"{self._clipped} samples beyond full scale",
                 "--clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.",
             )
+        for limit in self._limits:
+            console.note(BAND_NOTE.format(limit / 1000))
         for reason, count in self.outdated.items():
             console.error(
                 f"{count} outputs were kept though outdated: {reason}.",

@@ -15,11 +15,13 @@ import typer
 
 from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
+    BAND_NOTE,
     AttenuationLimit,
     ClipMode,
     Dtype,
     Ext,
     Json,
+    KeepHighBand,
     Model,
     Mono,
     Quiet,
@@ -71,6 +73,7 @@ def enhance(
     sampler: Sampler = "ode",
     seed: Seed = 0,
     dtype: Dtype = "float32",
+    keep_high_band: KeepHighBand = False,
     rate: Rate = None,
     mono: Mono = False,
     model: Model = None,
@@ -88,7 +91,8 @@ def enhance(
 ) -> None:
     """Remove noise and reverberation from recordings.
 
-    The output has the rate, channels, length and sample format of the input. What lies above 8 kHz is not restored.
+    The output has the rate, channels, length and sample format of the input. What lies above 8 kHz is lost, or kept by
+    --keep-high-band.
     For folders, and for many files on all cores, there is `sbm batch`.
     WAV and raw samples go through pipes as they come. Other formats, and --clip-mode rescale, wait for the end of stdin
     in a temporary file ($TMPDIR). A WAV of unknown length says so in its header, as those of ffmpeg and sox do.
@@ -122,6 +126,7 @@ def enhance(
             sampler=sampler,
             seed=seed,
             dtype=dtype,
+            keep_high_band=keep_high_band,
             rate=rate,
             mono=mono,
             subtype=subtype,
@@ -145,7 +150,8 @@ def enhance(
     from sbm_cli.enhancer import Enhancer
 
     enhancer = Enhancer.load(model, device=device, threads=threads)
-    failed = []
+    failed: list[str] = []
+    limits: set[float] = set()  # Hz, above which nothing came out
     for source, target in wanted:
         try:
             name = source.name if isinstance(source, Path) else "stdin"
@@ -163,6 +169,10 @@ def enhance(
         if json:
             console.data_json(dataclasses.asdict(report))
         _summarise(report)
+        if report.band_limit:
+            limits.add(report.band_limit)
+    for limit in limits:
+        console.note(BAND_NOTE.format(limit / 1000))
     if failed:
         raise SbmError(f"{len(failed)} of {len(jobs)} files failed: {', '.join(failed)}")
 

@@ -32,6 +32,13 @@ Dtype = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option(help="Of the network's products: bfloat16 is faster on processors that know it, and less exact."),
 ]
+KeepHighBand = Annotated[
+    bool,
+    typer.Option(
+        "--keep-high-band", help="Pass through what lies above 8 kHz, lowered as the model lowers the octave below."
+    ),
+]
+BAND_NOTE = "nothing above {:g} kHz comes out; --keep-high-band passes it through, lowered as the octave below"
 Rate = Annotated[int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the output, if not INPUT's.")]
 Mono = Annotated[bool, typer.Option("--mono", help="Mix the channels into one.")]
 Subtype = Annotated[

@@ -182,7 +182,7 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         def enhance_file(self, source: Path, target: Path, options: Options, **how: Any) -> FileReport:
             asked.update(source=source, target=target, options=options, **how)
             how["progress"](1.0, 2.0)
-            return FileReport(str(source), str(target), 16000, 1, 32000, 2.0, 0.5, 0.25, 7, "m", options)
+            return FileReport(str(source), str(target), 16000, 1, 32000, 2.0, 0.5, 0.25, 7, 8000.0, "m", options)
 
     def load(model: str | None, device: str, threads: int | None) -> Fake:
         asked.update(model=model, device=device, threads=threads)
@@ -190,7 +190,9 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Enhancer, "load", load)
     options = "--overwrite --model m --device cpu --threads 3 --subtype FLOAT --clip-mode none --replace-nan"
-    options += " --attenuation-limit 12 --rate 8000 --mono --steps 5 --sampler sde --seed 3 --dtype bfloat16"
+    options += (
+        " --attenuation-limit 12 --rate 8000 --mono --steps 5 --sampler sde --seed 3 --dtype bfloat16 --keep-high-band"
+    )
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", *options.split())
     assert result.status == 0
     del asked["progress"]
@@ -201,12 +203,13 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         "device": "cpu",
         "threads": 3,
         "overwrite": True,
-        "options": Options(1.0, 12.0, 5, "sde", 3, "bfloat16", 8000, True, "FLOAT", "none", True),
+        "options": Options(1.0, 12.0, 5, "sde", 3, "bfloat16", True, 8000, True, "FLOAT", "none", True),
     }
     assert result.err == (
         "sbm: warning: clean.wav: 7 samples beyond full scale\n"
         "     --clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.\n"
         "noisy.wav -> clean.wav  2.0 s of audio in 0.5 s (RTF 0.25)\n"
+        "nothing above 8 kHz comes out; --keep-high-band passes it through, lowered as the octave below\n"
     )
 
 
@@ -228,6 +231,25 @@ def test_clip_modes_are_those_of_the_audio_room(sbm: Any) -> None:
     from sbm_cli.audio.clipping import CLIP_MODES
 
     assert f"<{'|'.join(CLIP_MODES)}>" in sbm("enhance", "-h").out
+
+
+@pytest.mark.parametrize(
+    ("rate", "options", "told"),
+    [
+        (16000, "", 0),
+        (44100, "", 1),
+        (44100, "--keep-high-band", 0),
+        (44100, "--rate 16000", 0),
+        (8000, "--rate 44100", 0),
+    ],
+)
+def test_what_is_lost_is_told_once(
+    sbm: Any, folder: Path, model_file: Path, rate: int, options: str, told: int
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(name, np.random.default_rng(0).uniform(-0.1, 0.1, 4000), rate)
+    result = sbm("enhance", "a.wav", "b.wav", "-o", "out/", "-m", model_file, *options.split())
+    assert result.status == 0 and result.err.count("nothing above 8 kHz comes out") == told
 
 
 def test_several_inputs_into_a_folder(sbm: Any, folder: Path, model_file: Path) -> None:
