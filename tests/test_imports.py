@@ -26,7 +26,8 @@ ROOMS = {
     "bridge": set(),
     "nn": {"errors"},
     "checkpoint": {"bridge", "dsp", "nn", "config", "errors"},
-    "enhancer": {"audio", "dsp", "bridge", "nn", "checkpoint", "hub", "options", "errors"},
+    "chain": {"dsp", "bridge"},
+    "enhancer": {"audio", "chain", "checkpoint", "hub", "options", "errors"},
     "evaluation": {"audio", "enhancer", "training", "errors"},  # its sets are made by the mixture generator
     "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "config", "errors"},
     "batch": {"enhancer", "audio", "checkpoint", "hub", "options", "errors"},
@@ -46,6 +47,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "bridge": ({"torch"}, set()),
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
     "checkpoint": ({"torch"}, {"safetensors"}),
+    "chain": ({"torch", "numpy"}, set()),
     "enhancer": ({"torch", "numpy"}, set()),
     "batch": (set(), set()),
     "evaluation": (

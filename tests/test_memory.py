@@ -14,7 +14,7 @@ ENHANCE = """
 import resource, subprocess, sys
 from pathlib import Path
 import torch
-from sbm_cli.audio.io import Pipe
+from sbm_cli.audio.pipe import Pipe
 from sbm_cli.checkpoint import ModelConfig
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.nn.network import Network, NetworkConfig

@@ -101,11 +101,8 @@ def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None
         raise AudioError(f"{path}: no sound format for {shown}.", f"Use one of {' '.join(SUFFIXES)}")
     family = _CONTAINERS[suffix]
     container = source.container if source.container in family else family[0]
-    choice = (
-        ["OPUS"]
-        if suffix == ".opus"
-        else _subtypes(container, odd=source.samples is None or source.samples * source.channels % 2 == 1)
-    )
+    odd = source.samples is None or source.samples * source.channels % 2 == 1
+    choice = ["OPUS"] if suffix == ".opus" else _subtypes(container, odd)
     if subtype is None:
         subtype = _nearest(source.subtype, choice, container)
     elif subtype.upper() not in choice:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from sbm_cli.audio.io import remove_parts
+from sbm_cli.audio.writer import remove_parts
 from sbm_cli.batch.plan import Job
 from sbm_cli.errors import SbmError
 from sbm_cli.hub import digest

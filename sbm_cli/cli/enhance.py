@@ -40,7 +40,8 @@ from sbm_cli.cli.options import (
 from sbm_cli.errors import OutputExistsError, SbmError
 
 if TYPE_CHECKING:
-    from sbm_cli.audio.io import AudioFormat, Pipe
+    from sbm_cli.audio.format import AudioFormat
+    from sbm_cli.audio.pipe import Pipe
     from sbm_cli.enhancer import FileReport
 
 PIPE = "-"  # standard input or output, where a file's name would stand
@@ -179,7 +180,7 @@ def enhance(
 
 def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> list[tuple[Path | Pipe, Path | Pipe]]:
     """Pair inputs and outputs: inside a folder, and `name/` says that a folder is meant, an input keeps its name."""
-    from sbm_cli.audio.io import Pipe
+    from sbm_cli.audio.pipe import Pipe
     from sbm_cli.batch.plan import find_jobs
 
     sources = _sources(inputs, raw)
@@ -208,7 +209,7 @@ def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> l
 
 def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
     """Return the files that were meant, or standard input."""
-    from sbm_cli.audio.io import Pipe
+    from sbm_cli.audio.pipe import Pipe
     from sbm_cli.batch.plan import expand
 
     if PIPE in inputs:

@@ -16,7 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbm_cli.audio.io import AudioFormat, SoundReader, SoundWriter, format_for, read_format
+from sbm_cli.audio.format import AudioFormat, format_for
+from sbm_cli.audio.io import SoundReader, read_format
+from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.errors import AudioError, OutputExistsError
 
 # container, subtype, suffix, rate, the largest error of a written and read sample
@@ -424,7 +426,8 @@ def test_an_exception_leaves_the_file_that_was_to_be_replaced(tmp_path: Path) ->
 
 WRITE_AND_WAIT = """
 import signal, sys, numpy as np
-from sbm_cli.audio.io import AudioFormat, SoundWriter
+from sbm_cli.audio.format import AudioFormat
+from sbm_cli.audio.writer import SoundWriter
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for jobs in the background
 with SoundWriter(sys.argv[1], AudioFormat(16000, 1, 0, "WAV", "PCM_16")) as writer:
     for _ in range(100):

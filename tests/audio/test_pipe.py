@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbm_cli.audio.format import AudioFormat, Waveform, format_for
-from sbm_cli.audio.io import SoundReader, open_writer
+from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.pipe import Pipe
+from sbm_cli.audio.writer import open_writer
 from sbm_cli.errors import AudioError
 
 SUBTYPES = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"]

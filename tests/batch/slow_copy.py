@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sbm_cli.audio.io import SoundReader, SoundWriter, format_for
+from sbm_cli.audio.format import format_for
+from sbm_cli.audio.io import SoundReader
+from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.batch import local
 from sbm_cli.errors import AudioError, ModelError
 from sbm_cli.options import Options
