@@ -150,7 +150,7 @@ class Enhancer:
                 writer.write(block)
                 samples += block.shape[1]
         elapsed, seconds = time.monotonic() - start, samples / form.rate
-        lowest = min(reader.format.rate, form.rate)
+        limited = min(reader.format.rate, form.rate) > self.config.rate
         return FileReport(
             source=str(source),
             target=str(target),
@@ -161,7 +161,7 @@ class Enhancer:
             elapsed=elapsed,
             rtf=elapsed / seconds if seconds else 0.0,
             clipped=clipped,
-            band_limit=None if options.keep_high_band or lowest <= self.config.rate else self.config.rate / 2,
+            band_limit=self.config.rate / 2 if limited and options.share == 1 and not options.keep_high_band else None,
             model=self.config.name,
             options=options,
         )

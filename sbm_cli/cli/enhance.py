@@ -252,6 +252,8 @@ def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], over
         raise typer.BadParameter("a picture is of one file before and after", param_hint="--spectrogram")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or name another picture.")
+    if not path.parent.is_dir():
+        raise SbmError(f"{path}: no such folder.", f"Make the folder {path.parent} first.")
     require_pillow()
 
 

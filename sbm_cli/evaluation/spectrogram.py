@@ -43,7 +43,7 @@ def spectrogram(path: Path, replace_nan: bool = False) -> Spectrogram:
         hop = min(window // 2, max(1, samples // WIDTH))
         frames = samples // hop + 1
         columns = min(WIDTH, frames)
-        power, counts = np.zeros((columns, window // 2 + 1)), np.bincount(np.arange(frames) * columns // frames)
+        power, counts = np.zeros((columns, window // 2 + 1)), np.zeros(columns)
         rest, done = np.zeros((form.channels, 0), np.float32), 0
         for block in itertools.chain(reader.blocks(form.rate), [np.zeros((form.channels, window), np.float32)]):
             rest = np.concatenate([rest, block], axis=1)
@@ -53,6 +53,7 @@ def spectrogram(path: Path, replace_nan: bool = False) -> Spectrogram:
             spectra = np.abs(np.fft.rfft(cut * np.hanning(window).astype(np.float32))) ** 2
             places = np.arange(done, done + cut.shape[1]) * columns // frames
             np.add.at(power, places, spectra.mean(0) / window**2)
+            np.add.at(counts, places, 1)
             rest, done = rest[:, cut.shape[1] * hop :], done + cut.shape[1]
     return Spectrogram(power / counts[:, None], form.rate, samples / form.rate)
 

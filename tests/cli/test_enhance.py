@@ -240,6 +240,7 @@ def test_clip_modes_are_those_of_the_audio_room(sbm: Any) -> None:
         (44100, "", 1),
         (44100, "--keep-high-band", 0),
         (44100, "--rate 16000", 0),
+        (44100, "--strength .5", 0),
         (8000, "--rate 44100", 0),
     ],
 )
@@ -293,6 +294,11 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
             ["noisy.wav", "other.wav", "-o", "out", "--spectrogram", "a.png"],
             2,
             "sbm: invalid value for --spectrogram: ",
+        ),
+        (
+            ["noisy.wav", "-o", "clean.wav", "--spectrogram", "no/a.png"],
+            1,
+            "sbm: no/a.png: no such folder.\n     Make ",
         ),
         (["noisy.wav", "-o", "-", "--spectrogram", "a.png"], 2, "sbm: invalid value for --spectrogram: a picture is "),
         (["noisy.wav", "-", "-o", "out"], 2, "sbm: invalid value for INPUT: - is standard input, and stands alone"),
