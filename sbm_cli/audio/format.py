@@ -102,7 +102,7 @@ def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None
     family = _CONTAINERS[suffix]
     container = source.container if source.container in family else family[0]
     odd = source.samples is None or source.samples * source.channels % 2 == 1
-    choice = ["OPUS"] if suffix == ".opus" else _subtypes(container, odd)
+    choice = ["OPUS"] if suffix == ".opus" else subtypes(container, odd)
     if subtype is None:
         subtype = _nearest(source.subtype, choice, container)
     elif subtype.upper() not in choice:
@@ -143,8 +143,8 @@ def _to_integers(block: Waveform, bits: int) -> NDArray[np.int32]:
     return steps.astype(np.int32) << (32 - bits)
 
 
-def _subtypes(container: str, odd: bool) -> list[str]:
-    """List what the container holds without changing the number of samples."""
+def subtypes(container: str, odd: bool = False) -> list[str]:
+    """List what the container holds without changing the number of samples; odd: if that is an odd one."""
     # libsndfile pads an AIFF of an odd number of bytes by a sample.
     names = [name for name in sf.available_subtypes(container) if name in _EXACT_LENGTH]
     if container == "AIFF" and odd:

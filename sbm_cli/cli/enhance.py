@@ -232,13 +232,13 @@ def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
 
 def _raw_format(text: str) -> AudioFormat:
     """Return what RATE[:CHANNELS[:SUBTYPE]] means."""
-    from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat
+    from sbm_cli.audio.format import AudioFormat, subtypes
 
     found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*)(?::(\w+))?)?", text)
     subtype = (found and found[3] or "PCM_16").upper()
-    if found is None or subtype not in SAMPLE_BYTES:
+    if found is None or subtype not in subtypes("RAW"):
         raise typer.BadParameter(
-            f"{text!r} is not RATE:CHANNELS:SUBTYPE, such as 16000:1:PCM_16; subtypes: {', '.join(SAMPLE_BYTES)}",
+            f"{text!r} is not RATE:CHANNELS:SUBTYPE, such as 16000:1:PCM_16; subtypes: {', '.join(subtypes('RAW'))}",
             param_hint="--raw",
         )
     return AudioFormat(int(found[1]), int(found[2] or 1), None, "RAW", subtype)

@@ -117,6 +117,7 @@ def test_a_wav_is_not_waited_for() -> None:
 def test_a_wav_of_unknown_length_ends_where_the_pipe_ends(size: int) -> None:
     content = bytearray(sound(noise(1000, 2)))
     content[40:44] = struct.pack("<I", size)
+    content[36:36] = b"LIST" + struct.pack("<I", 5) + b"INFO-\0"  # as ffmpeg has it, here of an odd size
     source = through(bytes(content))
     with SoundReader(source) as reader:
         assert reader.format.samples is None

@@ -305,6 +305,11 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (["-", "-o", "copy"], 2, "sbm: invalid value for --output: what comes through a pipe has no name "),
         (["noisy.wav", "-o", "clean.wav", "--raw", "16000"], 2, "sbm: invalid value for --raw: raw samples come "),
         (["-", "-o", "clean.wav", "--raw", "16000:s16"], 2, "sbm: invalid value for --raw: '16000:s16' is not RATE:"),
+        (
+            ["-", "-o", "clean.wav", "--raw", "16000:1:ALAC_16"],
+            2,
+            "sbm: invalid value for --raw: '16000:1:ALAC_16' is ",
+        ),
         (["-", "-o", "clean.wav", "--raw", "16000:1:s16"], 2, "sbm: invalid value for --raw: '16000:1:s16' is not "),
         (["noisy.wav", "-o", "clean.wav", "-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
         (["noisy.wav", "-o", "clean.wav", "--strength", "1.5"], 2, "sbm: invalid value for '--strength': "),
