@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sbm_cli.audio.resample import resampled_length
+from sbm_cli.bridge import sample
 from sbm_cli.checkpoint import ModelConfig
+from sbm_cli.dsp.level import frame_power
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.errors import AudioError, OutputExistsError
+from sbm_cli.errors import AudioError, ModelError, OutputExistsError
 from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.options import Dtype, Options
+
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
 def make(lookahead: int = 0, perturbed: bool = True) -> Enhancer:
@@ -108,12 +117,12 @@ def test_strength_mixes_the_input_back_in(enhancer: Enhancer, rate: int, strengt
     """Sample for sample: nothing is delayed against the input."""
     noisy = sound(rate + 7, 2)
     clean = enhancer.enhance(noisy, rate)
-    mixed = enhancer.enhance(noisy, rate, strength=strength)
+    mixed = enhancer.enhance(noisy, rate, Options(strength=strength))
     if strength in (0, 1):
         np.testing.assert_array_equal(mixed, clean if strength else noisy)
     np.testing.assert_allclose(mixed, strength * clean + (1 - strength) * noisy, atol=1e-6)
     assert np.abs(clean - noisy).max() > 0.05
-    stream = enhancer.stream(rate, 2, strength=strength)
+    stream = enhancer.stream(rate, 2, Options(strength=strength))
     cut = rate // 3
     parts = [stream.feed(noisy[:, :cut]), stream.feed(noisy[:, cut:]), stream.flush()]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), mixed, atol=1e-5)
@@ -121,15 +130,197 @@ def test_strength_mixes_the_input_back_in(enhancer: Enhancer, rate: int, strengt
 
 def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", sound(40000).T, 16000, subtype="FLOAT")
-    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "none.wav", strength=0, clip_mode="rescale")
-    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "half.wav", strength=0.5)
+    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "none.wav", Options(strength=0, clip_mode="rescale"))
+    enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "half.wav", Options(strength=0.5))
     enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "full.wav")
     none, half, full = (soundfile.read(tmp_path / f"{name}.wav")[0] for name in ("none", "half", "full"))
     np.testing.assert_array_equal(none, sound(40000)[0])
     np.testing.assert_allclose(half, (none + full) / 2, atol=1e-6)
-    for strength in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="strength must be between 0 and 1"):
-            enhancer.stream(16000, strength=strength)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"strength": -0.1}, "strength must be between 0 and 1"),
+        ({"strength": 1.1}, "strength must be between 0 and 1"),
+        ({"strength": float("nan")}, "strength must be between 0 and 1"),
+        ({"attenuation_limit": -1.0}, "attenuation limit must be 0 dB or more"),
+        ({"attenuation_limit": float("nan")}, "attenuation limit must be 0 dB or more"),
+        ({"attenuation_limit": 6.0, "strength": 0.5}, "one thing in two units"),
+        ({"rate": 0}, "rate must be at least 1 Hz"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"seed": -1}, "seed 0, got 1 and -1"),
+        ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
+        ({"sampler": "euler"}, "sampler must be one of ode, sde, got 'euler'"),
+    ],
+)
+def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options(**wrong)
+
+
+@given(gain=st.floats(0, 1), limit=st.floats(0, 60), rate=st.sampled_from([16000, 44100]))
+def test_nothing_is_lowered_by_more_than_the_limit(gain: float, limit: float, rate: int) -> None:
+    """Where the model is a gain: one of nothing at all comes out at the limit, one of one as it was."""
+    enhancer = make(perturbed=False)
+    enhancer.network.head.bias[0] = gain**0.5  # of the compressed spectrum
+    noisy = sound(3000)[0]
+    limited = enhancer.enhance(noisy, rate, Options(attenuation_limit=limit))
+    lowest = 10 ** (-limit / 20)
+    kept = float(limited @ noisy / (noisy @ noisy))
+    assert lowest - 1e-3 <= kept <= 1.001
+    if gain == 0:
+        np.testing.assert_allclose(limited, lowest * noisy, atol=1e-6)
+
+
+@given(
+    cuts=st.lists(st.integers(0, 9000), max_size=5),
+    rates=st.sampled_from([(16000, 8000), (16000, 44100), (44100, 16000), (8000, 48000), (48000, 44100)]),
+    limit=st.sampled_from([None, 6.0]),
+    mono=st.booleans(),
+)
+def test_another_rate_and_one_channel(cuts: list[int], rates: tuple[int, int], limit: float | None, mono: bool) -> None:
+    """However it is cut: the length is that of the rate, and the channels are mixed before the model hears them."""
+    enhancer, noisy = make(), sound(9001, 2)
+    noisy[1] *= 0.5
+    options = Options(attenuation_limit=limit, rate=rates[1], mono=mono)
+    whole = enhancer.enhance(noisy, rates[0], options)
+    assert whole.shape == (1 if mono else 2, resampled_length(9001, *rates))
+    stream = enhancer.stream(rates[0], 2, options)
+    parts = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
+    np.testing.assert_allclose(np.concatenate([*parts, stream.flush()], axis=1), whole, atol=1e-5)
+    if mono:
+        np.testing.assert_allclose(whole[0], enhancer.enhance(noisy.mean(0), rates[0], replace(options, mono=False)))
+
+
+@pytest.mark.parametrize("limit", [None, 12.0])
+def test_another_rate_is_not_delayed(limit: float | None) -> None:
+    """An untrained network gives the resampled input; the input that is mixed in lies exactly below it."""
+    noisy = sound(48000)[0]
+    time = np.arange(len(noisy)) / 48000
+    noisy = np.sin(2 * np.pi * 440 * time).astype(np.float32) * np.hanning(len(noisy)).astype(np.float32)
+    found = make(perturbed=False).enhance(noisy, 48000, Options(attenuation_limit=limit, rate=12000))
+    np.testing.assert_allclose(found, noisy[::4], atol=2e-3)
+
+
+def test_a_file_of_another_rate_with_one_channel(enhancer: Enhancer, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", sound(22051, 2).T, 44100, subtype="FLOAT")
+    options = Options(rate=48000, mono=True)
+    report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "out.opus", options)  # which knows no 44.1 kHz
+    found = soundfile.info(tmp_path / "out.opus")
+    assert (found.samplerate, found.channels, found.frames) == (48000, 1, 24001)
+    assert (report.rate, report.channels, report.samples, report.options) == (48000, 1, 24001, options)
+
+
+@given(
+    cuts=st.lists(st.integers(0, 7000), max_size=5),
+    steps=st.sampled_from([1, 2, 4]),
+    sampler=st.sampled_from(["ode", "sde"]),
+    seed=st.integers(0, 3),
+)
+def test_steps_do_not_depend_on_the_blocks(cuts: list[int], steps: int, sampler: Any, seed: int) -> None:
+    """Nor does the noise between them: it belongs to the frame and the seed."""
+    enhancer, noisy = make(), sound(7000, 2)
+    options = Options(steps=steps, sampler=sampler, seed=seed)
+    stream = enhancer.stream(16000, 2, options)
+    parts = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
+    whole = enhancer.enhance(noisy, 16000, options)
+    np.testing.assert_allclose(np.concatenate([*parts, stream.flush()], axis=1), whole, atol=1e-5)
+    one = np.abs(whole - enhancer.enhance(noisy, 16000)).max()
+    assert (one > 1e-4) == (steps > 1)
+    other = enhancer.enhance(noisy, 16000, replace(options, seed=seed + 1))
+    assert (np.abs(whole - other).max() > 1e-4) == (steps > 1 and sampler == "sde")
+
+
+def test_steps_are_those_of_the_sampler(enhancer: Enhancer) -> None:
+    """The stream's ODE is the sampler's on the spectrum of the whole recording."""
+    config, noisy = enhancer.config, torch.from_numpy(sound(5000))
+    spectrum = config.stft.forward(noisy)
+    level = config.level.track(frame_power(spectrum), config.stft.hop / config.rate)[0].sqrt()[:, None]
+    estimate = sample(
+        lambda state, noisy, t: enhancer.timed_network(state, noisy, t)[0],
+        config.schedule,
+        config.compression.compress(spectrum / level),
+        3,
+    )
+    expected = config.stft.inverse(config.compression.expand(estimate) * level, 5000)
+    np.testing.assert_allclose(enhancer.enhance(noisy.numpy(), 16000, Options(steps=3)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_bfloat16_is_near_float32(steps: int) -> None:
+    """And not the same: with the model of the wheel, on the recording of README."""
+    samples, rate = soundfile.read(Path(__file__).parent.parent / "examples" / "noisy.wav", dtype="float32")
+    enhancer = Enhancer.load("sbm-tiny", "cpu")
+    full, half = (enhancer.enhance(samples[: 2 * rate], rate, Options(steps=steps, dtype=dtype)) for dtype in DTYPES)
+    error = 10 * np.log10(np.square(full - half).sum() / np.square(full).sum())
+    assert -80 < error < -35
+
+
+@pytest.mark.parametrize("changes", [{"embedding": 0}, {"embedding": 0, "untimed": True}, {"lookahead": 2}])
+def test_several_steps_need_a_model_of_the_bridge(changes: dict[str, Any]) -> None:
+    config = replace(make().config.network, **changes)
+    other = Enhancer(Network(config), ModelConfig("other", network=config))
+    assert other.enhance(sound(300), 16000).shape == (1, 300)
+    with pytest.raises(ModelError, match="^other (was trained without time|looks ahead)") as caught:
+        other.enhance(sound(300), 16000, Options(steps=2))
+    assert "--steps" in caught.value.hint
+
+
+def test_the_high_band_is_kept_only_where_there_is_one(enhancer: Enhancer) -> None:
+    for rate, options in ((16000, Options()), (8000, Options()), (44100, Options(rate=16000))):
+        kept = enhancer.enhance(sound(5000), rate, replace(options, keep_high_band=True))
+        np.testing.assert_array_equal(kept, enhancer.enhance(sound(5000), rate, options))
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+@pytest.mark.parametrize("rates", [(44100, 44100), (96000, 96000), (48000, 44100)])
+@pytest.mark.parametrize("gain", [1.0, 0.3])
+def test_a_model_that_is_a_gain_is_one_for_the_high_band(lookahead: int, rates: tuple[int, int], gain: float) -> None:
+    """So one that does nothing gives all of its input back: the parts belong together, sample for sample."""
+    enhancer = make(lookahead, perturbed=False)
+    enhancer.network.head.bias[0] = gain**0.5  # of the compressed spectrum
+    noisy = np.random.default_rng(0).normal(0, 0.1, (2, rates[0] // 2)).astype(np.float32)
+    found = enhancer.enhance(noisy, rates[0], Options(keep_high_band=True, rate=rates[1]))
+    expected = noisy if rates[0] == rates[1] else np.stack([soxr.resample(row, *rates) for row in noisy])
+    inner = slice(100, -100)  # a millisecond: the line that the gain draws has ends, and is resampled too
+    np.testing.assert_allclose(found[:, inner], gain * expected[:, inner], atol=2e-3)
+    assert found.shape == expected.shape
+    assert np.abs(enhancer.enhance(noisy, rates[0], Options(rate=rates[1])) - gain * expected).max() > 0.05
+
+
+def test_the_high_band_follows_the_model_in_time() -> None:
+    """Where the model silences the octave below it, what lies above fades out too."""
+
+    def first_second(state: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor, carry: Any) -> tuple[torch.Tensor, Any]:
+        frames = torch.arange(noisy.shape[2]) + (carry or 0)
+        return noisy * (frames * 256 < 16000), int(frames[-1]) + 1
+
+    enhancer = make()
+    enhancer.network = first_second  # type: ignore[assignment]
+    time = np.arange(2 * 44100) / 44100
+    noisy = sum(0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (6000, 12000)).astype(np.float32)
+    found = enhancer.enhance(noisy, 44100, Options(keep_high_band=True))
+    np.testing.assert_allclose(found[100:43000], noisy[100:43000], atol=2e-3)
+    assert np.abs(found[int(1.4 * 44100) :]).max() < 1e-3
+
+
+@given(
+    cuts=st.lists(st.integers(0, 14000), max_size=5),
+    rate_out=st.sampled_from([None, 32000]),
+    lookahead=st.sampled_from([0, 2]),
+    strength=st.sampled_from([1.0, 0.6]),
+)
+def test_the_high_band_does_not_depend_on_the_blocks(
+    cuts: list[int], rate_out: int | None, lookahead: int, strength: float
+) -> None:
+    enhancer = make(lookahead)
+    noisy = np.random.default_rng(0).normal(0, 0.1, (2, 14000)).astype(np.float32)
+    options = Options(keep_high_band=True, rate=rate_out, strength=strength)
+    stream = enhancer.stream(44100, 2, options)
+    parts = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
+    whole = enhancer.enhance(noisy, 44100, options)
+    np.testing.assert_allclose(np.concatenate([*parts, stream.flush()], axis=1), whole, atol=2e-5)
 
 
 def test_silence_stays_silence(enhancer: Enhancer) -> None:
@@ -204,13 +395,13 @@ def test_loud_output_is_clamped_rescaled_or_kept(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", sound(8000)[0], 16000)
     peaks = {}
     for mode in ("clamp", "rescale", "none"):
-        report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / f"{mode}.wav", clip_mode=mode)
+        report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / f"{mode}.wav", Options(clip_mode=mode))
         peaks[mode] = np.abs(soundfile.read(tmp_path / f"{mode}.wav")[0]).max()
         assert (report.clipped > 0) == (mode != "rescale")
     assert peaks["clamp"] == peaks["none"] == pytest.approx(1, abs=1e-4) and peaks["rescale"] == pytest.approx(
         1, abs=1e-3
     )
-    report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "float.wav", subtype="FLOAT")
+    report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "float.wav", Options(subtype="FLOAT"))
     assert report.clipped == 0 and np.abs(soundfile.read(tmp_path / "float.wav")[0]).max() > 1.5
 
 

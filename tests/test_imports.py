@@ -21,17 +21,19 @@ ROOMS = {
     "config": {"errors"},
     "hub": {"errors"},
     "audio": {"errors"},
+    "options": {"audio"},
     "dsp": set(),
     "bridge": set(),
     "nn": {"errors"},
     "checkpoint": {"bridge", "dsp", "nn", "config", "errors"},
-    "enhancer": {"audio", "dsp", "bridge", "nn", "checkpoint", "hub", "errors"},
+    "chain": {"dsp", "bridge"},
+    "enhancer": {"audio", "chain", "checkpoint", "hub", "options", "errors"},
     "evaluation": {"audio", "enhancer", "training", "errors"},  # its sets are made by the mixture generator
     "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "config", "errors"},
-    "batch": {"enhancer", "audio", "checkpoint", "hub", "errors"},
+    "batch": {"enhancer", "audio", "checkpoint", "hub", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, checkpoint for what `sbm models info` says
-    "cli": {"audio", "enhancer", "batch", "training", "evaluation", "hub", "checkpoint", "nn", "errors", ""},
-    "": {"enhancer", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
+    "cli": {"audio", "enhancer", "batch", "training", "evaluation", "hub", "checkpoint", "nn", "options", "errors", ""},
+    "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
 # room -> third parties at the top of its files; inside functions; nothing else may be imported
@@ -40,10 +42,12 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "config": (set(), set()),
     "hub": (set(), {"huggingface_hub"}),
     "audio": ({"numpy", "soundfile", "soxr"}, {"av"}),
+    "options": (set(), set()),
     "dsp": ({"torch", "numpy"}, set()),
     "bridge": ({"torch"}, set()),
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
     "checkpoint": ({"torch"}, {"safetensors"}),
+    "chain": ({"torch", "numpy"}, set()),
     "enhancer": ({"torch", "numpy"}, set()),
     "batch": (set(), set()),
     "evaluation": (

@@ -1,29 +1,21 @@
-"""Sound files in blocks: a reader, and a writer whose output is complete or absent."""
+"""Sound files in blocks: the reader, which refuses what is damaged; the writer stands in `writer.py`."""
 
 import contextlib
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile as sf
-from numpy.typing import NDArray
 
-from sbm_cli.audio.format import INTEGER_BITS, AudioFormat, format_for
-from sbm_cli.errors import AudioError, OutputExistsError
-
-__all__ = ["AudioFormat", "SoundReader", "SoundWriter", "Waveform", "format_for", "read_format", "remove_parts"]
-
-Waveform = NDArray[np.float32]  # [channels, samples], ±1 full scale
+from sbm_cli.audio.format import AudioFormat, Waveform
+from sbm_cli.audio.pipe import Pipe, Samples, means_unknown
+from sbm_cli.errors import AudioError
 
 _LIMIT = 1e12  # of a sample: the power of larger ones leaves float32
-_WRITE_FRAMES = 4096  # libsndfile overflows its stack on a Vorbis block of three million samples
-_UNREADABLE_WHEN_EMPTY = {"FLAC", "OPUS", "MP3"}  # libsndfile 1.2 writes them without a complaint and cannot open them
 
 
 def read_format(path: str | Path) -> AudioFormat:
@@ -33,40 +25,32 @@ def read_format(path: str | Path) -> AudioFormat:
 
 
 class SoundReader:
-    """Read a sound file in blocks, whatever its format; a context manager with the file's `format`.
+    """Read a sound file, or a pipe, in blocks, whatever its format; a context manager with the file's `format`.
 
     replace_nan: read NaN, infinite and absurdly large samples as 0 instead of refusing the file.
+    Of a pipe that cannot seek, only its beginning is read on opening if it is a WAV, all of it otherwise.
 
     Raises AudioError, on opening, for a path that is no readable file, for one that libsndfile cannot read, and for a
     file that is shorter than its header says; while reading, for a truncated or damaged stream and for NaN.
     """
 
-    def __init__(self, path: str | Path, replace_nan: bool = False) -> None:
-        self.path = Path(path)
+    def __init__(self, source: str | Path | Pipe, replace_nan: bool = False) -> None:
+        self.path = Path(str(source))
         self._replace_nan = replace_nan
         self._position = 0
-        _check_readable(self.path)
-        try:
-            # As bytes, names that are not valid UTF-8 can be opened too.
-            self._file = sf.SoundFile(os.fsencode(self.path) if os.name == "posix" else str(self.path))
-        except sf.LibsndfileError as error:
-            raise _unreadable(self.path, error) from error
-        try:
-            _check_complete(self.path, self._file)
-        except AudioError:
-            self._file.close()
-            raise
-        file = self._file
-        tags = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
-        self.format = AudioFormat(
-            file.samplerate, file.channels, file.frames, file.format, file.subtype, file.endian, tags
-        )
+        if not isinstance(source, Pipe):
+            _check_readable(self.path)
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(source.open()) if isinstance(source, Pipe) else self.path
+            self._file = file if isinstance(file, Samples) else opened.enter_context(_open(file, self.path))
+            self._opened = opened.pop_all()
+        self.format = self._file.format if isinstance(self._file, Samples) else _format_of(self._file)
 
     def __enter__(self) -> "SoundReader":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._opened.close()
 
     def blocks(self, size: int) -> Iterator[Waveform]:
         """Yield the samples in order as float32 [channels, n], 0 < n ≤ size, ±1 full scale, each sample once.
@@ -85,7 +69,7 @@ class SoundReader:
                 break
             self._position += len(frames)
             yield self._finite(np.ascontiguousarray(frames.T), start)
-        if start != self.format.samples:
+        if self.format.samples not in (None, start):
             raise _damaged(self.path, start, self.format, "the file ends there")
 
     def _finite(self, block: Waveform, start: int) -> Waveform:
@@ -102,150 +86,6 @@ class SoundReader:
         )
 
 
-class SoundWriter:
-    """Write a sound file in blocks; a context manager. The file appears under its name when all is written, or never.
-
-    path: the target. Until the end the samples go to a hidden file beside it, which an exception removes.
-    format: rate, channels, container, subtype, endian and tags of the file; see `format_for`.
-    overwrite: replace a file of that name; otherwise one that is there, even one that appears meanwhile, is kept.
-
-    Raises OutputExistsError if it is there, AudioError if the folder or the disc does not take it, or if nothing was
-    written and the format cannot hold nothing (FLAC, Opus, MP3).
-    """
-
-    def __init__(self, path: str | Path, format: AudioFormat, overwrite: bool = False) -> None:
-        self.path = Path(path)
-        self.format = format
-        self._overwrite = overwrite
-        self._written = 0
-
-    def __enter__(self) -> "SoundWriter":
-        # A link stays a link; what it points to is replaced.
-        self._target = Path(os.path.realpath(self.path))
-        if self._target.exists() and not self._target.is_file():
-            raise AudioError(f"{self.path}: not a file that could be replaced.", "Name a file as the output.")
-        if not self._overwrite and self._target.exists():
-            raise _exists(self.path)
-        if self._target.exists() and not os.access(self._target, os.W_OK):  # a new file in its place would not ask
-            raise AudioError(f"{self.path}: is read-only.", "Make it writable, or name another output.")
-        # Not with a sound file's suffix: should we be killed, a later batch must not take it for a recording.
-        self._part = self._target.with_name(f".sbm-{os.getpid()}-{secrets.token_hex(6)}.part")
-        try:
-            os.close(os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        except OSError as error:
-            reason = str(error.strerror).lower()
-            hint = f"Make the folder {self._target.parent} first." if isinstance(error, FileNotFoundError) else ""
-            raise AudioError(f"{self.path}: cannot be written ({reason}).", hint) from error
-        try:
-            self._file = self._open()
-        except BaseException:
-            self._part.unlink(missing_ok=True)
-            raise
-        return self
-
-    def write(self, block: Waveform) -> None:
-        """Append float32 [channels, n]. Integer formats round to the nearest step and limit at full scale.
-
-        Raises ValueError for another channel count or a sample that is not finite, AudioError if the disc is full.
-        """
-        if block.ndim != 2 or block.shape[0] != self.format.channels:
-            raise ValueError(f"expected a block [{self.format.channels}, samples], got shape {list(block.shape)}")
-        if not np.isfinite(block).all():
-            raise ValueError(f"{self.path}: a sample to be written is NaN or infinite")
-        bits = INTEGER_BITS.get(self.format.subtype)
-        frames = np.ascontiguousarray((block if bits is None else _to_integers(block, bits)).T)  # [n, channels]
-        with self._failing_as_audio_error():
-            for start in range(0, len(frames), _WRITE_FRAMES):
-                self._file.write(frames[start : start + _WRITE_FRAMES])
-        self._written += len(frames)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is not None:
-                with contextlib.suppress(sf.LibsndfileError):
-                    self._file.close()
-                return
-            with self._failing_as_audio_error():
-                self._file.close()  # soundfile syncs to disc first
-            if not self._written and {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY:
-                raise AudioError(f"{self.path}: no {self.format.container} can be empty.", "Name a .wav as the output.")
-            self._publish()
-        finally:
-            self._part.unlink(missing_ok=True)
-
-    def _open(self) -> sf.SoundFile:
-        form = self.format
-        try:
-            file = sf.SoundFile(
-                os.fsencode(self._part) if os.name == "posix" else str(self._part),
-                "w",
-                samplerate=form.rate,
-                channels=form.channels,
-                subtype=form.subtype,
-                endian=form.endian,
-                format=form.container,
-            )
-        except (sf.LibsndfileError, ValueError) as error:
-            reason = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
-            raise AudioError(
-                f"{self.path}: {form.container} {form.subtype} with {form.channels} channels at {form.rate} Hz "
-                f"cannot be written ({reason.rstrip('.')})."
-            ) from error
-        for name, text in form.tags:
-            if form.container == "MP3" and not text.isascii():
-                continue  # libsndfile hands UTF-8 to an encoder that takes it for Latin-1
-            with contextlib.suppress(sf.LibsndfileError, RuntimeError):  # W64 and AU have no tags
-                setattr(file, name, text)
-        return file
-
-    def _publish(self) -> None:
-        """Give the finished file its name."""
-        try:
-            if self._overwrite:
-                self._part.replace(self._target)
-                return
-            try:
-                os.link(self._part, self._target)  # unlike a rename it never replaces
-            except FileExistsError:
-                raise
-            except OSError:  # a file system without links, such as FAT
-                if self._target.exists():
-                    raise FileExistsError from None
-                self._part.rename(self._target)
-        except FileExistsError as error:
-            raise _exists(self.path) from error
-        except OSError as error:
-            raise AudioError(f"{self.path}: cannot be written ({str(error.strerror).lower()}).") from error
-
-    @contextlib.contextmanager
-    def _failing_as_audio_error(self) -> Iterator[None]:
-        try:
-            yield
-        except (sf.LibsndfileError, AssertionError) as error:  # soundfile asserts that all frames were taken
-            reason = error.error_string if isinstance(error, sf.LibsndfileError) else "not all samples were taken"
-            raise AudioError(
-                f"{self.path}: writing failed at {self._written / self.format.rate:.1f} s ({reason.rstrip('.')}).",
-                "Is the disc full?",
-            ) from error
-
-
-def remove_parts(folder: Path, process: int) -> None:
-    """Remove the files that a process, killed since, left half-written in a folder."""
-    for part in folder.glob(f".sbm-{process}-*.part"):
-        part.unlink(missing_ok=True)
-
-
-def _to_integers(block: Waveform, bits: int) -> NDArray[np.int32]:
-    """Round to `bits` and limit at full scale; the result stands in the upper bits of int32."""
-    # libsndfile would round a float down, and so make -1 step of -1e-9, which is our silence.
-    scale = 2.0 ** (bits - 1)
-    wide = block.astype(np.float64) if bits > 24 else block
-    steps = np.clip(np.rint(wide * scale), -scale, scale - 1)
-    return steps.astype(np.int32) << (32 - bits)
-
-
 def _check_readable(path: Path) -> None:
     try:
         mode = path.stat().st_mode
@@ -259,16 +99,63 @@ def _check_readable(path: Path) -> None:
         raise AudioError(f"{path}: {str(error.strerror).lower()}.") from error
 
 
-def _unreadable(path: Path, error: Any) -> AudioError:
-    reason = "it is empty, 0 bytes" if path.stat().st_size == 0 else error.error_string.rstrip(".")
+class _Forward(sf.SoundFile):  # type: ignore[misc]
+    """A sound file that is read in order: soundfile would seek after each block, and in some FLAC it cannot."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open(file: Path | BinaryIO, path: Path) -> sf.SoundFile:
+    """Open a file, or what a pipe of the name `path` was copied to, for reading."""
+    try:
+        # As bytes, names that are not valid UTF-8 can be opened too.
+        name = os.fsencode(file) if os.name == "posix" and isinstance(file, Path) else file
+        opened = _Forward(name)
+    except sf.LibsndfileError as error:
+        raise _unreadable(path, _beginning(file), error) from error
+    try:
+        _check_complete(path, _beginning(file), opened)
+    except AudioError:
+        opened.close()
+        raise
+    return opened
+
+
+def _beginning(file: Path | BinaryIO) -> bytes:
+    """Return the first bytes of a file, in which libsndfile may be reading."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return opened.read(2**16)
+    place = file.tell()
+    file.seek(0)
+    beginning = file.read(2**16)
+    file.seek(place)
+    return beginning
+
+
+def _format_of(file: sf.SoundFile) -> AudioFormat:
+    tags = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
+    samples = None if file.frames >= 2**62 else file.frames  # FLAC from a pipe
+    return AudioFormat(file.samplerate, file.channels, samples, file.format, file.subtype, file.endian, tags)
+
+
+def _unreadable(path: Path, beginning: bytes, error: Any) -> AudioError:
+    if not beginning:
+        reason = "it is empty, 0 bytes"
+    elif beginning.startswith((b"fLaC", b"OggS", b"ID3")):
+        reason = "damaged, or without a single sample"  # what libsndfile says of these, "possibly a pipe", misleads
+    else:
+        reason = error.error_string.rstrip(".")
     return AudioError(
         f"{path}: not a sound file libsndfile can read ({reason}).", f"Convert it first: ffmpeg -i {path.name} out.wav"
     )
 
 
 def _damaged(path: Path, samples: int, form: AudioFormat, reason: str) -> AudioError:
+    total = "" if form.samples is None else f" of {form.seconds:.3f}"
     return AudioError(
-        f"{path}: truncated or damaged: readable for {samples / form.rate:.3f} of {form.seconds:.3f} s "
+        f"{path}: truncated or damaged: readable for {samples / form.rate:.3f}{total} s "
         f"({reason.rstrip('.') or 'decoding failed'}).",
         f"Copy it again, or keep what is there: ffmpeg -i {path.name} out.wav",
     )
@@ -283,38 +170,24 @@ _SHORTER_SENTENCE = re.compile(
 )
 
 
-def _check_complete(path: Path, file: sf.SoundFile) -> None:
+def _check_complete(path: Path, beginning: bytes, file: sf.SoundFile) -> None:
     """Refuse files that hold less than their header says, or more than nothing under a header that says nothing."""
     log = file.extra_info
     hint = f"Copy it again, or keep what is there: ffmpeg -i {path.name} out.wav"
-    if file.frames == 0 and file.format in ("WAV", "WAVEX") and _is_unfinished(path):
+    if file.frames == 0 and file.format in ("WAV", "WAVEX") and _is_unfinished(beginning):
         raise AudioError(
             f"{path}: its header says 0 samples, but more follows (an unfinished recording?).",
             f"Write it anew: ffmpeg -ignore_length 1 -i {path.name} out.wav",
         )
     found = _SHORTER.search(log)
-    if found and not _means_unknown(int(found[1])) and int(found[1]) > int(found[2]):
+    if found and not means_unknown(int(found[1])) and int(found[1]) > int(found[2]):
         raise AudioError(f"{path}: truncated: {found[1]} bytes promised, {found[2]} there.", hint)
     if file.format in ("AIFF", "RF64") and _SHORTER_SENTENCE.search(log):
         raise AudioError(f"{path}: truncated: the file is shorter than its header says.", hint)
-    if file.frames >= 2**62:
-        raise AudioError(
-            f"{path}: its header does not say how long it is.", f"Write it anew: ffmpeg -i {path.name} out.wav"
-        )
 
 
-def _is_unfinished(path: Path) -> bool:
+def _is_unfinished(beginning: bytes) -> bool:
     """Whether a data chunk of size 0 is followed by something that is not the name of a next chunk."""
-    with path.open("rb") as file:
-        _, marker, after = file.read(2**16).partition(b"data\0\0\0\0")
+    _, marker, after = beginning.partition(b"data\0\0\0\0")
     name = after[:4]
     return bool(marker and name) and not (name.isascii() and name.decode().isprintable())
-
-
-def _means_unknown(size: int) -> bool:
-    """Whether a size is what programs write into a pipe, where they cannot go back: about 2³¹ or 2³²."""
-    return any(abs(size - mark) <= 2**16 for mark in (2**31, 2**32))
-
-
-def _exists(path: Path) -> OutputExistsError:
-    return OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or name another output.")

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from sbm_cli.audio.io import remove_parts
-from sbm_cli.batch.plan import Job, Options
+from sbm_cli.audio.writer import remove_parts
+from sbm_cli.batch.plan import Job
 from sbm_cli.errors import SbmError
 from sbm_cli.hub import digest
+from sbm_cli.options import DEFAULTS, Options
 
 NAME = ".sbm-batch.jsonl"
 
@@ -89,7 +90,8 @@ class Journal:
             return "outdated", "not made by sbm batch"
         if entry.replaces and not entry.finished:
             return "outdated", "its replacement was interrupted"
-        made = {name: entry.settings.get(name) for name, value in self._settings.items()}
+        known = asdict(DEFAULTS) | entry.settings  # an option that is younger than the entry had its default
+        made = {name: known.get(name) for name in self._settings}
         if made != self._settings:
             differing = (f"{name} {value}" for name, value in made.items() if value != self._settings[name])
             return "outdated", f"made with {', '.join(differing)}"

@@ -16,16 +16,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sbm_cli.audio.io import remove_parts
-from sbm_cli.batch.plan import Job, Options
+from sbm_cli.audio.writer import remove_parts
+from sbm_cli.batch.plan import Job
 from sbm_cli.errors import SbmError
 from sbm_cli.hub import digest
+from sbm_cli.options import Options
 
 if TYPE_CHECKING:
     from sbm_cli.enhancer import Enhancer
@@ -178,6 +180,7 @@ def _interrupts_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # which starts with the first process, and would let interrupts through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -215,16 +218,7 @@ def _enhance(enhancer: Enhancer, options: Options, job: Job, connection: Connect
 
     job.target.parent.mkdir(parents=True, exist_ok=True)
     sha256 = digest(job.source) if job.source.is_file() else ""  # reading a pipe would never end
-    report = enhancer.enhance_file(
-        job.source,
-        job.target,
-        overwrite=job.replace,
-        strength=options.strength,
-        subtype=options.subtype,
-        clip_mode=options.clip_mode,
-        replace_nan=options.replace_nan,
-        progress=progress,
-    )
+    report = enhancer.enhance_file(job.source, job.target, options, overwrite=job.replace, progress=progress)
     return Done(job, asdict(report), sha256, job.target.stat().st_size)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from sbm_cli.audio.clipping import ClipMode
 from sbm_cli.audio.format import SUFFIXES
 from sbm_cli.audio.io import read_format
 from sbm_cli.errors import SbmError
@@ -26,16 +25,6 @@ class Job:
     target: Path
     replace: bool = False
     seconds: float = 0.0  # of audio, where it is known
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is done to every file; see `Enhancer.enhance_file`."""
-
-    strength: float = 1.0
-    subtype: str | None = None
-    clip_mode: ClipMode = "clamp"
-    replace_nan: bool = False
 
 
 @dataclass(frozen=True)

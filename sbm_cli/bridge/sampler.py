@@ -4,6 +4,7 @@ The network is always told the time of the state it sees, never the time it is t
 x = y together with t = 1, the pair it met in training.
 """
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
@@ -78,13 +79,24 @@ def sde_step(
     return result + expand(alpha_to * (var_to * (1 - ratio)).sqrt(), noise) * noise
 
 
+def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw noise of the shape, dtype and device of `like` with E|noise|² = 1 per element.
+
+    Complex `like`: circular complex normal, variance 1/2 in each of real and imaginary part. Real `like`: standard
+    normal; so not for a complex state held as two real channels, which needs randn/√2 (or `torch.view_as_complex`).
+    The generator may live on the CPU whatever the device of `like`, for equal draws everywhere.
+    """
+    device = like.device if generator is None else generator.device
+    return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
+
+
 def sample(
     network: Network,
     schedule: Schedule,
     noisy: Tensor,
     steps: int,
     method: Literal["ode", "sde"] = "ode",
-    generator: torch.Generator | None = None,
+    draw: Callable[[Tensor], Tensor] = draw_noise,
     t_min: float = T_MIN,
 ) -> Tensor:
     """Walk the bridge from `noisy` [batch, ...] to clean; NFE = steps.
@@ -92,7 +104,7 @@ def sample(
     With one step both methods are `one_step`: the update that would follow moves the estimate by noisy_weight(t_min)
     (3e-5 for VE) of its distance to noisy, back towards the noise. The SDE adds no noise in its last step, as sgmse and
     fdbm do and NeMo does not: no later step would remove it, and the mean of the last draw is its best estimate.
-    Only the SDE uses `generator`; it may live on the CPU whatever the device of `noisy`, for equal draws everywhere.
+    Only the SDE draws: it calls `draw` for every step but the last, in their order, for noise as of `draw_noise`.
 
     Raises ValueError for an unknown method, steps < 1, or t_min outside (0, 1).
     """
@@ -108,19 +120,9 @@ def sample(
         if method == "ode":
             state = ode_step(schedule, state, estimate, noisy, t_from, t_to)
         else:
-            noise = draw_noise(noisy, generator) if index + 1 < steps else None
+            noise = draw(noisy) if index + 1 < steps else None
             state = sde_step(schedule, state, estimate, t_from, t_to, noise)
     return state
-
-
-def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw noise of the shape, dtype and device of `like` with E|noise|² = 1 per element.
-
-    Complex `like`: circular complex normal, variance 1/2 in each of real and imaginary part. Real `like`: standard
-    normal; so not for a complex state held as two real channels, which needs randn/√2 (or `torch.view_as_complex`).
-    """
-    device = like.device if generator is None else generator.device
-    return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
 
 
 def _times(noisy: Tensor, value: float) -> Tensor:

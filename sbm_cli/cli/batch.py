@@ -17,14 +17,26 @@ import typer
 
 from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
+    BAND_NOTE,
+    AttenuationLimit,
     ClipMode,
+    Dtype,
+    Ext,
+    KeepHighBand,
     Model,
+    Mono,
     Quiet,
+    Rate,
     ReplaceNan,
+    Sampler,
+    Seed,
+    Steps,
     Strength,
     Subtype,
     Verbose,
     check_device,
+    suffix_of,
+    wrong_usage,
 )
 
 if TYPE_CHECKING:
@@ -49,9 +61,7 @@ def batch(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", "-n", help="Leave it at every output that exists, however it was made.")
     ] = False,
-    ext: Annotated[
-        str | None, typer.Option(metavar="EXT", help="Suffix and so format of the outputs, such as flac.")
-    ] = None,
+    ext: Ext = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Begin no more files after one that failed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be done, on stdout.")] = False,
     json_lines: Annotated[
@@ -63,6 +73,14 @@ def batch(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for each of them.")] = 1,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, or GPUs: cuda:0,cuda:1.")] = "auto",
     strength: Strength = 1.0,
+    attenuation_limit: AttenuationLimit = None,
+    steps: Steps = 1,
+    sampler: Sampler = "ode",
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    keep_high_band: KeepHighBand = False,
+    rate: Rate = None,
+    mono: Mono = False,
     model: Model = None,
     subtype: Subtype = None,
     clip_mode: ClipMode = "clamp",
@@ -92,19 +110,32 @@ def batch(
     devices = _devices(device, workers, threads)
 
     from sbm_cli import hub
-    from sbm_cli.audio.format import SUFFIXES
     from sbm_cli.batch.journal import Journal
     from sbm_cli.batch.local import Work
-    from sbm_cli.batch.plan import SOUND_FILES, Filter, Options, expand, find_jobs
+    from sbm_cli.batch.plan import SOUND_FILES, Filter, expand, find_jobs
+    from sbm_cli.options import Options
 
-    suffix = None if ext is None else f".{ext.lower().lstrip('.')}"
-    if suffix not in (None, *SUFFIXES):
-        raise typer.BadParameter(f"no sound format {ext}; known: {' '.join(SUFFIXES)}", param_hint="--ext")
+    with wrong_usage():
+        options = Options(
+            strength=strength,
+            attenuation_limit=attenuation_limit,
+            steps=steps,
+            sampler=sampler,
+            seed=seed,
+            dtype=dtype,
+            keep_high_band=keep_high_band,
+            rate=rate,
+            mono=mono,
+            subtype=subtype,
+            clip_mode=clip_mode,
+            replace_nan=replace_nan,
+        )
+    suffix = suffix_of(ext)
     jobs = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), suffix)
     if not jobs:
         console.warn(f"no recordings found in {', '.join(inputs)}", f"Looked for {' '.join(include or SOUND_FILES)}")
         return
-    work = Work(hub.resolve(model), Options(strength, subtype, clip_mode, replace_nan), threads)
+    work = Work(hub.resolve(model), options, threads)
     journal = Journal(output, work.model, work.options)
     account = _Account(json_lines, dry_run)
     interrupted = False
@@ -245,12 +276,15 @@ class _Account:
         self._counts: Counter[str] = Counter()
         self._seconds = 0.0  # of audio enhanced
         self._clipped = 0  # samples
+        self._limits: set[float] = set()  # Hz, above which nothing came out
 
     def tell(self, job: Job, status: str, reason: str = "", **report: Any) -> None:
         """Tell that a file is planned, skipped, outdated, done or failed; report: what `enhance_file` says."""
         self._counts[status] += 1
         self._seconds += report.get("seconds", 0.0)
         self._clipped += report.get("clipped", 0)
+        if limit := report.get("band_limit"):
+            self._limits.add(limit)
         if self._json_lines:
             record = {"status": status, "source": str(job.source), "target": str(job.target), **report}
             console.data_line(record | ({"reason": reason} if reason else {}))
@@ -270,6 +304,8 @@ class _Account:
                 f"{self._clipped} samples beyond full scale",
                 "--clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.",
             )
+        for limit in self._limits:
+            console.note(BAND_NOTE.format(limit / 1000))
         for reason, count in self.outdated.items():
             console.error(
                 f"{count} outputs were kept though outdated: {reason}.",

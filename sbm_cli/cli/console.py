@@ -20,7 +20,7 @@ _PLAIN_INTERVAL = 10.0  # seconds
 
 
 class Progress(Protocol):
-    """Takes the units of work done, those in all, and what else there is to say."""
+    """Takes the units of work done, those in all (0: unknown), and what else there is to say."""
 
     def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
@@ -67,6 +67,11 @@ def data_json(document: object) -> None:
 def data_line(document: object) -> None:
     """Print one JSON document on stdout, in one line."""
     data(json.dumps(document, ensure_ascii=False, allow_nan=False))
+
+
+def drop_data() -> None:
+    """Give up stdout, which nobody reads any longer: what Python flushes at its end must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(message: str) -> None:
@@ -122,14 +127,18 @@ def _bar(name: str, unit: str, before: float) -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
+        TextColumn("{task.completed:.0f}{task.fields[of]} " + unit),
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(escape(name), total=0.0, note="")
+        task = bars.add_task(escape(name), total=None, of="", note="")
         bars.update(task, completed=before)
-        yield lambda done, total, note="": bars.update(task, completed=done, total=total, note=note)
+
+        def report(done: float, total: float, note: str = "") -> None:
+            bars.update(task, completed=done, total=total or None, of=f"/{total:.0f}" if total else "", note=note)
+
+        yield report
 
 
 def _plain_lines(name: str, unit: str, before: float) -> Progress:
@@ -140,8 +149,9 @@ def _plain_lines(name: str, unit: str, before: float) -> Progress:
         now = time.monotonic()
         if now - spoken >= _PLAIN_INTERVAL and done > before:
             spoken = now
-            left = (total - done) * (now - start) / (done - before)
-            parts = (f"{name}: {done:.0f} of {total:.0f} {unit}", note, f"about {left:.0f} s left")
+            parts = [f"{name}: {done:.0f} of {total:.0f} {unit}" if total else f"{name}: {done:.0f} {unit}", note]
+            if total:
+                parts.append(f"about {(total - done) * (now - start) / (done - before):.0f} s left")
             _line(", ".join(part for part in parts if part))
 
     return report

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,65 +15,135 @@ import typer
 
 from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
+    BAND_NOTE,
+    AttenuationLimit,
     ClipMode,
+    Dtype,
+    Ext,
     Json,
+    KeepHighBand,
     Model,
+    Mono,
     Quiet,
+    Rate,
     ReplaceNan,
+    Sampler,
+    Seed,
+    Steps,
     Strength,
     Subtype,
     Verbose,
     check_device,
+    suffix_of,
+    wrong_usage,
 )
-from sbm_cli.errors import SbmError
+from sbm_cli.errors import OutputExistsError, SbmError
 
 if TYPE_CHECKING:
-    from sbm_cli.batch.plan import Job
+    from sbm_cli.audio.format import AudioFormat
+    from sbm_cli.audio.pipe import Pipe
     from sbm_cli.enhancer import FileReport
+
+PIPE = "-"  # standard input or output, where a file's name would stand
 
 
 def enhance(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Recordings: WAV, FLAC, OGG, MP3, AIFF, …")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT", help="Recordings: WAV, FLAC, OGG, MP3, …; - is stdin.")
+    ],
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="OUTPUT", help="The clean file, or a folder to put it into.")
+        str,
+        typer.Option(
+            "--output", "-o", metavar="OUTPUT", help="The clean file, a folder to put it into, or - (stdout)."
+        ),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace OUTPUT if it exists.")] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", "-n", help="Leave it at an OUTPUT that exists.")
     ] = False,
+    ext: Ext = None,
+    raw: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE[:CHANNELS[:SUBTYPE]]", help="Stdin is bare little-endian samples, 16000 means 16000:1:PCM_16."
+        ),
+    ] = None,
     strength: Strength = 1.0,
+    attenuation_limit: AttenuationLimit = None,
+    steps: Steps = 1,
+    sampler: Sampler = "ode",
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    keep_high_band: KeepHighBand = False,
+    rate: Rate = None,
+    mono: Mono = False,
     model: Model = None,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more help on an idle machine only.")] = 1,
     subtype: Subtype = None,
     clip_mode: ClipMode = "clamp",
     replace_nan: ReplaceNan = False,
+    spectrogram: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw INPUT above OUTPUT, in one scale, into a picture.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Remove noise and reverberation from recordings.
 
-    The output has the rate, channels, length and sample format of the input. What lies above 8 kHz is not restored.
+    The output has the rate, channels, length and sample format of the input. What lies above 8 kHz is lost, or kept by
+    --keep-high-band.
     For folders, and for many files on all cores, there is `sbm batch`.
+    WAV and raw samples go through pipes as they come. Other formats, and --clip-mode rescale, wait for the end of stdin
+    in a temporary file ($TMPDIR). A WAV of unknown length says so in its header, as those of ffmpeg and sox do.
 
     \b
     Examples:
       sbm enhance noisy.wav -o clean.wav
       sbm enhance talk.flac -o cleaned/            the name is kept
       sbm enhance day1.wav day2.wav -o cleaned/ --skip-existing
-      sbm enhance talk.wav -o softer.wav --strength 0.7
+      sbm enhance talk.wav -o softer.wav --attenuation-limit 12
+      sbm enhance talk.wav -o walked.wav --steps 5 --sampler sde --seed 1
+      sbm enhance tape.flac -o speech.wav --mono --rate 16000 --subtype PCM_16
       sbm enhance talk.wav -o talk.wav --overwrite replaced only when complete
       sbm enhance talk.wav -o clean.wav --json | jq .rtf
+      sbm enhance talk.wav -o clean.wav --spectrogram talk.png
+      sbm enhance - -o - < noisy.wav > clean.wav
+      ffmpeg -i film.mp4 -f wav - | sbm enhance - -o - --ext flac > clean.flac
+      arecord -f S16_LE -r 16000 -t raw | sbm enhance - --raw 16000 -o - --ext raw | aplay -f S16_LE -r 16000
     """
     console.adjust(quiet or json, verbose)
     if overwrite and skip_existing:
         raise typer.BadParameter("either replace or keep what exists", param_hint="--overwrite, --skip-existing")
-    jobs = _jobs(inputs, output)
-    wanted = [job for job in jobs if not (skip_existing and job.target.exists())]
-    for job in jobs:
-        if job not in wanted:
-            console.note(f"{job.target} exists: kept")
+
+    from sbm_cli.options import Options
+
+    with wrong_usage():
+        options = Options(
+            strength=strength,
+            attenuation_limit=attenuation_limit,
+            steps=steps,
+            sampler=sampler,
+            seed=seed,
+            dtype=dtype,
+            keep_high_band=keep_high_band,
+            rate=rate,
+            mono=mono,
+            subtype=subtype,
+            clip_mode=clip_mode,
+            replace_nan=replace_nan,
+        )
+    if json and output == PIPE:
+        raise typer.BadParameter("only one of them can have stdout", param_hint="--json, --output")
+    jobs = _jobs(inputs, output, ext, raw)
+    if spectrogram is not None:
+        _check_picture(spectrogram, jobs, overwrite)
+    kept = {target for _, target in jobs if skip_existing and isinstance(target, Path) and target.exists()}
+    wanted = [job for job in jobs if job[1] not in kept]
+    for _, target in jobs:
+        if target in kept:
+            console.note(f"{target} exists: kept")
     if not wanted:
         return
     check_device(device)
@@ -77,37 +151,75 @@ def enhance(
     from sbm_cli.enhancer import Enhancer
 
     enhancer = Enhancer.load(model, device=device, threads=threads)
-    failed = []
-    for job in wanted:
+    failed: list[str] = []
+    limits: set[float] = set()  # Hz, above which nothing came out
+    for source, target in wanted:
         try:
-            with console.progress(job.source.name) as progress:
-                report = enhancer.enhance_file(
-                    job.source,
-                    job.target,
-                    overwrite=overwrite,
-                    strength=strength,
-                    subtype=subtype,
-                    clip_mode=clip_mode,
-                    replace_nan=replace_nan,
-                    progress=progress,
-                )
+            name = source.name if isinstance(source, Path) else "stdin"
+            with _drawn(spectrogram, source, target, replace_nan), console.progress(name) as progress:
+                report = enhancer.enhance_file(source, target, options, overwrite=overwrite, progress=progress)
+        except BrokenPipeError:  # whoever read us has enough, as `head` does
+            console.drop_data()
+            raise typer.Exit(errors.CLOSED_PIPE) from None
         except (SbmError, OSError) as error:
             if len(jobs) == 1:
                 raise
-            errors.report(error, about=job.source)
-            failed.append(str(job.source))
+            errors.report(error, about=source)
+            failed.append(str(source))
             continue
         if json:
             console.data_json(dataclasses.asdict(report))
         _summarise(report)
+        if report.band_limit:
+            limits.add(report.band_limit)
+    for limit in limits:
+        console.note(BAND_NOTE.format(limit / 1000))
     if failed:
         raise SbmError(f"{len(failed)} of {len(jobs)} files failed: {', '.join(failed)}")
 
 
-def _jobs(inputs: list[str], output: str) -> list[Job]:
+def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> list[tuple[Path | Pipe, Path | Pipe]]:
     """Pair inputs and outputs: inside a folder, and `name/` says that a folder is meant, an input keeps its name."""
-    from sbm_cli.batch.plan import Job, expand, find_jobs
+    from sbm_cli.audio.pipe import Pipe
+    from sbm_cli.batch.plan import find_jobs
 
+    sources = _sources(inputs, raw)
+    if output == PIPE:
+        if len(sources) > 1:
+            raise typer.BadParameter(f"{len(sources)} inputs need a folder", param_hint="--output")
+        if sys.stdout.isatty():
+            raise SbmError("sound is not written to a terminal.", "Send it on: sbm enhance … -o - > clean.wav")
+        return [(sources[0], Pipe(sys.stdout.buffer, suffix_of(ext, (".raw",)) or ".wav"))]
+    path, suffix = Path(output), suffix_of(ext)
+    if len(sources) == 1 and not path.is_dir() and not output.endswith(("/", os.sep)):
+        if suffix:
+            raise typer.BadParameter(f"the suffix of {path} chooses its format", param_hint="--ext")
+        return [(sources[0], path)]
+    files = [source for source in sources if isinstance(source, Path)]
+    if not files:
+        raise typer.BadParameter(f"what comes through a pipe has no name to put into {path}", param_hint="--output")
+    if path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"{path} is a file; {len(sources)} inputs need a folder", param_hint="--output")
+    path.mkdir(parents=True, exist_ok=True)
+    if len(files) == 1:
+        name = files[0].name if suffix is None else files[0].with_suffix(suffix).name
+        return [(files[0], path / name)]
+    return [(job.source, job.target) for job in find_jobs(files, path, suffix=suffix)]
+
+
+def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
+    """Return the files that were meant, or standard input."""
+    from sbm_cli.audio.pipe import Pipe
+    from sbm_cli.batch.plan import expand
+
+    if PIPE in inputs:
+        if len(inputs) > 1:
+            raise typer.BadParameter(f"{PIPE} is standard input, and stands alone", param_hint="INPUT")
+        if sys.stdin.isatty():
+            raise SbmError("nothing comes through standard input.", "Give it a sound: sbm enhance - … < noisy.wav")
+        return [Pipe(sys.stdin.buffer, raw=None if raw is None else _raw_format(raw))]
+    if raw is not None:
+        raise typer.BadParameter(f"raw samples come through standard input: INPUT is {PIPE}", param_hint="--raw")
     sources = expand(inputs)
     for source in sources:
         if source.is_dir():
@@ -115,13 +227,47 @@ def _jobs(inputs: list[str], output: str) -> list[Job]:
                 f"{source} is a folder, and enhance takes files. For all files in it: sbm batch {source} -o OUTPUT",
                 param_hint="INPUT",
             )
-    path = Path(output)
-    if len(sources) == 1 and not path.is_dir() and not output.endswith(("/", os.sep)):
-        return [Job(sources[0], path)]
-    if path.exists() and not path.is_dir():
-        raise typer.BadParameter(f"{path} is a file; {len(sources)} inputs need a folder", param_hint="--output")
-    path.mkdir(parents=True, exist_ok=True)
-    return [Job(sources[0], path / sources[0].name)] if len(sources) == 1 else find_jobs(sources, path)
+    return sources
+
+
+def _raw_format(text: str) -> AudioFormat:
+    """Return what RATE[:CHANNELS[:SUBTYPE]] means."""
+    from sbm_cli.audio.format import AudioFormat, subtypes
+
+    found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*)(?::(\w+))?)?", text)
+    subtype = (found and found[3] or "PCM_16").upper()
+    if found is None or subtype not in subtypes("RAW"):
+        raise typer.BadParameter(
+            f"{text!r} is not RATE:CHANNELS:SUBTYPE, such as 16000:1:PCM_16; subtypes: {', '.join(subtypes('RAW'))}",
+            param_hint="--raw",
+        )
+    return AudioFormat(int(found[1]), int(found[2] or 1), None, "RAW", subtype)
+
+
+def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], overwrite: bool) -> None:
+    """Refuse, before any work is done, a picture that could not be drawn in the end."""
+    from sbm_cli.evaluation.chart import require_pillow
+
+    if len(jobs) > 1 or not all(isinstance(end, Path) for end in jobs[0]):
+        raise typer.BadParameter("a picture is of one file before and after", param_hint="--spectrogram")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or name another picture.")
+    if not path.parent.is_dir():
+        raise SbmError(f"{path}: no such folder.", f"Make the folder {path.parent} first.")
+    require_pillow()
+
+
+@contextlib.contextmanager
+def _drawn(picture: Path | None, source: Path | Pipe, target: Path | Pipe, replace_nan: bool) -> Iterator[None]:
+    """Draw the source above the target, which is made from it inside, if a picture is wanted."""
+    if picture is None or not isinstance(source, Path) or not isinstance(target, Path):
+        yield
+        return
+    from sbm_cli.evaluation.spectrogram import draw, spectrogram
+
+    before = spectrogram(source, replace_nan)  # now: the target may replace it
+    yield
+    draw(before, spectrogram(target), picture)
 
 
 def _summarise(report: FileReport) -> None:

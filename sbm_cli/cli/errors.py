@@ -1,4 +1,5 @@
-"""Exceptions become a message, a hint and an exit status: 1 something failed, 2 wrong usage, 130 interrupted."""
+"""Exceptions become a message, a hint and an exit status: 1 something failed, 2 wrong usage, 130 interrupted, 141 when
+nobody read stdout any longer."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import typer
 from sbm_cli.cli import console
 from sbm_cli.errors import SbmError
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Options that several commands share, each described once."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import typer
@@ -19,9 +21,32 @@ Model = Annotated[
 Strength = Annotated[
     float, typer.Option(min=0, max=1, help="1 is the enhanced sound, 0 the input, between them both are mixed.")
 ]
+AttenuationLimit = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="DB", help="The same in decibels, as in DeepFilterNet: lower nothing by more than DB."),
+]
+Steps = Annotated[int, typer.Option(min=1, metavar="N", help="Steps along the bridge, each a call of the network.")]
+Sampler = Annotated[Literal["ode", "sde"], typer.Option(help="Of several steps: the flow, or with noise of --seed.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(help="Of the network's products: bfloat16 is faster on processors that know it, and less exact."),
+]
+KeepHighBand = Annotated[
+    bool,
+    typer.Option(
+        "--keep-high-band", help="Pass through what lies above 8 kHz, lowered as the model lowers the octave below."
+    ),
+]
+BAND_NOTE = "nothing above {:g} kHz comes out; --keep-high-band passes it through, lowered as the octave below"
+Rate = Annotated[int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the output, if not INPUT's.")]
+Mono = Annotated[bool, typer.Option("--mono", help="Mix the channels into one.")]
 Subtype = Annotated[
     str | None,
     typer.Option(metavar="SUBTYPE", help="Sample format, such as PCM_24 or FLOAT; that of INPUT if not given."),
+]
+Ext = Annotated[
+    str | None, typer.Option(metavar="EXT", help="Suffix and so format of outputs that have no name yet, such as flac.")
 ]
 ClipMode = Annotated[
     Literal["clamp", "rescale", "none"],
@@ -30,6 +55,25 @@ ClipMode = Annotated[
 ReplaceNan = Annotated[
     bool, typer.Option("--replace-nan", help="Take samples that are not numbers as silence, instead of failing.")
 ]
+
+
+def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
+    """Return the suffix that --ext means, refusing all but those of sound files and `more`."""
+    from sbm_cli.audio.format import SUFFIXES
+
+    suffix = None if ext is None else f".{ext.lower().lstrip('.')}"
+    if suffix not in (None, *SUFFIXES, *more):
+        raise typer.BadParameter(f"no sound format {ext}; known: {' '.join(SUFFIXES + more)}", param_hint="--ext")
+    return suffix
+
+
+@contextlib.contextmanager
+def wrong_usage() -> Iterator[None]:
+    """Tell options that do not go together, which a record of them refuses, as wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def check_device(device: str) -> None:

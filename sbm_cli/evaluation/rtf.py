@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from sbm_cli.audio.format import AudioFormat
-from sbm_cli.audio.io import SoundWriter
 from sbm_cli.audio.resample import StreamResampler
+from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import SbmError
 from sbm_cli.evaluation.clips import Clip, speech_like

@@ -16,7 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbm_cli.audio.io import AudioFormat, SoundReader, SoundWriter, format_for, read_format
+from sbm_cli.audio.format import AudioFormat, format_for
+from sbm_cli.audio.io import SoundReader, read_format
+from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.errors import AudioError, OutputExistsError
 
 # container, subtype, suffix, rate, the largest error of a written and read sample
@@ -271,6 +273,8 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         (b"", "it is empty, 0 bytes"),
         (b"dear diary, today I recorded nothing\n" * 20, "Format not recognised"),
         (b"RIFF\x00\x00\x00\x00WAVE", "No 'data' chunk"),
+        (b"fLaC" + bytes(100), "damaged, or without a single sample"),
+        (b"ID3\x03\0\0\0\0\0\x0aTIT2\0\0\0\0\0\0", "damaged, or without a single sample"),
     ],
 )
 def test_what_is_no_sound_names_path_reason_and_cure(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -345,15 +349,26 @@ def test_rubbish_behind_the_samples_does_no_harm(tmp_path: Path) -> None:
     assert read(path).shape == (1, 1000)
 
 
-def test_flac_from_a_pipe_says_that_its_length_is_unknown(tmp_path: Path) -> None:
-    path = tmp_path / "a.flac"
-    sf.write(path, np.zeros(1000), 16000)
+@pytest.mark.parametrize("samples", [1000, 0])
+def test_flac_of_unknown_length_is_read_to_its_end(tmp_path: Path, samples: int) -> None:
+    """As encoders write it into pipes; one without any frame is empty."""
+    path, waveform = tmp_path / "a.flac", speechlike(16000, 1000, 1)
+    write(path, waveform, replace(WAV, container="FLAC"))
     content = bytearray(path.read_bytes())
     content[21] &= 0xF0  # total samples: 36 bits of STREAMINFO, 13 bytes into the block that starts at 8
     content[22:26] = b"\0\0\0\0"
-    path.write_bytes(content)
-    with pytest.raises(AudioError, match="does not say how long"):
-        read_format(path)
+    path.write_bytes(content if samples else content[: 8 + 34 + 4 + 40])
+    assert read_format(path).samples is None and read_format(path).seconds == 0
+    np.testing.assert_allclose(read(path), waveform[:, :samples], atol=2**-16)
+
+
+def test_wav_of_unknown_length_becomes_rf64_only_where_it_must(tmp_path: Path) -> None:
+    form = format_for(tmp_path / "a.wav", replace(WAV, samples=None))
+    assert form.container == "RF64"
+    waveform = speechlike(16000, 1000, 1)
+    write(tmp_path / "a.wav", waveform, form)
+    assert (tmp_path / "a.wav").read_bytes()[:4] == b"RIFF"
+    np.testing.assert_allclose(read(tmp_path / "a.wav"), waveform, atol=2**-16)
 
 
 def test_a_title_that_quotes_the_log_of_libsndfile_is_no_truncation(tmp_path: Path) -> None:
@@ -367,6 +382,12 @@ def test_odd_names_are_no_problem(tmp_path: Path) -> None:
         write(tmp_path / name, speechlike(16000, 50, 1), WAV)
         assert read_format(tmp_path / name).samples == 50
     assert len(names(tmp_path)) == 5
+
+
+def test_opus_without_samples_says_so(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.opus", np.zeros((0, 1)), 48000, format="OGG", subtype="OPUS")
+    with pytest.raises(AudioError, match=r"a\.opus: not a sound file .*\(damaged, or without a single sample\)"):
+        read_format(tmp_path / "a.opus")
 
 
 # --- the writer leaves all or nothing
@@ -405,7 +426,8 @@ def test_an_exception_leaves_the_file_that_was_to_be_replaced(tmp_path: Path) ->
 
 WRITE_AND_WAIT = """
 import signal, sys, numpy as np
-from sbm_cli.audio.io import AudioFormat, SoundWriter
+from sbm_cli.audio.format import AudioFormat
+from sbm_cli.audio.writer import SoundWriter
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for jobs in the background
 with SoundWriter(sys.argv[1], AudioFormat(16000, 1, 0, "WAV", "PCM_16")) as writer:
     for _ in range(100):

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sbm_cli.audio.io import SoundReader, SoundWriter, format_for
+from sbm_cli.audio.format import format_for
+from sbm_cli.audio.io import SoundReader
+from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.batch import local
 from sbm_cli.errors import AudioError, ModelError
+from sbm_cli.options import Options
 
 
 @dataclass
@@ -36,17 +39,16 @@ class Copier:
         self,
         source: Path,
         target: Path,
+        options: Options,
         *,
         overwrite: bool,
-        strength: float,
         progress: Callable[[float, float], None],
-        **_: Any,
     ) -> Report:
         if "odd" in source.name:
             raise Unpicklable
         with SoundReader(source) as reader, SoundWriter(target, format_for(target, reader.format), overwrite) as writer:
             for number, block in enumerate(reader.blocks(1600)):
-                writer.write(block * strength)
+                writer.write(block * options.strength)
                 progress((number + 1) / 10, reader.format.seconds)
                 time.sleep(float(os.environ.get("SLOWLY", 0)))
                 if "killed" in source.name:

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sbm_cli.batch.journal import NAME, Journal
-from sbm_cli.batch.plan import Job, Options
+from sbm_cli.batch.plan import Job
 from sbm_cli.errors import SbmError
 from sbm_cli.hub import digest
+from sbm_cli.options import Options
 
 
 class Desk:
@@ -85,6 +86,14 @@ def set_strength(desk: Desk) -> None:
     desk.options = Options(strength=0.5)
 
 
+def forget_options(desk: Desk) -> None:
+    """Leave a journal as it was written before there were options."""
+    lines = [json.loads(line) for line in (desk.out / NAME).read_text().splitlines()]
+    for line in lines:
+        line["settings"] = {"model": line["settings"]["model"]}
+    (desk.out / NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 @pytest.mark.parametrize(
     ("happens", "state", "reason"),
     [
@@ -95,6 +104,7 @@ def set_strength(desk: Desk) -> None:
         (lambda desk: desk.job.source.write_bytes(b"longer"), "outdated", "its input has changed"),
         (lambda desk: (desk.job.source.write_bytes(b"other"), touch(desk)), "outdated", "its input has changed"),
         (set_strength, "outdated", "made with strength 1.0"),
+        (forget_options, "done", ""),
         (lambda desk: desk.model.write_bytes(b"better"), "outdated", "made with model m "),
         (lambda desk: desk.model.with_suffix(".json").write_bytes(b"better"), "outdated", "made with model m "),
         (lambda desk: (desk.out / NAME).unlink(), "outdated", "not made by sbm batch"),
@@ -166,7 +176,7 @@ def test_the_lock_ends_with_its_process(desk: Desk) -> None:
 import os
 from pathlib import Path
 from sbm_cli.batch.journal import Journal
-from sbm_cli.batch.plan import Options
+from sbm_cli.options import Options
 Journal(Path({str(desk.out)!r}), Path({str(desk.model)!r}), Options()).__enter__()
 os.kill(os.getpid(), 9)
 """

@@ -15,8 +15,9 @@ import pytest
 import soundfile
 
 from sbm_cli.batch.local import Begun, Done, Event, Failed, Progress, Workers
-from sbm_cli.batch.plan import Job, Options
+from sbm_cli.batch.plan import Job
 from sbm_cli.errors import AudioError, ModelError, SbmError
+from sbm_cli.options import Options
 
 
 @pytest.fixture
@@ -140,3 +141,17 @@ def test_workers_end_with_a_parent_that_is_killed(
     while sessions_processes(batch.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert sessions_processes(batch.pid) == []
+
+
+def test_the_first_process_too_never_sees_an_interrupt() -> None:
+    """The tracker that multiprocessing starts along with it unblocks them, in Python 3.11."""
+    script = """
+import signal
+from multiprocessing import resource_tracker
+from sbm_cli.batch.local import _interrupts_held
+with _interrupts_held():
+    resource_tracker.ensure_running()
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -20,6 +20,7 @@ import soundfile
 from sbm_cli.batch import local
 from sbm_cli.batch.journal import NAME
 from sbm_cli.enhancer import Enhancer
+from sbm_cli.options import Options
 
 STAND_IN = Path(__file__).parent.parent / "batch" / "slow_copy.py"
 
@@ -70,7 +71,9 @@ def test_real_workers_give_what_single_files_give(sbm: Any, folder: Path, model_
     assert "3 files: 3 done; 3.3 s of audio in " in result.err
     enhancer = Enhancer.load(model_file, device="cpu")
     for name, found in contents(folder / "out").items():
-        enhancer.enhance_file(folder / "in" / name, folder / f"one{Path(name).suffix}", overwrite=True, strength=0.8)
+        enhancer.enhance_file(
+            folder / "in" / name, folder / f"one{Path(name).suffix}", Options(strength=0.8), overwrite=True
+        )
         assert (folder / f"one{Path(name).suffix}").read_bytes() == found, name
 
 
@@ -113,6 +116,13 @@ def test_outputs_of_others_are_kept(copy: Any, folder: Path) -> None:
     assert (folder / "out" / "a.wav").read_bytes() == before
     assert copy("-y").status == 0
     assert (folder / "out" / "a.wav").read_bytes() != before
+
+
+def test_what_is_lost_is_told_once(sbm: Any, folder: Path, model_file: Path) -> None:
+    for name in ("x.wav", "y.wav"):
+        write(folder / "in" / name, rate=44100)
+    result = sbm("batch", "in", "-o", "out", "-m", model_file, "--workers", "1")
+    assert result.status == 0 and result.err.count("nothing above 8 kHz comes out") == 1
 
 
 def test_a_bad_file_does_not_stop_the_others(copy: Any, folder: Path) -> None:

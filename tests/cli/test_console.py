@@ -101,6 +101,22 @@ def test_plain_lines_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     )
 
 
+def test_a_total_that_is_unknown_is_not_made_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: clock)
+    with console.progress("stdin") as report:
+        clock = 10.0
+        report(100.0, 0.0)
+    assert capsys.readouterr().err == "stdin: 100 s of audio\n"
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with console.progress("stdin") as report:
+        report(3.0, 0.0)
+    assert " 3 s of audio" in terminal.getvalue()
+
+
 def test_what_was_done_before_takes_no_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
+import os
 import shutil
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from sbm_cli.batch.plan import Options
 from sbm_cli.cli import batch, enhance
 from sbm_cli.enhancer import Enhancer, FileReport
+from sbm_cli.options import Options
 
 
 @pytest.fixture
@@ -22,6 +28,31 @@ def folder(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in the folder that holds noisy.wav."""
     monkeypatch.chdir(noisy.parent)
     return noisy.parent
+
+
+class Piped:
+    """What stands in for standard input and output."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self._out = io.BytesIO()
+
+    def give(self, content: bytes, terminal: bool = False) -> None:
+        """Put new streams in place: terminals, or pipes of which one brings the content."""
+        self._out = io.BytesIO()
+        for name, stream in (("stdin", io.BytesIO(content)), ("stdout", self._out)):
+            stream.seekable = lambda: False  # type: ignore[method-assign]
+            stand_in = SimpleNamespace(buffer=stream, isatty=lambda: terminal, encoding="utf-8")
+            self._patch.setattr(sys, name, stand_in)
+
+    @property
+    def taken(self) -> bytes:
+        return self._out.getvalue()
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Piped:
+    return Piped(monkeypatch)
 
 
 def names(folder: Path) -> set[str]:
@@ -49,10 +80,11 @@ def test_a_folder_keeps_the_name(sbm: Any, folder: Path, model_file: Path, exist
 
 
 def test_json_is_all_that_is_said(sbm: Any, folder: Path, model_file: Path) -> None:
-    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--json")
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--json", "--attenuation-limit", "9")
     assert (result.status, result.err) == (0, "")
     report = json.loads(result.out)
     assert set(report) == set(FileReport.__dataclass_fields__)
+    assert (report["model"], report["options"]) == ("small", asdict(Options(attenuation_limit=9)))
     assert (report["source"], report["target"], report["rate"], report["channels"]) == (
         "noisy.wav",
         "clean.wav",
@@ -157,10 +189,10 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
     asked: dict[str, Any] = {}
 
     class Fake:
-        def enhance_file(self, source: Path, target: Path, **options: Any) -> FileReport:
-            asked.update(source=source, target=target, **options)
-            options["progress"](1.0, 2.0)
-            return FileReport(str(source), str(target), 16000, 1, 32000, 2.0, 0.5, 0.25, 7)
+        def enhance_file(self, source: Path, target: Path, options: Options, **how: Any) -> FileReport:
+            asked.update(source=source, target=target, options=options, **how)
+            how["progress"](1.0, 2.0)
+            return FileReport(str(source), str(target), 16000, 1, 32000, 2.0, 0.5, 0.25, 7, 8000.0, "m", options)
 
     def load(model: str | None, device: str, threads: int | None) -> Fake:
         asked.update(model=model, device=device, threads=threads)
@@ -168,7 +200,10 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Enhancer, "load", load)
     options = "--overwrite --model m --device cpu --threads 3 --subtype FLOAT --clip-mode none --replace-nan"
-    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", *options.split(), "--strength", "0.25")
+    options += (
+        " --attenuation-limit 12 --rate 8000 --mono --steps 5 --sampler sde --seed 3 --dtype bfloat16 --keep-high-band"
+    )
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", *options.split())
     assert result.status == 0
     del asked["progress"]
     assert asked == {
@@ -178,36 +213,54 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         "device": "cpu",
         "threads": 3,
         "overwrite": True,
-        "strength": 0.25,
-        "subtype": "FLOAT",
-        "clip_mode": "none",
-        "replace_nan": True,
+        "options": Options(1.0, 12.0, 5, "sde", 3, "bfloat16", True, 8000, True, "FLOAT", "none", True),
     }
     assert result.err == (
         "sbm: warning: clean.wav: 7 samples beyond full scale\n"
         "     --clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.\n"
         "noisy.wav -> clean.wav  2.0 s of audio in 0.5 s (RTF 0.25)\n"
+        "nothing above 8 kHz comes out; --keep-high-band passes it through, lowered as the octave below\n"
     )
 
 
 @pytest.mark.parametrize("command", [enhance.enhance, batch.batch])
 def test_defaults_are_those_of_the_enhancer(command: Any) -> None:
     here = inspect.signature(command).parameters
+    options = inspect.signature(Options).parameters
     there = {
         **inspect.signature(Enhancer.load).parameters,
         **inspect.signature(Enhancer.enhance_file).parameters,
+        **options,
     }
     shared = set(here) & set(there)
-    assert shared == {"model", "device", "threads", "overwrite", "strength", "subtype", "clip_mode", "replace_nan"}
+    assert shared == {"model", "device", "threads", "overwrite", *options}
     assert {name: here[name].default for name in shared} == {name: there[name].default for name in shared}
-    options = inspect.signature(Options).parameters
-    assert all(options[name].default == there[name].default for name in options) and set(options) < shared
 
 
 def test_clip_modes_are_those_of_the_audio_room(sbm: Any) -> None:
     from sbm_cli.audio.clipping import CLIP_MODES
 
     assert f"<{'|'.join(CLIP_MODES)}>" in sbm("enhance", "-h").out
+
+
+@pytest.mark.parametrize(
+    ("rate", "options", "told"),
+    [
+        (16000, "", 0),
+        (44100, "", 1),
+        (44100, "--keep-high-band", 0),
+        (44100, "--rate 16000", 0),
+        (44100, "--strength .5", 0),
+        (8000, "--rate 44100", 0),
+    ],
+)
+def test_what_is_lost_is_told_once(
+    sbm: Any, folder: Path, model_file: Path, rate: int, options: str, told: int
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(name, np.random.default_rng(0).uniform(-0.1, 0.1, 4000), rate)
+    result = sbm("enhance", "a.wav", "b.wav", "-o", "out/", "-m", model_file, *options.split())
+    assert result.status == 0 and result.err.count("nothing above 8 kHz comes out") == told
 
 
 def test_several_inputs_into_a_folder(sbm: Any, folder: Path, model_file: Path) -> None:
@@ -243,13 +296,40 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (["noisy.wav", "other.wav", "-o", "."], 1, "sbm: noisy.wav would be written over."),
         (["noisy.wav", "other.wav", "-o", "other.wav"], 2, "sbm: invalid value for --output: other.wav is a file; "),
         (["*.flac", "-o", "out"], 1, "sbm: *.flac: no such file or folder"),
+        (["noisy.wav", "-o", "clean.wav", "--ext", "flac"], 2, "sbm: invalid value for --ext: the suffix of clean.wav"),
+        (["noisy.wav", "-o", "out/", "--ext", "raw"], 2, "sbm: invalid value for --ext: no sound format raw; "),
+        (["noisy.wav", "-o", "-", "--json"], 2, "sbm: invalid value for --json, --output: only one of them "),
+        (["noisy.wav", "other.wav", "-o", "-"], 2, "sbm: invalid value for --output: 2 inputs need a folder"),
+        (
+            ["noisy.wav", "other.wav", "-o", "out", "--spectrogram", "a.png"],
+            2,
+            "sbm: invalid value for --spectrogram: ",
+        ),
+        (
+            ["noisy.wav", "-o", "clean.wav", "--spectrogram", "no/a.png"],
+            1,
+            "sbm: no/a.png: no such folder.\n     Make ",
+        ),
+        (["noisy.wav", "-o", "-", "--spectrogram", "a.png"], 2, "sbm: invalid value for --spectrogram: a picture is "),
+        (["noisy.wav", "-", "-o", "out"], 2, "sbm: invalid value for INPUT: - is standard input, and stands alone"),
+        (["-", "-o", "copy"], 2, "sbm: invalid value for --output: what comes through a pipe has no name "),
+        (["noisy.wav", "-o", "clean.wav", "--raw", "16000"], 2, "sbm: invalid value for --raw: raw samples come "),
+        (["-", "-o", "clean.wav", "--raw", "16000:s16"], 2, "sbm: invalid value for --raw: '16000:s16' is not RATE:"),
+        (
+            ["-", "-o", "clean.wav", "--raw", "16000:1:ALAC_16"],
+            2,
+            "sbm: invalid value for --raw: '16000:1:ALAC_16' is ",
+        ),
+        (["-", "-o", "clean.wav", "--raw", "16000:1:s16"], 2, "sbm: invalid value for --raw: '16000:1:s16' is not "),
         (["noisy.wav", "-o", "clean.wav", "-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
         (["noisy.wav", "-o", "clean.wav", "--strength", "1.5"], 2, "sbm: invalid value for '--strength': "),
+        (["noisy.wav", "-o", "clean.wav", "--strength", ".5", "--attenuation-limit", "6"], 2, "sbm: invalid value: "),
     ],
 )
 def test_inputs_and_outputs_that_do_not_go_together(
-    sbm: Any, folder: Path, arguments: list[str], status: int, message: str
+    sbm: Any, folder: Path, piped: Piped, arguments: list[str], status: int, message: str
 ) -> None:
+    piped.give(b"")
     (folder / "copy").mkdir()
     for name in ("other.wav", "copy/noisy.wav"):
         shutil.copy("noisy.wav", name)
@@ -257,3 +337,84 @@ def test_inputs_and_outputs_that_do_not_go_together(
     assert result.status == status
     assert result.err.startswith(message)
     assert "clean.wav" not in names(folder)
+
+
+def test_a_folder_of_another_format(sbm: Any, folder: Path, model_file: Path) -> None:
+    assert sbm("enhance", "noisy.wav", "-o", "out/", "-m", model_file, "--ext", "FLAC").status == 0
+    assert names(folder / "out") == {"noisy.flac"}
+
+
+@pytest.mark.parametrize("options", ["", "--clip-mode rescale", "--mono --rate 8000 --subtype PCM_16"])
+@pytest.mark.parametrize("target", ["-", "- --ext flac", "- --ext raw", "clean2.wav"])
+def test_a_pipe_gives_what_a_file_gives(
+    sbm: Any, folder: Path, model_file: Path, piped: Piped, options: str, target: str
+) -> None:
+    assert sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, *options.split()).status == 0
+    expected, rate = soundfile.read("clean.wav")
+    form = soundfile.info("clean.wav")
+    bare = {"samplerate": rate, "channels": form.channels, "subtype": form.subtype, "format": "RAW"}
+    samples, _ = soundfile.read("noisy.wav", dtype="float32")
+    contents = {}
+    for container in ("WAV", "FLAC", "RAW"):
+        soundfile.write("noisy", samples, 16000, "PCM_24", format=container)
+        contents[container] = Path("noisy").read_bytes()
+    for container, content in contents.items():
+        piped.give(content)
+        raw = ["--raw", "16000:2:pcm_24"] if container == "RAW" else []
+        result = sbm("enhance", "-", *raw, "-o", *target.split(), "-y", "-m", model_file, *options.split())
+        assert (result.status, result.out) == (0, "") and "- -> " in result.err
+        taken = io.BytesIO(piped.taken if target.startswith("-") else Path(target).read_bytes())
+        found, found_rate = soundfile.read(taken, **(bare if "raw" in target else {}))
+        assert found_rate == rate
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_picture_of_before_and_after(
+    sbm: Any, folder: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    arguments = ["enhance", "noisy.wav", "-o", "noisy.wav", "-y", "-m", model_file, "--rate", "8000"]
+    assert sbm(*arguments, "--spectrogram", "a.png").status == 0
+    picture = np.asarray(Image.open("a.png").convert("L")).astype(float)
+    upper, lower = np.split(picture[: len(picture) // 2 * 2], 2)
+    assert upper[40:170].mean() > 3 * lower[40:170].mean()  # above 4 kHz there was noise, and is nothing
+    before = (folder / "a.png").read_bytes()
+    refused = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--spectrogram", "a.png")
+    assert refused.status == 1 and refused.err.startswith("sbm: a.png exists.")
+    assert (folder / "a.png").read_bytes() == before and names(folder) == {"noisy.wav", "a.png"}
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--spectrogram", "b.png")
+    assert result.status == 1 and "Pillow" in result.err and names(folder) == {"noisy.wav", "a.png"}
+
+
+def test_terminals_are_no_pipes(sbm: Any, folder: Path, piped: Piped) -> None:
+    piped.give(b"", terminal=True)
+    result = sbm("enhance", "noisy.wav", "-o", "-")
+    assert result.status == 1 and result.err.startswith("sbm: sound is not written to a terminal.\n     Send it on: ")
+    result = sbm("enhance", "-", "-o", "clean.wav")
+    assert result.status == 1 and result.err.startswith("sbm: nothing comes through standard input.\n")
+    assert piped.taken == b"" and names(folder) == {"noisy.wav"}
+
+
+def test_bad_input_through_a_pipe_is_one_message(sbm: Any, folder: Path, model_file: Path, piped: Piped) -> None:
+    piped.give(b"dear diary, today I recorded nothing")
+    result = sbm("enhance", "-", "-o", "clean.wav", "-m", model_file)
+    assert result.status == 1 and result.err.startswith("sbm: -: not a sound file libsndfile can read (")
+    assert names(folder) == {"noisy.wav"}
+
+
+def test_real_pipes_and_a_reader_that_has_enough(folder: Path, model_file: Path) -> None:
+    """A shell's pipes: the same sound as through files, and a quiet end, as by SIGPIPE, once nobody reads."""
+    soundfile.write("long.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 16000 * 20), 16000)
+    sbm = f"{sys.executable} -m sbm_cli enhance -m {model_file}"
+    script = f"""
+        {sbm} noisy.wav -o clean.wav -q
+        cat noisy.wav | {sbm} - -o - -q | cat > piped.wav
+        {sbm} long.wav -o - | head -c 100 > beginning.wav
+        echo "${{PIPESTATUS[*]}}"
+    """
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, env={**os.environ, "CI": "1"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "141 0\n", "")
+    np.testing.assert_array_equal(soundfile.read("piped.wav")[0], soundfile.read("clean.wav")[0])
+    assert len(Path("beginning.wav").read_bytes()) == 100

@@ -1,0 +1,199 @@
+"""Sound through pipes, which go forward only and may never tell their length.
+
+WAV and bare samples are decoded and encoded as they come. For what libsndfile must seek in there is a temporary file on
+disc in between: nothing has to fit into memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+
+from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Waveform, storable
+
+# Format tag and bits of the subtypes that a WAV holds without blocks of several samples.
+_TAGS = {"PCM_U8": (1, 8), "PCM_16": (1, 16), "PCM_24": (1, 24), "PCM_32": (1, 32)}
+_TAGS |= {"FLOAT": (3, 32), "DOUBLE": (3, 64), "ALAW": (6, 8), "ULAW": (7, 8)}
+_EXTENSIBLE = 0xFFFE  # the tag proper stands 24 bytes into the chunk
+_UNKNOWN = 0xFFFFFFFF  # both sizes of a WAV whose writer cannot go back, as ffmpeg has it
+_HEADER = "<4sI4s4sIHHIIHH4sI"
+_MOST_HEADER = 2**20  # bytes of a chunk before the samples; what is larger is read from a file
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """A stream of bytes in place of a file: standard input or output, a socket, a file opened in binary mode.
+
+    suffix: of an output, where no name tells the format. raw: what an input without header is made of.
+    """
+
+    file: BinaryIO
+    suffix: str = ".wav"
+    raw: AudioFormat | None = None
+
+    def __str__(self) -> str:
+        return "-"
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Samples | BinaryIO]:
+        """Give the samples of a WAV or of `raw` as they come; for other formats, a file to seek in."""
+        if self.file.seekable():
+            self.file.seek(0)
+        form, head = (self.raw, b"") if self.raw or self.file.seekable() else _wav_header(self.file)
+        if form is not None:
+            yield Samples(self.file, form)
+        elif self.file.seekable():
+            yield self.file
+        else:
+            with _spooled(self.file, head) as spool:
+                yield spool
+
+    @contextlib.contextmanager
+    def rewindable(self) -> Iterator[Pipe]:
+        """Give a pipe that can be opened twice: this one, or what comes through it, in a temporary file."""
+        if self.file.seekable():
+            yield self
+        else:
+            with _spooled(self.file) as spool:
+                yield replace(self, file=spool)
+
+
+class Samples:
+    """Bare samples, decoded as they come: what of `sf.SoundFile` a reader needs."""
+
+    def __init__(self, file: BinaryIO, format: AudioFormat) -> None:
+        self.format = format
+        self._file = file
+        self._left = format.samples
+        self._width = format.channels * SAMPLE_BYTES[format.subtype]
+
+    def read(self, frames: int, **how: Any) -> NDArray[np.float32]:
+        """Return the next samples [n, channels], fewer than `frames` only at their end."""
+        if self._left is not None:
+            frames = min(frames, self._left)
+        data = _read(self._file, frames * self._width)
+        data = data[: len(data) // self._width * self._width]
+        if self._left is not None:
+            self._left -= len(data) // self._width
+            if not self._left:  # a program that writes chunks behind the samples shall not find the pipe closed
+                while self._file.read(2**16):
+                    pass
+        form = self.format
+        waveform: NDArray[np.float32]
+        waveform, _ = sf.read(
+            io.BytesIO(data),
+            samplerate=form.rate,
+            channels=form.channels,
+            subtype=form.subtype,
+            endian="LITTLE",
+            format="RAW",
+            **how,
+        )
+        return waveform
+
+
+class PipeWriter:
+    """Write a WAV or bare samples into a pipe; a context manager.
+
+    The header of a WAV tells the length where that is known beforehand, else, as ffmpeg's and sox's do, that it is not.
+
+    Raises BrokenPipeError once nobody reads it.
+    """
+
+    def __init__(self, pipe: Pipe, format: AudioFormat) -> None:
+        self._file = pipe.file
+        self._format = format
+        self._padding = b""
+
+    def __enter__(self) -> PipeWriter:
+        form = self._format
+        if form.container != "RAW":
+            tag, bits = _TAGS[form.subtype]
+            width = form.channels * bits // 8
+            size = _UNKNOWN if form.samples is None else min(form.samples * width, _UNKNOWN)
+            self._padding = b"\0" * (size % 2 if size < _UNKNOWN else 0)  # a chunk has an even number of bytes
+            riff = min(size + len(self._padding) + struct.calcsize(_HEADER) - 8, _UNKNOWN)
+            fmt = 16, tag, form.channels, form.rate, form.rate * width, width, bits
+            self._file.write(struct.pack(_HEADER, b"RIFF", riff, b"WAVE", b"fmt ", *fmt, b"data", size))
+        return self
+
+    def write(self, block: Waveform) -> None:
+        """Send float32 [channels, n] on its way; as `SoundWriter.write`."""
+        form, data = self._format, io.BytesIO()
+        sf.write(data, storable(block, form), form.rate, form.subtype, "LITTLE", "RAW")
+        self._file.write(data.getvalue())
+        self._file.flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._file.write(self._padding)
+            self._file.flush()
+
+
+def temporary_folder() -> str | None:
+    """Name the folder for temporary files as long as a recording: /tmp may be a part of the memory."""
+    return None if os.environ.get("TMPDIR") or not os.path.isdir("/var/tmp") else "/var/tmp"
+
+
+def _wav_header(file: BinaryIO) -> tuple[AudioFormat | None, bytes]:
+    """Read a WAV's header up to its samples; return what they are, None where that is not plain, and what was read."""
+    head = _read(file, 12)
+    if head[:4] + head[8:] != b"RIFFWAVE":
+        return None, head
+    fmt = b""
+    while True:
+        chunk = _read(file, 8)
+        head += chunk
+        name, size = chunk[:4], int.from_bytes(chunk[4:], "little")
+        if name == b"data" or len(chunk) < 8 or size > _MOST_HEADER:
+            break
+        body = _read(file, size + size % 2)
+        head += body
+        if name == b"fmt ":
+            fmt = body
+    if name != b"data" or len(fmt) < 16 or not size:
+        return None, head
+    tag, channels, rate, _, width, bits = struct.unpack("<HHIIHH", fmt[:16])
+    if tag == _EXTENSIBLE:
+        tag = int.from_bytes(fmt[24:26], "little")
+    subtype = next((name for name, kind in _TAGS.items() if kind == (tag, bits)), None)
+    if subtype is None or not rate or not channels or width != channels * SAMPLE_BYTES[subtype]:
+        return None, head
+    return AudioFormat(rate, channels, None if means_unknown(size) else size // width, "WAV", subtype), head
+
+
+def means_unknown(size: int) -> bool:
+    """Whether a size is what programs write into a pipe, where they cannot go back: about 2³¹ or 2³²."""
+    return any(abs(size - mark) <= 2**16 for mark in (2**31, 2**32))
+
+
+@contextlib.contextmanager
+def _spooled(file: BinaryIO, head: bytes = b"") -> Iterator[BinaryIO]:
+    """Give a temporary file with what was read and what is still to come; it has no name, so nothing is ever left."""
+    with tempfile.TemporaryFile(dir=temporary_folder()) as spool:
+        spool.write(head)
+        shutil.copyfileobj(file, spool, 2**20)
+        spool.seek(0)
+        yield cast(BinaryIO, spool)
+
+
+def _read(file: BinaryIO, count: int) -> bytes:
+    """Read so many bytes, fewer only at the end: an unbuffered stream gives what it has."""
+    data = file.read(count)
+    while len(data) < count and (more := file.read(count - len(data))):
+        data += more
+    return data

@@ -1,0 +1,177 @@
+"""Sound files and pipes to write to, in blocks; a file is complete or absent."""
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+
+import soundfile as sf
+
+from sbm_cli.audio.format import AudioFormat, Waveform, storable
+from sbm_cli.audio.pipe import Pipe, PipeWriter, temporary_folder
+from sbm_cli.errors import AudioError, OutputExistsError
+
+_WRITE_FRAMES = 4096  # libsndfile overflows its stack on a Vorbis block of three million samples
+_UNREADABLE_WHEN_EMPTY = {"FLAC", "OPUS", "MP3"}  # libsndfile 1.2 writes them without a complaint and cannot open them
+
+
+class SoundWriter:
+    """Write a sound file in blocks; a context manager. The file appears under its name when all is written, or never.
+
+    path: the target. Until the end the samples go to a hidden file beside it, which an exception removes.
+    format: rate, channels, container, subtype, endian and tags of the file; see `format_for`.
+    overwrite: replace a file of that name; otherwise one that is there, even one that appears meanwhile, is kept.
+
+    Raises OutputExistsError if it is there, AudioError if the folder or the disc does not take it, or if nothing was
+    written and the format cannot hold nothing (FLAC, Opus, MP3).
+    """
+
+    def __init__(self, path: str | Path, format: AudioFormat, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self.format = format
+        self._overwrite = overwrite
+        self._written = 0
+
+    def __enter__(self) -> "SoundWriter":
+        # A link stays a link; what it points to is replaced.
+        self._target = Path(os.path.realpath(self.path))
+        if self._target.exists() and not self._target.is_file():
+            raise AudioError(f"{self.path}: not a file that could be replaced.", "Name a file as the output.")
+        if not self._overwrite and self._target.exists():
+            raise _exists(self.path)
+        if self._target.exists() and not os.access(self._target, os.W_OK):  # a new file in its place would not ask
+            raise AudioError(f"{self.path}: is read-only.", "Make it writable, or name another output.")
+        # Not with a sound file's suffix: should we be killed, a later batch must not take it for a recording.
+        self._part = self._target.with_name(f".sbm-{os.getpid()}-{secrets.token_hex(6)}.part")
+        try:
+            os.close(os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except OSError as error:
+            reason = str(error.strerror).lower()
+            hint = f"Make the folder {self._target.parent} first." if isinstance(error, FileNotFoundError) else ""
+            raise AudioError(f"{self.path}: cannot be written ({reason}).", hint) from error
+        try:
+            self._file = self._open()
+        except BaseException:
+            self._part.unlink(missing_ok=True)
+            raise
+        return self
+
+    def write(self, block: Waveform) -> None:
+        """Append float32 [channels, n]. Integer formats round to the nearest step and limit at full scale.
+
+        Raises ValueError for another channel count or a sample that is not finite, AudioError if the disc is full.
+        """
+        frames = storable(block, self.format)
+        with self._failing_as_audio_error():
+            for start in range(0, len(frames), _WRITE_FRAMES):
+                self._file.write(frames[start : start + _WRITE_FRAMES])
+        self._written += len(frames)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is not None:
+                with contextlib.suppress(sf.LibsndfileError):
+                    self._file.close()
+                return
+            with self._failing_as_audio_error():
+                self._file.close()  # soundfile syncs to disc first
+            if not self._written and {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY:
+                raise AudioError(f"{self.path}: no {self.format.container} can be empty.", "Name a .wav as the output.")
+            self._publish()
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def _open(self) -> sf.SoundFile:
+        form = self.format
+        try:
+            file = sf.SoundFile(
+                os.fsencode(self._part) if os.name == "posix" else str(self._part),
+                "w",
+                samplerate=form.rate,
+                channels=form.channels,
+                subtype=form.subtype,
+                endian=form.endian,
+                format=form.container,
+            )
+        except (sf.LibsndfileError, ValueError) as error:
+            reason = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
+            raise AudioError(
+                f"{self.path}: {form.container} {form.subtype} with {form.channels} channels at {form.rate} Hz "
+                f"cannot be written ({reason.rstrip('.')})."
+            ) from error
+        if form.container == "RF64" and form.samples is None:
+            # SFC_RF64_AUTO_DOWNGRADE, for which soundfile has no name: a WAV, should it stay below 4 GiB.
+            sf._snd.sf_command(file._file, 0x1210, sf._ffi.NULL, 1)
+        for name, text in form.tags:
+            if form.container == "MP3" and not text.isascii():
+                continue  # libsndfile hands UTF-8 to an encoder that takes it for Latin-1
+            with contextlib.suppress(sf.LibsndfileError, RuntimeError):  # W64 and AU have no tags
+                setattr(file, name, text)
+        return file
+
+    def _publish(self) -> None:
+        """Give the finished file its name."""
+        try:
+            if self._overwrite:
+                self._part.replace(self._target)
+                return
+            try:
+                os.link(self._part, self._target)  # unlike a rename it never replaces
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links, such as FAT
+                if self._target.exists():
+                    raise FileExistsError from None
+                self._part.rename(self._target)
+        except FileExistsError as error:
+            raise _exists(self.path) from error
+        except OSError as error:
+            raise AudioError(f"{self.path}: cannot be written ({str(error.strerror).lower()}).") from error
+
+    @contextlib.contextmanager
+    def _failing_as_audio_error(self) -> Iterator[None]:
+        try:
+            yield
+        except (sf.LibsndfileError, AssertionError) as error:  # soundfile asserts that all frames were taken
+            reason = error.error_string if isinstance(error, sf.LibsndfileError) else "not all samples were taken"
+            raise AudioError(
+                f"{self.path}: writing failed at {self._written / self.format.rate:.1f} s ({reason.rstrip('.')}).",
+                "Is the disc full?",
+            ) from error
+
+
+@contextlib.contextmanager
+def open_writer(
+    target: str | Path | Pipe, format: AudioFormat, overwrite: bool = False
+) -> Iterator[SoundWriter | PipeWriter]:
+    """Open a file or a pipe to be written; formats whose header is finished last go through a temporary file."""
+    if not isinstance(target, Pipe):
+        with SoundWriter(target, format, overwrite) as writer:
+            yield writer
+    elif format.container in ("RAW", "WAV", "WAVEX", "RF64"):
+        with PipeWriter(target, format) as writer_of_pipe:
+            yield writer_of_pipe
+    else:
+        with TemporaryDirectory(dir=temporary_folder()) as folder:
+            path = Path(folder, f"sound{target.suffix}")
+            with SoundWriter(path, format) as writer:
+                yield writer
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, target.file, 2**20)
+            target.file.flush()
+
+
+def remove_parts(folder: Path, process: int) -> None:
+    """Remove the files that a process, killed since, left half-written in a folder."""
+    for part in folder.glob(f".sbm-{process}-*.part"):
+        part.unlink(missing_ok=True)
+
+
+def _exists(path: Path) -> OutputExistsError:
+    return OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or name another output.")

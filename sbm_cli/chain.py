@@ -1,0 +1,102 @@
+"""The chain at the model's rate, block by block: STFT, level, compression, the network, and all the way back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbm_cli.bridge.sampler import sample
+from sbm_cli.dsp.level import Level, frame_power
+
+if TYPE_CHECKING:
+    from sbm_cli.enhancer import Enhancer
+    from sbm_cli.nn import network as nn
+    from sbm_cli.options import Options
+
+HIGH_BAND = Level(attack=0.02, release=0.02, floor_db=-120.0)  # smooths the gain of what the model does not see
+SILENCE = 1e-12  # frame power (-120 dBFS) below which there is nothing to enhance and the output is zero
+
+
+@dataclass
+class Carry:
+    """State of a stream between two blocks, None at its beginning."""
+
+    noise: np.random.Generator
+    analysis: Tensor | None = None
+    level: Tensor | None = None
+    network: dict[int, nn.Carry] = field(default_factory=dict)  # of every step
+    # Of the frames that the look-ahead holds back: the level's gain [1, lookahead], the spectrum.
+    gain: Tensor | None = None
+    spectrum: Tensor | None = None
+    high: Tensor | None = None
+    synthesis: Tensor | None = None
+
+
+def enhance_block(enhancer: Enhancer, samples: Tensor, options: Options, high: bool, carry: Carry) -> Tensor:
+    """Return the samples [channels, hops * hop] that this block [channels, n] at the model's rate completes.
+
+    high: return three times as many rows: the enhanced sound, the sound as the model heard it, and the gain of what
+    lies above, all of them equally late. Resampled together they stay so.
+    """
+    config = enhancer.config
+    spectrum, carry.analysis = config.stft.analyze(samples, carry.analysis)
+    if not spectrum.shape[2]:
+        return samples[:, :0].repeat(3 if high else 1, 1)
+    power = frame_power(spectrum).mean(0, keepdim=True)  # the channels of a file share one level
+    frame_seconds, lookahead = config.stft.hop / config.rate, config.network.lookahead
+    level, carry.level = config.level.track(power, frame_seconds, carry.level)
+    gain = level.sqrt()
+    estimate = _estimate(enhancer, config.compression.compress(spectrum / gain[:, None]), options, carry)
+    gain, carry.gain = _late(torch.where(power > SILENCE, gain, 0.0), lookahead, carry.gain)
+    clean = config.compression.expand(estimate) * gain[:, None]
+    if high:
+        spectrum, carry.spectrum = _late(spectrum, lookahead, carry.spectrum)
+        top = config.stft.bins // 2  # the uppermost octave
+        powers = torch.cat([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
+        powers, carry.high = HIGH_BAND.track(powers, frame_seconds, carry.high)
+        lowered, heard = powers.chunk(2)
+        ones, _ = config.stft.analyze(samples.new_ones(1, config.stft.window), samples.new_zeros(1, 0))
+        # One gain a frame, in the shape of its window: overlap-add draws a smooth line through them.
+        clean = torch.cat([clean, spectrum, ones * (lowered / heard).sqrt().clamp(max=1)[:, None]])
+    clean, carry.synthesis = config.stft.synthesize(clean, carry.synthesis)
+    return clean
+
+
+def _late(x: Tensor, frames: int, held: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return x [..., frames] so many frames late, as the network's output is, and what is held back."""
+    x = torch.cat([x.new_zeros(*x.shape[:-1], frames) if held is None else held, x], -1)
+    split = x.shape[-1] - frames
+    return x[..., :split], x[..., split:]
+
+
+def _estimate(enhancer: Enhancer, noisy: Tensor, options: Options, carry: Carry) -> Tensor:
+    """Return the estimate of clean, shaped like the compressed spectrum `noisy` [channels, freq, frames].
+
+    Each step has a carry of its own: it sees the frames of its own time, in their order, however they are cut.
+    """
+    network = enhancer.network if options.steps == 1 else enhancer.timed_network
+    draws = _draws(noisy, options.steps, carry.noise) if options.sampler == "sde" else iter(())
+
+    numbers = itertools.count()
+
+    def step(state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        number = next(numbers)
+        estimate: Tensor
+        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number))
+        return estimate
+
+    return sample(step, enhancer.config.schedule, noisy, options.steps, options.sampler, lambda _: next(draws))
+
+
+def _draws(noisy: Tensor, steps: int, generator: np.random.Generator) -> Iterator[Tensor]:
+    """Yield noise for every step but the last; drawn frame after frame, so that it does not depend on the blocks."""
+    channels, bins, frames = noisy.shape
+    parts = generator.standard_normal((frames, steps - 1, channels, bins, 2), np.float32) * np.float32(0.5**0.5)
+    yield from torch.view_as_complex(torch.from_numpy(parts)).to(noisy.device).permute(1, 2, 3, 0)

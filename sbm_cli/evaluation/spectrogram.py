@@ -1,0 +1,105 @@
+"""A recording before and after, as spectrograms of one scale."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbm_cli.audio.io import SoundReader
+from sbm_cli.evaluation.chart import GRID, INK, MARGIN, require_pillow
+
+WIDTH, HEIGHT = 1000, 300  # pixels of one spectrogram
+LABELS, LINE = 64, 26  # left of it; above and below it
+WINDOW = 0.032  # seconds
+RANGE = 80.0  # dB that the colours span, below the loudest point of both
+COLOURS = (0x000004, 0x3B0F70, 0x8C2981, 0xDE4968, 0xFE9F6D, 0xFCFDBF)  # six of matplotlib's magma
+
+
+@dataclass(frozen=True)
+class Spectrogram:
+    """Mean power [columns, frequencies], from 0 Hz to rate / 2, of a recording of so many seconds."""
+
+    power: NDArray[np.float64]
+    rate: int
+    seconds: float
+
+
+def spectrogram(path: Path, replace_nan: bool = False) -> Spectrogram:
+    """Return the mean power of all channels in at most WIDTH columns, however long the recording is.
+
+    Memory does not grow with it. Raises AudioError if it cannot be read.
+    """
+    with SoundReader(path, replace_nan) as reader:
+        form, samples = reader.format, reader.format.samples
+        if samples is None:
+            with SoundReader(path, replace_nan) as other:
+                samples = sum(block.shape[1] for block in other.blocks(form.rate))
+        window = 2 * max(1, round(WINDOW * form.rate / 2))
+        hop = min(window // 2, max(1, samples // WIDTH))
+        frames = samples // hop + 1
+        columns = min(WIDTH, frames)
+        power, counts = np.zeros((columns, window // 2 + 1)), np.zeros(columns)
+        rest, done = np.zeros((form.channels, 0), np.float32), 0
+        for block in itertools.chain(reader.blocks(form.rate), [np.zeros((form.channels, window), np.float32)]):
+            rest = np.concatenate([rest, block], axis=1)
+            if rest.shape[1] < window:
+                continue
+            cut = np.lib.stride_tricks.sliding_window_view(rest, window, axis=1)[:, ::hop]  # [channels, n, window]
+            spectra = np.abs(np.fft.rfft(cut * np.hanning(window).astype(np.float32))) ** 2
+            places = np.arange(done, done + cut.shape[1]) * columns // frames
+            np.add.at(power, places, spectra.mean(0) / window**2)
+            np.add.at(counts, places, 1)
+            rest, done = rest[:, cut.shape[1] * hop :], done + cut.shape[1]
+    return Spectrogram(power / counts[:, None], form.rate, samples / form.rate)
+
+
+def draw(before: Spectrogram, after: Spectrogram, path: Path) -> None:
+    """Write a PNG: before above after, the same colours, frequencies and times in both.
+
+    Raises DependencyError without Pillow.
+    """
+    require_pillow()
+    from PIL import Image, ImageDraw, ImageFont
+
+    top = 10 * math.log10(max(before.power.max(), after.power.max(), 1e-12))
+    rate, seconds = max(before.rate, after.rate), max(before.seconds, after.seconds, 1e-3)
+    panel = LINE + HEIGHT + LINE
+    image = Image.new("RGB", (LABELS + WIDTH + MARGIN, 2 * panel + 2 * MARGIN), "white")
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(14)
+    for index, (name, shown) in enumerate((("before", before), ("after", after))):
+        upper = MARGIN + index * panel + LINE
+        lower = upper + HEIGHT
+        pen.text((LABELS, upper - 6), f"{name}; {RANGE:.0f} dB from black to the brightest", INK, font, anchor="ls")
+        pen.rectangle((LABELS, upper, LABELS + WIDTH, lower), "black")
+        height = max(1, round(HEIGHT * shown.rate / rate))
+        scaled = Image.fromarray(_colours(shown.power, top)).resize((WIDTH, height), Image.Resampling.BOX)
+        image.paste(scaled, (LABELS, lower - height))
+        for hertz in _ticks(rate / 2, HEIGHT // 40):
+            y = lower - HEIGHT * hertz / (rate / 2)
+            pen.line((LABELS - 5, y, LABELS, y), GRID)
+            pen.text((LABELS - 8, y), f"{hertz / 1000:g} kHz", INK, font, anchor="rm")
+        for second in _ticks(seconds, WIDTH // 100):
+            x = LABELS + WIDTH * second / seconds
+            pen.line((x, lower, x, lower + 5), GRID)
+            pen.text((x, lower + 8), f"{second:g} s", INK, font, anchor="mt")
+    image.save(path, "PNG")
+
+
+def _colours(power: NDArray[np.float64], top: float) -> NDArray[np.uint8]:
+    """Return the picture [frequencies, columns, 3], the highest first."""
+    shares = 1 + (10 * np.log10(power.T[::-1] + 1e-30) - top) / RANGE
+    stops = np.linspace(0, 1, len(COLOURS))
+    channels = [np.interp(shares, stops, [colour >> shift & 255 for colour in COLOURS]) for shift in (16, 8, 0)]
+    return np.stack(channels, -1).round().astype(np.uint8)
+
+
+def _ticks(end: float, most: int) -> list[float]:
+    """Return round numbers from 0 to `end`, at most `most` of them and one."""
+    unit = 10.0 ** math.floor(math.log10(end / most))
+    step = next(unit * times for times in (1, 2, 5, 10) if unit * times * most >= end)
+    return [round(step * index, 9) for index in range(math.floor(end / step + 1e-9) + 1)]
