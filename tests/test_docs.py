@@ -25,3 +25,14 @@ def test_messages_of_the_troubleshooting_are_those_of_the_program() -> None:
     )
     quoted = [message for title in titles for message in re.findall("`(.*?)`", title)]
     assert len(quoted) > 5 and [message for message in quoted if message not in source] == []
+
+
+def test_the_tests_that_documents_name_exist() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
+    named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text))
+    missing = [
+        (file, test)
+        for file, test in named
+        if not (ROOT / file).is_file() or (test and f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 20 and missing == []
