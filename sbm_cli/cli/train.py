@@ -130,7 +130,7 @@ def _compare(outcome: Outcome) -> None:
                     f"the model forgets: {before.si_sdr - after.si_sdr:.2f} dB lost on general noise",
                     "Lower optimizer.rate, steps or data.own_share, or give more general material.",
                 )
-    if outcome.before and "general" not in outcome.before:
+    if "own" in outcome.before and "general" not in outcome.before:
         console.warn("nothing shows whether the model forgot other noise", "Give general material: data.manifests.")
 
 
