@@ -60,16 +60,17 @@ class SoundReader:
         if size < 1:
             raise ValueError(f"block size must be at least 1, got {size}")
         while True:
-            start = self._position
+            start, samples = self._position, self.format.samples
+            count = size if samples is None else min(size, samples - start)  # an array as long is made first
             try:
-                frames = self._file.read(size, dtype="float32", always_2d=True)  # [n, channels]
+                frames = self._file.read(count, dtype="float32", always_2d=True)  # [n, channels]
             except sf.LibsndfileError as error:
                 raise _damaged(self.path, start, self.format, error.error_string) from error
             if not len(frames):
                 break
             self._position += len(frames)
             yield self._finite(np.ascontiguousarray(frames.T), start)
-        if self.format.samples not in (None, start):
+        if samples not in (None, start):
             raise _damaged(self.path, start, self.format, "the file ends there")
 
     def _finite(self, block: Waveform, start: int) -> Waveform:
