@@ -18,12 +18,11 @@ updates on registers alone with the scan's own instructions, and copies of 64 Mi
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from numba import njit
+from scan import best
 
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.evaluation.machine import machine, software
@@ -50,17 +49,6 @@ def operations(config: NetworkConfig, rate: float) -> tuple[float, float, float]
     products += 2 * bins * c.head * 3 * (2 + 4)  # skip and head
     stages = 4 * c.blocks
     return products, c.blocks * narrow[1] + full[1], stages * 2 * rows * c.channels * 4
-
-
-def best(call: Callable[[], object], seconds: float) -> float:
-    """Return the shortest time of a call within some seconds."""
-    call()
-    end, shortest = time.perf_counter() + seconds, float("inf")
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        shortest = min(shortest, time.perf_counter() - start)
-    return shortest
 
 
 @njit(error_model="numpy")
