@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -448,3 +449,13 @@ def test_threads_are_restored(tmp_path: Path) -> None:
     two = Enhancer(make().network, make().config, threads=2)
     np.testing.assert_allclose(one.enhance(sound(9000)[0], 16000), two.enhance(sound(9000)[0], 16000), atol=1e-5)
     assert torch.get_num_threads() == before
+
+
+def test_one_enhancer_serves_several_threads_at_once(enhancer: Enhancer) -> None:
+    options = [Options(), Options(strength=0.5), Options(steps=2, sampler="sde"), Options(dtype="bfloat16")]
+    jobs = [(sound(16000 + 3000 * i)[0], 16000 + 8000 * (i % 3), options[i % 4]) for i in range(12)]
+    alone = [enhancer.enhance(*job) for job in jobs]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda job: enhancer.enhance(*job), jobs))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
