@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,22 +25,31 @@ SILENCE = 1e-12  # frame power (-120 dBFS) below which there is nothing to enhan
 
 @dataclass
 class Carry:
-    """State of a stream between two blocks, None at its beginning."""
+    """State of recordings side by side between two blocks, None at their beginning.
 
-    noise: np.random.Generator
+    channels: of each recording; they share a level. seed: of each one's noise.
+    """
+
+    channels: list[int]
+    seed: InitVar[int]
+    noise: list[np.random.Generator] = field(init=False)
     analysis: Tensor | None = None
     level: Tensor | None = None
     network: dict[int, nn.Carry] = field(default_factory=dict)  # of every step
-    # Of the frames that the look-ahead holds back: the level's gain [1, lookahead], the spectrum.
+    # Of the frames that the look-ahead holds back: the level's gain [recordings, lookahead], the spectrum.
     gain: Tensor | None = None
     spectrum: Tensor | None = None
     high: Tensor | None = None
     synthesis: Tensor | None = None
 
+    def __post_init__(self, seed: int) -> None:
+        self.noise = [np.random.default_rng(seed) for _ in self.channels]
+
 
 def enhance_block(enhancer: Enhancer, samples: Tensor, options: Options, high: bool, carry: Carry) -> Tensor:
     """Return the samples [channels, hops * hop] that this block [channels, n] at the model's rate completes.
 
+    The channels are those of one recording after the other, as the carry has it.
     high: return three times as many rows: the enhanced sound, the sound as the model heard it, and the gain of what
     lies above, all of them equally late. Resampled together they stay so.
     """
@@ -48,13 +57,14 @@ def enhance_block(enhancer: Enhancer, samples: Tensor, options: Options, high: b
     spectrum, carry.analysis = config.stft.analyze(samples, carry.analysis)
     if not spectrum.shape[2]:
         return samples[:, :0].repeat(3 if high else 1, 1)
-    power = frame_power(spectrum).mean(0, keepdim=True)  # the channels of a file share one level
+    power = torch.stack([channels.mean(0) for channels in frame_power(spectrum).split(carry.channels)])
     frame_seconds, lookahead = config.stft.hop / config.rate, config.network.lookahead
     level, carry.level = config.level.track(power, frame_seconds, carry.level)
     gain = level.sqrt()
-    estimate = _estimate(enhancer, config.compression.compress(spectrum / gain[:, None]), options, carry)
+    noisy = config.compression.compress(spectrum / _of_channels(gain, carry))
+    estimate = _estimate(enhancer, noisy, options, carry)
     gain, carry.gain = _late(torch.where(power > SILENCE, gain, 0.0), lookahead, carry.gain)
-    clean = config.compression.expand(estimate) * gain[:, None]
+    clean = config.compression.expand(estimate) * _of_channels(gain, carry)
     if high:
         spectrum, carry.spectrum = _late(spectrum, lookahead, carry.spectrum)
         top = config.stft.bins // 2  # the uppermost octave
@@ -66,6 +76,12 @@ def enhance_block(enhancer: Enhancer, samples: Tensor, options: Options, high: b
         clean = torch.cat([clean, spectrum, ones * (lowered / heard).sqrt().clamp(max=1)[:, None]])
     clean, carry.synthesis = config.stft.synthesize(clean, carry.synthesis)
     return clean
+
+
+def _of_channels(gain: Tensor, carry: Carry) -> Tensor:
+    """Return the gain of each recording, [recordings, frames], for each of its channels, [channels, 1, frames]."""
+    rows = [row for row, count in enumerate(carry.channels) for _ in range(count)]
+    return gain[rows, None] if len(carry.channels) > 1 else gain[:, None]
 
 
 def _late(x: Tensor, frames: int, held: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -81,7 +97,7 @@ def _estimate(enhancer: Enhancer, noisy: Tensor, options: Options, carry: Carry)
     Each step has a carry of its own: it sees the frames of its own time, in their order, however they are cut.
     """
     network = enhancer.network if options.steps == 1 else enhancer.timed_network
-    draws = _draws(noisy, options.steps, carry.noise) if options.sampler == "sde" else iter(())
+    draws = _draws(noisy, options.steps, carry) if options.sampler == "sde" else iter(())
 
     numbers = itertools.count()
 
@@ -95,8 +111,12 @@ def _estimate(enhancer: Enhancer, noisy: Tensor, options: Options, carry: Carry)
     return sample(step, enhancer.config.schedule, noisy, options.steps, options.sampler, lambda _: next(draws))
 
 
-def _draws(noisy: Tensor, steps: int, generator: np.random.Generator) -> Iterator[Tensor]:
+def _draws(noisy: Tensor, steps: int, carry: Carry) -> Iterator[Tensor]:
     """Yield noise for every step but the last; drawn frame after frame, so that it does not depend on the blocks."""
-    channels, bins, frames = noisy.shape
-    parts = generator.standard_normal((frames, steps - 1, channels, bins, 2), np.float32) * np.float32(0.5**0.5)
+    _, bins, frames = noisy.shape
+    draws = [
+        generator.standard_normal((frames, steps - 1, channels, bins, 2), np.float32)
+        for generator, channels in zip(carry.noise, carry.channels, strict=True)
+    ]
+    parts = np.concatenate(draws, axis=2) * np.float32(0.5**0.5)
     yield from torch.view_as_complex(torch.from_numpy(parts)).to(noisy.device).permute(1, 2, 3, 0)

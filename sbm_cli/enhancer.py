@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,17 +22,17 @@ from sbm_cli.audio.clipping import apply_clip_mode
 from sbm_cli.audio.format import format_for
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.pipe import Pipe
-from sbm_cli.audio.resample import StreamResampler, resampled_length
 from sbm_cli.audio.writer import open_writer
-from sbm_cli.chain import Carry, enhance_block
-from sbm_cli.errors import ModelError
 from sbm_cli.options import DEFAULTS, Options
+from sbm_cli.stream import Stream, Streams
 
 if TYPE_CHECKING:
     from sbm_cli.checkpoint import ModelConfig
     from sbm_cli.nn.network import Network
 
 Samples = NDArray[np.float32]
+Place = str | Path | Pipe
+Result = TypeVar("Result")
 
 BLOCK_SECONDS = 1.0  # of a file read at a time: activations of longer blocks leave the caches
 THREADS = 1  # already far faster than real time; several wait for each other wherever the machine is not idle
@@ -67,6 +68,7 @@ class Enhancer:
         self.config = config
         self.device = torch.device(device)
         self.threads = threads
+        self._side_by_side: int | None = None  # as many files as memory had room for; None: it has not run out
         self.network = network.fold().eval().requires_grad_(False).to(self.device)
         self.timed_network = network.eval().requires_grad_(False).to(self.device)
 
@@ -114,8 +116,8 @@ class Enhancer:
 
     def enhance_file(
         self,
-        source: str | Path | Pipe,
-        target: str | Path | Pipe,
+        source: Place,
+        target: Place,
         options: Options = DEFAULTS,
         *,
         overwrite: bool = False,
@@ -129,155 +131,167 @@ class Enhancer:
 
         Raises AudioError if the source cannot be read or the target not written; OutputExistsError; BrokenPipeError.
         """
-        start = time.monotonic()
-        samples = clipped = 0
-        peak = None
-        with contextlib.ExitStack() as opened:
-            if options.clip_mode == "rescale":  # one gain for the whole file, known before its first block: twice
-                if isinstance(source, Pipe):
-                    source = opened.enter_context(source.rewindable())
-                with SoundReader(source, options.replace_nan) as reader:
-                    blocks = self._blocks(reader, options, None)
-                    peak = max((float(np.abs(block).max(initial=0.0)) for block in blocks), default=0.0)
-            reader = opened.enter_context(SoundReader(source, options.replace_nan))
-            name = f"-{target.suffix}" if isinstance(target, Pipe) else target
-            form = format_for(name, reader.format.converted(options.rate, options.mono), options.subtype)
-            writer = opened.enter_context(open_writer(target, form, overwrite))
-            for block in self._blocks(reader, options, progress):
-                if form.has_full_scale:
-                    block, count = apply_clip_mode(block, options.clip_mode, peak)
-                    clipped += count
-                writer.write(block)
-                samples += block.shape[1]
-        elapsed, seconds = time.monotonic() - start, samples / form.rate
-        limited = min(reader.format.rate, form.rate) > self.config.rate
-        return FileReport(
-            source=str(source),
-            target=str(target),
-            rate=form.rate,
-            channels=form.channels,
-            samples=samples,
-            seconds=seconds,
-            elapsed=elapsed,
-            rtf=elapsed / seconds if seconds else 0.0,
-            clipped=clipped,
-            band_limit=self.config.rate / 2 if limited and options.share == 1 and not options.keep_high_band else None,
-            model=self.config.name,
-            options=options,
-        )
+        told = None if progress is None else lambda _, done, total: progress(done, total)
+        (result,) = self.enhance_files([(source, target)], options, overwrite=overwrite, progress=told)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    def _blocks(
-        self, reader: SoundReader, options: Options, progress: Callable[[float, float], None] | None
-    ) -> Iterator[Samples]:
-        """Yield the enhanced blocks of an open file."""
-        form = reader.format
-        stream = self.stream(form.rate, form.channels, options)
-        for block in reader.blocks(max(1, round(form.rate * BLOCK_SECONDS))):
-            yield stream.feed(block)
-            if progress is not None:
-                progress(stream.fed / form.rate, form.seconds)
-        yield stream.flush()
+    def enhance_files(
+        self,
+        pairs: Sequence[tuple[Place, Place]],
+        options: Options = DEFAULTS,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[int, float, float], None] | None = None,
+    ) -> list[FileReport | Exception]:
+        """Enhance files side by side, in batches of the network: one alone leaves a GPU idle.
+
+        pairs: (source, target) of each, best of about the same length: a batch lasts as long as its longest file.
+        Otherwise as `enhance_file`; progress also gets the index of the pair. Returns of each file its report, or the
+        error that ended it and left the others alone. Where memory runs out, half as many go on side by side.
+        """
+        results: list[FileReport | Exception] = []
+        while len(results) < len(pairs):
+            group = pairs[len(results) :][: self._side_by_side]
+            told = None if progress is None else partial(_shifted, progress, len(results))
+            try:
+                results += self._enhance_group(group, options, overwrite, told)
+            except torch.OutOfMemoryError as error:
+                if len(group) == 1:
+                    results.append(error)
+                self._side_by_side = max(1, len(group) // 2)
+                torch.cuda.empty_cache()
+        return results
+
+    def _enhance_group(
+        self,
+        pairs: Sequence[tuple[Place, Place]],
+        options: Options,
+        overwrite: bool,
+        progress: Callable[[int, float, float], None] | None,
+    ) -> list[FileReport | Exception]:
+        start = time.monotonic()
+        files = [_File(source, target, options) for source, target in pairs]
+        with contextlib.ExitStack() as leaving:
+            for file in files:
+                leaving.push(file.leave)
+            if options.clip_mode == "rescale":  # one gain for the whole file, known before its first block: twice
+                for file in files:
+                    file.attempt(file.open_source)
+                self._run(files, options, _File.measure, None)
+            for file in files:
+                file.attempt(file.open_source)
+                file.attempt(file.open_target, overwrite)
+            self._run(files, options, _File.write, progress)
+            for file in files:
+                file.attempt(file.close)
+        elapsed, seconds = time.monotonic() - start, sum(file.seconds for file in files if not file.error)
+        share = elapsed / seconds if seconds else 0.0
+        return [file.error or file.report(self.config, share) for file in files]
+
+    def _run(
+        self,
+        files: Sequence[_File],
+        options: Options,
+        use: Callable[[_File, Samples], None],
+        progress: Callable[[int, float, float], None] | None,
+    ) -> None:
+        """Take those files that are open from their beginning to their end, side by side."""
+        opened = [(index, file) for index, file in enumerate(files) if not file.error]
+        forms = [(file.reader.format.rate, file.reader.format.channels) for _, file in opened]
+        streams = Streams(self, forms, options)
+        blocks = [file.reader.blocks(max(1, round(file.reader.format.rate * BLOCK_SECONDS))) for _, file in opened]
+        while not streams.finished and not all(file.error for _, file in opened):
+            heard = [file.attempt(next, source, None) for (_, file), source in zip(opened, blocks, strict=True)]
+            for (index, file), block, clean in zip(opened, heard, streams.feed(heard), strict=True):
+                file.attempt(use, file, clean)
+                if progress is not None and block is not None:
+                    file.heard += block.shape[1]
+                    progress(index, file.heard / file.reader.format.rate, file.reader.format.seconds)
 
     def stream(self, rate: int, channels: int = 1, options: Options = DEFAULTS) -> Stream:
         """Return a stream for blocks of any size at `rate` Hz.
 
         Raises ModelError if the options ask for several steps of a model that has only one.
         """
-        if options.steps > 1 and not self.config.network.embedding:
-            raise ModelError(f"{self.config.name} was trained without time, for one step.", "Leave out --steps.")
-        if options.steps > 1 and self.config.network.lookahead:  # each step would come later than the one before
-            raise ModelError(f"{self.config.name} looks ahead, and can take one step only.", "Leave out --steps.")
         return Stream(self, rate, channels, options)
 
 
-class Stream:
-    """Enhancement block by block: `feed` as sound arrives, `flush` at its end. Cutting differently changes nothing."""
+class _File:
+    """A file on its way from source to target, which is complete in the end or not there."""
 
-    def __init__(self, enhancer: Enhancer, rate: int, channels: int, options: Options) -> None:
-        self.fed = 0
-        self._flat = False  # whether blocks come as [samples]
-        self._channels = channels
+    def __init__(self, source: Place, target: Place, options: Options) -> None:
+        self.source = source
+        self.target = target
+        self.error: Exception | None = None
+        self.heard = 0  # samples of the source
         self._options = options
-        self._enhancer = enhancer
-        self._rates = rate, options.rate or rate
-        self._width = 1 if options.mono else channels
-        self._high = options.keep_high_band and min(self._rates) > enhancer.config.rate
-        self._to_model = StreamResampler(rate, enhancer.config.rate, self._width)
-        self._from_model = StreamResampler(enhancer.config.rate, self._rates[1], self._width * (3 if self._high else 1))
-        self._to_output = StreamResampler(*self._rates, self._width)
-        self._model_fed = self._model_returned = 0
-        # Zeros before the beginning, and frames that the look-ahead holds back, come out first.
-        stft, lookahead = enhancer.config.stft, enhancer.config.network.lookahead
-        self._drop = stft.overlap + lookahead * stft.hop
-        self._carry = Carry(np.random.default_rng(options.seed))
-        # Each waits for the other, if they are mixed.
-        self._input = self._enhanced = np.zeros((1, 0), np.float32)
+        self._samples = self._clipped = 0  # of the target
+        self._peak: float | None = None
+        self._opened = contextlib.ExitStack()
 
-    def feed(self, samples: Samples) -> Samples:
-        """Return what is ready of the enhanced sound after one more block, [channels, n] or [n] as the block."""
-        samples = np.ascontiguousarray(samples, dtype=np.float32)
-        self._flat = samples.ndim == 1
-        rows = np.atleast_2d(samples)
-        if rows.shape[0] != self._channels:
-            raise ValueError(f"expected {self._channels} channels, got {rows.shape[0]}")
-        self.fed += rows.shape[1]
-        if self._options.mono:
-            rows = rows.mean(0, keepdims=True)
-        enhanced = self._from_model.feed(self._step(self._to_model.feed(rows)))
-        return self._ready(enhanced, self._to_output.feed(rows))
+    def attempt(self, action: Callable[..., Result], *arguments: Any) -> Result | None:
+        """Return what the action returns, None if it fails: that is this file's end and nobody else's."""
+        if self.error:
+            return None
+        try:
+            return action(*arguments)
+        except Exception as error:
+            self.error = error
+            self.leave(type(error), error, error.__traceback__)
+            return None
 
-    def flush(self) -> Samples:
-        """Return the rest, shaped as the blocks were: as many samples have come out then as went in."""
-        last = self._step(self._to_model.flush())
-        stft, total = self._enhancer.config.stft, self._model_fed
-        zeros = (stft.frames(total) + self._enhancer.config.network.lookahead) * stft.hop - total
-        if total:  # frames that the end is part of, and those that the look-ahead waits for
-            last = np.concatenate([last, self._step(np.zeros((self._width, zeros), np.float32))], axis=1)
-        last = last[:, : last.shape[1] - max(0, self._model_returned - total)]
-        length = resampled_length(self.fed, *self._rates)
-        enhanced = np.concatenate([self._from_model.feed(last), self._from_model.flush(length)], axis=1)
-        return self._ready(enhanced, self._to_output.flush(length))
+    def leave(self, *error: Any) -> None:
+        self._opened.__exit__(*error)
 
-    def _ready(self, enhanced: Samples, given: Samples) -> Samples:
-        """Mix the input, or its high band, back in: sample k of the one belongs to sample k of the other."""
-        share = np.float32(self._options.share)
-        if share < 1 or self._high:
-            enhanced = _joined(self._enhanced, enhanced)
-            given = _joined(self._input, given)
-            count = min(enhanced.shape[1], given.shape[1])
-            self._enhanced, self._input = enhanced[:, count:], given[:, count:]
-            enhanced, given = enhanced[:, :count], given[:, :count]
-        if self._high:
-            enhanced, low, gain = np.split(enhanced, 3)
-            enhanced = enhanced + gain * (given - low)
-        if share < 1:
-            enhanced = share * enhanced + (1 - share) * given
-        return enhanced[0] if self._flat else enhanced
+    def close(self) -> None:
+        self._opened.close()
 
-    def _step(self, samples: Samples) -> Samples:
-        self._model_fed += samples.shape[1]
-        with torch.inference_mode(), _threads(self._enhancer.threads):
-            block = torch.tensor(samples, device=self._enhancer.device)
-            out = enhance_block(self._enhancer, block, self._options, self._high, self._carry)
-            drop = min(self._drop, out.shape[1])
-            self._drop -= drop
-            self._model_returned += out.shape[1] - drop
-            return out[:, drop:].cpu().numpy()
+    def open_source(self) -> None:
+        if self._options.clip_mode == "rescale" and isinstance(self.source, Pipe):
+            self.source = self._opened.enter_context(self.source.rewindable())
+        self.reader = self._opened.enter_context(SoundReader(self.source, self._options.replace_nan))
 
+    def open_target(self, overwrite: bool) -> None:
+        options = self._options
+        name = f"-{self.target.suffix}" if isinstance(self.target, Pipe) else self.target
+        self._form = format_for(name, self.reader.format.converted(options.rate, options.mono), options.subtype)
+        self._writer = self._opened.enter_context(open_writer(self.target, self._form, overwrite))
 
-def _joined(before: Samples, block: Samples) -> Samples:
-    return np.concatenate([before, block], axis=1) if before.size else block
+    def measure(self, block: Samples) -> None:
+        self._peak = max(self._peak or 0.0, float(np.abs(block).max(initial=0.0)))
+
+    def write(self, block: Samples) -> None:
+        if self._form.has_full_scale:
+            block, count = apply_clip_mode(block, self._options.clip_mode, self._peak)
+            self._clipped += count
+        self._writer.write(block)
+        self._samples += block.shape[1]
+
+    @property
+    def seconds(self) -> float:
+        return self._samples / self._form.rate
+
+    def report(self, config: ModelConfig, rtf: float) -> FileReport:
+        """Return what was done; rtf: of the whole batch."""
+        options = self._options
+        limited = min(self.reader.format.rate, self._form.rate) > config.rate
+        return FileReport(
+            source=str(self.source),
+            target=str(self.target),
+            rate=self._form.rate,
+            channels=self._form.channels,
+            samples=self._samples,
+            seconds=self.seconds,
+            elapsed=rtf * self.seconds,
+            rtf=rtf if self._samples else 0.0,
+            clipped=self._clipped,
+            band_limit=config.rate / 2 if limited and options.share == 1 and not options.keep_high_band else None,
+            model=config.name,
+            options=options,
+        )
 
 
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Set torch's thread count for the length of a block and restore it."""
-    before = torch.get_num_threads()
-    if count == before:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _shifted(progress: Callable[[int, float, float], None], first: int, index: int, done: float, total: float) -> None:
+    progress(first + index, done, total)

@@ -20,7 +20,7 @@ from sbm_cli.audio.resample import resampled_length
 from sbm_cli.bridge import sample
 from sbm_cli.checkpoint import ModelConfig
 from sbm_cli.dsp.level import frame_power
-from sbm_cli.enhancer import Enhancer
+from sbm_cli.enhancer import Enhancer, FileReport
 from sbm_cli.errors import AudioError, ModelError, OutputExistsError
 from sbm_cli.nn.network import Network, NetworkConfig
 from sbm_cli.options import Dtype, Options
@@ -459,3 +459,86 @@ def test_one_enhancer_serves_several_threads_at_once(enhancer: Enhancer) -> None
         together = list(pool.map(lambda job: enhancer.enhance(*job), jobs))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+KINDS = [  # seconds, rate, channels
+    (1.3, 16000, 1),
+    (2.2, 44100, 2),
+    (0.0, 16000, 1),
+    (0.3, 8000, 1),
+    (2.0, 48000, 1),
+]
+
+
+def write_all(folder: Path) -> list[tuple[Path, Path]]:
+    """Write a file of every kind; return them as sources, and targets that are not there yet."""
+    pairs = []
+    for number, (seconds, rate, channels) in enumerate(KINDS):
+        source = folder / f"{number}.wav"
+        soundfile.write(source, (1 + number) / 5 * sound(round(seconds * rate), channels).T, rate, subtype="FLOAT")
+        pairs.append((source, folder / f"{number}.clean.wav"))
+    return pairs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(),
+        Options(strength=0.5),
+        Options(keep_high_band=True),
+        Options(steps=2, sampler="sde"),
+        Options(rate=22050, mono=True),
+        Options(clip_mode="rescale", subtype="PCM_16"),
+    ],
+    ids=str,
+)
+def test_files_side_by_side_come_out_as_alone(options: Options, tmp_path: Path) -> None:
+    enhancer = make()
+    pairs = write_all(tmp_path)
+    told: list[tuple[int, float, float]] = []
+    reports = enhancer.enhance_files(pairs, options, progress=lambda *what: told.append(what))
+    for number, ((source, target), report) in enumerate(zip(pairs, reports, strict=True)):
+        assert isinstance(report, FileReport)
+        alone = enhancer.enhance_file(source, source.with_suffix(".alone.wav"), options)
+        assert replace(report, elapsed=0, rtf=0, target="") == replace(alone, elapsed=0, rtf=0, target="")
+        ours, theirs = (soundfile.read(path)[0] for path in (target, alone.target))
+        np.testing.assert_allclose(ours, theirs, atol=2**-14 if options.subtype else 1e-5)
+        assert [done for index, done, _ in told if index == number][-1:] == ([KINDS[number][0]] if len(ours) else [])
+
+
+def test_a_file_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
+    enhancer = make()
+    pairs = write_all(tmp_path)
+    pairs[0][0].write_bytes(b"RIFF")
+    pairs[1][1].write_bytes(b"here before")
+    broken = soundfile.read(pairs[4][0])[0]
+    broken[-1] = np.nan  # found when all is read
+    soundfile.write(pairs[4][0], broken, 48000, subtype="FLOAT")
+    results = enhancer.enhance_files(pairs)
+    assert [type(result) for result in results] == [AudioError, OutputExistsError, FileReport, FileReport, AudioError]
+    assert pairs[1][1].read_bytes() == b"here before"
+    assert {path.name for path in tmp_path.glob("*clean*")} == {"1.clean.wav", "2.clean.wav", "3.clean.wav"}
+    assert not list(tmp_path.glob(".sbm*"))
+
+
+def test_where_memory_runs_out_half_as_many_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enhancer = make()
+    pairs = write_all(tmp_path)
+    batches: list[int] = []
+    whole = enhancer.network.forward
+
+    def narrow(state: torch.Tensor, *others: Any) -> Any:
+        batches.append(len(state))
+        if len(state) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(state, *others)
+
+    monkeypatch.setattr(enhancer.network, "forward", narrow)
+    results = enhancer.enhance_files(pairs)  # of 6 channels in all
+    assert all(isinstance(result, FileReport) for result in results)
+    assert batches[0] == 6 and batches[1] == 3 and max(batches[2:]) == 2
+    assert not list(tmp_path.glob(".sbm*"))
+    batches.clear()
+    monkeypatch.setattr(enhancer.network, "forward", lambda *_: narrow(torch.zeros(3)))
+    (result,) = enhancer.enhance_files([(pairs[0][0], tmp_path / "never.wav")])
+    assert isinstance(result, torch.OutOfMemoryError) and not (tmp_path / "never.wav").exists()

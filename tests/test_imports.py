@@ -27,7 +27,8 @@ ROOMS = {
     "nn": {"errors"},
     "checkpoint": {"bridge", "dsp", "nn", "config", "errors"},
     "chain": {"dsp", "bridge"},
-    "enhancer": {"audio", "chain", "checkpoint", "hub", "options", "errors"},
+    "stream": {"audio", "chain", "options", "errors"},
+    "enhancer": {"audio", "stream", "checkpoint", "hub", "options"},
     "evaluation": {"audio", "enhancer", "training", "errors"},  # its sets are made by the mixture generator
     "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "config", "errors"},
     "batch": {"enhancer", "audio", "checkpoint", "hub", "options", "errors"},
@@ -48,6 +49,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
     "checkpoint": ({"torch"}, {"safetensors"}),
     "chain": ({"torch", "numpy"}, set()),
+    "stream": ({"torch", "numpy"}, set()),
     "enhancer": ({"torch", "numpy"}, set()),
     "batch": (set(), set()),
     "evaluation": (

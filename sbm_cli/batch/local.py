@@ -1,4 +1,4 @@
-"""The work of a batch on this machine: processes, each with its own model, that get one file after the other.
+"""The work of a batch on this machine: processes, each with its own model, that get file after file, or several each.
 
 Processes and not threads: a library that crashes on a file takes one process with it and not the batch, and while one
 waits for a disc the others compute. They start afresh (spawn), for neither CUDA nor OpenMP survives a fork.
@@ -38,11 +38,15 @@ _PROGRESS_INTERVAL = 0.2  # seconds
 
 @dataclass(frozen=True)
 class Work:
-    """What every process needs to know: the model's file, what is done to each recording, its number of threads."""
+    """What every process needs to know: the model's file, what is done to each recording, its number of threads.
+
+    side_by_side: how many recordings of about the same length a process takes through the network at once.
+    """
 
     model: Path
     options: Options
     threads: int
+    side_by_side: int = 1
 
     def load(self, device: str) -> Enhancer:
         from sbm_cli.enhancer import Enhancer
@@ -52,7 +56,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Begun:
-    """A process is about to get a job."""
+    """A process is about to get a job, alone or with others."""
 
     job: Job
     process: int
@@ -89,10 +93,10 @@ class _Worker:
     process: SpawnProcess
     connection: Connection
     ready: bool = False
-    job: Job | None = None
+    jobs: tuple[Job, ...] = ()
 
     def receive(self) -> Event | Exception | None:
-        """Return the next message: None when the model is loaded, an exception if the process is at its end."""
+        """Return the next message: None when it waits for jobs, an exception if the process is at its end."""
         try:
             message: Event | Exception | None = self.connection.recv()
             return message
@@ -100,7 +104,9 @@ class _Worker:
             self.process.join()
             code = self.process.exitcode or 0
             cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            where = f"{self.job.source}: the process that worked on it" if self.job else "a process that loaded a model"
+            where = "a process that loaded a model"
+            if self.jobs:
+                where = f"{self.jobs[0].source}: the process that worked on it"
             if cause == "killed by SIGKILL":
                 return SbmError(f"{where} was {cause}.", "If memory ran out: fewer --workers.")
             return SbmError(f"{where} was {cause}.", "If it happens again, please report it with `sbm doctor`.")
@@ -109,8 +115,8 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.connection.close()
-        if self.job is not None and self.process.pid is not None:
-            remove_parts(Path(os.path.realpath(self.job.target)).parent, self.process.pid)
+        for job in self.jobs:
+            remove_parts(Path(os.path.realpath(job.target)).parent, self.process.pid or 0)
 
 
 class Workers:
@@ -138,32 +144,49 @@ class Workers:
         Raises what kept the processes from starting, if none is left.
         """
         waiting = deque(jobs)
-        while any(worker.job for worker in self._workers.values()) or (waiting and not stopping()):
+        suspects: deque[Job] = deque()  # of processes that died: one of them did it, so that each goes on alone
+        while any(worker.jobs for worker in self._workers.values()) or ((waiting or suspects) and not stopping()):
             for connection in wait([worker.connection for worker in self._workers.values()]):
                 worker = self._workers[connection]
                 message = worker.receive()
-                if isinstance(message, Progress):
+                if isinstance(message, Event):
+                    if isinstance(message, Done | Failed):
+                        worker.jobs = tuple(job for job in worker.jobs if job != message.job)
                     yield message
                     continue
                 if isinstance(message, Exception):
                     del self._workers[connection]
                     worker.kill()
-                    if worker.job is not None:
-                        yield Failed(worker.job, message)
-                    if waiting and not stopping():
+                    if len(worker.jobs) == 1:
+                        yield Failed(worker.jobs[0], message)
+                    else:
+                        suspects.extend(worker.jobs)
+                    if (waiting or suspects) and not stopping():
                         if worker.ready:
                             self._start(worker.device)
                         elif not self._workers:
                             raise message
                     continue
-                worker.ready, worker.job = True, None
-                if message is not None:
-                    yield message
-                if waiting and not stopping():
-                    worker.job = waiting.popleft()
-                    yield Begun(worker.job, worker.process.pid or 0)
+                worker.ready = True
+                if stopping():
+                    continue
+                worker.jobs = (suspects.popleft(),) if suspects else self._take(waiting)
+                for job in worker.jobs:
+                    yield Begun(job, worker.process.pid or 0)
+                if worker.jobs:
                     with contextlib.suppress(OSError):  # it died meanwhile: its connection will tell
-                        worker.connection.send(worker.job)
+                        worker.connection.send(worker.jobs)
+
+    def _take(self, waiting: deque[Job]) -> tuple[Job, ...]:
+        """Take the next jobs for one process: an equal share if they are few, and none half as long as the longest."""
+        jobs: list[Job] = []
+        most = min(self._work.side_by_side, -(-len(waiting) // len(self._workers)))
+        while waiting and len(jobs) < most:
+            first, job = (jobs or waiting)[0], waiting[0]
+            if job.replace != first.replace or 2 * job.seconds < first.seconds:
+                break
+            jobs.append(waiting.popleft())
+        return tuple(jobs)
 
     def _start(self, device: str) -> None:
         ours, theirs = _SPAWN.Pipe()
@@ -197,29 +220,39 @@ def _serve(connection: Connection, work: Work, device: str) -> None:
     except Exception as error:
         connection.send(_portable(error))
         return
-    connection.send(None)
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent went away
         while True:
-            job = connection.recv()
+            connection.send(None)
+            jobs = connection.recv()
             try:
-                connection.send(_enhance(enhancer, work.options, job, connection))
+                events = _enhance(enhancer, work.options, jobs, connection)
             except Exception as error:
-                connection.send(Failed(job, _portable(error)))
+                events = [Failed(job, _portable(error)) for job in jobs]
+            for event in events:
+                connection.send(event)
 
 
-def _enhance(enhancer: Enhancer, options: Options, job: Job, connection: Connection) -> Done:
+def _enhance(enhancer: Enhancer, options: Options, jobs: Sequence[Job], connection: Connection) -> list[Done | Failed]:
     told = time.monotonic()
 
-    def progress(done: float, _: float) -> None:
+    def progress(index: int, done: float, _: float) -> None:
         nonlocal told
         if time.monotonic() - told > _PROGRESS_INTERVAL:
             told = time.monotonic()
-            connection.send(Progress(job, done))
+            connection.send(Progress(jobs[index], done))
 
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    sha256 = digest(job.source) if job.source.is_file() else ""  # reading a pipe would never end
-    report = enhancer.enhance_file(job.source, job.target, options, overwrite=job.replace, progress=progress)
-    return Done(job, asdict(report), sha256, job.target.stat().st_size)
+    for job in jobs:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+    # Before, for a source may be its own target; not of a pipe, whose reading would never end.
+    digests = [digest(job.source) if job.source.is_file() else "" for job in jobs]
+    pairs = [(job.source, job.target) for job in jobs]
+    results = enhancer.enhance_files(pairs, options, overwrite=jobs[0].replace, progress=progress)
+    return [
+        Failed(job, _portable(result))
+        if isinstance(result, Exception)
+        else Done(job, asdict(result), sha256, job.target.stat().st_size)
+        for job, result, sha256 in zip(jobs, results, digests, strict=True)
+    ]
 
 
 def _portable(error: Exception) -> Exception:

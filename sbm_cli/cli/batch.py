@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from sbm_cli.batch.local import Work
     from sbm_cli.batch.plan import Job
 
+GPU_BATCH = 32  # files at a time that keep a GPU busy; halved where its memory is too small
+
 
 def batch(
     inputs: Annotated[list[str], typer.Argument(metavar="DIR", help="Folders of recordings, or single ones.")],
@@ -69,6 +71,10 @@ def batch(
     ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Files at a time; one per core or, on GPUs, per GPU if not given.")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Files of like length side by side in each; {GPU_BATCH} on a GPU, else 1."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for each of them.")] = 1,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, or GPUs: cuda:0,cuda:1.")] = "auto",
@@ -135,7 +141,8 @@ def batch(
     if not jobs:
         console.warn(f"no recordings found in {', '.join(inputs)}", f"Looked for {' '.join(include or SOUND_FILES)}")
         return
-    work = Work(hub.resolve(model), options, threads)
+    side_by_side = batch_size or (1 if devices[0] == "cpu" else GPU_BATCH)
+    work = Work(hub.resolve(model), options, threads, side_by_side)
     journal = Journal(output, work.model, work.options)
     account = _Account(json_lines, dry_run)
     interrupted = False

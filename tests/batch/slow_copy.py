@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,27 @@ class Unpicklable(Exception):
 
 
 class Copier:
-    def enhance_file(
+    def enhance_files(
         self,
-        source: Path,
-        target: Path,
+        pairs: Sequence[tuple[Path, Path]],
         options: Options,
         *,
         overwrite: bool,
-        progress: Callable[[float, float], None],
-    ) -> Report:
-        if "odd" in source.name:
+        progress: Callable[[int, float, float], None],
+    ) -> list[Report | Exception]:
+        if any("odd" in source.name for source, _ in pairs):
             raise Unpicklable
+        results: list[Report | Exception] = []
+        for index, (source, target) in enumerate(pairs):
+            try:
+                results.append(self._copy(source, target, options, overwrite, partial(progress, index)))
+            except AudioError as error:
+                results.append(error)
+        return results
+
+    def _copy(
+        self, source: Path, target: Path, options: Options, overwrite: bool, progress: Callable[[float, float], None]
+    ) -> Report:
         with SoundReader(source) as reader, SoundWriter(target, format_for(target, reader.format), overwrite) as writer:
             for number, block in enumerate(reader.blocks(1600)):
                 writer.write(block * options.strength)

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,33 @@ def test_a_failure_and_a_death_are_of_one_file_each(work: Any, record: Any, tmp_
     # nothing half-written is left, and another process went on
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "b.wav"]
     assert len({event.process for event in events if isinstance(event, Begun)}) == 2
+
+
+def test_files_side_by_side_fail_alone(work: Any, record: Any, tmp_path: Path) -> None:
+    names = ["killed.wav", "a.wav", "bad.wav", "b.wav"]
+    events = run(replace(work, side_by_side=4), [record(name) for name in names])
+    assert ends(events) == [(name, Done if name in ("a.wav", "b.wav") else Failed) for name in names]
+    # All begin together, and when the process has died, one after the other.
+    begun = [event.job.source.name for event in events if isinstance(event, Begun)]
+    assert begun == names * 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "b.wav"]
+
+
+def test_only_files_of_like_length_and_fate_go_side_by_side(work: Any, tmp_path: Path) -> None:
+    def take(lengths: Sequence[float], replaced: Sequence[int] = (), devices: int = 1) -> list[int]:
+        jobs = [Job(tmp_path, tmp_path, i in replaced, length) for i, length in enumerate(lengths)]
+        workers = Workers(replace(work, side_by_side=3), ["cpu"] * devices)
+        workers._workers = dict.fromkeys(range(devices))  # type: ignore[arg-type]
+        waiting = deque(jobs)
+        sizes = []
+        while waiting:
+            sizes.append(len(workers._take(waiting)))
+        return sizes
+
+    assert take([0.0] * 7) == [3, 3, 1]
+    assert take([60, 31, 30, 29, 1]) == [3, 1, 1]
+    assert take([2, 2, 2, 2], replaced=[1]) == [1, 1, 2]
+    assert take([1] * 4, devices=2) == [2, 1, 1]
 
 
 def test_stopping_finishes_what_is_begun(work: Any, record: Any) -> None:

@@ -77,6 +77,20 @@ def test_real_workers_give_what_single_files_give(sbm: Any, folder: Path, model_
         assert (folder / f"one{Path(name).suffix}").read_bytes() == found, name
 
 
+def test_files_side_by_side_give_what_single_files_give(sbm: Any, folder: Path, model_file: Path) -> None:
+    write(folder / "in" / "wide.wav", seconds=0.9, channels=2, rate=44100)
+    write(folder / "in" / "bad.wav").write_bytes(b"RIFF")
+    result = sbm("batch", "in", "-o", "out", "-m", model_file, "--workers", "1", "--batch-size", "8")
+    assert (result.status, result.out) == (1, "")
+    assert "4 files: 3 done, 1 failed; 1.9 s of audio in " in result.err
+    enhancer = Enhancer.load(model_file, device="cpu")
+    for name in contents(folder / "out"):
+        one = folder / f"one{Path(name).suffix}"
+        enhancer.enhance_file(folder / "in" / name, one, overwrite=True)
+        step = 2**-15  # of 16 bits
+        np.testing.assert_allclose(soundfile.read(folder / "out" / name)[0], soundfile.read(one)[0], atol=1.1 * step)
+
+
 def test_the_next_run_skips_what_is_done(copy: Any, folder: Path) -> None:
     assert copy().status == 0
     before = contents(folder / "out")
