@@ -49,8 +49,8 @@ def test_one_step_of_training_lowers_the_loss(name: str) -> None:
     config = shrunk(load_recipe(name))
     torch.manual_seed(0)
     network = Network(config.model.network)
-    clean = 0.1 * torch.randn(2, 4000)
-    noisy, items = clean + 0.1 * torch.randn(2, 4000), torch.arange(2)
+    clean = 0.1 * torch.randn(2, 6000)
+    noisy, items = clean + 0.1 * torch.randn(2, 6000), torch.arange(2)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     losses = []
     for _ in range(2):  # the same step twice: same times, same noise

@@ -1,4 +1,4 @@
-"""Loss of the data prediction: magnitudes, complex values, both at several resolutions, and a little waveform SNR."""
+"""Loss of the data prediction: magnitudes, complex values, both at several resolutions, waveform SNR, disturbance."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.stft import Stft
+from sbm_cli.training.perceptual import disturbance
 
 FLOOR = 1e-8  # of a power beside a level of 1: bounds the gradient of |X|**p, p < 1, which is infinite at zero
 
@@ -19,6 +20,7 @@ class LossConfig:
 
     multi_magnitude, multi_complex: the same two terms on spectra of the waveform with other windows, their mean. That
     there are such terms is Yang et al.'s (arXiv 2510.16834); the windows, in samples, are our choice.
+    disturbance: of the waveform, after ITU-T P.862 (`training/perceptual.py`), at 16 kHz.
     """
 
     magnitude: float = 70.0
@@ -27,10 +29,11 @@ class LossConfig:
     multi_complex: float = 0.0
     windows: tuple[int, ...] = (256, 512, 1024)
     snr: float = 1.0
+    disturbance: float = 0.0
     exponent: float = 0.3
 
     def __post_init__(self) -> None:
-        weights = (self.magnitude, self.complex, self.multi_magnitude, self.multi_complex, self.snr)
+        weights = (self.magnitude, self.complex, self.multi_magnitude, self.multi_complex, self.snr, self.disturbance)
         if min(weights) < 0 or not 0 < self.exponent <= 1:
             raise ValueError(f"weights are not negative and exponent lies in (0, 1], got {self}")
         if (self.multi_magnitude or self.multi_complex) and not self.windows:
@@ -57,11 +60,13 @@ def enhancement_loss(
     pair = (estimate / compression.factor, clean / compression.factor)
     loss = _distance(*pair, power, config.magnitude, config.complex)
     multi = config.multi_magnitude or config.multi_complex
-    if not (config.snr or multi):
+    if not (config.snr or config.disturbance or multi):
         return loss
     waveform = stft.inverse(compression.expand(estimate) * level.sqrt()[:, None], target.shape[-1])
     if config.snr:
         loss = loss - config.snr * snr(waveform, target).mean()
+    if config.disturbance:
+        loss = loss + config.disturbance * disturbance(waveform, target).mean()
     if multi:
         scale = level.mean(1, keepdim=True).sqrt()  # one for all frames: other windows have other frames
         for window in config.windows:

@@ -13,6 +13,7 @@ from torch import Tensor
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.training.losses import FLOOR, LossConfig, enhancement_loss, snr
+from sbm_cli.training.perceptual import disturbance
 
 STFT, COMPRESSION = Stft(), Compression()
 
@@ -60,6 +61,13 @@ def test_snr_hears_a_wrong_loudness() -> None:
 
 def test_snr_ignores_a_silent_target() -> None:
     assert snr(torch.randn(1, 100), torch.zeros(1, 100)).item() == 0
+
+
+def test_disturbance_has_its_stated_weight() -> None:
+    target = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    half = COMPRESSION.compress(0.5 * STFT.forward(target))
+    found = loss(LossConfig(magnitude=0.0, complex=0.0, snr=0.0, disturbance=3.0), half, target).item()
+    assert found == pytest.approx(3 * disturbance(0.5 * target, target).mean().item(), rel=1e-3)
 
 
 def test_multi_resolution_terms_have_their_stated_weight() -> None:
