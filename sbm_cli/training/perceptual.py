@@ -16,7 +16,6 @@ from torch import Tensor
 RATE = 16_000  # Hz
 WINDOW = 512  # samples, of which half are a hop
 BANDS = 49
-LEAST_SECONDS = (20 + 1) * WINDOW / 2 / RATE  # 20 frames
 SPEECH_DB = 74.0  # sound pressure level that the clean speech is heard at
 SILENT = 1e-6  # mean square of a clean waveform that nothing is compared with
 EXPONENT, SCALE = 0.23, 0.1866  # of loudness
@@ -26,7 +25,7 @@ def disturbance(estimate: Tensor, clean: Tensor) -> Tensor:
     """Return how much an estimate disturbs beside the clean waveform, both [batch, samples] at 16 kHz: [batch].
 
     0 if they are equal, or if the clean one is silent; a unit is about one of PESQ before its last mapping. Waveforms
-    last at least LEAST_SECONDS.
+    last at least 20 frames.
     """
     overlap, threshold, width = _bands(estimate.device)
     window = torch.hann_window(WINDOW, device=clean.device)

@@ -121,6 +121,6 @@ def test_json_needs_no_yaml_reader(tmp_path: Path) -> None:
         load_recipe(path)
 
 
-def test_disturbance_needs_segments_that_are_long_enough() -> None:
-    with pytest.raises(ConfigError, match="segments of 0.336 s, got 16000 Hz and 0.3 s"):
-        load_recipe("sbm-tiny", ["loss.disturbance=1", "mix.segment_seconds=0.3"])
+def test_disturbance_has_a_rate() -> None:
+    with pytest.raises(ConfigError, match="16000 Hz, the model's rate is 8000"):
+        load_recipe("sbm-tiny-3", ["model.rate=8000"])
