@@ -52,4 +52,5 @@ $(VENV)/.installed: $(VENV)/.torch-installed pyproject.toml constraints.txt
 $(VENV)/.dev-installed: $(VENV)/.installed
 	@echo "setup: installing what training, metrics and tests need"
 	@$(PIP) -e ".[dev,train,metrics,plot]"
+	@$(PIP) --no-deps resemblyzer
 	@touch $@

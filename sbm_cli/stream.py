@@ -57,7 +57,7 @@ class Streams:
             lane.end() if block is None else lane.take(block)
         count = min((lane.waiting for lane in self._lanes if not lane.finished), default=0)
         rows = np.concatenate([lane.give(count) for lane in self._lanes])
-        with torch.inference_mode(), _threads(self._enhancer.threads):
+        with torch.inference_mode(), threads(self._enhancer.threads):
             noisy = torch.from_numpy(rows).to(self._enhancer.device)
             clean = enhance_block(self._enhancer, noisy, self._options, self._high, self._carry)
             drop = min(self._drop, clean.shape[1])
@@ -180,14 +180,14 @@ def _joined(before: Samples, block: Samples) -> Samples:
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """Set torch's thread count for the length of a block and restore it."""
-    before = torch.get_num_threads()
+    before = torch.get_numthreads()
     if count == before:
         yield
         return
-    torch.set_num_threads(count)
+    torch.set_numthreads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_numthreads(before)

@@ -29,7 +29,7 @@ ROOMS = {
     "chain": {"dsp", "bridge"},
     "stream": {"audio", "chain", "options", "errors"},
     "enhancer": {"audio", "stream", "checkpoint", "hub", "options"},
-    "evaluation": {"audio", "enhancer", "training", "errors"},  # its sets are made by the mixture generator
+    "evaluation": {"audio", "enhancer", "stream", "training", "errors"},  # its sets are made by the mixture generator
     "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "config", "errors"},
     "batch": {"enhancer", "audio", "checkpoint", "hub", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, checkpoint for what `sbm models info` says
@@ -54,7 +54,8 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "batch": (set(), set()),
     "evaluation": (
         {"numpy"},
-        {"torch", "scipy", "soundfile", "soxr", "librosa", "onnxruntime", "pesq", "pystoi", "speechmos", "PIL"},
+        {"torch", "scipy", "soundfile", "soxr", "librosa", "onnxruntime", "pesq", "pystoi", "speechmos", "PIL"}
+        | {"torchmetrics", "transformers", "huggingface_hub"},
     ),
     "training": (
         {"torch", "numpy"},

@@ -1,4 +1,8 @@
-"""Scores of an enhanced signal, each optional: SI-SDR, ESTOI, PESQ wide-band, DNSMOS P.835 and P.808, at 16 kHz."""
+"""Scores of an enhanced signal at 16 kHz, each optional.
+
+Computed here: SI-SDR, ESTOI, PESQ wide-band. Beside this file: DNSMOS, NISQA, speaker similarity, SpeechBERTScore.
+None of them fetches weights by itself.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbm_cli.audio.sdr import si_sdr
-from sbm_cli.evaluation import dnsmos
+from sbm_cli.evaluation import dnsmos, nisqa, speaker, speechbert
 
 Samples = NDArray[np.float32]
 Pair = tuple[Samples, Samples | None]  # estimate (or noisy), clean
@@ -22,7 +26,11 @@ RATE = 16_000  # Hz, at which all of them are defined
 
 @dataclass(frozen=True)
 class Metric:
-    """What a score means and what it needs: `extra` of sbm-cli brings `packages`; "" where nothing is missing."""
+    """What a score means and what it needs.
+
+    extra: of sbm-cli, brings `packages`; "" where nothing is missing.
+    missing_weights: says how to get weights that no package brings; "" where they are there.
+    """
 
     name: str
     label: str
@@ -31,9 +39,12 @@ class Metric:
     needs_clean: bool
     extra: str
     packages: tuple[str, ...]
+    missing_weights: Callable[[], str] = str
 
 
 _DNSMOS = ("speechmos", "onnxruntime", "librosa")
+_NISQA = ("metrics", ("torchmetrics", "requests"), nisqa.missing_weights)
+_SBS = ("speechbert", ("transformers",), speechbert.missing_weights)
 METRICS = {
     metric.name: metric
     for metric in (
@@ -44,6 +55,15 @@ METRICS = {
         Metric("bak", "DNSMOS BAK", "MOS", True, False, "metrics", _DNSMOS),
         Metric("ovrl", "DNSMOS OVRL", "MOS", True, False, "metrics", _DNSMOS),
         Metric("p808", "DNSMOS P.808", "MOS", True, False, "metrics", _DNSMOS),
+        Metric("nisqa", "NISQA", "MOS", True, False, *_NISQA),
+        Metric("nisqa_noisiness", "NISQA noisiness", "MOS", True, False, *_NISQA),
+        Metric("nisqa_discontinuity", "NISQA breaks", "MOS", True, False, *_NISQA),
+        Metric("nisqa_coloration", "NISQA coloration", "MOS", True, False, *_NISQA),
+        Metric("nisqa_loudness", "NISQA loudness", "MOS", True, False, *_NISQA),
+        Metric("speaker", "speaker similarity", "", True, True, "speaker", ("resemblyzer",)),
+        Metric("sbs_precision", "SpeechBERTScore", "", True, True, *_SBS),
+        Metric("sbs_recall", "SpeechBERTScore recall", "", True, True, *_SBS),
+        Metric("sbs_f1", "SpeechBERTScore F1", "", True, True, *_SBS),
     )
 }
 
@@ -79,14 +99,14 @@ def score(metrics: Sequence[str], estimate: Samples, clean: Samples | None = Non
     estimate = _at_metric_rate(estimate, rate)
     clean = None if clean is None else _at_metric_rate(clean, rate)
     scores = Scores()
-    p835 = lru_cache(maxsize=1)(partial(dnsmos.p835, estimate))  # three scores of one run of the model
+    shared = _shared_runs(estimate, clean)
     for name in metrics:
         metric = METRICS[name]
         reason = _missing(metric) or _unfit(metric, estimate, clean)
         value: float | None = None
         if not reason:
             try:
-                value = _compute(name, estimate, clean, p835)
+                value = _compute(name, estimate, clean, shared)
             except Exception as error:  # third-party code on one signal: the other metrics and files go on
                 reason = f"{type(error).__name__}: {_text(error)}"
         if value is not None and not np.isfinite(value):
@@ -172,18 +192,34 @@ def _pesq(estimate: Samples, clean: Samples) -> float:
     return float(pesq(RATE, clean, estimate, "wb"))
 
 
-def _compute(name: str, estimate: Samples, clean: Samples | None, p835: Callable[[], dict[str, float]]) -> float:
-    if name in dnsmos.P835_MAPPING:
-        return p835()[name]
+Run = Callable[[], dict[str, float]]
+
+
+def _shared_runs(estimate: Samples, clean: Samples | None) -> dict[str, Run]:
+    """Return, for the metrics that several at a time come from one run of a model, that run: at most one is made."""
+    runs: list[tuple[Iterable[str], Run]] = [
+        (dnsmos.P835_MAPPING, partial(dnsmos.p835, estimate)),
+        (nisqa.NAMES, partial(nisqa.nisqa, estimate)),
+    ]
+    if clean is not None:
+        runs.append((speechbert.NAMES, partial(speechbert.speechbert, estimate, clean)))
+    return {name: once for names, run in runs for once in [lru_cache(run)] for name in names}
+
+
+def _compute(name: str, estimate: Samples, clean: Samples | None, shared: dict[str, Run]) -> float:
+    if name in shared:
+        return shared[name]()[name]
     if name == "p808":
         return dnsmos.p808(estimate)
     assert clean is not None
-    return {"si_sdr": si_sdr, "estoi": estoi, "pesq": pesq_wb}[name](estimate, clean)
+    return {"si_sdr": si_sdr, "estoi": estoi, "pesq": pesq_wb, "speaker": speaker.similarity}[name](estimate, clean)
 
 
 def _missing(metric: Metric) -> str:
     absent = [package for package in metric.packages if find_spec(package) is None]
-    return f'{", ".join(absent)} not installed: pip install "sbm-cli[{metric.extra}]"' if absent else ""
+    if absent:
+        return f'{", ".join(absent)} not installed: pip install "sbm-cli[{metric.extra}]"'
+    return metric.missing_weights()
 
 
 def _unfit(metric: Metric, estimate: Samples, clean: Samples | None) -> str:
@@ -194,9 +230,9 @@ def _unfit(metric: Metric, estimate: Samples, clean: Samples | None) -> str:
         return "no samples"
     if not all(np.isfinite(signal).all() for signal in signals):
         return "samples are not finite"
-    if metric.name in ("estoi", "pesq") and clean is not None and not clean.any():
+    if metric.needs_clean and metric.name != "si_sdr" and clean is not None and not clean.any():
         return "the clean reference is silent"
-    if metric.name == "pesq" and not estimate.any():
+    if metric.name in ("pesq", "speaker") and not estimate.any():
         return "the estimate is silent"
     return ""
 

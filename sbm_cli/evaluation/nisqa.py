@@ -1,0 +1,53 @@
+"""NISQA 2.0 with the network of torchmetrics, which would fetch its weights unasked: here they are there or absent."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+
+RATE = 16_000  # Hz
+# Overall, then 5 for no noise, no breaks, no coloration, the right loudness; in the network's order, which is not the
+# papers'.
+NAMES = ("nisqa", "nisqa_noisiness", "nisqa_discontinuity", "nisqa_coloration", "nisqa_loudness")
+FILE = "nisqa.tar"  # as torchmetrics calls it
+
+
+def nisqa(samples: Samples) -> dict[str, float]:
+    """Return the MOS and its four dimensions, about 1 to 5.
+
+    samples: [samples] at 16 kHz, 0.2 to 52 s. The network takes any rate and is given this one, as its own script
+    gives it a file: bands above 8 kHz are empty, and scores of recordings at 48 kHz are of another scale.
+    Raises RuntimeError if they are too short or too long.
+
+    Source: Mittag et al. 2021 (arXiv 2104.09494), weights of its authors, network of torchmetrics.
+    """
+    import torch
+    from torchmetrics.functional.audio import nisqa as theirs
+
+    from sbm_cli.stream import threads
+
+    theirs.NISQA_DIR = str(_folder())
+    with threads(1), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="n_fft=4096 is too large", category=UserWarning)  # below 0.26 s
+        scores = theirs.non_intrusive_speech_quality_assessment(torch.from_numpy(samples), RATE)
+    return dict(zip(NAMES, scores.tolist(), strict=True))
+
+
+def missing_weights() -> str:
+    """Return "" if the weights are there, otherwise how to get them."""
+    if (_folder() / FILE).is_file():
+        return ""
+    return (
+        f"no weights: get weights/{FILE} of github.com/gabrielmittag/NISQA (CC BY-NC-SA 4.0: not for commerce) and "
+        f"put it in {_folder()}; SBM_NISQA names another folder"
+    )
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("SBM_NISQA") or "~/.torchmetrics/NISQA").expanduser()

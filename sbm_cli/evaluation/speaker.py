@@ -1,0 +1,74 @@
+"""Speaker similarity with the encoder of resemblyzer, on one thread.
+
+resemblyzer itself cannot be imported without webrtcvad, which compiles C, and which would cut the pauses of the noisy
+and of the clean signal differently. Only its weights are used; the embedding is the same, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch.nn import ModuleDict
+
+Samples = NDArray[np.float32]
+
+RATE = 16_000  # Hz
+HOP = 160  # samples
+BANDS, SIZE, LAYERS = 40, 256, 3
+WINDOW, STEP = 160, 77  # frames: what the encoder hears at once, and where the next one begins
+COVERAGE = 0.75  # of the last window; with less sound it is left out
+LEVEL = 10 ** (-30 / 20)  # RMS to which quieter signals are raised
+
+
+def similarity(estimate: Samples, clean: Samples) -> float:
+    """Return the cosine of the two speakers' embeddings, 0 to 1, of samples as in `embedding`."""
+    return float(embedding(estimate) @ embedding(clean))
+
+
+def embedding(samples: Samples) -> Samples:
+    """Return the speaker's embedding [SIZE] of length 1, the mean over windows of 1.6 s.
+
+    samples: [samples] at 16 kHz, not silent; raised to -30 dB full scale if they are quieter, else at their level.
+
+    Source: Wan et al. 2018 (arXiv 1710.10467), weights and windows of resemblyzer.
+    """
+    import librosa
+    import torch
+
+    from sbm_cli.stream import threads
+
+    samples = samples * max(1.0, LEVEL / np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+    starts = list(range(0, max(1, samples.size // HOP + 2 - WINDOW + STEP), STEP))
+    if len(starts) > 1 and samples.size - starts[-1] * HOP < COVERAGE * WINDOW * HOP:
+        starts.pop()
+    samples = np.pad(samples, (0, max(0, (starts[-1] + WINDOW) * HOP - samples.size))).astype(np.float32)
+    mel = librosa.feature.melspectrogram(y=samples, sr=RATE, n_fft=400, hop_length=HOP, n_mels=BANDS).T
+    windows = torch.from_numpy(np.stack([mel[start : start + WINDOW] for start in starts]))  # [windows, frames, bands]
+    encoder = _encoder()
+    with threads(1), torch.inference_mode():
+        _, (hidden, _) = encoder["lstm"](windows)
+        each = torch.nn.functional.normalize(encoder["linear"](hidden[-1]).relu())  # [windows, SIZE]
+        whole: Samples = torch.nn.functional.normalize(each.mean(0), dim=0).numpy()
+    return whole
+
+
+@lru_cache
+def _encoder() -> ModuleDict:
+    import torch
+
+    spec = find_spec("resemblyzer")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'resemblyzer'", name="resemblyzer")
+    encoder = torch.nn.ModuleDict(
+        {"lstm": torch.nn.LSTM(BANDS, SIZE, LAYERS, batch_first=True), "linear": torch.nn.Linear(SIZE, SIZE)}
+    )
+    state = torch.load(Path(spec.origin).parent / "pretrained.pt", map_location="cpu", weights_only=True)["model_state"]
+    encoder.load_state_dict({key: value for key, value in state.items() if not key.startswith("similarity")})
+    return encoder

@@ -1,0 +1,74 @@
+"""SpeechBERTScore: how well each frame of one signal finds its like in the other, in the features of WavLM-large."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from transformers import WavLMModel
+
+Samples = NDArray[np.float32]
+
+ENCODER, LAYER = "microsoft/wavlm-large", 14  # the paper's best
+NAMES = ("sbs_precision", "sbs_recall", "sbs_f1")
+
+
+def speechbert(estimate: Samples, clean: Samples) -> dict[str, float]:
+    """Return SpeechBERTScore: precision (which its authors use), recall and F1, at most 1.
+
+    estimate, clean: [samples] at 16 kHz, at the level they have, as the authors' program takes them.
+
+    Source: Saeki et al. 2024 (arXiv 2401.16812).
+    """
+    return dict(zip(NAMES, bert_score(features(estimate), features(clean)), strict=True))
+
+
+def bert_score(estimate: Samples, clean: Samples) -> tuple[float, float, float]:
+    """Return precision, recall and F1 of features [frames, dimensions], whose numbers of frames may differ.
+
+    Source: Saeki et al. 2024, section 3.1; Zhang et al. 2020 (arXiv 1904.09675).
+    """
+    a, b = (
+        rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (estimate.astype(float), clean.astype(float))
+    )
+    cosines = a @ b.T
+    precision, recall = float(cosines.max(1).mean()), float(cosines.max(0).mean())
+    return precision, recall, 2 * precision * recall / (precision + recall)
+
+
+def features(samples: Samples) -> Samples:
+    """Return the encoder's features [frames, dimensions], one frame every 20 ms."""
+    import torch
+
+    from sbm_cli.stream import threads
+
+    with threads(1), torch.inference_mode():
+        found: Samples = (
+            _encoder()(torch.from_numpy(samples)[None], output_hidden_states=True).hidden_states[LAYER][0].numpy()
+        )
+    return found
+
+
+def missing_weights() -> str:
+    """Return "" if the encoder is in the cache of Hugging Face, otherwise how to get it: 1.3 GB, never unasked."""
+    return "" if _folder() else f"no weights: hf download {ENCODER}"
+
+
+def _folder() -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(ENCODER, "config.json")
+    return Path(config).parent if isinstance(config, str) else None
+
+
+@lru_cache
+def _encoder() -> WavLMModel:
+    from transformers import WavLMModel
+
+    # By its folder the hub is not asked, neither for the weights nor for a better format of them.
+    return WavLMModel.from_pretrained(_folder()).eval()
