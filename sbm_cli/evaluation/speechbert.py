@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from transformers import WavLMModel
 
 Samples = NDArray[np.float32]
 
@@ -31,12 +29,11 @@ def speechbert(estimate: Samples, clean: Samples) -> dict[str, float]:
 def bert_score(estimate: Samples, clean: Samples) -> tuple[float, float, float]:
     """Return precision, recall and F1 of features [frames, dimensions], whose numbers of frames may differ.
 
-    Source: Saeki et al. 2024, section 3.1; Zhang et al. 2020 (arXiv 1904.09675).
+    Source: Saeki et al. 2024; Zhang et al. 2020 (arXiv 1904.09675).
     """
-    a, b = (
-        rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (estimate.astype(float), clean.astype(float))
-    )
-    cosines = a @ b.T
+    pair = (estimate.astype(np.float64), clean.astype(np.float64))
+    a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in pair)
+    cosines = a @ b.T  # [frames of the estimate, frames of clean]
     precision, recall = float(cosines.max(1).mean()), float(cosines.max(0).mean())
     return precision, recall, 2 * precision * recall / (precision + recall)
 
@@ -48,9 +45,8 @@ def features(samples: Samples) -> Samples:
     from sbm_cli.stream import threads
 
     with threads(1), torch.inference_mode():
-        found: Samples = (
-            _encoder()(torch.from_numpy(samples)[None], output_hidden_states=True).hidden_states[LAYER][0].numpy()
-        )
+        layers = _encoder()(torch.from_numpy(samples)[None], output_hidden_states=True).hidden_states
+        found: Samples = layers[LAYER][0].numpy()
     return found
 
 
@@ -67,8 +63,8 @@ def _folder() -> Path | None:
 
 
 @lru_cache
-def _encoder() -> WavLMModel:
+def _encoder() -> Callable[..., Any]:
     from transformers import WavLMModel
 
     # By its folder the hub is not asked, neither for the weights nor for a better format of them.
-    return WavLMModel.from_pretrained(_folder()).eval()
+    return WavLMModel.from_pretrained(_folder())  # in evaluation mode

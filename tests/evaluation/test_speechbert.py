@@ -64,7 +64,7 @@ def test_what_cannot_be_compared_is_none_and_says_why(present: None) -> None:
         assert scores == dict.fromkeys(NAMES) and scores.reasons == dict.fromkeys(NAMES, reason)
 
 
-def test_without_the_encoder_the_reason_says_how_to_get_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_encoder_the_reason_says_how_to_get_it(cache: Path) -> None:
     assert speechbert.missing_weights() == "no weights: hf download microsoft/wavlm-large"
 
 
