@@ -182,12 +182,12 @@ def _joined(before: Samples, block: Samples) -> Samples:
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     """Set torch's thread count for the length of a block and restore it."""
-    before = torch.get_numthreads()
+    before = torch.get_num_threads()
     if count == before:
         yield
         return
-    torch.set_numthreads(count)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_numthreads(before)
+        torch.set_num_threads(before)

@@ -67,4 +67,5 @@ def _encoder() -> Callable[..., Any]:
     from transformers import WavLMModel
 
     # By its folder the hub is not asked, neither for the weights nor for a better format of them.
-    return WavLMModel.from_pretrained(_folder())  # in evaluation mode
+    encoder: Callable[..., Any] = WavLMModel.from_pretrained(_folder())  # in evaluation mode
+    return encoder
