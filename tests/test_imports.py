@@ -29,7 +29,8 @@ ROOMS = {
     "chain": {"dsp", "bridge"},
     "stream": {"audio", "chain", "options", "errors"},
     "enhancer": {"audio", "stream", "checkpoint", "hub", "options"},
-    "evaluation": {"audio", "enhancer", "stream", "training", "errors"},  # its sets are made by the mixture generator
+    # Its sets are made by the mixture generator.
+    "evaluation": {"audio", "enhancer", "stream", "options", "training", "errors"},
     "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "config", "errors"},
     "batch": {"enhancer", "audio", "checkpoint", "hub", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, checkpoint for what `sbm models info` says

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 DATA = ["see docs/models for corpora, licences and attributions"]
@@ -24,11 +25,9 @@ def release(weights: Path, scores: Path, command: str) -> None:
     for source in (weights, weights.with_suffix(".json")):
         shutil.copyfile(source, target / source.name)
     document = json.loads(scores.read_text())
+    system = document["systems"][0]["name"]
     means = {
-        half: {
-            name: {key: round(row[key]["mean"], 3) for key in ("noisy", "enhanced", "gain")}
-            for name, row in rows.items()
-        }
+        half: {metric: _means(row["noisy"], row[system]) for metric, row in rows.items()}
         for half, rows in document["scores"].items()
     }
     checkpoints = ROOT / "checkpoints.json"
@@ -47,6 +46,11 @@ def release(weights: Path, scores: Path, command: str) -> None:
         "command": command,
     }
     checkpoints.write_text(json.dumps(entries, indent=2) + "\n")
+
+
+def _means(noisy: dict[str, Any], enhanced: dict[str, Any]) -> dict[str, float]:
+    found = {"noisy": noisy["mean"], "enhanced": enhanced["mean"], "gain": enhanced["gain"]}
+    return {name: round(interval["mean"], 3) for name, interval in found.items()}
 
 
 if __name__ == "__main__":

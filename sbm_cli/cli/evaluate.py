@@ -1,33 +1,88 @@
-"""`sbm evaluate`: what a model is worth, in numbers with intervals."""
+"""`sbm evaluate`: what models and other programs are worth, in numbers with intervals."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sbm_cli.cli import console
-from sbm_cli.cli.options import Json, Quiet, Verbose
+from sbm_cli.cli import console, errors
+from sbm_cli.cli.options import Json, Quiet, Verbose, wrong_usage
+from sbm_cli.errors import OutputExistsError
+
+if TYPE_CHECKING:
+    from sbm_cli.evaluation.folders import Item, Samples
+    from sbm_cli.evaluation.page import Heard
+    from sbm_cli.evaluation.report import Evaluation
+    from sbm_cli.evaluation.sets import Mixture
+    from sbm_cli.evaluation.systems import System
+
+SHOWN = 5  # names of files in a message
+
+Set = Literal[
+    "mixtures",
+    "dns2020-no-reverb",
+    "dns2020-with-reverb",
+    "dns2020-real",
+    "voicebank-demand",
+    "ears-wham",
+    "pair",
+    "folder",
+]
 
 
 def evaluate(
-    manifest: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Corpora, as for `sbm train`.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Manifests, as for `sbm train`; or the folder of another --set."),
+    ],
+    set_name: Annotated[
+        Set, typer.Option("--set", help="What lies there; pair: a noisy and a clean folder; folder: no references.")
+    ] = "mixtures",
     split: Annotated[
         Literal["valid", "report"],
         typer.Option(help="valid chooses between models; report, which chooses nothing, gives the published numbers."),
     ] = "valid",
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="NAME|PATH", help="As for `sbm enhance`.")
-    ] = None,
     count: Annotated[int, typer.Option(min=2, help="Mixtures; half with noise alone, half also in rooms.")] = 160,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="NAME|PATH", help="As for `sbm enhance`; may be repeated."),
+    ] = None,
+    steps: Annotated[str, typer.Option(metavar="N,N", help="Steps of the models, each number a system.")] = "1",
+    sampler: Annotated[str, typer.Option(metavar="ode,sde", help="Samplers of several steps, each a system.")] = "ode",
+    system: Annotated[
+        list[str] | None,
+        typer.Option(metavar='"NAME=PROGRAM {in} {out}"', help="Another program; may be repeated."),
+    ] = None,
+    enhanced: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="Files enhanced before, named as the noisy ones; may be repeated."),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,NAME", help="si_sdr, estoi, pesq, sig, bak, ovrl, p808; all that work here if none."
         ),
     ] = None,
+    level: Annotated[
+        float | None,
+        typer.Option(max=0, metavar="DBFS", help="Scale all that is scored to this RMS; as it comes out if not given."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Write scores.csv, scores.json, table.md and table.tex."),
+    ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write report.html there as well, one file with all it needs.")
+    ] = False,
+    players: Annotated[
+        int, typer.Option(min=0, help="Files to listen to and look at in the report, evenly over the set.")
+    ] = 12,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace what is in DIR of these.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that score; one per core if not given.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads that enhance.")] = 1,
     cache: Annotated[Path, typer.Option(metavar="DIR", help="Where decoded corpora are kept.")] = Path("runs/cache"),
@@ -35,47 +90,183 @@ def evaluate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Score a model on seeded mixtures of speech and noise that training never saw.
+    """Score models, other programs and enhanced folders on a test set.
 
-    The mixtures are made from the manifests' split. Every metric is given for the noisy input, for the output and as
-    their paired difference with its bootstrap 95 % interval.
+    Without --set it is made of seeded mixtures of speech and noise that training never saw. Every metric is given for
+    the noisy input and each system, with paired gains over the input, and differences to the first system, in
+    bootstrap 95 % intervals. The default model is scored if no other system is named. Everything is scored at 16 kHz,
+    the first channel alone. docs/evaluation.md describes the sets.
 
     \b
     Examples:
       sbm evaluate corpus.csv
       sbm evaluate corpus.csv --split report --json > scores.json
       sbm evaluate corpus.csv --model runs/mine/sbm-tiny.safetensors --metrics si_sdr,estoi
+      sbm evaluate --set voicebank-demand VoiceBank/ -o scores/ --html
+      sbm evaluate --set dns2020-no-reverb test_set/ --model sbm-tiny --steps 1,5 --sampler ode,sde
+      sbm evaluate --set pair noisy/ clean/ --model sbm-tiny --system "afftdn=ffmpeg -y -i {in} -af afftdn {out}"
+      sbm evaluate --set folder recordings/ --model sbm-tiny --enhanced theirs=cleaned/ --level -26
     """
     console.adjust(quiet or json, verbose)
 
-    from sbm_cli.enhancer import Enhancer
-    from sbm_cli.evaluation.metrics import available_metrics
-    from sbm_cli.evaluation.report import evaluate as run
-    from sbm_cli.evaluation.report import to_json, to_markdown
-    from sbm_cli.evaluation.sets import evaluation_set
-    from sbm_cli.training.data import open_corpus
+    from sbm_cli.evaluation.metrics import METRICS, available_metrics
+    from sbm_cli.evaluation.page import chosen, keep
+    from sbm_cli.evaluation.report import Evaluation, summarise, to_json, to_markdown
+    from sbm_cli.evaluation.scoring import evaluate as run
 
     available = available_metrics()
     wanted = [name.strip() for name in metrics.split(",")] if metrics else list(available)
     if unknown := [name for name in wanted if name not in available]:
         raise typer.BadParameter(f"unknown {', '.join(unknown)}; known: {', '.join(available)}", param_hint="--metrics")
-    absent = [name for name in wanted if available[name]]
-    for name in absent:
-        console.warn(f"{name} is absent", available[name])
-    enhancer = Enhancer.load(model, threads=threads)
-    mixtures = list(evaluation_set(open_corpus(cache, manifest), split, count))
+    _check_output(output, html, players, overwrite)
+    items, total, has_clean, unmatched = _items(set_name, paths, split, count, cache)
+    absent = {name: available[name] for name in wanted if available[name]}
+    if not has_clean:
+        absent |= {name: "the set has no clean references" for name in wanted if METRICS[name].needs_clean}
+    for name, reason in absent.items():
+        console.warn(f"{name} is absent", reason)
     present = [name for name in wanted if name not in absent]
-    with console.progress(f"{enhancer.config.name} on {split}") as progress:
-        rows = run(
-            enhancer,
-            mixtures,
+    systems = _systems(model, steps, sampler, system, enhanced, threads)
+    audible = set(chosen(total, players if html else 0))
+    heard: list[Heard] = []
+
+    def hear(number: int, item: Item, sounds: dict[str, Samples]) -> None:
+        if number in audible:
+            heard.append(keep(item, sounds))
+
+    title = f"{set_name} {split}" if set_name == "mixtures" else set_name
+    with console.progress(f"{', '.join(one.name for one in systems)} on {title}", unit="signals") as progress:
+        records = run(
+            items,
+            systems,
             present,
             workers or os.cpu_count() or 1,
-            lambda done: progress(5.0 * done, 10.0 * len(mixtures)),  # about 5 s each, noisy and enhanced
+            level,
+            hear,
+            lambda done: progress(done, total * (1 + len(systems))),
         )
+    result = Evaluation(title, records, summarise(records, present), absent, unmatched, level)
+    if output is not None:
+        _write(output, result, heard if html else None)
     if json:
-        console.data_json(
-            {"model": enhancer.config.name, "split": split, "count": count, "scores": to_json(rows), "absent": absent}
-        )
+        console.data_json(to_json(result))
     else:
-        console.data(to_markdown(rows, absent))
+        console.data(to_markdown(result))
+    if _tell_problems(result):
+        raise typer.Exit(errors.FAILED)
+
+
+def _items(
+    set_name: Set, paths: list[Path], split: str, count: int, cache: Path
+) -> tuple[Iterator[Item], int, bool, Sequence[str]]:
+    """Return the items, their number, whether they have references, and files that belong to none."""
+    from sbm_cli.evaluation.folders import Item, find_set
+    from sbm_cli.evaluation.sets import evaluation_set
+    from sbm_cli.training.data import open_corpus
+
+    if set_name == "mixtures":
+        made = evaluation_set(open_corpus(cache, paths), split, count)
+        items = (Item(one.id, one.half, partial(_pair, one)) for one in made)
+        return items, count, True, ()
+    found = find_set(set_name, paths)
+    if found.unmatched:
+        console.warn(f"{len(found.unmatched)} files have no counterpart: {_some(found.unmatched)}")
+    return iter(found.items), len(found.items), found.has_clean, found.unmatched
+
+
+def _pair(made: Mixture) -> tuple[Samples, Samples]:
+    return made.noisy, made.clean
+
+
+def _systems(
+    models: list[str] | None,
+    steps: str,
+    samplers: str,
+    programs: list[str] | None,
+    folders: list[str] | None,
+    threads: int,
+) -> list[System]:
+    """Return what the options ask for: models, programs, folders, in this order."""
+    from sbm_cli.evaluation.commands import Command
+    from sbm_cli.evaluation.systems import NOISY, Folder, Program, all_options, load_models
+
+    with wrong_usage():
+        options = all_options([int(text) for text in steps.split(",")], [text.strip() for text in samplers.split(",")])
+        commands = [Command.parse(text) for text in programs or ()]
+    named = [text.partition("=") for text in folders or ()]
+    if wrong := [name for name, _, folder in named if not (name and folder)]:
+        raise typer.BadParameter(f"{wrong[0]!r} is not of the form NAME=DIR", param_hint="--enhanced")
+    wanted: list[str | None] = [*models] if models else [] if commands or named else [None]
+    systems: list[System] = [
+        *load_models(wanted, options, threads),
+        *(Program(command, threads) for command in commands),
+        *(Folder(name, Path(folder)) for name, _, folder in named),
+    ]
+    names = [NOISY, *(one.name for one in systems)]
+    if len(set(names)) < len(names):
+        raise typer.BadParameter(
+            f"two systems of one name: {', '.join(names)}", param_hint="--model, --system, --enhanced"
+        )
+    return systems
+
+
+def _check_output(output: Path | None, html: bool, players: int, overwrite: bool) -> None:
+    """Refuse, before any work is done, a report that could not be written in the end."""
+    from sbm_cli.evaluation.chart import require_pillow
+
+    if html and output is None:
+        raise typer.BadParameter("a report needs a folder: --output", param_hint="--html")
+    if html and players:
+        require_pillow()
+    if output is None:
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    there = [
+        name
+        for name in ("scores.csv", "scores.json", "table.md", "table.tex", *["report.html"] * html)
+        if (output / name).exists()
+    ]
+    if there and not overwrite:
+        raise OutputExistsError(
+            f"{output / there[0]} exists.", "Use --overwrite to replace it, or name another folder."
+        )
+
+
+def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> None:
+    """Write the files of a report, each whole or not at all; the page if there is anything to hear."""
+    from json import dumps
+
+    from sbm_cli.checkpoint import write_atomically
+    from sbm_cli.evaluation.machine import machine, software
+    from sbm_cli.evaluation.page import to_html
+    from sbm_cli.evaluation.report import to_csv, to_json, to_latex, to_markdown
+
+    texts = {
+        "scores.csv": to_csv(result),
+        "scores.json": dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "table.md": to_markdown(result) + "\n",
+        "table.tex": to_latex(result),
+    }
+    if heard is not None:
+        level = "as it came out" if result.level is None else f"at {result.level:g} dBFS RMS"
+        texts["report.html"] = to_html(result, heard, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")
+    for name, text in texts.items():
+        write_atomically(output / name, text.encode("utf-8", "backslashreplace"))  # names of files need not be text
+    console.note(f"{', '.join(texts)} in {output}")
+
+
+def _tell_problems(result: Evaluation) -> bool:
+    """List what failed, the input's own problems once, and return whether anything did."""
+    from sbm_cli.evaluation.systems import NOISY
+
+    unread = {record.id for record in result.problems if record.system == NOISY}
+    for name in result.systems:
+        failed = [r for r in result.problems if r.system == name and (name == NOISY or r.id not in unread)]
+        if failed:
+            what = "cannot be scored" if name == NOISY else f"failed in {name}"
+            console.error(f"{len(failed)} files {what}: {_some([r.id for r in failed])}", failed[0].problem)
+    return bool(result.problems)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

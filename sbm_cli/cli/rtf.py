@@ -56,7 +56,8 @@ def rtf(
     from sbm_cli.enhancer import Enhancer
     from sbm_cli.evaluation.chart import bar_chart, require_pillow
     from sbm_cli.evaluation.clips import made_clips, read_clip
-    from sbm_cli.evaluation.rtf import Command, benchmark, to_markdown
+    from sbm_cli.evaluation.commands import Command
+    from sbm_cli.evaluation.rtf import benchmark, to_markdown
     from sbm_cli.nn import scan
 
     imported = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What is timed: noise like speech, or recordings."""
+"""Sound to work on: noise like speech, or recordings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.io import SoundReader
+from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.errors import AudioError
 
 Samples = NDArray[np.float32]
@@ -17,7 +19,7 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Clip:
-    """Something to time: samples [channels, n] at `rate` Hz."""
+    """Some sound: samples [channels, n] at `rate` Hz."""
 
     name: str
     samples: Samples
@@ -41,8 +43,15 @@ def read_clip(path: Path) -> Clip:
     with SoundReader(path) as reader:
         blocks = list(reader.blocks(1 << 16))
         if not blocks:
-            raise AudioError(f"{path}: holds no sound to time.")
+            raise AudioError(f"{path}: holds no sound.")
         return Clip(str(path), np.concatenate(blocks, axis=1), reader.format.rate)
+
+
+def write_clip(path: Path, clip: Clip, container: str = "WAV") -> None:
+    """Write a clip in 16 bits, as a program of any kind reads it, in place of what is there."""
+    form = AudioFormat(clip.rate, clip.samples.shape[0], clip.samples.shape[1], container, "PCM_16", "FILE")
+    with SoundWriter(path, form, overwrite=True) as writer:
+        writer.write(clip.samples)
 
 
 def speech_like(seconds: float, rate: int, seed: int = 0) -> Samples:

@@ -1,73 +1,213 @@
-"""Score a model on a test set: the noisy input, the enhanced output and their paired difference, per half."""
+"""The tables of an evaluation: means per half and metric, paired differences, every file; as text, LaTeX, CSV, JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from sbm_cli.enhancer import Enhancer
-from sbm_cli.evaluation.metrics import METRICS, RATE, score_many
-from sbm_cli.evaluation.sets import HALVES, Mixture
+from sbm_cli.evaluation.metrics import METRICS
+from sbm_cli.evaluation.scoring import Record, real_time_factor
 from sbm_cli.evaluation.statistics import Interval, difference_interval, mean_interval
+from sbm_cli.evaluation.systems import NOISY
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One system in one row: the mean with its 95 % interval, and that of its paired differences.
+
+    gain: to the noisy input, None for itself; lead: to the first system, None for that and the noisy input.
+    """
+
+    mean: Interval
+    gain: Interval | None
+    lead: Interval | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric on one half: means with 95 % intervals; `gain` is enhanced minus noisy, paired file by file."""
+    """One metric on one half of the set, or all of it: a cell for every system, the noisy input first."""
 
     half: str
     metric: str
-    noisy: Interval
-    enhanced: Interval
-    gain: Interval
+    cells: Mapping[str, Cell]
 
 
-def evaluate(
-    enhancer: Enhancer,
-    mixtures: Sequence[Mixture],
-    metrics: Sequence[str],
-    workers: int = 1,
-    progress: Callable[[int], None] | None = None,
-) -> list[Row]:
-    """Return a row for every half and metric. The outputs are scored as they are, at their own level.
+@dataclass(frozen=True)
+class Evaluation:
+    """What was scored. title: the set's name; absent: metrics that could not be computed, and why."""
 
-    workers: processes that score; progress: called with the number of signals scored, of twice the mixtures.
-    """
-    estimates = [enhancer.enhance(mixture.noisy, RATE) for mixture in mixtures]
-    pairs = [(mixture.noisy, mixture.clean) for mixture in mixtures]
-    pairs += [(estimate, mixture.clean) for estimate, mixture in zip(estimates, mixtures, strict=True)]
-    scores = score_many(pairs, metrics, workers, RATE, progress)
+    title: str
+    records: Sequence[Record]
+    rows: Sequence[Row]
+    absent: Mapping[str, str]
+    unmatched: Sequence[str] = ()
+    level: float | None = None
+
+    @property
+    def systems(self) -> list[str]:
+        return list(dict.fromkeys(record.system for record in self.records))
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(dict.fromkeys(row.metric for row in self.rows))
+
+    @property
+    def problems(self) -> list[Record]:
+        return [record for record in self.records if record.problem]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns, not yet escaped for anything."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def summarise(records: Sequence[Record], metrics: Sequence[str]) -> list[Row]:
+    """Return a row for every half and metric, in the order they have in the records."""
+    systems = list(dict.fromkeys(record.system for record in records))
     rows = []
-    for half in HALVES:
-        chosen = [i for i, mixture in enumerate(mixtures) if mixture.half == half]
-        for metric in metrics if chosen else ():
-            noisy = [scores[i][metric] for i in chosen]
-            enhanced = [scores[len(mixtures) + i][metric] for i in chosen]
-            rows.append(
-                Row(half, metric, mean_interval(noisy), mean_interval(enhanced), difference_interval(enhanced, noisy))
-            )
+    for half in dict.fromkeys(record.half for record in records):
+        for metric in metrics:
+            values = {
+                system: [r.scores[metric] for r in records if r.half == half and r.system == system]
+                for system in systems
+            }
+            cells = {
+                system: Cell(
+                    mean_interval(values[system]),
+                    difference_interval(values[system], values[NOISY]) if system != NOISY else None,
+                    difference_interval(values[system], values[systems[1]]) if system not in systems[:2] else None,
+                )
+                for system in systems
+            }
+            rows.append(Row(half, metric, cells))
     return rows
 
 
-def to_markdown(rows: Sequence[Row], absent: Sequence[str] = ()) -> str:
-    """Return the rows as a Markdown table; metrics that could not be computed here are shown as absent."""
-    lines = ["| half | metric | noisy | enhanced | gain (95 % interval) |", "|---|---|---|---|---|"]
-    for row in rows:
-        gain = f"{row.gain.mean:+.3f} ({row.gain.low:+.3f} to {row.gain.high:+.3f})"
-        lines.append(f"| {row.half} | {_name(row.metric)} | {row.noisy.mean:.3f} | {row.enhanced.mean:.3f} | {gain} |")
-    lines += [f"| all | {_name(metric)} | absent | absent | absent |" for metric in absent]
-    return "\n".join(lines)
+def tables(evaluation: Evaluation) -> list[Table]:
+    """Return the table of means and gains and, of several systems, the one of their differences to the first."""
+    noisy, first, *others = evaluation.systems
+    systems = [first, *others]
+    rows = [
+        [row.half, label(row.metric), _mean(row.cells[noisy]), *(_with_gain(row.cells[system]) for system in systems)]
+        for row in evaluation.rows
+    ]
+    rows += [["all", label(metric), *["absent"] * (1 + len(systems))] for metric in evaluation.absent]
+    found = [Table(f"{evaluation.title}: mean (gain, 95 % interval)", ["half", "metric", noisy, *systems], rows)]
+    if others:
+        leads = [
+            [row.half, label(row.metric), *(_difference(row.cells[system].lead) for system in others)]
+            for row in evaluation.rows
+        ]
+        found.append(Table(f"difference to {first} (95 % interval)", ["half", "metric", *others], leads))
+    return found
 
 
-def to_json(rows: Sequence[Row]) -> dict[str, dict[str, object]]:
-    """Return the rows as half -> metric -> noisy, enhanced, gain."""
-    document: dict[str, dict[str, object]] = {}
-    for row in rows:
-        values = {key: value for key, value in asdict(row).items() if key not in ("half", "metric")}
-        document.setdefault(row.half, {})[row.metric] = values
-    return document
+def to_markdown(evaluation: Evaluation) -> str:
+    """Return the tables for people: Markdown, each below its title but the first."""
+    blocks: list[str] = []
+    for table in tables(evaluation):
+        lines = [_line(table.head), "|" + "---|" * len(table.head), *map(_line, table.rows)]
+        blocks.append("\n".join(lines if not blocks else [f"{table.title}:", "", *lines]))
+    return "\n\n".join(blocks)
 
 
-def _name(metric: str) -> str:
+def to_latex(evaluation: Evaluation) -> str:
+    """Return the tables in LaTeX, for the package booktabs."""
+    blocks = []
+    for table in tables(evaluation):
+        rows = [" & ".join(map(_latex, cells)) + r" \\" for cells in (table.head, *table.rows)]
+        body = [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
+        columns = "ll" + "r" * (len(table.head) - 2)
+        blocks.append("\n".join([f"% {table.title}", rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}", ""]))
+    return "\n".join(blocks)
+
+
+def to_csv(evaluation: Evaluation) -> str:
+    """Return the table of every file and system; a score that could not be computed is an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "half", "system", "seconds", *evaluation.metrics, "problem"])
+    for record in evaluation.records:
+        scores = ["" if value is None else f"{value:.6g}" for value in map(record.scores.get, evaluation.metrics)]
+        writer.writerow([record.id, record.half, record.system, f"{record.seconds:.3f}", *scores, record.problem])
+    return text.getvalue()
+
+
+def to_json(evaluation: Evaluation) -> dict[str, object]:
+    """Return all of it as one document; numbers that are none become null."""
+    scores: dict[str, dict[str, object]] = {}
+    for row in evaluation.rows:
+        cells = {name: {key: _numbers(part) for key, part in vars(cell).items()} for name, cell in row.cells.items()}
+        scores.setdefault(row.half, {})[row.metric] = cells
+    return {
+        "set": evaluation.title,
+        "count": len({record.id for record in evaluation.records}),
+        "level": evaluation.level,
+        "systems": [
+            {"name": name, "rtf": real_time_factor(evaluation.records, name)} for name in evaluation.systems[1:]
+        ],
+        "absent": dict(evaluation.absent),
+        "scores": scores,
+        "unmatched": list(evaluation.unmatched),
+        "problems": [{"file": r.id, "system": r.system, "reason": r.problem} for r in evaluation.problems],
+        "files": [
+            {
+                "file": record.id,
+                "half": record.half,
+                "system": record.system,
+                "seconds": record.seconds,
+                "elapsed": record.elapsed,
+                "scores": dict(record.scores),
+                "reasons": record.scores.reasons,
+            }
+            for record in evaluation.records
+        ],
+    }
+
+
+def label(metric: str) -> str:
+    """Return a metric's name with its unit."""
     found = METRICS[metric]
     return f"{found.label} ({found.unit})" if found.unit else found.label
+
+
+def _mean(cell: Cell) -> str:
+    return f"{cell.mean.mean:.3f}" if cell.mean.count else "–"
+
+
+def _with_gain(cell: Cell) -> str:
+    return f"{_mean(cell)} ({_difference(cell.gain)})" if cell.gain is not None and cell.gain.count else _mean(cell)
+
+
+def _difference(interval: Interval | None) -> str:
+    if interval is None or not interval.count:
+        return "–"
+    spread = "" if math.isnan(interval.low) else f", {interval.low:+.3f} to {interval.high:+.3f}"
+    return f"{interval.mean:+.3f}{spread}"
+
+
+def _numbers(interval: Interval | None) -> dict[str, float | None] | None:
+    if interval is None:
+        return None
+    return {key: None if math.isnan(value) else value for key, value in asdict(interval).items()}
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+_LATEX = str.maketrans(
+    {character: rf"\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+)
+
+
+def _latex(text: str) -> str:
+    return text.translate(_LATEX)

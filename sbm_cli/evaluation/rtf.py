@@ -8,9 +8,6 @@ less the time of a tenth of a second of audio, which is their start.
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,56 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.resample import StreamResampler
-from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.errors import SbmError
-from sbm_cli.evaluation.clips import Clip, speech_like
+from sbm_cli.evaluation.clips import Clip, speech_like, write_clip
+from sbm_cli.evaluation.commands import Command
 from sbm_cli.evaluation.machine import machine, peak_memory, software
 
 START_SECONDS = 0.1  # of the clip that measures a program's start
 STREAM_SECONDS = 10.0
 STREAM_WARM_UP = 20  # hops
-# What the usual libraries read; a program that starts threads by itself is to be told in its own command.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Command:
-    """Another program; `{in}` and `{out}` in its arguments stand for the WAV files that it reads and writes."""
-
-    name: str
-    arguments: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> Command:
-        """Return the command of "NAME=PROGRAM {in} {out}", quoted as for a shell; none runs it.
-
-        Raises ValueError if there is no name, or if {in} or {out} is missing.
-        """
-        name, _, template = text.partition("=")
-        if not (name.strip() and "{in}" in template and "{out}" in template):
-            raise ValueError(f"{text!r} is not of the form 'name=program {{in}} {{out}}'")
-        return cls(name.strip(), tuple(shlex.split(template)))
-
-    def run(self, source: Path, target: Path, threads: int) -> None:
-        """Run the program on a file.
-
-        Raises SbmError if it cannot be started, fails, or leaves no output.
-        """
-        target.unlink(missing_ok=True)
-        filled = [word.replace("{in}", str(source)).replace("{out}", str(target)) for word in self.arguments]
-        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
-        try:
-            done = subprocess.run(filled, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
-        except OSError as error:
-            raise SbmError(f"{self.name}: {filled[0]} cannot be started ({error.strerror})") from error
-        if done.returncode:
-            last = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
-            raise SbmError(f"{self.name}: ended with status {done.returncode}", "\n".join([shlex.join(filled), *last]))
-        if not target.exists():
-            raise SbmError(f"{self.name}: wrote no output", shlex.join(filled))
 
 
 @dataclass(frozen=True)
@@ -189,7 +145,7 @@ def measure(
                 seconds[clip.name] = clip.seconds
                 works: list[Callable[[], object]] = [partial(enhancer.enhance, clip.samples, clip.rate)]
                 if commands:
-                    _write(source, clip)
+                    write_clip(source, clip)
                     works += [partial(command.run, source, target, enhancer.threads) for command in commands]
                 for name, work in zip(names, works, strict=True):
                     took = timed(work, enhancer)
@@ -307,12 +263,6 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
 def _row(system: str, clip: str, seconds: float, times: Sequence[float], start: float) -> Row:
     median = float(np.median(times))
     return Row(system, clip, seconds, median, min(times), max(times), start, max(0.0, median - start) / seconds)
-
-
-def _write(path: Path, clip: Clip) -> None:
-    form = AudioFormat(clip.rate, clip.samples.shape[0], clip.samples.shape[1], "WAV", "PCM_16", "FILE")
-    with SoundWriter(path, form, overwrite=True) as writer:
-        writer.write(clip.samples)
 
 
 def _device_name(enhancer: Enhancer) -> str:

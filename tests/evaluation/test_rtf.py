@@ -17,6 +17,7 @@ from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, SbmError
 from sbm_cli.evaluation import rtf
 from sbm_cli.evaluation.clips import Clip, made_clips, read_clip, speech_like
+from sbm_cli.evaluation.commands import Command
 from sbm_cli.evaluation.machine import machine, peak_memory
 from sbm_cli.nn.network import Network, NetworkConfig
 
@@ -42,7 +43,7 @@ def test_every_round_times_every_system_on_every_clip(enhancer: Enhancer) -> Non
         enhancer,
         clips,
         2,
-        [rtf.Command("copy", COPY)],
+        [Command("copy", COPY)],
         scan="cpu",
         import_seconds=1.0,
         load_seconds=2.0,
@@ -75,7 +76,7 @@ def test_the_first_round_and_the_start_of_a_program_do_not_count(
 
     monkeypatch.setattr(rtf, "timed", lambda work, enhancer: float(next(times)))
     rounds = [made_clips([2.0], 16000, number) for number in range(3)]
-    ours, other = rtf.measure(enhancer, rounds, 3, [rtf.Command("other", COPY)])
+    ours, other = rtf.measure(enhancer, rounds, 3, [Command("other", COPY)])
     assert (ours.median, ours.start, ours.rtf) == (5, 0, 2.5)
     assert (other.median, other.least, other.most, other.start, other.rtf) == (8, 7, 9, 4, 2)
 
@@ -122,12 +123,12 @@ def test_the_resampler_delays_only_other_rates() -> None:
 @pytest.mark.parametrize("text", ["ffmpeg", "=cp {in} {out}", "cp=cp {in}", "cp=cp {out}"])
 def test_commands_need_a_name_an_input_and_an_output(text: str) -> None:
     with pytest.raises(ValueError, match="not of the form"):
-        rtf.Command.parse(text)
+        Command.parse(text)
 
 
 def test_commands_are_split_without_a_shell() -> None:
-    parsed = rtf.Command.parse("a b='my program' -x --in={in} {out}")
-    assert parsed == rtf.Command("a b", ("my program", "-x", "--in={in}", "{out}"))
+    parsed = Command.parse("a b='my program' -x --in={in} {out}")
+    assert parsed == Command("a b", ("my program", "-x", "--in={in}", "{out}"))
 
 
 @pytest.mark.parametrize(
@@ -141,14 +142,14 @@ def test_commands_are_split_without_a_shell() -> None:
 def test_a_failing_program_is_an_error(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
     (tmp_path / "out.wav").write_text("of the round before")
     with pytest.raises(SbmError, match=message) as caught:
-        rtf.Command("other", arguments).run(tmp_path / "in.wav", tmp_path / "out.wav", 1)
+        Command("other", arguments).run(tmp_path / "in.wav", tmp_path / "out.wav", 1)
     assert caught.value.message.startswith("other: ")
     assert ("no licence" in caught.value.hint) == ("status" in message)
 
 
 def test_programs_are_told_the_number_of_threads(tmp_path: Path) -> None:
     code = "import os, sys; open(sys.argv[1], 'w').write(os.environ['OMP_NUM_THREADS'])"
-    rtf.Command("other", (sys.executable, "-c", code, "{out}")).run(tmp_path / "in.wav", tmp_path / "out.wav", 3)
+    Command("other", (sys.executable, "-c", code, "{out}")).run(tmp_path / "in.wav", tmp_path / "out.wav", 3)
     assert (tmp_path / "out.wav").read_text() == "3"
 
 

@@ -1,0 +1,140 @@
+"""What a test set is given to: models of ours, other programs, and folders of what was enhanced elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+import numpy as np
+
+from sbm_cli.enhancer import Enhancer
+from sbm_cli.errors import AudioError, SbmError
+from sbm_cli.evaluation.clips import Clip, write_clip
+from sbm_cli.evaluation.commands import Command
+from sbm_cli.evaluation.folders import Samples, read_mono, sound_files
+from sbm_cli.evaluation.metrics import RATE
+from sbm_cli.options import DEFAULTS, Options
+
+NOISY = "noisy"  # the input, which every table shows beside the systems
+SLACK = 0.05  # s; programs that work in frames end a little early or late
+
+
+class System(Protocol):
+    """Something that enhances; `timed`: whether the time of a call says how fast it is."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def timed(self) -> bool: ...
+
+    def enhance(self, id: str, noisy: Samples) -> Samples:
+        """Return the output for an item of a set, [samples] at 16 kHz; may raise SbmError, OSError or ValueError."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of ours with the options that it runs by."""
+
+    name: str
+    enhancer: Enhancer
+    options: Options = DEFAULTS
+    timed: bool = True
+
+    def enhance(self, id: str, noisy: Samples) -> Samples:
+        return self.enhancer.enhance(noisy, RATE, self.options)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Another program, which gets the input as a WAV of 16 bits at 16 kHz and may answer at any rate."""
+
+    command: Command
+    threads: int = 1
+    timed: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.command.name
+
+    def enhance(self, id: str, noisy: Samples) -> Samples:
+        with TemporaryDirectory() as folder:
+            source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
+            write_clip(source, Clip(id, noisy[None], RATE))
+            self.command.run(source, target, self.threads)
+            return read_mono(target)
+
+
+class Folder:
+    """What was enhanced before: below the folder, a file with the id of an item or, if only one has it, its name."""
+
+    timed = False
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self._folder = name, folder
+        files = sound_files(folder)
+        names = Counter(Path(id).name for id, _ in files)
+        self._files = {Path(id).name: path for id, path in files if names[Path(id).name] == 1} | dict(files)
+        if not files:
+            raise SbmError(f"{folder}: no sound files there.", "Name the folder that holds the enhanced files.")
+
+    def enhance(self, id: str, noisy: Samples) -> Samples:
+        path = self._files.get(id) or self._files.get(Path(id).name)
+        if path is None:
+            raise AudioError(f"{self._folder}: has no {id}")
+        return read_mono(path)
+
+
+def load_models(models: Sequence[str | None], options: Sequence[Options], threads: int) -> list[System]:
+    """Return every model (None: the default one) with every combination of options.
+
+    A model is called as its configuration calls it, or as it was asked for if another one has that name.
+
+    Raises ModelError for a model that is not there, or that cannot take several steps.
+    """
+    enhancers = [Enhancer.load(model, threads=threads) for model in models]
+    counts = Counter(enhancer.config.name for enhancer in enhancers)
+    systems: list[System] = []
+    for model, enhancer in zip(models, enhancers, strict=True):
+        name = enhancer.config.name if counts[enhancer.config.name] == 1 else str(model)
+        for chosen in options:
+            enhancer.stream(RATE, options=chosen)  # refuses what it cannot do, before the first file
+            way = "" if chosen.steps == 1 else f" {chosen.sampler}-{chosen.steps}"
+            systems.append(Model(name + way, enhancer, chosen))
+    return systems
+
+
+def all_options(steps: Sequence[int], samplers: Sequence[str]) -> list[Options]:
+    """Return the options of every combination; one step is one, whatever the sampler.
+
+    Raises ValueError for a step or a sampler that does not exist.
+    """
+    combined = [replace(DEFAULTS, steps=count, sampler=sampler) for count in steps for sampler in samplers]  # type: ignore[arg-type]
+    return list(dict.fromkeys(replace(one, sampler="ode") if one.steps == 1 else one for one in combined))
+
+
+def run(system: System, id: str, noisy: Samples) -> tuple[Samples, float]:
+    """Return a system's output, as long as its input, and the seconds it took.
+
+    What ends within 50 ms of the input is cut, or continued by silence. Raises AudioError for another length or values
+    that are not finite, and what the system raises.
+    """
+    begun = time.perf_counter()
+    output = system.enhance(id, noisy)
+    took = time.perf_counter() - begun
+    if abs(output.size - noisy.size) > SLACK * RATE:
+        raise AudioError(f"{id}: the output lasts {output.size / RATE:.3f} s, the input {noisy.size / RATE:.3f} s")
+    if not np.isfinite(output).all():
+        raise AudioError(f"{id}: the output holds NaN or infinity")
+    return np.pad(output, (0, max(0, noisy.size - output.size)))[: noisy.size], took
+
+
+def at_level(samples: Samples, dbfs: float | None) -> Samples:
+    """Return the samples scaled to an RMS in dBFS (0: ±1 all the time); silence, or without a level, as they are."""
+    rms = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if samples.size else 0.0
+    return samples if dbfs is None or rms == 0 else samples * np.float32(10 ** (dbfs / 20) / rms)

@@ -1,0 +1,121 @@
+"""Systems on a set: records in order whatever the number of workers, and tables of them that can be checked by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from sbm_cli.errors import AudioError
+from sbm_cli.evaluation.folders import Item, Samples
+from sbm_cli.evaluation.metrics import si_sdr
+from sbm_cli.evaluation.report import Evaluation, summarise, tables, to_csv, to_json, to_latex, to_markdown
+from sbm_cli.evaluation.scoring import evaluate, real_time_factor
+
+
+class Cut:
+    """A system that knows the clean signals and takes a share of the noise away; it fails where it was told to."""
+
+    timed = True
+
+    def __init__(self, name: str, clean: dict[str, Samples], share: float, fails: str = "") -> None:
+        self.name, self.clean, self.share, self.fails = name, clean, share, fails
+
+    def enhance(self, id: str, noisy: Samples) -> Samples:
+        if id == self.fails:
+            raise AudioError(f"{id}: no, thanks")
+        return (1 - self.share) * noisy + self.share * self.clean[id]
+
+
+def unreadable() -> tuple[Samples, Samples | None]:
+    raise AudioError("5: damaged")
+
+
+@pytest.fixture
+def items() -> list[Item]:
+    rng = np.random.default_rng(0)
+
+    def loader(scale: float) -> Callable[[], tuple[Samples, Samples | None]]:
+        clean = rng.standard_normal(8000).astype(np.float32)
+        noisy = clean + scale * rng.standard_normal(8000).astype(np.float32)
+        return lambda: (noisy, clean)
+
+    halves = ["noise"] * 3 + ["reverb"] * 2
+    made = [Item(str(i), half, loader(0.3 if half == "noise" else 1.0)) for i, half in enumerate(halves)]
+    return [*made, Item("5", "reverb", unreadable)]
+
+
+@pytest.fixture
+def evaluation(items: list[Item]) -> Evaluation:
+    clean = {item.id: item.load()[1] for item in items[:-1]}
+    systems = [Cut("half", clean, 0.5), Cut("a|b & c", clean, 0.75, fails="4")]  # type: ignore[arg-type]
+    records = evaluate(items, systems, ["si_sdr"])
+    return Evaluation("set", records, summarise(records, ["si_sdr"]), {"pesq": "not installed"}, ("odd.wav",))
+
+
+def test_half_of_the_noise_is_six_decibels(evaluation: Evaluation, items: list[Item]) -> None:
+    noise, reverb = evaluation.rows
+    assert (noise.half, noise.metric, reverb.half) == ("noise", "si_sdr", "reverb")
+    for row, count in ((noise, 3), (reverb, 2)):
+        half, better = row.cells["half"], row.cells["a|b & c"]
+        assert half.gain is not None and half.gain.mean == pytest.approx(6.0, abs=0.15)
+        assert half.gain.low <= half.gain.mean <= half.gain.high and half.gain.count == count
+        assert half.mean.mean - row.cells["noisy"].mean.mean == pytest.approx(half.gain.mean, abs=1e-6)
+        assert better.lead is not None and better.lead.mean == pytest.approx(6.0, abs=0.15)
+        assert row.cells["noisy"].gain is row.cells["noisy"].lead is half.lead is None
+    pairs = [item.load() for item in items[:3]]
+    assert noise.cells["noisy"].mean.mean == pytest.approx(np.mean([si_sdr(*pair) for pair in pairs]))  # type: ignore[arg-type]
+    assert reverb.cells["a|b & c"].mean.count == 1
+
+
+def test_failures_are_told_and_do_not_stop_the_others(evaluation: Evaluation) -> None:
+    problems = [(record.id, record.system, record.problem) for record in evaluation.problems]
+    assert problems == [("4", "a|b & c", "4: no, thanks")] + [
+        ("5", system, "5: damaged") for system in ("noisy", "half", "a|b & c")
+    ]
+    assert all(record.scores == {"si_sdr": None} and record.scores.reasons for record in evaluation.problems)
+    assert len(evaluation.records) == 18
+
+
+def test_tables_show_every_row_and_what_is_absent(evaluation: Evaluation) -> None:
+    lines = to_markdown(evaluation).splitlines()
+    assert lines[0] == r"| half | metric | noisy | half | a\|b & c |"
+    assert lines[2].startswith("| noise | SI-SDR (dB) | 10.") and " (+6." in lines[2]
+    assert lines[4] == "| all | PESQ-wb (MOS) | absent | absent | absent |"
+    assert lines[6] == "difference to half (95 % interval):"
+    latex = to_latex(evaluation)
+    assert latex.count(r"\toprule") == latex.count(r"\end{tabular}") == 2 and r"a|b \& c" in latex
+    assert [len({len(row) for row in (table.head, *table.rows)}) for table in tables(evaluation)] == [1, 1]
+
+
+def test_every_file_has_its_row(evaluation: Evaluation) -> None:
+    rows = list(csv.DictReader(to_csv(evaluation).splitlines()))
+    assert [row["file"] for row in rows] == [str(i) for i in range(6) for _ in range(3)]
+    assert rows[1]["system"] == "half" and float(rows[1]["si_sdr"]) == pytest.approx(16.5, abs=1)
+    assert (rows[-1]["si_sdr"], rows[-1]["problem"]) == ("", "5: damaged")
+
+
+def test_json_holds_all_of_it(evaluation: Evaluation) -> None:
+    document = json.loads(json.dumps(to_json(evaluation), allow_nan=False))
+    assert (document["set"], document["count"], document["unmatched"]) == ("set", 6, ["odd.wav"])
+    assert document["scores"]["noise"]["si_sdr"]["half"]["gain"]["mean"] == evaluation.rows[0].cells["half"].gain.mean  # type: ignore[union-attr]
+    assert document["scores"]["reverb"]["si_sdr"]["a|b & c"]["mean"]["low"] is None  # one file has no interval
+    assert [system["name"] for system in document["systems"]] == ["half", "a|b & c"]
+    assert document["absent"] == {"pesq": "not installed"}
+    assert len(document["problems"]) == 4 and len(document["files"]) == 18
+    assert document["systems"][0]["rtf"] == real_time_factor(evaluation.records, "half") > 0
+    assert real_time_factor(evaluation.records, "noisy") is None
+
+
+def test_workers_and_levels(items: list[Item]) -> None:
+    def scores(**options: float) -> list[dict[str, float | None]]:
+        records = evaluate(items, [], ["si_sdr"], **options)  # type: ignore[arg-type]
+        return [dict(record.scores) for record in records]
+
+    assert scores(workers=2) == scores(workers=1)
+    heard: dict[int, float] = {}
+    evaluate(items, [], [], level=-30, hear=lambda i, item, sounds: heard.update({i: float(np.std(sounds["noisy"]))}))
+    assert heard == {i: pytest.approx(10 ** (-30 / 20), rel=1e-3) for i in range(5)}
