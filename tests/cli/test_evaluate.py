@@ -1,8 +1,11 @@
-"""`sbm evaluate`: a table of a split, or JSON."""
+"""`sbm evaluate`: tables of mixtures and of folders, files of every score, and an exit status."""
 
 from __future__ import annotations
 
+import csv
 import json
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +30,109 @@ def manifest(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """Write a pair of folders: three recordings, the last one of them shorter than its reference."""
+    rng = np.random.default_rng(0)
+    for i, samples in enumerate((8000, 8000, 4000)):
+        clean = np.sin(2 * np.pi * 300 * np.arange(8000) / 16000) / 10
+        for name, sound in (("noisy", clean[:samples] + 0.02 * rng.standard_normal(samples)), ("clean", clean)):
+            (tmp_path / "pair" / name).mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / "pair" / name / f"{i}.wav", sound, 16000)
+    return tmp_path / "pair"
+
+
 def test_an_untrained_model_gains_nothing(sbm: Any, manifest: Path, model_file: Path, tmp_path: Path) -> None:
     common = ["evaluate", manifest, "--model", model_file, "--count", 4, "--workers", 1, "--cache", tmp_path / "cache"]
     result = sbm(*common, "--metrics", "si_sdr", "--json")
     assert (result.status, result.err) == (0, "")
     document = json.loads(result.out)
-    assert (document["model"], document["split"], document["absent"]) == ("small", "valid", [])
+    assert (document["set"], document["count"], document["absent"]) == ("mixtures valid", 4, {})
     for half in ("noise", "reverb"):
-        assert document["scores"][half]["si_sdr"]["gain"]["mean"] == pytest.approx(0, abs=0.01)
+        assert document["scores"][half]["si_sdr"]["small"]["gain"]["mean"] == pytest.approx(0, abs=0.01)
     table = sbm(*common, "--metrics", "si_sdr")
     assert table.out.count("| SI-SDR (dB) |") == 2
+    (tmp_path / "scores.json").write_text(result.out)
+    release(tmp_path, model_file)
 
 
-def test_wrong_use_is_one_message(sbm: Any, manifest: Path) -> None:
-    result = sbm("evaluate", manifest, "--metrics", "beauty")
-    assert result.status == 2 and "unknown beauty" in result.err
-    result = sbm("evaluate", manifest.with_name("none.csv"))
+def release(tree: Path, model_file: Path) -> None:
+    """Let tools/release.py describe the model by these scores, in a tree of its own."""
+    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "release.py"))
+    (tree / "sbm_cli" / "weights").mkdir(parents=True)
+    (tree / "checkpoints.json").write_text('{"models": {}}')
+    tool["release"].__globals__["ROOT"] = tree
+    tool["release"](model_file, tree / "scores.json", "sbm evaluate")
+    scores = json.loads((tree / "checkpoints.json").read_text())["models"]["small"]["scores"]
+    assert set(scores["noise"]["si_sdr"]) == {"noisy", "enhanced", "gain"}
+    assert scores["reverb"]["si_sdr"]["gain"] == pytest.approx(0, abs=0.01)
+
+
+def test_programs_and_folders_beside_a_model(sbm: Any, pair: Path, model_file: Path, tmp_path: Path) -> None:
+    copy = f'"{sys.executable}" -c "import shutil, sys; shutil.copy(*sys.argv[1:])" {{in}} {{out}}'
+    common = ["evaluate", "--set", "pair", pair, "--workers", 1, "--metrics", "si_sdr,estoi", "-o", tmp_path / "out"]
+    systems = ["--model", model_file, "--system", f"copy={copy}", "--enhanced", f"best={pair / 'clean'}"]
+    result = sbm(*common, *systems)
+    assert result.status == 1  # for the file whose reference has another length
+    assert result.out.startswith("| half | metric | noisy | small | copy | best |")
+    assert "1 files cannot be scored: 2\n" in result.err and "its reference" in result.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "scores.csv",
+        "scores.json",
+        "table.md",
+        "table.tex",
+    }
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["file"], row["system"]) for row in rows] == [
+        (str(i), system) for i in range(3) for system in ("noisy", "small", "copy", "best")
+    ]
+    assert float(rows[3]["si_sdr"]) == 100 and rows[-1]["problem"].endswith("0.500 s.")
+    assert (tmp_path / "out" / "table.md").read_text(encoding="utf-8") == result.out
+    again = sbm(*common, *systems)
+    assert again.status == 1 and "scores.csv exists" in again.err and again.out == ""
+    alone = sbm(*common, "--overwrite", "--enhanced", f"best={pair / 'clean'}")
+    assert alone.out.startswith("| half | metric | noisy | best |")  # no default model where a system is named
+
+
+def test_a_system_that_fails_is_listed(sbm: Any, pair: Path, tmp_path: Path) -> None:
+    (pair / "clean" / "2.wav").unlink()
+    broken = f'"{sys.executable}" -c "exit(3)" {{in}} {{out}}'
+    common = ["evaluate", "--set", "pair", pair, "--workers", 1, "--metrics", "si_sdr"]
+    result = sbm(*common, "--system", f"broken={broken}", "--enhanced", f"good={pair / 'clean'}")
+    cells = result.out.splitlines()[2].split("|")
+    assert result.status == 1 and cells[4] == " – " and cells[5].startswith(" 100.000 (+")
+    assert "warning: 1 files have no counterpart: " in result.err and "2.wav" in result.err
+    assert "2 files failed in broken: 0, 1\n" in result.err and "status 3" in result.err
+
+
+def test_sets_without_references_have_other_metrics(sbm: Any, pair: Path) -> None:
+    result = sbm(
+        "evaluate", "--set", "folder", pair / "noisy", "--enhanced", f"a={pair / 'noisy'}", "--metrics", "pesq"
+    )
+    assert result.status == 0 and "| all | PESQ-wb (MOS) | absent | absent |" in result.out
+    assert "the set has no clean references" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics", "beauty"], "unknown beauty"),
+        (["--steps", "0"], "steps must be at least 1"),
+        (["--steps", "many"], "many"),
+        (["--sampler", "euler"], "sampler must be one of"),
+        (["--system", "cp {in} {out}"], "not of the form"),
+        (["--enhanced", "theirs"], "not of the form NAME=DIR"),
+        (["--html"], "a report needs a folder"),
+        (["--model", "sbm-tiny", "--enhanced", "sbm-tiny=."], "two systems of one name"),
+    ],
+)
+def test_wrong_use_is_one_message(sbm: Any, pair: Path, arguments: list[str], message: str) -> None:
+    result = sbm("evaluate", "--set", "pair", pair, *(text.replace("=.", f"={pair}") for text in arguments))
+    assert result.status == 2 and message in result.err
+
+
+def test_what_is_not_there_is_named(sbm: Any, pair: Path) -> None:
+    result = sbm("evaluate", pair / "none.csv")
     assert result.status == 1 and "none.csv" in result.err and "Traceback" not in result.err
+    result = sbm("evaluate", "--set", "voicebank-demand", pair)
+    assert result.status == 1 and "noisy_testset_wav/NAME.wav" in result.err
