@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sbm_cli.evaluation.systems import System
 
 SHOWN = 5  # names of files in a message
+FILES = ("scores.csv", "scores.json", "table.md", "table.tex")
+PAGE = "report.html"
 
 Set = Literal[
     "mixtures",
@@ -120,13 +122,13 @@ def evaluate(
         raise typer.BadParameter(f"unknown {', '.join(unknown)}; known: {', '.join(available)}", param_hint="--metrics")
     _check_output(output, html, players, overwrite)
     items, total, has_clean, unmatched = _items(set_name, paths, split, count, cache)
+    systems = _systems(model, steps, sampler, system, enhanced, threads)
     absent = {name: available[name] for name in wanted if available[name]}
     if not has_clean:
         absent |= {name: "the set has no clean references" for name in wanted if METRICS[name].needs_clean}
     for name, reason in absent.items():
         console.warn(f"{name} is absent", reason)
     present = [name for name in wanted if name not in absent]
-    systems = _systems(model, steps, sampler, system, enhanced, threads)
     audible = set(chosen(total, players if html else 0))
     heard: list[Heard] = []
 
@@ -166,8 +168,7 @@ def _items(
 
     if set_name == "mixtures":
         made = evaluation_set(open_corpus(cache, paths), split, count)
-        items = (Item(one.id, one.half, partial(_pair, one)) for one in made)
-        return items, count, True, ()
+        return (Item(one.id, one.half, partial(_pair, one)) for one in made), count, True, ()
     found = find_set(set_name, paths)
     if found.unmatched:
         console.warn(f"{len(found.unmatched)} files have no counterpart: {_some(found.unmatched)}")
@@ -221,11 +222,7 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
     if output is None:
         return
     output.mkdir(parents=True, exist_ok=True)
-    there = [
-        name
-        for name in ("scores.csv", "scores.json", "table.md", "table.tex", *["report.html"] * html)
-        if (output / name).exists()
-    ]
+    there = [name for name in (*FILES, *[PAGE] * html) if (output / name).exists()]
     if there and not overwrite:
         raise OutputExistsError(
             f"{output / there[0]} exists.", "Use --overwrite to replace it, or name another folder."
@@ -233,7 +230,7 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
 
 
 def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> None:
-    """Write the files of a report, each whole or not at all; the page if there is anything to hear."""
+    """Write the files of a report, each whole or not at all; the page if it was asked for."""
     from json import dumps
 
     from sbm_cli.checkpoint import write_atomically
@@ -241,15 +238,11 @@ def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> N
     from sbm_cli.evaluation.page import to_html
     from sbm_cli.evaluation.report import to_csv, to_json, to_latex, to_markdown
 
-    texts = {
-        "scores.csv": to_csv(result),
-        "scores.json": dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "table.md": to_markdown(result) + "\n",
-        "table.tex": to_latex(result),
-    }
+    document = dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    texts = dict(zip(FILES, (to_csv(result), document, to_markdown(result) + "\n", to_latex(result)), strict=True))
     if heard is not None:
         level = "as it came out" if result.level is None else f"at {result.level:g} dBFS RMS"
-        texts["report.html"] = to_html(result, heard, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")
+        texts[PAGE] = to_html(result, heard, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")
     for name, text in texts.items():
         write_atomically(output / name, text.encode("utf-8", "backslashreplace"))  # names of files need not be text
     console.note(f"{', '.join(texts)} in {output}")
