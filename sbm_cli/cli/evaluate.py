@@ -67,7 +67,8 @@ def evaluate(
     metrics: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME,NAME", help="si_sdr, estoi, pesq, sig, bak, ovrl, p808; all that work here if none."
+            metavar="NAME,NAME",
+            help="si_sdr, estoi, pesq, ovrl, nisqa, ... (docs/metrics.md); all that work here if none.",
         ),
     ] = None,
     level: Annotated[
@@ -126,8 +127,8 @@ def evaluate(
     absent = {name: available[name] for name in wanted if available[name]}
     if not has_clean:
         absent |= {name: "the set has no clean references" for name in wanted if METRICS[name].needs_clean}
-    for name, reason in absent.items():
-        console.warn(f"{name} is absent", reason)
+    for reason in dict.fromkeys(absent.values()):
+        console.warn(f"absent: {', '.join(name for name in absent if absent[name] == reason)}", reason)
     present = [name for name in wanted if name not in absent]
     audible = set(chosen(total, players if html else 0))
     heard: list[Heard] = []

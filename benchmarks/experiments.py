@@ -1,0 +1,275 @@
+"""What the bridge does inside a trained model: docs/experiments.md. Of seeded validation mixtures.
+
+    python benchmarks/experiments.py time corpus.csv bridge=sbm-tiny mapping=runs/mapping-0/sbm-tiny.safetensors
+    python benchmarks/experiments.py steps corpus.csv bridge=sbm-tiny
+    python benchmarks/experiments.py probe corpus.csv bridge=sbm-tiny mapping=... [untrained=]
+
+time: quality over the bridge time t, with (a) the noisy spectrum as the state and only the label t changed, (b) the
+true bridge state at t, which needs the clean file; and how far the label alone moves the output along the mean.
+steps: quality over the number of network calls, by both samplers.
+probe: how much of clean - noisy a linear map finds in the scan state of each block at t = 1, for speakers that it was
+not fitted to. A model without a path is the untrained network of the first one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbm_cli import checkpoint, hub
+from sbm_cli.bridge import draw_noise, sample
+from sbm_cli.bridge.schedule import marginal, sample_state
+from sbm_cli.checkpoint import ModelConfig
+from sbm_cli.evaluation.metrics import METRICS, RATE, score_many
+from sbm_cli.evaluation.sets import HALVES, Mixture, evaluation_set
+from sbm_cli.nn.network import Network
+from sbm_cli.training.data import open_corpus
+from sbm_cli.training.objective import prepare
+
+SCORES = ("si_sdr", "estoi", "pesq", "ovrl")
+TIMES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+STEPS = (1, 2, 5, 10, 50)
+EVERY = 8  # frames from one look at the states to the next
+RIDGES = (0.01, 0.1, 1.0, 10.0)  # as shares of the mean variance of a feature
+
+Model = tuple[Network, ModelConfig]
+
+
+def load(path: str, like: Model | None) -> Model:
+    if path:
+        network, config = checkpoint.load(hub.resolve(path))
+    else:
+        assert like is not None, "the first model needs a path"
+        torch.manual_seed(0)
+        network, config = Network(like[1].network), like[1]
+    return network.eval().requires_grad_(False), config
+
+
+def spectra(config: ModelConfig, mixture: Mixture) -> tuple[Tensor, Tensor, Tensor]:
+    """Return compressed noisy and clean spectra [1, freq, frames] and the level [1, frames]."""
+    return prepare(config, *(torch.from_numpy(x)[None] for x in (mixture.noisy, mixture.clean)))
+
+
+def waveform(config: ModelConfig, estimate: Tensor, level: Tensor, samples: int) -> np.ndarray:
+    spectrum = config.compression.expand(estimate) * level.sqrt()[:, None]
+    return config.stft.inverse(spectrum, samples)[0].numpy()
+
+
+def means(mixtures: Sequence[Mixture], outputs: Sequence[np.ndarray]) -> dict[str, list[float]]:
+    """Return the means of every score, of noise alone and of reverberant mixtures."""
+    scores = score_many(list(zip(outputs, [m.clean for m in mixtures], strict=True)), SCORES, 2, RATE)
+    return {
+        name: [
+            float(np.mean([s[name] for s, m in zip(scores, mixtures, strict=True) if m.half == half]))
+            for half in HALVES
+        ]
+        for name in SCORES
+    }
+
+
+def row(*cells: object, scores: dict[str, list[float]]) -> None:
+    print(
+        "| "
+        + " | ".join(map(str, cells))
+        + " | "
+        + " | ".join(f"{scores[name][0]:.3f} / {scores[name][1]:.3f}" for name in SCORES)
+        + " |",
+        flush=True,
+    )
+
+
+def heading(*names: str) -> None:
+    names += tuple(METRICS[name].label for name in SCORES)
+    print("| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|")
+
+
+def time(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> None:
+    heading("model", "state", "t")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    moved: list[str] = []
+    for name, (network, config) in models.items():
+        for kind in ("noisy", "bridge"):
+            for t in TIMES:
+                outputs, along = [], []
+                generator = torch.Generator().manual_seed(0)
+                for mixture in mixtures:
+                    y, x0, level = spectra(config, mixture)
+                    at = torch.tensor([t])
+                    state = y if kind == "noisy" else sample_state(config.schedule, x0, y, at, draw_noise(y, generator))
+                    estimate = network(state, y, at)[0]
+                    outputs.append(waveform(config, estimate, level, mixture.clean.size))
+                    if kind == "noisy":
+                        along.append(projection(estimate - network(y, y, torch.ones(1))[0], x0 - y))
+                scores = means(mixtures, outputs)
+                row(name, kind, t, scores=scores)
+                curves.setdefault(f"{name}, {kind}", []).append((t, float(np.mean(scores["pesq"]))))
+                if kind == "noisy":
+                    weight = marginal(config.schedule, torch.tensor([t]))[0].item()
+                    share, cosine = np.mean(along, 0)
+                    moved.append(f"| {name} | {t} | {weight:.3f} | {share:+.4f} | {cosine:+.3f} |")
+    print("\n| model | t | weight of clean in the mean | moved, as a share of clean - noisy | cosine |")
+    print("|---|---|---|---|---|")
+    print("\n".join(moved))
+    chart(out / "time.svg", curves, "bridge time t", "PESQ-wb, mean of both halves")
+
+
+def projection(change: Tensor, direction: Tensor) -> tuple[float, float]:
+    """Return the share of `direction` that a change holds, and the cosine between the two."""
+    product = (change * direction.conj()).real.sum()
+    norms = change.norm() * direction.norm()
+    return (product / direction.norm() ** 2).item(), (product / norms).item() if norms > 0 else 0.0
+
+
+def steps(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> None:
+    heading("model", "sampler", "steps")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for name, (network, config) in models.items():
+        for sampler in ("ode", "sde"):
+            for count in STEPS:
+                outputs = []
+                generator = torch.Generator().manual_seed(0)
+                for mixture in mixtures:
+                    y, _, level = spectra(config, mixture)
+                    estimate = sample(
+                        lambda *inputs, network=network: network(*inputs)[0],
+                        config.schedule,
+                        y,
+                        count,
+                        sampler,
+                        lambda like, generator=generator: draw_noise(like, generator),
+                    )
+                    outputs.append(waveform(config, estimate, level, mixture.clean.size))
+                scores = means(mixtures, outputs)
+                row(name, sampler, count, scores=scores)
+                curves.setdefault(f"{name}, {sampler}", []).append((np.log10(count), float(np.mean(scores["pesq"]))))
+    chart(out / "steps.svg", curves, "log10 of the network calls", "PESQ-wb, mean of both halves")
+
+
+def probe(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> None:
+    speakers = sorted({mixture.speaker for mixture in mixtures})
+    held_out = set(speakers[::3])
+    rows = np.random.default_rng(0)
+    print(f"{len(speakers) - len(held_out)} speakers to fit, {len(held_out)} held out\n")
+    print("| model | what is looked at | explained, held out | with shuffled labels |\n|---|---|---|---|")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for name, (network, config) in models.items():
+        blocks = config.network.blocks
+        looks: dict[str, list[list[np.ndarray]]] = {"noisy frames": [[], []]}
+        looks |= {f"block {i + 1}": [[], []] for i in range(blocks)}
+        labels: list[list[np.ndarray]] = [[], []]
+        for mixture in mixtures:
+            side = mixture.speaker in held_out
+            y, x0, _ = spectra(config, mixture)
+            carry = None
+            for first in range(0, y.shape[2] - EVERY + 1, EVERY):
+                block = slice(first, first + EVERY)
+                carry = network(y[..., block], y[..., block], torch.ones(1), carry)[1]
+                last = first + EVERY - 1
+                labels[side].append(banded((x0 - y)[0, :, last : last + 1], config))
+                looks["noisy frames"][side].append(banded(y[0, :, last - 3 : last + 1], config))
+                for i in range(blocks):
+                    looks[f"block {i + 1}"][side].append(carry[f"narrow.{i}.scan"][0].flatten(1).numpy())
+        fit_labels, test_labels = (np.concatenate(side) for side in labels)
+        shuffled = fit_labels[rows.permutation(len(fit_labels))]
+        for look, sides in looks.items():
+            fit_on, test_on = (np.concatenate(side) for side in sides)
+            found = [explained(fit_on, target, test_on, test_labels) for target in (fit_labels, shuffled)]
+            print(f"| {name} | {look} | {found[0]:.3f} | {found[1]:+.3f} |", flush=True)
+            if look.startswith("block"):
+                curves.setdefault(name, []).append((float(look[6:]), found[0]))
+    chart(out / "probe.svg", curves, "block", "variance of clean - noisy explained")
+
+
+def banded(spectrum: Tensor, config: ModelConfig) -> np.ndarray:
+    """Return the real numbers of a spectrum [freq, frames] band by band, [bands, numbers]."""
+    values = torch.view_as_real(spectrum[: config.network.bands * config.network.stride])
+    return values.reshape(config.network.bands, -1).numpy()
+
+
+def explained(fit_on: np.ndarray, fit_to: np.ndarray, test_on: np.ndarray, test_to: np.ndarray) -> float:
+    """Return the share of the variance that ridge regression explains of what it was not fitted to.
+
+    The ridge is the one of RIDGES that does best on the last fifth of what is fitted, without it.
+    """
+    centre, scale, mean = fit_on.mean(0), fit_on.std(0) + 1e-6, fit_to.mean(0)
+    fit_on, test_on, fit_to, test_to = (
+        (fit_on - centre) / scale,
+        (test_on - centre) / scale,
+        fit_to - mean,
+        test_to - mean,
+    )
+    split = len(fit_on) * 4 // 5
+    tried = [_explained(fit_on[:split], fit_to[:split], fit_on[split:], fit_to[split:], ridge) for ridge in RIDGES]
+    return _explained(fit_on, fit_to, test_on, test_to, RIDGES[int(np.argmax(tried))])
+
+
+def _explained(fit_on: np.ndarray, fit_to: np.ndarray, test_on: np.ndarray, test_to: np.ndarray, ridge: float) -> float:
+    gram = fit_on.T @ fit_on + ridge * len(fit_on) * np.eye(fit_on.shape[1], dtype=np.float32)
+    error = test_on @ np.linalg.solve(gram, fit_on.T @ fit_to) - test_to
+    return float(1 - np.square(error).sum() / np.square(test_to).sum())
+
+
+def chart(path: Path, curves: dict[str, list[tuple[float, float]]], across: str, up: str) -> None:
+    """Draw lines, each with its name at its end, as an SVG."""
+    points = np.array([point for curve in curves.values() for point in curve])
+    low, high = points.min(0), points.max(0)
+    span = np.where(high > low, high - low, 1.0)
+
+    def place(point: tuple[float, float]) -> tuple[float, float]:
+        x, y = (np.array(point) - low) / span
+        return 60 + 420 * x, 270 - 240 * y
+
+    colours = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
+    parts = []
+    for (name, curve), colour in zip(curves.items(), colours, strict=False):
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, curve))
+        x, y = place(curve[-1])
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<text x="{x + 6:.1f}" y="{y + 4:.1f}" fill="{colour}">{name}</text>')
+    for i in range(5):
+        x, y = low + span * i / 4
+        parts.append(f'<text x="{60 + 105 * i}" y="290" text-anchor="middle">{x:.2g}</text>')
+        parts.append(f'<text x="52" y="{274 - 60 * i}" text-anchor="end">{y:.3g}</text>')
+        parts.append(f'<line x1="60" x2="480" y1="{270 - 60 * i}" y2="{270 - 60 * i}" stroke="#ccc"/>')
+    parts.append(f'<text x="270" y="312" text-anchor="middle">{across}</text><text x="60" y="18">{up}</text>')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = "\n".join(parts)
+    path.write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 320" font-family="sans-serif" font-size="12">\n'
+        f'<rect width="640" height="320" fill="#fff"/>\n{body}\n</svg>\n',
+        encoding="utf-8",
+    )
+
+
+WHAT: dict[str, Callable[[dict[str, Model], Sequence[Mixture], Path], None]] = {
+    "time": time,
+    "steps": steps,
+    "probe": probe,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=WHAT)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL")
+    parser.add_argument("--count", type=int, default=40)
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--out", type=Path, default=Path("docs/experiments"))
+    options = parser.parse_args()
+    models: dict[str, Model] = {}
+    for name, path in (model.split("=", 1) for model in options.models):
+        models[name] = load(path, next(iter(models.values()), None))
+    mixtures = list(evaluation_set(open_corpus(options.cache, [options.manifest]), "valid", options.count))
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        WHAT[options.what](models, mixtures, options.out)
+
+
+if __name__ == "__main__":
+    main()
