@@ -29,8 +29,8 @@ def describe(error: BaseException) -> Report:
         return Report(error.message, error.hint, FAILED)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Report("interrupted", "", INTERRUPTED)
-    if isinstance(error, MemoryError):
-        return Report("out of memory", "Close other programs, or use a smaller model.", FAILED)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported
+        return Report("out of memory", "Close other programs, use a smaller model, or --device cpu.", FAILED)
     # Typer carries its own copy of click or imports it, depending on its version: ask for what both have.
     if isinstance(error, Exception) and hasattr(error, "format_message") and hasattr(error, "exit_code"):
         context = getattr(error, "ctx", None)

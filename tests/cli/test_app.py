@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 import typer
 
 import sbm_cli
@@ -110,6 +111,7 @@ def test_wrong_usage_is_status_2(sbm: Any, arguments: list[str], message: str) -
         (AudioError("a.wav: not sound", "Convert it."), "a.wav: not sound", 1),
         (KeyboardInterrupt(), "interrupted", 130),
         (MemoryError(), "out of memory", 1),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory", 1),
         (OSError(errno.ENOSPC, "No space left on device", "b.wav"), "b.wav: no space left on device", 1),
         (PermissionError(errno.EACCES, "Permission denied", "c.wav"), "c.wav: permission denied", 1),
         (OSError(errno.EIO, "Input/output error"), "input/output error", 1),
