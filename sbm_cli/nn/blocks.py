@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from sbm_cli.nn.band_conv import band_conv
 from sbm_cli.nn.band_linear import band_linear
+from sbm_cli.nn.constant import of_weights
 from sbm_cli.nn.mamba import Mamba, MambaCarry
 
 
@@ -87,10 +88,15 @@ class FullBandLinear(nn.Module):
         self.unsqueeze = nn.Linear(squeezed, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        squeeze = self.squeeze.weight * self.norm.weight  # gain and offset of the norm go into what follows
-        squeeze_bias = self.squeeze.bias + self.squeeze.weight @ self.norm.bias
+        squeeze = _after_norm(self.squeeze.weight, self.squeeze.bias, self.norm.weight, self.norm.bias)
         expand, expand_bias = self.unsqueeze.weight, self.unsqueeze.bias
-        return band_linear(x, squeeze, squeeze_bias, self.weight, self.bias, expand, expand_bias)
+        return band_linear(x, *squeeze, self.weight, self.bias, expand, expand_bias)
+
+
+@of_weights
+def _after_norm(weight: Tensor, bias: Tensor, gain: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a linear layer that has taken in gain and offset of the norm before it."""
+    return weight * gain, bias + weight @ offset
 
 
 class CrossBandBlock(nn.Module):

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from sbm_cli.nn.constant import of_weights
 from sbm_cli.nn.scan import mamba
 
 MambaCarry = tuple[Tensor, Tensor]  # convolution [batch, band, inner, kernel - 1], scan [batch, band, inner, state]
@@ -37,5 +38,10 @@ class Mamba(nn.Module):
         """Return the output, shaped like x [batch, time, band, channels], and the state after the last frame."""
         assert self.conv1d.bias is not None  # as nn.Conv1d declares it
         conv, dt_proj = (self.conv1d.weight, self.conv1d.bias), (self.dt_proj.weight, self.dt_proj.bias)
-        A = -self.A_log.float().exp()
+        A = _rates(self.A_log)
         return mamba(x, self.in_proj.weight, conv, self.x_proj.weight, dt_proj, A, self.D, self.out_proj.weight, carry)
+
+
+@of_weights
+def _rates(A_log: Tensor) -> Tensor:
+    return -A_log.float().exp()

@@ -25,6 +25,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sbm_cli.nn.constant import of_weights
 from sbm_cli.nn.scan.cpu import _array, _compiled, _run, _total
 
 LANES = 8  # channels of a vector; also the smallest group that fills one
@@ -391,9 +392,13 @@ def convolved(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Ten
     y = torch.empty(x.shape)
     run, _ = _kernels(kernel, channels, size)
     scratch, frames = (bands + kernel - 1) * channels, batch * time
-    parts = _array(x), _array(gain), _array(offset), _packed(weight), _array(bias)
-    _run(run, -(-frames // UNIT), scratch, frames, bands, *parts, _array(y))
+    _run(run, -(-frames // UNIT), scratch, frames, bands, _array(x), *_arrays(gain, offset, weight, bias), _array(y))
     return y
+
+
+@of_weights
+def _arrays(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> tuple[Any, ...]:
+    return _array(gain), _array(offset), _packed(weight), _array(bias)
 
 
 class BandConv(torch.autograd.Function):
@@ -415,7 +420,7 @@ class BandConv(torch.autograd.Function):
         turned = weight.unflatten(0, (-1, size)).transpose(1, 2).flatten(0, 1).flip(-1)
         gx, gtaps = torch.empty(x.shape), torch.zeros(units, channels * size * kernel)
         ggain, goffset, gbias = (torch.zeros(units, channels) for _ in range(3))
-        parts = _array(x), _array(gain), _array(offset), _packed(weight), _array(bias), _array(gy), _packed(turned)
+        parts = _array(x), *_arrays(gain, offset, weight, bias), _array(gy), _packed(turned)
         outputs = map(_array, (gx, ggain, goffset, gtaps, gbias))
         _, run = _kernels(kernel, channels, size)
         scratch = 2 * (bands + kernel - 1) * channels

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sbm_cli.nn.constant import of_weights
 from sbm_cli.nn.scan import differentiates
 
 
@@ -34,11 +35,15 @@ def band_linear(
     if x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() and (cpu := _cpu()) is not None:
         if x.shape[2] % cpu.LANES == x.shape[3] % cpu.LANES == len(squeeze) % cpu.ROWS == 0:
             run = cpu.BandLinear.apply if differentiates(x, *parts) else cpu.mapped
-            result: Tensor = run(
-                x, squeeze, squeeze_bias, weight, bias.t().contiguous(), expand.t().contiguous(), expand_bias
-            )
+            bias, expand = _turned(bias, expand)
+            result: Tensor = run(x, squeeze, squeeze_bias, weight, bias, expand, expand_bias)
             return result
     return band_linear_reference(x, *parts)
+
+
+@of_weights
+def _turned(bias: Tensor, expand: Tensor) -> tuple[Tensor, Tensor]:
+    return bias.t().contiguous(), expand.t().contiguous()
 
 
 def band_linear_reference(

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from sbm_cli.nn.scan.cpu import (
     LANES,
     _array,
+    _arrays,
     _compiled,
     _run,
     _total,
@@ -230,7 +231,7 @@ def mapped(x: Tensor, *weights: Tensor) -> Tensor:
     batch, time, bands, channels = x.shape
     frames, y = batch * time, torch.empty(x.shape)
     scratch = bands * (channels + 1 + 3 * len(weights[0])) + ROWS * max(channels, bands) * LANES
-    _run(forward, -(-frames // UNIT), scratch, frames, bands, _array(x), *map(_array, weights), _array(y))
+    _run(forward, -(-frames // UNIT), scratch, frames, bands, _array(x), *_arrays(*weights), _array(y))
     return y
 
 

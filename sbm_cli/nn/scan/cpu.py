@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from sbm_cli.nn.constant import of_weights
 from sbm_cli.nn.scan import differentiates
 
 LANES = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
@@ -678,6 +679,11 @@ def _array(x: Tensor) -> Any:
     return (x if x.is_contiguous() else x.contiguous()).numpy().reshape(-1)
 
 
+@of_weights
+def _arrays(*weights: Tensor) -> tuple[Any, ...]:
+    return tuple(map(_array, weights))
+
+
 def _total(parts: Tensor) -> Tensor:
     return torch.from_numpy(np.add.reduce(parts.numpy(), 0))  # row after row: the same order on every machine
 
@@ -694,7 +700,8 @@ def _scan(tensors: Sequence[Tensor], h: Tensor, train: bool) -> tuple[Tensor, Te
     batch, time, band, channel = u.shape
     kept = torch.empty(batch * band * -(-time // SEGMENT) * rates.numel() if train else 0)
     y = torch.empty(u.shape, dtype=u.dtype)
-    inputs = _rows(u), _rows(dt), _array(weight), _array(bias), _array(rates), _rows(B), _rows(C), _array(D), _rows(z)
+    weight, bias, rates, D = _arrays(weight, bias, rates, D)
+    inputs = _rows(u), _rows(dt), weight, bias, rates, _rows(B), _rows(C), D, _rows(z)
     scratch, serial = FORWARD_ROWS * SEGMENT * channel, u.numel() < SERIAL
     _run(scan_forward, batch * band, scratch, band, time, *inputs, _array(h), _array(kept), _rows(y), serial=serial)
     return y, kept
@@ -755,7 +762,7 @@ class _Scan(torch.autograd.Function):
 def _conv(x: Tensor, taps: Tensor, bias: Tensor, before: Tensor) -> Tensor:
     batch, time, band, channel = x.shape
     y = torch.empty(x.shape, dtype=x.dtype)
-    tensors = _rows(x), _array(taps), _array(bias), _array(before), _rows(y)
+    tensors = _rows(x), *_arrays(taps, bias), _array(before), _rows(y)
     scratch, serial = CHUNK * (2 * TAPS - 2) * channel, x.numel() < SERIAL
     _run(conv_forward, batch * band, scratch, band, time, *tensors, serial=serial)
     return y
@@ -931,10 +938,15 @@ def mamba(
         before, h = D.new_zeros(*shape, TAPS - 1, len(D)), D.new_zeros(*shape, *A.t().shape)
     else:
         before, h = (part.transpose(-1, -2) for part in carry)
-    weights = (
-        in_proj, conv[0][:, 0].t(), conv[1], before, x_proj, dt_proj[0].t(), dt_proj[1], A.t() * LOG2E, D, out_proj, h
-    )  # fmt: skip
+    taps, step_weight, rates = _turned(conv[0], dt_proj[0], A)
+    weights = in_proj, taps, conv[1], before, x_proj, step_weight, dt_proj[1], rates, D, out_proj, h
     train = differentiates(x, *weights)
     # Without a gradient not through autograd, whose call takes as long as a short block.
     y, after, h = _Mamba.apply(x, *weights, train, dtype) if train else _mamba(x, *weights, train, dtype)[0]
     return y, (after.transpose(-1, -2), h.transpose(-1, -2))
+
+
+@of_weights
+def _turned(conv: Tensor, step_weight: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return taps [K, channel], the weight of the steps [rank, channel] and the rates [state, channel]."""
+    return conv[:, 0].t(), step_weight.t(), A.t() * LOG2E
