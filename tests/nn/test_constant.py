@@ -52,6 +52,10 @@ def test_weights_in_training_and_activations_are_never_remembered() -> None:
         weight.data += 1
         assert double(weight, weight).tolist() == [6, 6, 6]
     assert len(calls) == 2
+    frozen = torch.ones(3)
+    double(frozen, frozen)
+    frozen.requires_grad_()
+    assert double(frozen, frozen).requires_grad
     with torch.inference_mode():
         activation = torch.ones(3)
         double(activation, activation)
