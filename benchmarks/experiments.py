@@ -7,8 +7,8 @@
 time: quality over the bridge time t, with (a) the noisy spectrum as the state and only the label t changed, (b) the
 true bridge state at t, which needs the clean file; and how far the label alone moves the output along the mean.
 steps: quality over the number of network calls, by both samplers.
-probe: how much of clean - noisy a linear map finds in the scan state of each block at t = 1, for speakers that it was
-not fitted to. A model without a path is the untrained network of the first one.
+probe: how much of clean - noisy, and of the difference of their magnitudes, a linear map finds in each block's scan
+state at t = 1, for speakers that it was not fitted to. A model without a path is the first one's network, untrained.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SCORES = ("si_sdr", "estoi", "pesq")  # DNSMOS would take longer than all the re
 TIMES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 STEPS = (1, 2, 5, 10, 50)
 EVERY = 8  # frames from one look at the states to the next
-RIDGES = (0.01, 0.1, 1.0, 10.0)  # as shares of the mean variance of a feature
+RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)  # as shares of the mean variance of a feature
 
 Model = tuple[Network, ModelConfig]
 
@@ -153,9 +153,10 @@ def steps(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> N
 def probe(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> None:
     speakers = sorted({mixture.speaker for mixture in mixtures})
     held_out = set(speakers[::3])
-    rows = np.random.default_rng(0)
+    shuffle = np.random.default_rng(0)
     print(f"{len(speakers) - len(held_out)} speakers to fit, {len(held_out)} held out\n")
-    print("| model | what is looked at | explained, held out | with shuffled labels |\n|---|---|---|---|")
+    print("| model | what is looked at | clean - noisy | shuffled | difference of magnitudes | shuffled |")
+    print("|---|---|---|---|---|---|")
     curves: dict[str, list[tuple[float, float]]] = {}
     for name, (network, config) in models.items():
         blocks = config.network.blocks
@@ -170,31 +171,42 @@ def probe(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> N
                 block = slice(first, first + EVERY)
                 carry = network(y[..., block], y[..., block], torch.ones(1), carry)[1]
                 last = first + EVERY - 1
-                labels[side].append(banded((x0 - y)[0, :, last : last + 1], config))
-                looks["noisy frames"][side].append(banded(y[0, :, last - 3 : last + 1], config))
+                now, before = slice(last, last + 1), slice(last - 3, last + 1)
+                both = x0 - y, x0.abs() - y.abs()
+                labels[side].append(np.hstack([banded(part[0, :, now], config) for part in both]))
+                frames = y[0, :, before]
+                looks["noisy frames"][side].append(np.hstack([banded(frames, config), banded(frames.abs(), config)]))
                 for i in range(blocks):
                     looks[f"block {i + 1}"][side].append(carry[f"narrow.{i}.scan"][0].flatten(1).numpy())
         fit_labels, test_labels = (np.concatenate(side) for side in labels)
-        shuffled = fit_labels[rows.permutation(len(fit_labels))]
+        fit_labels = np.hstack([fit_labels, fit_labels[shuffle.permutation(len(fit_labels))]])
+        test_labels = np.hstack([test_labels, test_labels])
+        stride = config.network.stride
+        groups = np.split(np.arange(6 * stride), [2 * stride, 3 * stride, 5 * stride])
         for look, sides in looks.items():
             fit_on, test_on = (np.concatenate(side) for side in sides)
-            found = [explained(fit_on, target, test_on, test_labels) for target in (fit_labels, shuffled)]
-            print(f"| {name} | {look} | {found[0]:.3f} | {found[1]:+.3f} |", flush=True)
+            whole, sizes, whole_shuffled, sizes_shuffled = explained(fit_on, fit_labels, test_on, test_labels, groups)
+            numbers = f"{whole:.3f} | {whole_shuffled:+.3f} | {sizes:.3f} | {sizes_shuffled:+.3f}"
+            print(f"| {name} | {look} | {numbers} |", flush=True)
             if look.startswith("block"):
-                curves.setdefault(name, []).append((float(look[6:]), found[0]))
-    chart(out / "probe.svg", curves, "block", "variance of clean - noisy explained")
+                curves.setdefault(name, []).append((float(look[6:]), sizes))
+    chart(out / "probe.svg", curves, "block", "variance of the difference of magnitudes explained")
 
 
 def banded(spectrum: Tensor, config: ModelConfig) -> np.ndarray:
-    """Return the real numbers of a spectrum [freq, frames] band by band, [bands, numbers]."""
-    values = torch.view_as_real(spectrum[: config.network.bands * config.network.stride])
+    """Return the numbers of a spectrum [freq, frames], real or complex, band by band: [bands, numbers]."""
+    values = torch.view_as_real(spectrum) if spectrum.is_complex() else spectrum
+    values = values[: config.network.bands * config.network.stride]
     return values.reshape(config.network.bands, -1).numpy()
 
 
-def explained(fit_on: np.ndarray, fit_to: np.ndarray, test_on: np.ndarray, test_to: np.ndarray) -> float:
-    """Return the share of the variance that ridge regression explains of what it was not fitted to.
+def explained(
+    fit_on: np.ndarray, fit_to: np.ndarray, test_on: np.ndarray, test_to: np.ndarray, groups: Sequence[np.ndarray]
+) -> list[float]:
+    """Return the share of the variance that ridge regression explains of what it was not fitted to, for each group.
 
-    The ridge is the one of RIDGES that does best on the last fifth of what is fitted, without it.
+    Groups are columns of fit_to and test_to. The ridge of each is the one of RIDGES that does best on the last fifth of
+    what is fitted, without it.
     """
     centre, scale, mean = fit_on.mean(0), fit_on.std(0) + 1e-6, fit_to.mean(0)
     fit_on, test_on, fit_to, test_to = (
@@ -204,14 +216,20 @@ def explained(fit_on: np.ndarray, fit_to: np.ndarray, test_on: np.ndarray, test_
         test_to - mean,
     )
     split = len(fit_on) * 4 // 5
-    tried = [_explained(fit_on[:split], fit_to[:split], fit_on[split:], fit_to[split:], ridge) for ridge in RIDGES]
-    return _explained(fit_on, fit_to, test_on, test_to, RIDGES[int(np.argmax(tried))])
+    tried = _errors(fit_on[:split], fit_to[:split], fit_on[split:], fit_to[split:])
+    errors, found = _errors(fit_on, fit_to, test_on, test_to), []
+    for columns in groups:
+        best = int(np.argmin(tried[:, columns].sum(1)))
+        found.append(float(1 - errors[best, columns].sum() / np.square(test_to[:, columns]).sum()))
+    return found
 
 
-def _explained(fit_on: np.ndarray, fit_to: np.ndarray, test_on: np.ndarray, test_to: np.ndarray, ridge: float) -> float:
-    gram = fit_on.T @ fit_on + ridge * len(fit_on) * np.eye(fit_on.shape[1], dtype=np.float32)
-    error = test_on @ np.linalg.solve(gram, fit_on.T @ fit_to) - test_to
-    return float(1 - np.square(error).sum() / np.square(test_to).sum())
+def _errors(fit_on: np.ndarray, fit_to: np.ndarray, test_on: np.ndarray, test_to: np.ndarray) -> np.ndarray:
+    """Return the squared error of every column with each of RIDGES, [ridges, columns]."""
+    values, vectors = np.linalg.eigh(fit_on.T @ fit_on)
+    projected, seen = vectors.T @ (fit_on.T @ fit_to), test_on @ vectors
+    ridges = np.array(RIDGES, np.float32) * len(fit_on)
+    return np.stack([np.square(seen @ (projected / (values + ridge)[:, None]) - test_to).sum(0) for ridge in ridges])
 
 
 def chart(path: Path, curves: dict[str, list[tuple[float, float]]], across: str, up: str) -> None:
