@@ -233,7 +233,7 @@ def _errors(fit_on: np.ndarray, fit_to: np.ndarray, test_on: np.ndarray, test_to
 
 
 def chart(path: Path, curves: dict[str, list[tuple[float, float]]], across: str, up: str) -> None:
-    """Draw lines, each with its name at its end, as an SVG."""
+    """Draw lines and a list of their names as an SVG."""
     points = np.array([point for curve in curves.values() for point in curve])
     low, high = points.min(0), points.max(0)
     span = np.where(high > low, high - low, 1.0)
@@ -244,11 +244,10 @@ def chart(path: Path, curves: dict[str, list[tuple[float, float]]], across: str,
 
     colours = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
     parts = []
-    for (name, curve), colour in zip(curves.items(), colours, strict=False):
+    for number, ((name, curve), colour) in enumerate(zip(curves.items(), colours, strict=False)):
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, curve))
-        x, y = place(curve[-1])
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{x + 6:.1f}" y="{y + 4:.1f}" fill="{colour}">{name}</text>')
+        parts.append(f'<text x="500" y="{40 + 20 * number}" fill="{colour}">{name}</text>')
     for i in range(5):
         x, y = low + span * i / 4
         parts.append(f'<text x="{60 + 105 * i}" y="290" text-anchor="middle">{x:.2g}</text>')
