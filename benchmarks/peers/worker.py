@@ -59,6 +59,18 @@ def sbm_eager() -> Run:
     return sbm()
 
 
+def sbm_published() -> Run:
+    """Ours with the Mamba block as published for machines without CUDA, and no kernels; the file in one block."""
+    import eager
+
+    import sbm_cli.enhancer
+    import sbm_cli.nn.mamba
+
+    sbm_cli.enhancer.BLOCK_SECONDS = 3600.0
+    sbm_cli.nn.mamba.mamba = eager.mamba
+    return sbm_eager()
+
+
 def pyrnnoise() -> Run:
     from pyrnnoise import RNNoise
 
@@ -214,6 +226,7 @@ def arnndn() -> Run:
 SYSTEMS: dict[str, Callable[[], Run]] = {
     "sbm": sbm,
     "sbm-eager": sbm_eager,
+    "sbm-published": sbm_published,
     "nsnet2": nsnet2,
     "pyrnnoise": pyrnnoise,
     "noisereduce": noisereduce,

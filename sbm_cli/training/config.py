@@ -34,14 +34,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW; rate rises over `warmup` steps, stays, and falls along a half cosine over the last `decay` of all steps.
+    """Rate rises over `warmup` steps, stays, and falls along a half cosine over the last `decay` of all steps.
 
     The constant part does not depend on the number of steps: a run can be continued before its end is decided.
     """
 
+    method: str = "adamw"  # "muon": matrices take Muon's steps, as large as AdamW's; the rest is AdamW's
     rate: float = 2e-3
     final_rate: float = 1e-5
     betas: tuple[float, float] = (0.9, 0.98)
+    momentum: float = 0.95  # Muon's
     weight_decay: float = 0.01
     clip: float = 1.0
     warmup: int = 200
@@ -49,6 +51,8 @@ class OptimizerConfig:
     ema: float = 0.999
 
     def __post_init__(self) -> None:
+        if self.method not in ("adamw", "muon"):
+            raise ValueError(f"method is adamw or muon, got {self.method!r}")
         if not 0 < self.final_rate <= self.rate or not 0 < self.decay <= 1 or not 0 <= self.ema < 1:
             raise ValueError(f"need 0 < final_rate <= rate, 0 < decay <= 1, 0 <= ema < 1, got {self}")
 

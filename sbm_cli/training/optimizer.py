@@ -1,4 +1,4 @@
-"""AdamW, gradient clipping and the moving average, on parameters laid end to end."""
+"""AdamW or Muon, gradient clipping and the moving average, on parameters laid end to end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sbm_cli.training.config import OptimizerConfig
+from sbm_cli.training.muon import matrices, orthogonal
 
 ALIGNMENT = 16  # floats: every parameter starts where vector loads and cuBLAS like it
 FIRST_SCALE = 2.0**10  # of a float16 loss
@@ -46,12 +47,14 @@ class Optimizer:
 
     def __init__(self, network: nn.Module, config: OptimizerConfig, scaled: bool = False) -> None:
         self._network, self._config, self._scaled = network, config, scaled
-        named = sorted(network.named_parameters(), key=lambda item: not _decays(*item))
+        shapes = matrices(network) if config.method == "muon" else {}
+        named = sorted(network.named_parameters(), key=lambda item: (item[0] not in shapes, not _decays(*item)))
         self._places: dict[str, int] = {}
-        end = decayed = 0
+        end = orthogonal_end = decayed = 0
         for name, parameter in named:
             self._places[name] = end
             end += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
+            orthogonal_end = end if name in shapes else orthogonal_end
             decayed = end if _decays(name, parameter) else decayed
         device = named[0][1].device
         weights, self.average, *moments = (torch.zeros(end, device=device) for _ in range(4))
@@ -65,7 +68,12 @@ class Optimizer:
             parameter.data, parameter.grad = view, self._view(self.gradient, name, parameter)
         self.average.copy_(weights)
 
-        parts = (slice(0, decayed), slice(decayed, end))
+        self._alike: dict[tuple[int, int, int], list[tuple[Tensor, ...]]] = {}  # weight, gradient, momentum by shape
+        for name, shape in shapes.items():
+            flats = (weights, self.gradient, self._flat["exp_avg"])
+            views = tuple(flat[self._places[name] :][: math.prod(shape)].view(shape) for flat in flats)
+            self._alike.setdefault(shape, []).append(views)
+        parts = (slice(orthogonal_end, decayed), slice(decayed, end))
         halves = [weights[part] for part in parts]
         groups: list[dict[str, Any]] = [{"params": [halves[0]]}, {"params": [halves[1]], "weight_decay": 0.0}]
         self._adamw = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
@@ -89,6 +97,7 @@ class Optimizer:
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate(self._config, step, steps)
         self._adamw.step()
+        self._step_matrices(good)
         self.average.lerp_(self._flat["model"], 1 - ema_decay(self._config.ema, step))
         if self._scaled:
             self.scale.mul_(torch.where(good, 2 ** (1 / SCALE_DOUBLES), 0.5))
@@ -96,6 +105,18 @@ class Optimizer:
         found = torch.stack([self.loss, norm, good.float(), self._in_row])
         self.sums.zero_()
         return found
+
+    def _step_matrices(self, good: Tensor) -> None:
+        """Move the matrices along their momentum (Nesterov's) made orthogonal; those of one shape at once."""
+        rate = good * self._adamw.param_groups[0]["lr"]
+        for views in self._alike.values():
+            weights, gradients, momenta = zip(*views, strict=True)
+            gradient = torch.where(good, torch.stack(gradients) / self._adamw.grad_scale, 0.0)  # type: ignore[attr-defined]
+            momentum = torch.stack(momenta).lerp_(gradient, good * (1 - self._config.momentum))
+            steps = orthogonal(gradient.lerp(momentum, self._config.momentum))
+            for weight, old, new, move in zip(weights, momenta, momentum, steps, strict=True):
+                old.copy_(new)
+                weight.mul_(1 - rate * self._config.weight_decay).sub_(rate * move)
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -1,8 +1,10 @@
-"""The flat optimiser is AdamW with clipping and a moving average; rates and decays follow their schedules."""
+"""The flat optimiser is AdamW or Muon with clipping and a moving average; rates and decays follow their schedules."""
 
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from sbm_cli.nn.network import Network, NetworkConfig
 from sbm_cli.training.config import OptimizerConfig
+from sbm_cli.training.muon import LEAST, RMS, matrices, orthogonal
 from sbm_cli.training.optimizer import ALIGNMENT, Optimizer, ema_decay, learning_rate
 
 CONFIG = OptimizerConfig(rate=1e-2, weight_decay=0.1, clip=0.5, warmup=3)
@@ -116,3 +120,59 @@ def test_learning_rate_warms_up_stays_and_falls() -> None:
     assert set(rates[200:750]) == {2e-3}
     assert rates[750:] == sorted(rates[750:], reverse=True) and rates[999] == pytest.approx(1e-5, rel=0.2)
     assert rates[:700] == [learning_rate(config, step, 2000) for step in range(700)]  # a longer run begins alike
+
+
+def test_muon_moves_matrices_as_torch_s_does() -> None:
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("torch.optim.Muon came with PyTorch 2.9")
+    config = replace(CONFIG, method="muon")
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(5, 16), nn.Linear(16, 24), nn.Linear(24, 8))
+    theirs = copy.deepcopy(ours)
+    moved = [theirs[1].weight, theirs[2].weight]
+    muon = torch.optim.Muon(moved, weight_decay=0.1, momentum=config.momentum, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW([theirs[0].weight], betas=config.betas, weight_decay=0.1)
+    flat = Optimizer(ours, config)
+    for step in range(STEPS):
+        for module in (ours, theirs):
+            gradients(module, step)
+        nn.utils.clip_grad_norm_(theirs.parameters(), config.clip)
+        for optimizer in (muon, adamw):
+            optimizer.param_groups[0]["lr"] = learning_rate(config, step, STEPS)
+            optimizer.step()
+        theirs.zero_grad()
+        flat.step(step, STEPS)
+        for i, tolerance in ((0, 1e-5), (1, 2e-3), (2, 2e-3)):  # products in bfloat16 in batches and one by one
+            torch.testing.assert_close(ours[i].weight, theirs[i].weight, rtol=0, atol=tolerance)
+            with torch.no_grad():  # the biases' steps are AdamW's, tested above
+                theirs[i].bias.copy_(ours[i].bias)
+                theirs[i].weight.copy_(ours[i].weight)
+
+
+def test_muon_leaves_matrices_alone_when_the_gradient_is_not_finite() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(16, 16)
+    optimizer = Optimizer(module, replace(CONFIG, method="muon"))
+    for step in range(3):
+        module(torch.randn(4, 16)).square().mean().backward()
+        optimizer.step(step, STEPS)
+    before = {name: tensor.clone() for name, tensor in optimizer.tensors().items() if not name.startswith("ema")}
+    optimizer.gradient.fill_(math.nan)
+    assert optimizer.step(3, STEPS)[3] == 1
+    assert all(torch.equal(optimizer.tensors()[name], tensor) for name, tensor in before.items())
+
+
+@given(st.integers(0, 2**31), st.integers(LEAST, 40), st.integers(LEAST, 40))
+def test_orthogonal_keeps_directions_and_evens_sizes(seed: int, rows: int, columns: int) -> None:
+    x = torch.randn(2, rows, columns, generator=torch.Generator().manual_seed(seed))
+    left, sizes, right = torch.linalg.svd(x, full_matrices=False)
+    found = left.mT @ orthogonal(x) @ right.mT / (RMS * max(rows, columns) ** 0.5)
+    found = torch.diagonal(found, dim1=-2, dim2=-1)
+    assert found.max() < 1.3 and found[sizes > 0.1 * sizes[:, :1]].min() > 0.5
+
+
+def test_matrices_are_all_but_small_ones_and_the_time_s() -> None:
+    found = matrices(Network(NetworkConfig()))
+    assert found["narrow.0.mamba.in_proj.weight"] == (1, 256, 64)
+    assert found["cross.0.conv1.conv.weight"] == (8, 8, 40) and found["cross.0.full.weight"] == (8, 32, 32)
+    assert not [name for name in found if any(word in name for word in ("A_log", "conv1d", "modulation", "head"))]
