@@ -116,9 +116,10 @@ class Network(nn.Module):
         past = old.get("encoder", x.new_zeros(x.shape[0], self.config.kernel[0] - 1, *x.shape[2:]))
         padded = torch.cat([past, x], 1)
         new["encoder"] = padded[:, x.shape[1] :]
-        z = self.encoder(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, band, channel]
-        if z.device.type == "cpu":  # whose kernels along the bands take float32, inside autocast as well
-            z = z.float()
+        # On a CPU in float32, inside autocast as well: the kernels along the bands take that, and with AMX oneDNN's
+        # convolution of few bfloat16 channels and wide kernels gives wrong numbers (PyTorch 2.13.0, docs/log.md).
+        with torch.autocast("cpu", enabled=False):
+            z = self.encoder(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, band, channel]
         for i, (cross, narrow) in enumerate(zip(self.cross, self.narrow, strict=True)):
             if self.full is not None and i == len(self.cross) // 2:
                 z, new_full = self.full(z, embedding, _mamba_carry(old, "full"))

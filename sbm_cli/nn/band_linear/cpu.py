@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sbm_cli.nn.constant import of_weights
 from sbm_cli.nn.scan.cpu import (
     LANES,
     _array,
-    _arrays,
     _compiled,
     _run,
     _total,
@@ -233,6 +233,11 @@ def mapped(x: Tensor, *weights: Tensor) -> Tensor:
     scratch = bands * (channels + 1 + 3 * len(weights[0])) + ROWS * max(channels, bands) * LANES
     _run(forward, -(-frames // UNIT), scratch, frames, bands, _array(x), *_arrays(*weights), _array(y))
     return y
+
+
+@of_weights
+def _arrays(*weights: Tensor) -> tuple[Any, ...]:
+    return tuple(map(_array, weights))
 
 
 class BandLinear(torch.autograd.Function):

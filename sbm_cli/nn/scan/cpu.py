@@ -14,6 +14,7 @@ Notable
 # (kernels carry no annotations: Numba types them)
 
 import functools
+import itertools
 import operator
 import os
 from collections.abc import Callable, Sequence
@@ -652,7 +653,7 @@ def _run(kernel: Any, count: int, scratch: int, *args: Any, serial: bool = False
     threads = 1 if serial else min(torch.get_num_threads(), chunks)
 
     def work(first: int, last: int) -> None:
-        kernel(first, last, *args, torch.empty(scratch).numpy())
+        kernel(first, last, *args, np.empty(scratch, np.float32))
 
     if threads == 1:
         work(0, count)
@@ -679,9 +680,12 @@ def _array(x: Tensor) -> Any:
     return (x if x.is_contiguous() else x.contiguous()).numpy().reshape(-1)
 
 
-@of_weights
-def _arrays(*weights: Tensor) -> tuple[Any, ...]:
-    return tuple(map(_array, weights))
+def _parts(x: Tensor, *sizes: int) -> list[Rows]:
+    """Return parts of the last axis of a contiguous tensor, so many channels each; views of torch's take longer."""
+    array = _array(x.view(torch.int16) if x.dtype == torch.bfloat16 else x)
+    _, time, band, channel = x.shape
+    strides = time * band * channel, band * channel, channel
+    return [Rows(array[start:], strides) for start in itertools.accumulate(sizes[:-1], initial=0)]
 
 
 def _total(parts: Tensor) -> Tensor:
@@ -691,19 +695,20 @@ def _total(parts: Tensor) -> Tensor:
 NOTHING = torch.empty(0)
 
 
-def _scan(tensors: Sequence[Tensor], h: Tensor, train: bool) -> tuple[Tensor, Tensor]:
+def _scan(
+    shape: torch.Size, dtype: torch.dtype, rows: Sequence[Rows], arrays: Sequence[Any], h: Tensor, train: bool
+) -> tuple[Tensor, Tensor]:
     """Return y and the states that backward starts its segments from; h goes on to the last frame, in place.
 
-    tensors: u, dt, weight, bias, rates, B, C, D, z as in `_Scan`.
+    shape, dtype: of u and y; rows: u, dt, B, C, z; arrays: weight, bias, rates, D; both as in `_Scan`.
     """
-    u, dt, weight, bias, rates, B, C, D, z = tensors
-    batch, time, band, channel = u.shape
-    kept = torch.empty(batch * band * -(-time // SEGMENT) * rates.numel() if train else 0)
-    y = torch.empty(u.shape, dtype=u.dtype)
-    weight, bias, rates, D = _arrays(weight, bias, rates, D)
-    inputs = _rows(u), _rows(dt), weight, bias, rates, _rows(B), _rows(C), D, _rows(z)
-    scratch, serial = FORWARD_ROWS * SEGMENT * channel, u.numel() < SERIAL
-    _run(scan_forward, batch * band, scratch, band, time, *inputs, _array(h), _array(kept), _rows(y), serial=serial)
+    (batch, time, band, channel), (u, dt, B, C, z), (weight, bias, rates, D) = shape, rows, arrays
+    kept = torch.empty(batch * band * -(-time // SEGMENT) * rates.size if train else 0)
+    y = torch.empty(shape, dtype=dtype)
+    inputs = u, dt, weight, bias, rates, B, C, D, z
+    scratch, serial = FORWARD_ROWS * SEGMENT * channel, y.numel() < SERIAL
+    outputs = _array(h), _array(kept), *_parts(y, channel)
+    _run(scan_forward, batch * band, scratch, band, time, *inputs, *outputs, serial=serial)
     return y, kept
 
 
@@ -744,7 +749,8 @@ class _Scan(torch.autograd.Function):
         train: bool,
     ) -> tuple[Tensor, Tensor]:
         h = h.clone(memory_format=torch.contiguous_format)
-        y, kept = _scan((u, dt, NOTHING, NOTHING, rates, B, C, D, z), h, train)
+        rows, arrays = map(_rows, (u, dt, B, C, z)), map(_array, (NOTHING, NOTHING, rates, D))
+        y, kept = _scan(u.shape, u.dtype, tuple(rows), tuple(arrays), h, train)
         ctx.save_for_backward(u, dt, rates, B, C, D, z, kept)
         return y, h
 
@@ -759,11 +765,12 @@ class _Scan(torch.autograd.Function):
         return gu, gdt, grates * LN2, gB, gC, gD, gz, gh, None
 
 
-def _conv(x: Tensor, taps: Tensor, bias: Tensor, before: Tensor) -> Tensor:
-    batch, time, band, channel = x.shape
-    y = torch.empty(x.shape, dtype=x.dtype)
-    tensors = _rows(x), *_arrays(taps, bias), _array(before), _rows(y)
-    scratch, serial = CHUNK * (2 * TAPS - 2) * channel, x.numel() < SERIAL
+def _conv(shape: torch.Size, dtype: torch.dtype, x: Rows, arrays: Sequence[Any], before: Tensor) -> Tensor:
+    """Return the convolution of x, of that shape and type; arrays: taps and bias; both and before as in `_Conv`."""
+    batch, time, band, channel = shape
+    y = torch.empty(shape, dtype=dtype)
+    scratch, serial = CHUNK * (2 * TAPS - 2) * channel, y.numel() < SERIAL
+    tensors = x, *arrays, _array(before), *_parts(y, channel)
     _run(conv_forward, batch * band, scratch, band, time, *tensors, serial=serial)
     return y
 
@@ -788,7 +795,7 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor, before: Tensor) -> Tensor:
         ctx.save_for_backward(x, taps, bias, before)
-        return _conv(x, taps, bias, before)
+        return _conv(x.shape, x.dtype, _rows(x), (_array(taps), _array(bias)), before)
 
     @staticmethod
     @once_differentiable
@@ -811,25 +818,29 @@ def _mamba(
     D: Tensor,
     out_proj: Tensor,
     h: Tensor,
+    arrays: Sequence[Any],
     train: bool,
     dtype: torch.dtype,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
     """Run the whole block: x [batch, time, band, channel]; convolution and scan as in `_Conv` and `_Scan`.
 
-    step_weight: [rank, channel]; dtype: of the products and of what lies between them, float32 or bfloat16; convolution
-    and scan compute in float32. Returns the output, the inputs of the convolution and the last states; and what
-    backward needs.
+    step_weight: [rank, channel]; arrays: taps, conv_bias, step_weight, step_bias, rates and D once more; dtype: of the
+    products and of what lies between them, float32 or bfloat16; convolution and scan compute in float32. Returns the
+    output, the inputs of the convolution and the last states; and what backward needs.
     """
     x, in_proj, x_proj, out_proj = (part.to(dtype) for part in (x, in_proj, x_proj, out_proj))
     h = h.clone(memory_format=torch.contiguous_format)
+    inner, rank, state = len(D), len(step_weight), len(rates)
+    shape = torch.Size((*x.shape[:3], inner))
     wide = F.linear(x, in_proj)
-    v, z = wide.chunk(2, -1)
-    u = _conv(v, taps, conv_bias, before)
+    v, z = _parts(wide, inner, inner)
+    u = _conv(shape, dtype, v, arrays[:2], before)
     narrow = F.linear(u, x_proj).float()
-    low, B, C = narrow.split([len(step_weight), len(rates), len(rates)], -1)
-    y, kept = _scan((u, low, step_weight, step_bias, rates, B, C, D, z), h, train)
+    low, B, C = _parts(narrow, rank, state, state)
+    y, kept = _scan(shape, dtype, (*_parts(u, inner), low, B, C, z), arrays[2:], h, train)
     weights = in_proj, taps, conv_bias, before, x_proj, step_weight, step_bias, rates, D, out_proj
-    return (F.linear(y, out_proj), _ending(v, before), h), (x, wide, u, narrow, y, kept, *weights)
+    after = _ending(wide[..., :inner], before)
+    return (F.linear(y, out_proj), after, h), (x, wide, u, narrow, y, kept, *weights)
 
 
 class _Mamba(torch.autograd.Function):
@@ -870,7 +881,7 @@ class _Mamba(torch.autograd.Function):
         gin_proj, gx_proj, gout_proj = (_product(grad, part).to(weight_dtype) for grad, part in pairs)
         return (
             gx, gin_proj, gtaps, gconv_bias, gbefore, gx_proj, gweight, gbias, grates * LN2, gD, gout_proj, gh,
-            None, None,
+            None, None, None,
         )  # fmt: skip
 
 
@@ -938,15 +949,21 @@ def mamba(
         before, h = D.new_zeros(*shape, TAPS - 1, len(D)), D.new_zeros(*shape, *A.t().shape)
     else:
         before, h = (part.transpose(-1, -2) for part in carry)
-    taps, step_weight, rates = _turned(conv[0], dt_proj[0], A)
-    weights = in_proj, taps, conv[1], before, x_proj, step_weight, dt_proj[1], rates, D, out_proj, h
-    train = differentiates(x, *weights)
+    (taps, conv_bias, *step, rates, D), arrays = _turned(*conv, *dt_proj, A, D)
+    tensors = x, in_proj, taps, conv_bias, before, x_proj, *step, rates, D, out_proj, h
+    train = differentiates(*tensors)
     # Without a gradient not through autograd, whose call takes as long as a short block.
-    y, after, h = _Mamba.apply(x, *weights, train, dtype) if train else _mamba(x, *weights, train, dtype)[0]
+    y, after, h = _Mamba.apply(*tensors, arrays, train, dtype) if train else _mamba(*tensors, arrays, train, dtype)[0]
     return y, (after.transpose(-1, -2), h.transpose(-1, -2))
 
 
 @of_weights
-def _turned(conv: Tensor, step_weight: Tensor, A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return taps [K, channel], the weight of the steps [rank, channel] and the rates [state, channel]."""
-    return conv[:, 0].t(), step_weight.t(), A.t() * LOG2E
+def _turned(
+    conv: Tensor, conv_bias: Tensor, step_weight: Tensor, step_bias: Tensor, A: Tensor, D: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    """Return taps [K, channel] and bias, weight [rank, channel] and bias of the steps, rates [state, channel], and D.
+
+    All of them as tensors, and for the kernels.
+    """
+    tensors = conv[:, 0].t(), conv_bias, step_weight.t(), step_bias, A.t() * LOG2E, D
+    return tensors, tuple(map(_array, tensors))
