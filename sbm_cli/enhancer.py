@@ -34,7 +34,7 @@ Samples = NDArray[np.float32]
 Place = str | Path | Pipe
 Result = TypeVar("Result")
 
-BLOCK_SECONDS = 1.0  # of a file read at a time: activations of longer blocks leave the caches
+BLOCK_SECONDS = 2.0  # of a file read at a time: shorter, and calls cost; longer, and activations leave the caches
 THREADS = 1  # already far faster than real time; several wait for each other wherever the machine is not idle
 MOST_CHANNELS = 1024  # as libsndfile has it; more are samples in the wrong place
 

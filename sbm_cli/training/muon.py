@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -42,4 +41,5 @@ def orthogonal(x: Tensor) -> Tensor:
     for _ in range(ROUNDS):
         square = y @ y.mT
         y = a * y + (b * square + c * square @ square) @ y
-    return (y if rows <= columns else y.mT).float() * (RMS * max(rows, columns) ** 0.5)
+    found: Tensor = (y if rows <= columns else y.mT).float() * (RMS * max(rows, columns) ** 0.5)
+    return found

@@ -949,8 +949,8 @@ def mamba(
         before, h = D.new_zeros(*shape, TAPS - 1, len(D)), D.new_zeros(*shape, *A.t().shape)
     else:
         before, h = (part.transpose(-1, -2) for part in carry)
-    (taps, conv_bias, *step, rates, D), arrays = _turned(*conv, *dt_proj, A, D)
-    tensors = x, in_proj, taps, conv_bias, before, x_proj, *step, rates, D, out_proj, h
+    (taps, conv_bias, step_weight, step_bias, rates, D), arrays = _turned(*conv, *dt_proj, A, D)
+    tensors = x, in_proj, taps, conv_bias, before, x_proj, step_weight, step_bias, rates, D, out_proj, h
     train = differentiates(*tensors)
     # Without a gradient not through autograd, whose call takes as long as a short block.
     y, after, h = _Mamba.apply(*tensors, arrays, train, dtype) if train else _mamba(*tensors, arrays, train, dtype)[0]
