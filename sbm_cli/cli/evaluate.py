@@ -64,6 +64,9 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="NAME=DIR", help="Files enhanced before, named as the noisy ones; may be repeated."),
     ] = None,
+    unprocessed: Annotated[
+        bool, typer.Option("--unprocessed", help="Score the files as they are, and no system.")
+    ] = False,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -97,7 +100,7 @@ def evaluate(
 
     Without --set it is made of seeded mixtures of speech and noise that training never saw. Every metric is given for
     the noisy input and each system, with paired gains over the input, and differences to the first system, in
-    bootstrap 95 % intervals. The default model is scored if no other system is named. Everything is scored at 16 kHz,
+    bootstrap 95 % intervals. The default model is scored if no other system is named; with --unprocessed none. Everything is scored at 16 kHz,
     the first channel alone. docs/evaluation.md describes the sets.
 
     \b
@@ -108,6 +111,7 @@ def evaluate(
       sbm evaluate --set voicebank-demand VoiceBank/ -o scores/ --html
       sbm evaluate --set dns2020-no-reverb test_set/ --model sbm-tiny --steps 1,5 --sampler ode,sde
       sbm evaluate --set pair noisy/ clean/ --model sbm-tiny --system "afftdn=ffmpeg -y -i {in} -af afftdn {out}"
+      sbm evaluate --set pair cleaned/ clean/ --unprocessed
       sbm evaluate --set folder recordings/ --model sbm-tiny --enhanced theirs=cleaned/ --level -26
     """
     console.adjust(quiet or json, verbose)
@@ -123,7 +127,9 @@ def evaluate(
         raise typer.BadParameter(f"unknown {', '.join(unknown)}; known: {', '.join(available)}", param_hint="--metrics")
     _check_output(output, html, players, overwrite)
     items, total, has_clean, unmatched = _items(set_name, paths, split, count, cache)
-    systems = _systems(model, steps, sampler, system, enhanced, threads)
+    if unprocessed and (model or system or enhanced):
+        raise typer.BadParameter("leaves no place for --model, --system, --enhanced", param_hint="--unprocessed")
+    systems = [] if unprocessed else _systems(model, steps, sampler, system, enhanced, threads)
     absent = {name: available[name] for name in wanted if available[name]}
     if not has_clean:
         absent |= {name: "the set has no clean references" for name in wanted if METRICS[name].needs_clean}
@@ -138,7 +144,8 @@ def evaluate(
             heard.append(keep(item, sounds))
 
     title = f"{set_name} {split}" if set_name == "mixtures" else set_name
-    with console.progress(f"{', '.join(one.name for one in systems)} on {title}", unit="signals") as progress:
+    names = [one.name for one in systems] or ["unprocessed"]
+    with console.progress(f"{', '.join(names)} on {title}", unit="signals") as progress:
         records = run(
             items,
             systems,

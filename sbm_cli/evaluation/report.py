@@ -92,15 +92,15 @@ def summarise(records: Sequence[Record], metrics: Sequence[str]) -> list[Row]:
 
 def tables(evaluation: Evaluation) -> list[Table]:
     """Return the table of means and gains and, of several systems, the one of their differences to the first."""
-    noisy, first, *others = evaluation.systems
-    systems = [first, *others]
+    noisy, *systems = evaluation.systems
     rows = [
         [row.half, label(row.metric), _mean(row.cells[noisy]), *(_with_gain(row.cells[system]) for system in systems)]
         for row in evaluation.rows
     ]
     rows += [["all", label(metric), *["absent"] * (1 + len(systems))] for metric in evaluation.absent]
     found = [Table(f"{evaluation.title}: mean (gain, 95 % interval)", ["half", "metric", noisy, *systems], rows)]
-    if others:
+    if len(systems) > 1:
+        first, *others = systems
         leads = [
             [row.half, label(row.metric), *(_difference(row.cells[system].lead) for system in others)]
             for row in evaluation.rows

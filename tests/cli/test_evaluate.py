@@ -94,6 +94,19 @@ def test_programs_and_folders_beside_a_model(sbm: Any, pair: Path, model_file: P
     assert alone.out.startswith("| half | metric | noisy | best |")  # no default model where a system is named
 
 
+def test_files_alone_are_scored_as_they_are(sbm: Any, pair: Path, tmp_path: Path) -> None:
+    (pair / "noisy" / "2.wav").unlink()
+    common = ["evaluate", "--set", "pair", pair / "noisy", pair / "clean", "--unprocessed", "--workers", 1]
+    result = sbm(*common, "--metrics", "si_sdr,estoi", "-o", tmp_path / "out", "--html", "--json")
+    assert result.status == 0
+    document = json.loads(result.out)
+    (scores,) = document["scores"].values()
+    assert list(scores["si_sdr"]) == ["noisy"] and 10 < scores["si_sdr"]["noisy"]["mean"]["mean"] < 20
+    assert (tmp_path / "out" / "scores.csv").read_text().count("\n") == 3
+    both = sbm(*common, "--model", "sbm-tiny")
+    assert both.status == 2 and "--unprocessed" in both.err
+
+
 def test_a_system_that_fails_is_listed(sbm: Any, pair: Path, tmp_path: Path) -> None:
     (pair / "clean" / "2.wav").unlink()
     broken = f'"{sys.executable}" -c "exit(3)" {{in}} {{out}}'
