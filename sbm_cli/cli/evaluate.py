@@ -100,8 +100,8 @@ def evaluate(
 
     Without --set it is made of seeded mixtures of speech and noise that training never saw. Every metric is given for
     the noisy input and each system, with paired gains over the input, and differences to the first system, in
-    bootstrap 95 % intervals. The default model is scored if no other system is named; with --unprocessed none. Everything is scored at 16 kHz,
-    the first channel alone. docs/evaluation.md describes the sets.
+    bootstrap 95 % intervals. The default model is scored if no other system is named; with --unprocessed none is.
+    Everything is scored at 16 kHz, the first channel alone. docs/evaluation.md describes the sets.
 
     \b
     Examples:
