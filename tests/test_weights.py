@@ -53,10 +53,11 @@ def test_loudness_of_the_input_hardly_matters(enhancer: Enhancer, noisy: np.ndar
     assert np.sum((loud - quiet) ** 2) < 1e-3 * np.sum(loud**2)
 
 
-def test_size_is_what_the_model_card_says() -> None:
-    network, _ = checkpoint.load(hub.resolve("sbm-tiny"))
+@pytest.mark.parametrize(("name", "most"), [("sbm-tiny", 300_000), ("sbm-small", 1_100_000)])
+def test_size_is_what_the_model_card_says(name: str, most: int) -> None:
+    network, _ = checkpoint.load(hub.resolve(name))
     counts = [sum(p.numel() for p in n.parameters()) for n in (network, network.fold())]
-    assert counts[0] <= 300_000
-    card = (Path(__file__).parent.parent / "docs" / "models" / "sbm-tiny.md").read_text()
+    assert counts[0] <= most
+    card = (Path(__file__).parent.parent / "docs" / "models" / f"{name}.md").read_text()
     for count in counts:
-        assert f"{count // 1000} {count % 1000:03}" in card
+        assert f"{count:,}".replace(",", " ") in card
