@@ -1,4 +1,4 @@
-"""Time streams by the length of their blocks: python benchmarks/blocks.py [--model PATH] [--threads N] > table.md
+"""Time streams by the length of their blocks: python benchmarks/blocks.py [--model PATH] [--device D] [--threads N] > table.md
 
 This is how the block length of a file is chosen (BLOCK_SECONDS in sbm_cli/enhancer.py). Protocol as in `sbm rtf`: the
 lengths take turns within a round, the first round warms up, the median of the others counts.
@@ -29,6 +29,7 @@ def feed(enhancer: Enhancer, samples: Samples, rate: int, block: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="name, file or folder; the default model without it")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--blocks", type=float, nargs="+", default=[0.016, 0.1, 0.25, 0.5, 1, 2, 5], help="in s")
@@ -37,7 +38,7 @@ def main() -> None:
 
     print(f"- machine: {machine()}\n- software: {software()}")
     print(f"- command: `python {shlex.join(sys.argv)}`; median of {arguments.rounds} rounds")
-    enhancer = Enhancer.load(arguments.model, "cpu", arguments.threads)
+    enhancer = Enhancer.load(arguments.model, arguments.device, arguments.threads)
     rate = enhancer.config.rate
     samples = speech_like(arguments.seconds, rate)
     times: dict[float, list[float]] = {block: [] for block in arguments.blocks}

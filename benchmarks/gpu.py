@@ -2,11 +2,13 @@
 
     export PYTHONPATH=.
     python benchmarks/gpu.py check
-    python benchmarks/gpu.py time [--recipe FILE.json] [--pack DIR] [--minutes 7]
-    python benchmarks/gpu.py train --recipe FILE.json --pack DIR --minutes 9 --out DIR [--resume DIR] [--set key=value]
+    python benchmarks/gpu.py time [--recipe FILE.json] [--pack DIR] [--minutes 7] [--out DIR]
+    python benchmarks/gpu.py train --recipe FILE.json [--pack DIR] --minutes 9 --out DIR [--resume DIR | --from MODEL]
+        [--set key=value]
 
 `--device cpu --quick` runs the same on any machine, on small sizes. check and time make audio of their own without
---pack. A checkpoint leaves `train` in parts of at most 16 MB, with the logs: `--resume` takes a folder of them.
+--pack, train takes what the recipe names. A checkpoint leaves `train` in parts of at most 16 MB, with the logs:
+`--resume` takes a folder of them. `time --out` writes the kernels of a training step there.
 """
 
 from __future__ import annotations
@@ -283,13 +285,16 @@ def timed(calls: Sequence[Callable[[], object]], device: torch.device, seconds: 
     return [statistics.median(map(milliseconds, a, b)) for a, b in zip(columns[:-1], columns[1:], strict=True)]
 
 
-def busy_milliseconds(call: Callable[[], object], device: torch.device) -> float:
-    """Return for how long the device computed during a call, by its own clock."""
+def busy_milliseconds(call: Callable[[], object], device: torch.device, table: Path | None = None) -> float:
+    """Return for how long the device computed during a call, by its own clock; table: where its kernels are listed."""
     if device.type != "cuda":
         return float("nan")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         call()
         torch.cuda.synchronize()
+    if table is not None:
+        listed = profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=60, max_name_column_width=90)
+        table.write_text(listed)
     events = [event for event in profile.key_averages() if str(event.device_type).endswith("CUDA")]
     return sum(event.self_device_time_total for event in events if not event.is_user_annotation) / 1e3
 
@@ -355,14 +360,17 @@ class Step:
             part()
 
 
-def time_training(config: TrainConfig, mixer: Source, batch: int, precision: str, seconds: float) -> Row:
+def time_training(
+    config: TrainConfig, mixer: Source, batch: int, precision: str, seconds: float, out: Path | None = None
+) -> Row:
     name = use_precision(precision)
     step = Step(replace(config, loop=replace(config.loop, precision=name)), mixer, batch)
     parts = [step.mix, step.forward, step.backward, step.update]
     times = timed(parts, mixer.device, seconds)
     (spectra,) = timed([step.spectra], mixer.device, 0.0)
     whole = sum(times)
-    idle = 1 - busy_milliseconds(step.run, mixer.device) / whole
+    table = None if out is None else out / f"kernels-{precision}-{batch}.txt"
+    idle = 1 - busy_milliseconds(step.run, mixer.device, table) / whole
     shares = zip(
         ("mix", "spectra", "forward", "backward", "update"),
         (times[0], spectra, times[1] - spectra, *times[2:]),
@@ -374,14 +382,19 @@ def time_training(config: TrainConfig, mixer: Source, batch: int, precision: str
 
 
 @torch.no_grad()
-def time_inference(config: TrainConfig, batch: int, device: torch.device, seconds: float) -> list[Row]:
+def time_inference(
+    config: TrainConfig, batch: int, precision: str, device: torch.device, seconds: float
+) -> list[Row]:
     """Time one-step enhancement of whole files side by side, as launched and as a replayed graph."""
+    half = use_precision(precision) == "bfloat16"
     model, network = config.model, moved_network(config).to(device).eval().fold()
     noisy, one = 0.1 * torch.randn(batch, FILE_SECONDS * model.rate, device=device), torch.ones(1, device=device)
 
     def enhance() -> None:
         y, _, level = prepare(model, noisy, noisy)
-        estimate = model.compression.expand(network(y, y, one)[0]) * level.sqrt()[:, None]
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            estimate = network(y, y, one)[0]
+        estimate = model.compression.expand(estimate) * level.sqrt()[:, None]
         model.stft.inverse(estimate, noisy.shape[-1])
 
     calls = {"": enhance}
@@ -402,7 +415,7 @@ def time_inference(config: TrainConfig, batch: int, device: torch.device, second
         rows.append(
             (
                 "enhance 10-s files",
-                f"{batch} at once {how}".strip(),
+                f"{batch} at once, {precision} {how}".strip(),
                 f"{took:.1f}",
                 f"RTF {rtf:.1e}",
                 f"{1 / rtf:.0f} x real time",
@@ -414,15 +427,17 @@ def time_inference(config: TrainConfig, batch: int, device: torch.device, second
 def time_all(options: argparse.Namespace) -> None:
     begun, device, config = time.monotonic(), torch.device(options.device), recipe(options)
     audio = open_pack(options.pack) if options.pack else toy_audio()
-    mixer, seconds = Mixer(*audio, config.mix, device=device), 0.1 if options.quick else 1.0
-    batches = (1, 2) if options.quick else (8, 32, 64, 128, 256, 512)
-    precisions = PRECISIONS[:1] if options.quick else PRECISIONS
+    mixer, seconds = Mixer(*audio, config.mix, device=device), 0.1 if options.quick else 0.5
+    steps = [(64, "bfloat16"), (32, "bfloat16"), (128, "bfloat16"), (64, "tf32"), (64, "float32"), (256, "bfloat16")]
+    steps = [(1, "float32"), (2, "float32")] if options.quick else steps
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
     jobs: list[Callable[[], list[Row]]] = [lambda: time_scan(device, options.quick, seconds)]
+    jobs += [partial(lambda b, p: [time_training(config, mixer, b, p, seconds, options.out)], b, p) for b, p in steps]
     jobs += [
-        partial(lambda p, b: [time_training(config, mixer, b, p, seconds)], p, b) for b in batches for p in precisions
-    ]
-    jobs += [
-        partial(time_inference, config, b, device, seconds) for b in ((1, 2) if options.quick else (1, 8, 64, 256))
+        partial(time_inference, config, b, p, device, seconds)
+        for b in ((1, 2) if options.quick else (1, 8, 64))
+        for p in PRECISIONS[:: 1 if options.quick else 2]
     ]
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, {config.model.name}, scan {scan.chosen(torch.empty(1, device=device))}")
@@ -461,7 +476,9 @@ def publish(run: Path, out: Path) -> None:
 def train(options: argparse.Namespace) -> None:
     begun = time.monotonic()
     config = recipe(options)
-    config = replace(config, data=replace(config.data, pack=str(options.pack)), checkpoint_minutes=2.0)
+    config = replace(config, checkpoint_minutes=2.0)
+    if options.pack:
+        config = replace(config, data=replace(config.data, pack=str(options.pack)))
     options.out.mkdir(parents=True, exist_ok=True)
     saved = 0.0
     with tempfile.TemporaryDirectory() as folder:
@@ -488,7 +505,8 @@ def train(options: argparse.Namespace) -> None:
         if options.device == "cuda":
             print(*time_training(config, sources.train, config.batch, config.loop.precision, 2.0), sep="  ", flush=True)
         minutes = options.minutes - (time.monotonic() - begun) / 60
-        run_training(config, run, bool(options.resume), minutes, 1, report, device=options.device, sources=sources)
+        start, device = options.start, options.device
+        run_training(config, run, bool(options.resume), minutes, 1, report, start, device, sources)
         publish(run, options.out)
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in sorted(options.out.iterdir()))
     print(f"{options.out}: {sizes}")
@@ -503,11 +521,12 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override the recipe (in JSON)")
     parser.add_argument("--pack", type=Path, help="folder of shards")
     parser.add_argument("--minutes", type=float, default=7.0, help="to begin nothing new after, or to train for")
-    parser.add_argument("--out", type=Path, help="folder for the checkpoint and the logs")
+    parser.add_argument("--out", type=Path, help="folder for the checkpoint and the logs, or for lists of kernels")
     parser.add_argument("--resume", type=Path, help="folder that an earlier `train` left")
+    parser.add_argument("--from", dest="start", type=Path, help="model file to begin with")
     options = parser.parse_args()
-    if options.what == "train" and not (options.pack and options.out and options.recipe):
-        parser.error("train needs --recipe, --pack and --out")
+    if options.what == "train" and not (options.out and options.recipe):
+        parser.error("train needs --recipe and --out")
     {"check": check, "time": time_all, "train": train}[options.what](options)
 
 

@@ -45,7 +45,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "hub": (set(), {"huggingface_hub"}),
     "audio": ({"numpy", "soundfile", "soxr"}, {"av"}),
     "options": (set(), set()),
-    "dsp": ({"torch", "numpy"}, set()),
+    "dsp": ({"torch", "numpy"}, {"triton"}),
     "bridge": ({"torch"}, set()),
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
     "checkpoint": ({"torch"}, {"safetensors"}),
@@ -72,6 +72,7 @@ KERNEL_FILES = {
     "sbm_cli.nn.scan.triton": {"triton"},
     "sbm_cli.nn.band_conv.cpu": {"numba", "llvmlite", "numpy"},
     "sbm_cli.nn.band_conv.triton": {"triton"},
+    "sbm_cli.dsp.level.triton": {"triton"},
 }
 
 

@@ -105,7 +105,7 @@ def open_corpus(
         digest.update(f"{clip}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
 
     def decode() -> Iterator[tuple[Mapping[str, object], NDArray[np.int16]]]:
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             for first in range(0, len(clips), 64):  # bounded: a large corpus must not pile up in memory
                 part = clips[first : first + 64]
                 for clip, (audio, gain) in zip(part, pool.map(_decode, part), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sbm_cli.dsp.level import Level
 from sbm_cli.nn import scan
 from sbm_cli.nn.band_conv import band_conv
 from sbm_cli.nn.mamba import Mamba
@@ -204,6 +206,16 @@ def test_band_convolution_agrees_with_reference(
         inputs = [x.to(dtype) for x in draw(*sizes)]
         # The norm, the convolution and their gradients are rounded one after the other.
         assert_agrees(lambda leaves: (band_conv(*leaves, groups),), inputs, device, roundings=4)
+
+
+def test_the_level_is_followed_as_by_numpy(device: str) -> None:
+    from sbm_cli.dsp.level.triton import levels_of
+
+    power = draw((3, 61))[0].exp().square()
+    expected, _ = Level().track(power[:, 1:], 0.016, power[:, 0])
+    rise, fall = (1 - math.exp(-0.016 / seconds) for seconds in (0.075, 10.0))
+    found = levels_of(power.to(device)[:, 1:], power.to(device)[:, 0], rise, fall)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("device", [ON_CUDA])

@@ -6,9 +6,11 @@ It acts on the spectrum because a gain on the waveform that varies in time would
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -46,8 +48,20 @@ class Level:
             # Numbers are few and frames are many: here an operator of NumPy costs a tenth of one of torch.
             levels = list(_follow(power.numpy().T, level.numpy(), rise, fall, np.maximum))
             return torch.from_numpy(np.stack(levels, 1)), torch.from_numpy(levels[-1])
+        if power.device.type == "cuda" and not power.requires_grad and (compiled := _compiled()) is not None:
+            followed = compiled.levels_of(power, level, rise, fall)
+            return followed, followed[:, -1]
         levels = list(_follow(power.unbind(1), level, rise, fall, torch.maximum))
         return torch.stack(levels, 1), levels[-1]
+
+
+@functools.cache
+def _compiled() -> ModuleType | None:
+    try:
+        from sbm_cli.dsp.level import triton
+    except ImportError:  # no Triton: the scan says so
+        return None
+    return triton
 
 
 def _follow(frames: Iterable[Any], level: Any, rise: float, fall: float, maximum: Callable[..., Any]) -> Iterator[Any]:
