@@ -1,4 +1,4 @@
-"""Time streams by the length of their blocks: python benchmarks/blocks.py [--model PATH] [--device D] [--threads N] > table.md
+"""Time streams by the length of their blocks: python benchmarks/blocks.py [--model PATH] [--device D] > table.md
 
 This is how the block length of a file is chosen (BLOCK_SECONDS in sbm_cli/enhancer.py). Protocol as in `sbm rtf`: the
 lengths take turns within a round, the first round warms up, the median of the others counts.

@@ -4,11 +4,12 @@
     python benchmarks/gpu.py check
     python benchmarks/gpu.py time [--recipe FILE.json] [--pack DIR] [--minutes 7] [--out DIR]
     python benchmarks/gpu.py train --recipe FILE.json [--pack DIR] --minutes 9 --out DIR [--resume DIR | --from MODEL]
-        [--set key=value]
+        [--fill] [--set key=value]
 
 `--device cpu --quick` runs the same on any machine, on small sizes. check and time make audio of their own without
 --pack, train takes what the recipe names. A checkpoint leaves `train` in parts of at most 16 MB, with the logs:
-`--resume` takes a folder of them. `time --out` writes the kernels of a training step there.
+`--resume` takes a folder of them. `--fill` makes the schedule of a training that ends in one call. `time --out` writes
+the kernels of a training step there.
 """
 
 from __future__ import annotations
@@ -382,9 +383,7 @@ def time_training(
 
 
 @torch.no_grad()
-def time_inference(
-    config: TrainConfig, batch: int, precision: str, device: torch.device, seconds: float
-) -> list[Row]:
+def time_inference(config: TrainConfig, batch: int, precision: str, device: torch.device, seconds: float) -> list[Row]:
     """Time one-step enhancement of whole files side by side, as launched and as a replayed graph."""
     half = use_precision(precision) == "bfloat16"
     model, network = config.model, moved_network(config).to(device).eval().fold()
@@ -502,9 +501,12 @@ def train(options: argparse.Namespace) -> None:
                 publish(run, options.out)
 
         sources = open_sources(config, torch.device(options.device))
-        if options.device == "cuda":
-            print(*time_training(config, sources.train, config.batch, config.loop.precision, 2.0), sep="  ", flush=True)
+        if options.device == "cuda" or options.fill:
+            row = time_training(config, sources.train, config.batch, config.loop.precision, 2.0)
+            print(*row, sep="  ", flush=True)
         minutes = options.minutes - (time.monotonic() - begun) / 60
+        if options.fill:
+            config = replace(config, steps=int(0.97 * 6e4 * minutes / float(row[2])))
         start, device = options.start, options.device
         run_training(config, run, bool(options.resume), minutes, 1, report, start, device, sources)
         publish(run, options.out)
@@ -524,6 +526,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the checkpoint and the logs, or for lists of kernels")
     parser.add_argument("--resume", type=Path, help="folder that an earlier `train` left")
     parser.add_argument("--from", dest="start", type=Path, help="model file to begin with")
+    parser.add_argument("--fill", action="store_true", help="let the recipe have as many steps as fit the minutes")
     options = parser.parse_args()
     if options.what == "train" and not (options.out and options.recipe):
         parser.error("train needs --recipe and --out")

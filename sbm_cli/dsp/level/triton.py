@@ -1,6 +1,6 @@
-"""The level of a signal as a Triton kernel for CUDA: hundreds of frames in one launch, where PyTorch takes five for each.
+"""The level of a signal as a Triton kernel for CUDA: all frames in one launch, where PyTorch takes five for each.
 
-It needs no gradient: what the network sees and gives is divided and multiplied by the level, never differentiated by it.
+There is no gradient: spectra are divided and multiplied by the level, and nobody differentiates by it.
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,import-untyped"
 # (kernels carry no annotations: Triton types them)
