@@ -34,7 +34,8 @@ Samples = NDArray[np.float32]
 Place = str | Path | Pipe
 Result = TypeVar("Result")
 
-BLOCK_SECONDS = 2.0  # of a file read at a time: shorter, and calls cost; longer, and activations leave the caches
+# Of a file read at a time: shorter, and calls cost; longer, and activations leave the caches of a CPU.
+BLOCK_SECONDS = {"cpu": 2.0, "cuda": 10.0}
 THREADS = 1  # already far faster than real time; several wait for each other wherever the machine is not idle
 MOST_CHANNELS = 1024  # as libsndfile has it; more are samples in the wrong place
 
@@ -109,7 +110,7 @@ class Enhancer:
             raise ValueError("samples must be finite, got NaN or infinity")
         stream = self.stream(rate, 1 if samples.ndim == 1 else len(samples), options)
         rows = np.atleast_2d(samples)
-        size = max(1, round(rate * BLOCK_SECONDS))
+        size = self._block(rate)
         blocks = [stream.feed(rows[:, start : start + size]) for start in range(0, rows.shape[1], size)]
         clean = np.concatenate([*blocks, stream.flush()], axis=1)
         return clean[0] if samples.ndim == 1 else clean
@@ -201,7 +202,7 @@ class Enhancer:
         opened = [(index, file) for index, file in enumerate(files) if not file.error]
         forms = [(file.reader.format.rate, file.reader.format.channels) for _, file in opened]
         streams = Streams(self, forms, options)
-        blocks = [file.reader.blocks(max(1, round(file.reader.format.rate * BLOCK_SECONDS))) for _, file in opened]
+        blocks = [file.reader.blocks(self._block(file.reader.format.rate)) for _, file in opened]
         while not streams.finished and not all(file.error for _, file in opened):
             heard = [file.attempt(next, source, None) for (_, file), source in zip(opened, blocks, strict=True)]
             for (index, file), block, clean in zip(opened, heard, streams.feed(heard), strict=True):
@@ -209,6 +210,10 @@ class Enhancer:
                 if progress is not None and block is not None:
                     file.heard += block.shape[1]
                     progress(index, file.heard / file.reader.format.rate, file.reader.format.seconds)
+
+    def _block(self, rate: int) -> int:
+        """Return how many samples of a file are read at a time."""
+        return max(1, round(rate * BLOCK_SECONDS.get(self.device.type, BLOCK_SECONDS["cpu"])))
 
     def stream(self, rate: int, channels: int = 1, options: Options = DEFAULTS) -> Stream:
         """Return a stream for blocks of any size at `rate` Hz.

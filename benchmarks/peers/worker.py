@@ -66,7 +66,7 @@ def sbm_published() -> Run:
     import sbm_cli.enhancer
     import sbm_cli.nn.mamba
 
-    sbm_cli.enhancer.BLOCK_SECONDS = 3600.0
+    sbm_cli.enhancer.BLOCK_SECONDS["cpu"] = 3600.0
     sbm_cli.nn.mamba.mamba = eager.mamba
     return sbm_eager()
 
