@@ -40,6 +40,7 @@ SEGMENT = 16  # frames between two stored states; also the length of the staged 
 GROUP = 4  # states advanced together: enough independent chains to hide latency, few enough to stay in registers
 CHUNK = 4  # sequences whose parameter gradients are summed together
 TAPS = 4  # kernel size of the convolution
+FEW = 256  # rows of a block up to which one kernel does it all: then calls take longer than products
 SERIAL = 1 << 16  # elements below which threads cost more than they bring
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
@@ -639,6 +640,76 @@ def conv_backward(first, last, bands, frames, x, taps, bias, before, gy, gx, gbe
                     conv_turned(scratch, ring, k, taps, channels, gx.data, out)
 
 
+@_compiled
+def product(x, rows, inputs, weight, outputs, out):
+    """Write x [rows, inputs] times a packed weight [vector of outputs, input, LANES] into out [rows, outputs]."""
+    whole = rows - rows % 8
+    for j in range(0, outputs, LANES):
+        for row in range(0, whole, 8):
+            at, from_at = row * inputs, j * inputs
+            a = b = c = d = e = f = g = h = splat(0.0)
+            for _ in range(inputs):
+                w = load(weight, from_at)
+                a = a + fill(x, at) * w
+                b = b + fill(x, at + inputs) * w
+                c = c + fill(x, at + 2 * inputs) * w
+                d = d + fill(x, at + 3 * inputs) * w
+                e = e + fill(x, at + 4 * inputs) * w
+                f = f + fill(x, at + 5 * inputs) * w
+                g = g + fill(x, at + 6 * inputs) * w
+                h = h + fill(x, at + 7 * inputs) * w
+                at, from_at = at + 1, from_at + LANES
+            store4(out, row * outputs + j, outputs, (a, b, c, d))
+            store4(out, (row + 4) * outputs + j, outputs, (e, f, g, h))
+        for row in range(whole, rows):
+            at, from_at = row * inputs, j * inputs
+            a = b = c = d = splat(0.0)
+            for _ in range(0, inputs, 4):
+                a = a + fill(x, at) * load(weight, from_at)
+                b = b + fill(x, at + 1) * load(weight, from_at + LANES)
+                c = c + fill(x, at + 2) * load(weight, from_at + 2 * LANES)
+                d = d + fill(x, at + 3) * load(weight, from_at + 3 * LANES)
+                at, from_at = at + 4, from_at + 4 * LANES
+            store(out, row * outputs + j, (a + b) + (c + d))
+
+
+@_compiled
+def mamba_forward(
+    batch, frames, bands, x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, skip, out_proj, h,
+    out, after, scratch,
+):  # fmt: skip
+    """Run a whole block on few rows; the projections are packed, and what they multiply lies row after row.
+
+    h goes on to the last frame, in place; after: the last inputs of the convolution, as `before`.
+    """
+    rows, inner = batch * frames * bands, skip.size
+    channels, states, rank = in_proj.size // (2 * inner), rates.size // inner, weight.size // inner
+    narrow = x_proj.size // inner
+    ends = rows * 2 * inner, rows * 3 * inner, rows * 4 * inner, rows * (4 * inner + narrow)
+    wide, u, y, low = scratch[: ends[0]], scratch[ends[0] : ends[1]], scratch[ends[1] : ends[2]], scratch[ends[2] :]
+    apart = (frames * bands * 2 * inner, bands * 2 * inner, 2 * inner)
+    beside = (frames * bands * inner, bands * inner, inner)
+    short = (frames * bands * narrow, bands * narrow, narrow)
+    product(x, rows, channels, in_proj, 2 * inner, wide)
+    v, rest = Rows(wide, apart), scratch[ends[3] :]
+    conv_forward(0, batch * bands, bands, frames, v, taps, conv_bias, before, Rows(u, beside), rest)
+    product(u, rows, inner, x_proj, narrow, low)
+    scan_forward(
+        0, batch * bands, bands, frames, Rows(u, beside), Rows(low, short), weight, bias, rates,
+        Rows(low[rank:], short), Rows(low[rank + states :], short), skip, Rows(wide[inner:], apart),
+        h, scratch[:0], Rows(y, beside), rest,
+    )  # fmt: skip
+    product(y, rows, inner, out_proj, channels, out)
+    for sequence in range(batch * bands):
+        for tap in range(TAPS - 1):
+            frame, at = frames - TAPS + 1 + tap, (sequence * (TAPS - 1) + tap) * inner
+            for i in range(0, inner, LANES):
+                if frame < 0:
+                    store(after, at + i, load(before, (sequence * (TAPS - 1) + frame + TAPS - 1) * inner + i))
+                else:
+                    store(after, at + i, load(wide, origin(v, bands, sequence, frame) + i))
+
+
 # --- threads and tensors ---------------------------------------------------------------------------------------------
 
 
@@ -805,6 +876,27 @@ class _Conv(torch.autograd.Function):
         return gx, *_conv_gradients(x, taps, bias, before, gy, gx)
 
 
+def _few(
+    x: Tensor, packed: Sequence[Any], before: Tensor, h: Tensor, arrays: Sequence[Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the whole block by one kernel, which on few rows beats the calls that it takes the place of.
+
+    packed: the three projections; the rest as in `_mamba`, whose results it returns.
+    """
+    batch, time, band, _ = x.shape
+    taps, conv_bias, weight, bias, rates, D = arrays
+    out, after, h = torch.empty(x.shape), torch.empty(before.shape), h.clone(memory_format=torch.contiguous_format)
+    in_proj, x_proj, out_proj = packed
+    inner = D.size
+    most = max(CHUNK * (2 * TAPS - 2), FORWARD_ROWS * SEGMENT) * inner
+    scratch = np.empty(batch * time * band * (4 * inner + x_proj.size // inner) + most, np.float32)
+    mamba_forward(
+        batch, time, band, _array(x), in_proj, taps, conv_bias, _array(before), x_proj, weight, bias, rates, D, out_proj,
+        _array(h), _array(out), _array(after), scratch,
+    )  # fmt: skip
+    return out, after, h
+
+
 def _mamba(
     x: Tensor,
     in_proj: Tensor,
@@ -952,9 +1044,19 @@ def mamba(
     (taps, conv_bias, step_weight, step_bias, rates, D), arrays = _turned(*conv, *dt_proj, A, D)
     tensors = x, in_proj, taps, conv_bias, before, x_proj, step_weight, step_bias, rates, D, out_proj, h
     train = differentiates(*tensors)
+    if not train and x.shape[:3].numel() <= FEW and dtype == torch.float32 and x.dtype == torch.float32:
+        y, after, h = _few(x, _packed(in_proj, x_proj, out_proj), before, h, arrays)
+        return y, (after.transpose(-1, -2), h.transpose(-1, -2))
     # Without a gradient not through autograd, whose call takes as long as a short block.
     y, after, h = _Mamba.apply(*tensors, arrays, train, dtype) if train else _mamba(*tensors, arrays, train, dtype)[0]
     return y, (after.transpose(-1, -2), h.transpose(-1, -2))
+
+
+@of_weights
+def _packed(*weights: Tensor) -> tuple[Any, ...]:
+    """Return weights [output, input] as `product` reads them, filled up with zeros to whole vectors of outputs."""
+    padded = [F.pad(weight, (0, 0, 0, -len(weight) % LANES)) for weight in weights]
+    return tuple(_array(weight.unflatten(0, (-1, LANES)).transpose(1, 2)) for weight in padded)
 
 
 @of_weights
