@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import InitVar, dataclass, field
@@ -57,7 +58,9 @@ def enhance_block(enhancer: Enhancer, samples: Tensor, options: Options, high: b
     spectrum, carry.analysis = config.stft.analyze(samples, carry.analysis)
     if not spectrum.shape[2]:
         return samples[:, :0].repeat(3 if high else 1, 1)
-    power = torch.stack([channels.mean(0) for channels in frame_power(spectrum).split(carry.channels)])
+    power = frame_power(spectrum)
+    if len(power) > len(carry.channels):
+        power = torch.stack([channels.mean(0) for channels in power.split(carry.channels)])
     frame_seconds, lookahead = config.stft.hop / config.rate, config.network.lookahead
     level, carry.level = config.level.track(power, frame_seconds, carry.level)
     gain = level.sqrt()
@@ -104,7 +107,10 @@ def _estimate(enhancer: Enhancer, noisy: Tensor, options: Options, carry: Carry)
     def step(state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
         number = next(numbers)
         estimate: Tensor
-        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+        # Entering it takes as long as a small operator: not where it would change nothing.
+        kind, half = noisy.device.type, options.dtype == "bfloat16"
+        cast = half or torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, torch.bfloat16, enabled=half) if cast else contextlib.nullcontext():
             estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number))
         return estimate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ class Streams:
             drop = min(self._drop, clean.shape[1])
             self._drop -= drop
             parts = clean[:, drop:].unflatten(0, (-1, len(rows))).cpu().numpy()
-        ends = np.cumsum([lane.width for lane in self._lanes])
+        ends = itertools.accumulate(lane.width for lane in self._lanes)
         return [
             lane.put(np.concatenate(parts[: 3 if lane.high else 1, end - lane.width : end]))
             for lane, end in zip(self._lanes, ends, strict=True)

@@ -80,7 +80,7 @@ class Stft:
         if carry is not None:
             total[:, : parts - 1] = carry.view(batch, parts - 1, self.hop)
         for part in range(parts):
-            total = total + F.pad(hops[:, :, part], (0, 0, part, parts - 1 - part))
+            total[:, part : part + count] += hops[:, :, part]
         return total[:, :count].reshape(batch, -1), total[:, count:].reshape(batch, -1)
 
     def forward(self, samples: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ returns its input: G = 1 and R = 0. A bounded mask and a direct estimate are the
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import torch
@@ -113,12 +114,13 @@ class Network(nn.Module):
         spectra = (state, noisy) if self.config.sees_state else (noisy,)
         x = torch.cat([torch.view_as_real(s.transpose(1, 2)) for s in spectra], -1)  # [batch, time, freq, 2 or 4]
 
-        past = old.get("encoder", x.new_zeros(x.shape[0], self.config.kernel[0] - 1, *x.shape[2:]))
+        past = old["encoder"] if old else x.new_zeros(x.shape[0], self.config.kernel[0] - 1, *x.shape[2:])
         padded = torch.cat([past, x], 1)
         new["encoder"] = padded[:, x.shape[1] :]
         # On a CPU in float32, inside autocast as well: the kernels along the bands take that, and with AMX oneDNN's
         # convolution of few bfloat16 channels and wide kernels gives wrong numbers (PyTorch 2.13.0, docs/log.md).
-        with torch.autocast("cpu", enabled=False):
+        cast = torch.is_autocast_enabled("cpu")
+        with torch.autocast("cpu", enabled=False) if cast else contextlib.nullcontext():
             z = self.encoder(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, band, channel]
         for i, (cross, narrow) in enumerate(zip(self.cross, self.narrow, strict=True)):
             if self.full is not None and i == len(self.cross) // 2:
@@ -128,7 +130,7 @@ class Network(nn.Module):
             new[f"narrow.{i}.conv"], new[f"narrow.{i}.scan"] = new_narrow
 
         if self.config.lookahead:  # the skip path waits for the future that the blocks have seen
-            waiting = old.get("lookahead", x.new_zeros(x.shape[0], self.config.lookahead, *x.shape[2:]))
+            waiting = old["lookahead"] if old else x.new_zeros(x.shape[0], self.config.lookahead, *x.shape[2:])
             x = torch.cat([waiting, x], 1)
             x, new["lookahead"] = x[:, : z.shape[1]], x[:, z.shape[1] :]
         skip = self.skip(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, freq, head]

@@ -46,11 +46,14 @@ class Level:
         level = power[:, 0] if carry is None else carry
         if power.device.type == "cpu" and not (power.requires_grad or level.requires_grad):
             # Numbers are few and frames are many: here an operator of NumPy costs a tenth of one of torch.
-            levels = list(_follow(power.numpy().T, level.numpy(), rise, fall, np.maximum))
-            return torch.from_numpy(np.stack(levels, 1)), torch.from_numpy(levels[-1])
+            frames = power.numpy().T
+            followed = np.empty_like(frames)
+            for k, now in enumerate(_follow(frames, level.numpy(), rise, fall, np.maximum)):
+                followed[k] = now
+            return torch.from_numpy(followed.T), torch.from_numpy(followed[-1])
         if power.device.type == "cuda" and not power.requires_grad and (compiled := _compiled()) is not None:
-            followed = compiled.levels_of(power, level, rise, fall)
-            return followed, followed[:, -1]
+            known = compiled.levels_of(power, level, rise, fall)
+            return known, known[:, -1]
         levels = list(_follow(power.unbind(1), level, rise, fall, torch.maximum))
         return torch.stack(levels, 1), levels[-1]
 

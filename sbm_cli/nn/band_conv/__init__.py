@@ -35,17 +35,17 @@ def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Ten
     Raises ValueError if the shapes do not fit together.
     """
     parts = gain, offset, weight, bias
-    channels, size = weight.shape[:2]
-    fits = x.ndim == 4 and x.shape[-1] == channels == size * groups
-    if not fits or any(part.shape != (channels,) for part in (gain, offset, bias)):
+    channels, size, _ = weight.shape
+    vectors = gain.shape == offset.shape == bias.shape == (channels,)
+    if not (vectors and x.ndim == 4 and x.shape[-1] == channels == size * groups):
         shapes = ", ".join(str(list(part.shape)) for part in (x, *parts))
         raise ValueError(f"{shapes} do not fit [batch, time, band, channel] and {groups} groups")
     if x.dtype != float64 and x.numel() and channels <= MOST and chosen(x) == "triton":
         from sbm_cli.nn.band_conv import triton
 
         return x + triton.band_conv(F.layer_norm(x, (channels,), gain, offset), weight, bias, groups)
-    plain = any(part.device.type != "cpu" or part.dtype != float32 for part in (x, *parts))
-    if plain or size % LANES or x.numel() == 0 or (cpu := _cpu()) is None:
+    known = x.dtype == gain.dtype == offset.dtype == weight.dtype == bias.dtype == float32 and x.device.type == "cpu"
+    if not known or size % LANES or x.numel() == 0 or (cpu := _cpu()) is None:
         return band_conv_reference(x, *parts, groups)
     # Without a gradient not through autograd, whose call takes as long as a short block.
     result: Tensor = (cpu.BandConv.apply if differentiates(x, *parts) else cpu.convolved)(x, *parts)

@@ -389,7 +389,7 @@ def convolved(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Ten
     """x [batch, time, band, channel]; weight [channel, channels of a group, kernel]; the others [channel]."""
     batch, time, bands, channels = x.shape
     size, kernel = weight.shape[1:]
-    y = torch.empty(x.shape)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
     run, _ = _kernels(kernel, channels, size)
     scratch, frames = (bands + kernel - 1) * channels, batch * time
     _run(run, -(-frames // UNIT), scratch, frames, bands, _array(x), *_arrays(gain, offset, weight, bias), _array(y))

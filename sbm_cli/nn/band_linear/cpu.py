@@ -229,7 +229,7 @@ def backward(
 def mapped(x: Tensor, *weights: Tensor) -> Tensor:
     """Weights as in `band_linear`, but bias [squeezed, band] and expand [squeezed, channel]."""
     batch, time, bands, channels = x.shape
-    frames, y = batch * time, torch.empty(x.shape)
+    frames, y = batch * time, torch.empty_like(x, memory_format=torch.contiguous_format)
     scratch = bands * (channels + 1 + 3 * len(weights[0])) + ROWS * max(channels, bands) * LANES
     _run(forward, -(-frames // UNIT), scratch, frames, bands, _array(x), *_arrays(*weights), _array(y))
     return y

@@ -308,7 +308,7 @@ def store4(array, at, apart, values):
 
 
 @_compiled
-def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, skip, z, h, kept, y, scratch):
+def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, skip, z, before, h, kept, y, scratch):
     channels, size = skip.size, rates.size
     states, segments = size // channels, (frames + SEGMENT - 1) // SEGMENT
     rank = weight.size // channels
@@ -316,6 +316,7 @@ def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, s
         for segment in range(segments):
             start = segment * SEGMENT
             length = min(SEGMENT, frames - start)
+            known = h if segment else before
             for sequence in range(group, min(group + CHUNK, last)):
                 u_base = origin(u, bands, sequence, start)
                 dt_base = origin(dt, bands, sequence, start)
@@ -324,7 +325,7 @@ def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, s
                 state = sequence * size
                 if kept.size > 0:
                     for i in range(0, size, LANES):
-                        store(kept, (sequence * segments + segment) * size + i, load(h, state + i))
+                        store(kept, (sequence * segments + segment) * size + i, load(known, state + i))
                 for k in range(length):
                     for i in range(0, channels, LANES):
                         at = FORWARD_ROWS * (SEGMENT * i + k * LANES)
@@ -341,7 +342,7 @@ def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, s
                     for i in range(0, channels, LANES):
                         j = n * channels + i
                         a0, a1, a2, a3 = load4(rates, j, channels)
-                        h0, h1, h2, h3 = load4(h, state + j, channels)
+                        h0, h1, h2, h3 = load4(known, state + j, channels)
                         at = FORWARD_ROWS * SEGMENT * i
                         bn = origin(b, bands, sequence, start) + n
                         cn = origin(c, bands, sequence, start) + n
@@ -675,12 +676,12 @@ def product(x, rows, inputs, weight, outputs, out):
 
 @_compiled
 def mamba_forward(
-    batch, frames, bands, x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, skip, out_proj, h,
-    out, after, scratch,
+    batch, frames, bands, x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, skip, out_proj, h_before,
+    out, after, h, scratch,
 ):  # fmt: skip
     """Run a whole block on few rows; the projections are packed, and what they multiply lies row after row.
 
-    h goes on to the last frame, in place; after: the last inputs of the convolution, as `before`.
+    after: the last inputs of the convolution, as `before`.
     """
     rows, inner = batch * frames * bands, skip.size
     channels, states, rank = in_proj.size // (2 * inner), rates.size // inner, weight.size // inner
@@ -697,7 +698,7 @@ def mamba_forward(
     scan_forward(
         0, batch * bands, bands, frames, Rows(u, beside), Rows(low, short), weight, bias, rates,
         Rows(low[rank:], short), Rows(low[rank + states :], short), skip, Rows(wide[inner:], apart),
-        h, scratch[:0], Rows(y, beside), rest,
+        h_before, h, scratch[:0], Rows(y, beside), rest,
     )  # fmt: skip
     product(y, rows, inner, out_proj, channels, out)
     for sequence in range(batch * bands):
@@ -721,14 +722,14 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 def _run(kernel: Any, count: int, scratch: int, *args: Any, serial: bool = False) -> None:
     """Call kernel(first, last, *args, scratch) for ranges of `count` sequences, each thread taking whole chunks."""
     chunks = -(-count // CHUNK)
-    threads = 1 if serial else min(torch.get_num_threads(), chunks)
+    threads = 1 if serial or chunks == 1 else min(torch.get_num_threads(), chunks)
+    if threads == 1:
+        kernel(0, count, *args, np.empty(scratch, np.float32))
+        return
 
     def work(first: int, last: int) -> None:
         kernel(first, last, *args, np.empty(scratch, np.float32))
 
-    if threads == 1:
-        work(0, count)
-        return
     parts = min(chunks, 4 * threads)
     edges = [min(count, CHUNK * -(-chunks * i // parts)) for i in range(parts + 1)]
     list(_pool(os.getpid(), threads).map(work, edges[:-1], edges[1:]))
@@ -767,20 +768,20 @@ NOTHING = torch.empty(0)
 
 
 def _scan(
-    shape: torch.Size, dtype: torch.dtype, rows: Sequence[Rows], arrays: Sequence[Any], h: Tensor, train: bool
-) -> tuple[Tensor, Tensor]:
-    """Return y and the states that backward starts its segments from; h goes on to the last frame, in place.
+    shape: torch.Size, dtype: torch.dtype, rows: Sequence[Rows], arrays: Sequence[Any], before: Tensor, train: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the states after the last frame, and those that backward starts its segments from.
 
     shape, dtype: of u and y; rows: u, dt, B, C, z; arrays: weight, bias, rates, D; both as in `_Scan`.
     """
     (batch, time, band, channel), (u, dt, B, C, z), (weight, bias, rates, D) = shape, rows, arrays
     kept = torch.empty(batch * band * -(-time // SEGMENT) * rates.size if train else 0)
-    y = torch.empty(shape, dtype=dtype)
+    y, h = torch.empty(shape, dtype=dtype), torch.empty(before.shape)
     inputs = u, dt, weight, bias, rates, B, C, D, z
     scratch, serial = FORWARD_ROWS * SEGMENT * channel, y.numel() < SERIAL
-    outputs = _array(h), _array(kept), *_parts(y, channel)
+    outputs = _array(before), _array(h), _array(kept), *_parts(y, channel)
     _run(scan_forward, batch * band, scratch, band, time, *inputs, *outputs, serial=serial)
-    return y, kept
+    return y, h, kept
 
 
 def _scan_gradients(
@@ -819,9 +820,8 @@ class _Scan(torch.autograd.Function):
         h: Tensor,
         train: bool,
     ) -> tuple[Tensor, Tensor]:
-        h = h.clone(memory_format=torch.contiguous_format)
         rows, arrays = map(_rows, (u, dt, B, C, z)), map(_array, (NOTHING, NOTHING, rates, D))
-        y, kept = _scan(u.shape, u.dtype, tuple(rows), tuple(arrays), h, train)
+        y, h, kept = _scan(u.shape, u.dtype, tuple(rows), tuple(arrays), h, train)
         ctx.save_for_backward(u, dt, rates, B, C, D, z, kept)
         return y, h
 
@@ -885,16 +885,16 @@ def _few(
     """
     batch, time, band, _ = x.shape
     taps, conv_bias, weight, bias, rates, D = arrays
-    out, after, h = torch.empty(x.shape), torch.empty(before.shape), h.clone(memory_format=torch.contiguous_format)
+    out, after, h_after = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in (x, before, h))
     in_proj, x_proj, out_proj = packed
     inner = D.size
     most = max(CHUNK * (2 * TAPS - 2), FORWARD_ROWS * SEGMENT) * inner
     scratch = np.empty(batch * time * band * (4 * inner + x_proj.size // inner) + most, np.float32)
     mamba_forward(
-        batch, time, band, _array(x), in_proj, taps, conv_bias, _array(before), x_proj, weight, bias, rates, D, out_proj,
-        _array(h), _array(out), _array(after), scratch,
+        batch, time, band, _array(x), in_proj, taps, conv_bias, _array(before), x_proj, weight, bias, rates, D,
+        out_proj, _array(h), _array(out), _array(after), _array(h_after), scratch,
     )  # fmt: skip
-    return out, after, h
+    return out, after, h_after
 
 
 def _mamba(
@@ -921,7 +921,6 @@ def _mamba(
     output, the inputs of the convolution and the last states; and what backward needs.
     """
     x, in_proj, x_proj, out_proj = (part.to(dtype) for part in (x, in_proj, x_proj, out_proj))
-    h = h.clone(memory_format=torch.contiguous_format)
     inner, rank, state = len(D), len(step_weight), len(rates)
     shape = torch.Size((*x.shape[:3], inner))
     wide = F.linear(x, in_proj)
@@ -929,7 +928,7 @@ def _mamba(
     u = _conv(shape, dtype, v, arrays[:2], before)
     narrow = F.linear(u, x_proj).float()
     low, B, C = _parts(narrow, rank, state, state)
-    y, kept = _scan(shape, dtype, (*_parts(u, inner), low, B, C, z), arrays[2:], h, train)
+    y, h, kept = _scan(shape, dtype, (*_parts(u, inner), low, B, C, z), arrays[2:], h, train)
     weights = in_proj, taps, conv_bias, before, x_proj, step_weight, step_bias, rates, D, out_proj
     after = _ending(wide[..., :inner], before)
     return (F.linear(y, out_proj), after, h), (x, wide, u, narrow, y, kept, *weights)
@@ -1044,7 +1043,8 @@ def mamba(
     (taps, conv_bias, step_weight, step_bias, rates, D), arrays = _turned(*conv, *dt_proj, A, D)
     tensors = x, in_proj, taps, conv_bias, before, x_proj, step_weight, step_bias, rates, D, out_proj, h
     train = differentiates(*tensors)
-    if not train and x.shape[:3].numel() <= FEW and dtype == torch.float32 and x.dtype == torch.float32:
+    few = not train and x.shape[:3].numel() <= FEW and x.shape[-1] % LANES == 0
+    if few and dtype == x.dtype == torch.float32:
         y, after, h = _few(x, _packed(in_proj, x_proj, out_proj), before, h, arrays)
         return y, (after.transpose(-1, -2), h.transpose(-1, -2))
     # Without a gradient not through autograd, whose call takes as long as a short block.
