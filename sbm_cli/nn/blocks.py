@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sbm_cli.nn.band_conv import band_conv
 from sbm_cli.nn.band_linear import band_linear
 from sbm_cli.nn.constant import of_weights
+from sbm_cli.nn.cross_band import cross_band
 from sbm_cli.nn.mamba import Mamba, MambaCarry
 
 
@@ -70,10 +71,13 @@ class FrequencyConv(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.conv = nn.Conv1d(channels, channels, kernel, groups=groups)
 
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what `band_conv` takes beside x and the groups."""
+        assert self.conv.bias is not None  # as nn.Conv1d declares it
+        return self.norm.weight, self.norm.bias, self.conv.weight, self.conv.bias
+
     def forward(self, x: Tensor) -> Tensor:
-        norm, conv = self.norm, self.conv
-        assert conv.bias is not None  # as nn.Conv1d declares it
-        return band_conv(x, norm.weight, norm.bias, conv.weight, conv.bias, conv.groups)
+        return band_conv(x, *self.weights(), self.conv.groups)
 
 
 class FullBandLinear(nn.Module):
@@ -87,10 +91,13 @@ class FullBandLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(bands, squeezed))
         self.unsqueeze = nn.Linear(squeezed, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return what `band_linear` takes beside x."""
         squeeze = _after_norm(self.squeeze.weight, self.squeeze.bias, self.norm.weight, self.norm.bias)
-        expand, expand_bias = self.unsqueeze.weight, self.unsqueeze.bias
-        return band_linear(x, *squeeze, self.weight, self.bias, expand, expand_bias)
+        return *squeeze, self.weight, self.bias, self.unsqueeze.weight, self.unsqueeze.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return band_linear(x, *self.weights())
 
 
 @of_weights
@@ -109,8 +116,10 @@ class CrossBandBlock(nn.Module):
         self.conv2 = FrequencyConv(channels, kernel, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv2(self.full(self.conv1(x)))
-        return y
+        y: Tensor | None = None
+        if not torch.is_grad_enabled():
+            y = cross_band(x, *self.conv1.weights(), *self.full.weights(), *self.conv2.weights())
+        return self.conv2(self.full(self.conv1(x))) if y is None else y
 
 
 class NarrowBandBlock(nn.Module):

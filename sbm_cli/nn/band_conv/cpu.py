@@ -387,16 +387,24 @@ def _packed(weight: Tensor) -> Any:
 
 def convolved(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x [batch, time, band, channel]; weight [channel, channels of a group, kernel]; the others [channel]."""
-    batch, time, bands, channels = x.shape
-    size, kernel = weight.shape[1:]
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    run, _ = _kernels(kernel, channels, size)
-    scratch, frames = (bands + kernel - 1) * channels, batch * time
-    _run(run, -(-frames // UNIT), scratch, frames, bands, _array(x), *_arrays(gain, offset, weight, bias), _array(y))
+    stage(gain, offset, weight, bias)(*x.shape[:3], _array(x), _array(y))
     return y
 
 
 @of_weights
+def stage(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Callable[..., None]:
+    """Return the kernel with its weights at hand, to be called with batch, time, bands, x and y, both flat arrays."""
+    channels, size, kernel = weight.shape
+    (run, _), arrays = _kernels(kernel, channels, size), _arrays(gain, offset, weight, bias)
+
+    def convolve(batch: int, time: int, bands: int, x: Any, y: Any) -> None:
+        frames, scratch = batch * time, (bands + kernel - 1) * channels
+        _run(run, -(-frames // UNIT), scratch, frames, bands, x, *arrays, y)
+
+    return convolve
+
+
 def _arrays(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> tuple[Any, ...]:
     return _array(gain), _array(offset), _packed(weight), _array(bias)
 

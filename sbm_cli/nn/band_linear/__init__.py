@@ -35,14 +35,14 @@ def band_linear(
     if x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() and (cpu := _cpu()) is not None:
         if x.shape[2] % cpu.LANES == x.shape[3] % cpu.LANES == len(squeeze) % cpu.ROWS == 0:
             run = cpu.BandLinear.apply if differentiates(x, *parts) else cpu.mapped
-            bias, expand = _turned(bias, expand)
-            result: Tensor = run(x, squeeze, squeeze_bias, weight, bias, expand, expand_bias)
+            result: Tensor = run(x, squeeze, squeeze_bias, weight, *turned(bias, expand), expand_bias)
             return result
     return band_linear_reference(x, *parts)
 
 
 @of_weights
-def _turned(bias: Tensor, expand: Tensor) -> tuple[Tensor, Tensor]:
+def turned(bias: Tensor, expand: Tensor) -> tuple[Tensor, Tensor]:
+    """Return bias [squeezed, band] and expand [squeezed, channel], as the compiled kernels want them."""
     return bias.t().contiguous(), expand.t().contiguous()
 
 

@@ -10,6 +10,7 @@ The vectors come from the scan's file: after an edit there, empty this folder's 
 # (kernels carry no annotations: Numba types them)
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -228,16 +229,22 @@ def backward(
 
 def mapped(x: Tensor, *weights: Tensor) -> Tensor:
     """Weights as in `band_linear`, but bias [squeezed, band] and expand [squeezed, channel]."""
-    batch, time, bands, channels = x.shape
-    frames, y = batch * time, torch.empty_like(x, memory_format=torch.contiguous_format)
-    scratch = bands * (channels + 1 + 3 * len(weights[0])) + ROWS * max(channels, bands) * LANES
-    _run(forward, -(-frames // UNIT), scratch, frames, bands, _array(x), *_arrays(*weights), _array(y))
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    stage(*weights)(*x.shape[:3], _array(x), _array(y))
     return y
 
 
 @of_weights
-def _arrays(*weights: Tensor) -> tuple[Any, ...]:
-    return tuple(map(_array, weights))
+def stage(*weights: Tensor) -> Callable[..., None]:
+    """Return the kernel with its weights at hand, to be called with batch, time, bands, x and y, both flat arrays."""
+    arrays, (size, channels) = tuple(map(_array, weights)), weights[0].shape
+
+    def mix(batch: int, time: int, bands: int, x: Any, y: Any) -> None:
+        frames = batch * time
+        scratch = bands * (channels + 1 + 3 * size) + ROWS * max(channels, bands) * LANES
+        _run(forward, -(-frames // UNIT), scratch, frames, bands, x, *arrays, y)
+
+    return mix
 
 
 class BandLinear(torch.autograd.Function):
