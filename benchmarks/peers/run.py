@@ -58,6 +58,7 @@ class System:
 
 SYSTEMS = (
     System("sbm", "sbm-tiny", "", True),
+    System("sbm-small", "sbm-small, the default", "", True),
     System("sbm-eager", "sbm-tiny, plain PyTorch", "", False),  # the same output, and of the next
     System("sbm-published", "sbm-tiny, its Mamba as published for the CPU", "", False),
     System("nsnet2", "NSNet2-shaped, onnxruntime (random)", "peers", False),

@@ -43,11 +43,15 @@ def warm_up_file(seconds: float) -> Path:
     return path
 
 
-def sbm() -> Run:
+def sbm(model: str = "sbm-tiny") -> Run:
     from sbm_cli import Enhancer
 
-    enhancer = Enhancer.load(device="cpu")
+    enhancer = Enhancer.load(model, device="cpu")
     return on_arrays(lambda samples: enhancer.enhance(samples, RATE))
+
+
+def sbm_small() -> Run:
+    return sbm("sbm-small")
 
 
 def sbm_eager() -> Run:
@@ -225,6 +229,7 @@ def arnndn() -> Run:
 
 SYSTEMS: dict[str, Callable[[], Run]] = {
     "sbm": sbm,
+    "sbm-small": sbm_small,
     "sbm-eager": sbm_eager,
     "sbm-published": sbm_published,
     "nsnet2": nsnet2,
