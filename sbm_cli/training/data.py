@@ -44,6 +44,7 @@ class Clip:
     start: int = 0
     samples: int = 0
     gain: float = 0.0
+    speed: float = 1.0  # of an utterance that is there at several
 
     @property
     def minutes(self) -> float:
@@ -83,12 +84,14 @@ def open_corpus(
     speech: Sequence[Path] = (),
     noise: Sequence[Path] = (),
     rir: Sequence[Path] = (),
+    speeds: Sequence[float] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Corpus:
     """Open the recordings of manifests and of plain folders, decoding them into `cache` at the first time.
 
     manifests: CSV files with the columns `COLUMNS` (path and kind are enough), paths relative to the manifest.
     speech, noise, rir: folders searched recursively, any rate; 5 % of their files are `valid`, the rest `train`.
+    speeds: the speech of `train` is there at these speeds as well, faster and higher or slower and lower, as other voices.
     cache: needs 115 MB per hour of audio. progress is called with (files done, files in all).
 
     Raises ConfigError for a manifest that does not hold together or a folder without audio, AudioError for a
@@ -99,6 +102,10 @@ def open_corpus(
         clips += [clip for folder in folders for clip in _read_folder(Path(folder), kind)]
     if not clips:
         raise ConfigError("no training data was named", "give a manifest, or folders for speech and noise")
+    report = report_set()
+    clips = [set_aside(clip, report) for clip in clips]
+    voices = [clip for clip in clips if clip.kind == "speech" and clip.split == "train"]
+    clips += [_at_speed(clip, speed) for speed in speeds for clip in voices]
     digest = hashlib.sha256(f"corpus {CACHE_VERSION}".encode())
     for clip in clips:
         stat = os.stat(clip.path)
@@ -114,8 +121,7 @@ def open_corpus(
                     progress(min(first + 64, len(clips)), len(clips))
 
     records, store = cached_store(cache, f"corpus-{digest.hexdigest()[:16]}", decode)
-    report = report_set()
-    found = [set_aside(Clip(**record), report) for record in records]  # type: ignore[arg-type]
+    found = [Clip(**record) for record in records]  # type: ignore[arg-type]
     return Corpus([c for c in found if c.samples], store, [c.path for c in found if not c.samples])
 
 
@@ -189,6 +195,11 @@ def set_aside(clip: Clip, report: Mapping[str, frozenset[str]]) -> Clip:
     return replace(clip, split="report") if clip.split == "train" and name in report[key] else clip
 
 
+def _at_speed(clip: Clip, speed: float) -> Clip:
+    """Return an utterance as another voice says it."""
+    return replace(clip, speed=speed, speaker=f"{clip.speaker or clip.source}@{speed}", group=f"{clip.group}@{speed}")
+
+
 def _complete(store_path: Path, index_path: Path) -> bool:
     try:
         total = json.loads(index_path.read_text(encoding="utf-8"))["total"]
@@ -248,8 +259,11 @@ def _read_folder(folder: Path, kind: str) -> list[Clip]:
     ]
 
 
-def _decode(clip: Clip) -> tuple[NDArray[np.int16], float]:
-    """Return a recording as int16 with its peak at full scale, and the gain that restores its level."""
+def decode(clip: Clip) -> Samples:
+    """Read a recording as it is, at the clip's speed: one channel at 16 kHz, float32 [samples].
+
+    Raises AudioError if it cannot be decoded.
+    """
     import soundfile
     import soxr
 
@@ -259,8 +273,14 @@ def _decode(clip: Clip) -> tuple[NDArray[np.int16], float]:
         raise AudioError(f"{clip.path}: cannot be decoded ({error})", "remove it or convert it to WAV") from error
     mono = audio[:, 0] if clip.kind == "rir" else audio.mean(axis=1, dtype=np.float32)  # summed responses would comb
     mono = np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
-    if rate != RATE:
-        mono = soxr.resample(mono, rate, RATE, quality="HQ")
+    if rate != RATE or clip.speed != 1:
+        mono = soxr.resample(mono, rate * clip.speed, RATE, quality="HQ")
+    return mono
+
+
+def _decode(clip: Clip) -> tuple[NDArray[np.int16], float]:
+    """Return a recording as int16 with its peak at full scale, and the gain that restores its level."""
+    mono = decode(clip)
     if clip.kind == "noise":  # ESC clips are padded with digital silence
         loud = np.flatnonzero(np.abs(mono) > 1e-4)
         mono = mono[loud[0] : loud[-1] + 1] if len(loud) else mono[:0]

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sbm_cli.checkpoint import load
 from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
@@ -27,7 +26,17 @@ from sbm_cli.training.logs import Logs, read_scores
 from sbm_cli.training.objective import batch_loss
 from sbm_cli.training.optimizer import Optimizer, learning_rate
 from sbm_cli.training.sources import Sources, batches, open_sources
-from sbm_cli.training.state import BEST, LAST, check, check_start, make_folder, restore, write_checkpoint, write_model
+from sbm_cli.training.state import (
+    BEST,
+    LAST,
+    begin_with,
+    check,
+    check_start,
+    make_folder,
+    restore,
+    write_checkpoint,
+    write_model,
+)
 from sbm_cli.training.validation import Score, validate
 
 
@@ -138,7 +147,7 @@ class _Training:
         last = output / LAST
         tuned = start is not None and not last.exists()
         if start is not None and tuned:
-            self.network.load_state_dict(load(start)[0].state_dict())
+            begin_with(start, self.network)
         scaled = config.loop.precision == "float16"
         self.optimizer = Optimizer(self.network.to(engine.device), config.optimizer, scaled)
         self.step, self.best = restore(last, self.optimizer) if last.exists() else (0, math.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from sbm_cli.training.filters import (
     through_room,
 )
 from sbm_cli.training.material import Material, draw_colour, lay, pieces_in, synthetic
-from sbm_cli.training.random import COLOURED, FLOOR, MIXTURE, SECOND_TALKER, Draws, Rows, rows_of
+from sbm_cli.training.random import COLOURED, FLOOR, KEEP_ROOM, MIXTURE, SECOND_TALKER, Draws, Rows, rows_of, uniforms
 from sbm_cli.training.rooms import Responses, RoomBank
 
 USUAL_POWER = 10 ** (LEVEL_DBFS / 10)
@@ -50,6 +50,11 @@ class MixConfig:
     level_dbfs: tuple[float, float] = (-40.0, -15.0)  # active RMS of the input
     p_second_talker: float = 0.0  # another speaker talks too, from another place of the room, and stays in the target
     second_talker_db: tuple[float, float] = (-10.0, 5.0)  # active power beside the first one's
+    p_keep_room: float = 0.0  # the target is the reverberant speech without the noise, and the network is told so
+    p_level_step: float = 0.0  # from some moment on everything is louder or softer
+    level_step_db: tuple[float, float] = (-30.0, 20.0)
+    p_offset: float = 0.0  # an offset of the input,
+    offset: float = 0.1  # of at most so much of full scale
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -92,7 +97,8 @@ class Mixer:
         self.device = torch.device(device)
         self._material = Material(corpus, split, config.min_speech_snr_db, self.device)
         self._rooms = Responses(rooms, self.device)
-        self._config = config
+        # What is validated is always the direct sound.
+        self._config = config if split == "train" else replace(config, p_keep_room=0.0)
         self._stream = MIXTURE + 10 * SPLITS.index(split)
 
     def batch(self, seed: int, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -103,6 +109,8 @@ class Mixer:
         kind = draws.uniform()
         reverberant = (kind >= config.p_clean) & (kind < config.p_clean + config.p_reverb)
         pair = self._speech(draws, reverberant)
+        if config.p_keep_room:
+            pair[:, 1] = torch.where(keep_room(config, seed, step, keys)[:, None], pair[:, 0], pair[:, 1])
         noise = self._noise(draws)
         index = self._rooms.draw(draws, config.p_measured)
         change(
@@ -122,6 +130,8 @@ class Mixer:
             draws.chance(config.p_band_limit),
             lambda rows: band_limited(pair[rows], low_hz[rows], high_hz[rows]),
         )
+        if config.p_level_step:
+            pair *= level_step(draws, config, n)[:, None]
         return self._at_level(draws, *pair.unbind(1))
 
     def _speech(self, draws: Draws, reverberant: Tensor) -> Tensor:
@@ -184,7 +194,23 @@ class Mixer:
         gain = torch.minimum(gain, 0.99 / peak.clamp_min(1e-10))[:, None]  # clipping comes from p_clipped only
         under = db_ratio(-draws.uniform(*config.clip_db) * draws.chance(config.p_clipped))
         ceiling = (peak * under)[:, None]
-        return torch.clamp(noisy, -ceiling, ceiling) * gain, clean * gain
+        noisy = torch.clamp(noisy, -ceiling, ceiling) * gain
+        if config.p_offset:
+            noisy = noisy + (draws.uniform(-config.offset, config.offset) * draws.chance(config.p_offset))[:, None]
+        return noisy, clean * gain
+
+
+def keep_room(config: MixConfig, seed: int, step: int, items: Tensor) -> Tensor:
+    """Return which items [items] ask for the reverberant speech: for the mixer, and for who tells the network."""
+    return uniforms(seed, step, items, KEEP_ROOM, 1)[:, 0] < config.p_keep_room
+
+
+def level_step(draws: Draws, config: MixConfig, samples: int) -> Tensor:
+    """Return gains [items, samples] that change within 50 ms somewhere in the middle, 1 at first."""
+    at, step_db = draws.uniform(0.1, 0.9) * samples, draws.uniform(*config.level_step_db)
+    step_db = step_db * draws.chance(config.p_level_step)
+    position = torch.arange(samples, device=at.device)
+    return db_ratio(step_db[:, None] * ((position - at[:, None]) / (0.05 * RATE)).clamp(0, 1))
 
 
 def noise_gain(speech: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:

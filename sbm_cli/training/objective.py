@@ -10,13 +10,11 @@ from torch.nn import functional as F
 
 from sbm_cli.bridge.schedule import sample_state
 from sbm_cli.checkpoint import ModelConfig
-from sbm_cli.dsp.level import frame_power
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TimeConfig, TrainConfig
 from sbm_cli.training.losses import enhancement_loss
+from sbm_cli.training.mixing import keep_room
 from sbm_cli.training.random import BRIDGE_NOISE, TIME, WARM_LEVEL, normals, rows_of, uniforms
-
-WARM_DB = 6.0  # a level from before the segment lies within so much of the segment's own
 
 
 def batch_loss(config: TrainConfig, network: Network, noisy: Tensor, clean: Tensor, step: int, items: Tensor) -> Tensor:
@@ -28,13 +26,15 @@ def batch_loss(config: TrainConfig, network: Network, noisy: Tensor, clean: Tens
     at_end, t = uniforms(config.seed, step, items, TIME, 2).unbind(1)
     t = draw_time(config.time, step, config.steps, at_end, t)
     warm, gain = uniforms(config.seed, step, items, WARM_LEVEL, 2).unbind(1)
-    start = torch.where(warm < config.warm_level, 10 ** (0.1 * WARM_DB * (2 * gain - 1)), 0.0)
+    low, high = config.warm_level_db
+    start = torch.where(warm < config.warm_level, 10 ** (0.1 * (low + (high - low) * gain)), 0.0)
     y, x0, level = prepare(model, noisy, clean, start)
     noise = torch.zeros_like(y)  # at t = 1 it has no weight
     rows = rows_of(t < 1)
     parts = normals(config.seed, step, items[rows], BRIDGE_NOISE, 2 * y[0].numel()).reshape(*noise[rows].shape, 2)
     noise[rows] = torch.view_as_complex(parts) * 0.5**0.5  # E|noise|² = 1
-    estimate = predict(config, network, sample_state(model.schedule, x0, y, t, noise), y, t)
+    room = keep_room(config.mix, config.seed, step, items).float() if config.mix.p_keep_room else None
+    estimate = predict(config, network, sample_state(model.schedule, x0, y, t, noise), y, t, room)
     return enhancement_loss(config.loss, model.stft, model.compression, estimate, x0, level, clean)
 
 
@@ -53,20 +53,22 @@ def prepare(
     takes the first frame's own power.
     """
     spectra = (model.stft.forward(noisy), model.stft.forward(clean))
-    power = frame_power(spectra[0]).clamp_min(10 ** (model.level.floor_db / 10))
+    power = model.level.power(spectra[0], model.rate / model.stft.n_fft).clamp_min(10 ** (model.level.floor_db / 10))
     carry = None if start is None else torch.where(start > 0, start * power.mean(1), power[:, 0])
     level, _ = model.level.track(power, model.stft.hop / model.rate, carry)
     y, x0 = (model.compression.compress(spectrum / level.sqrt()[:, None]) for spectrum in spectra)
     return y, x0, level
 
 
-def predict(config: TrainConfig, network: Network, state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-    """Return the estimate of the clean spectrum, shaped like noisy [items, freq, frames]."""
+def predict(
+    config: TrainConfig, network: Network, state: Tensor, noisy: Tensor, t: Tensor, room: Tensor | None = None
+) -> Tensor:
+    """Return the estimate of the clean spectrum, or of what `room` asks for, shaped like noisy [items, freq, frames]."""
     late = network.config.lookahead
     if late:
         state, noisy = (F.pad(x, (0, late)) for x in (state, noisy))
     with autocast(config.loop.precision, noisy.device):
-        estimate: Tensor = network(state, noisy, t)[0][..., late:]
+        estimate: Tensor = network(state, noisy, t, None, room)[0][..., late:]
     return estimate
 
 

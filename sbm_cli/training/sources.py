@@ -83,7 +83,7 @@ def open_sources(config: TrainConfig, device: torch.device) -> Sources:
         manifests, speech, noise, rir = (
             [Path(path) for path in paths] for paths in (data.manifests, data.speech, data.noise, data.rir)
         )
-        corpus = open_corpus(cache, manifests, speech, noise, rir)
+        corpus = open_corpus(cache, manifests, speech, noise, rir, data.speeds)
         rooms = open_rooms(cache, data.rooms, ROOM_SEED, corpus)
 
     def mixers(train: Corpus, valid: Corpus, name: str) -> Sources:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sbm_cli.checkpoint import ModelConfig, load_config, save, write_atomically
+from sbm_cli.checkpoint import ModelConfig, load, load_config, save, write_atomically
 from sbm_cli.config import build, dump
 from sbm_cli.errors import ConfigError
 from sbm_cli.nn.network import Network
@@ -60,12 +60,38 @@ def check(path: Path, config: TrainConfig) -> None:
 
 
 def check_start(path: Path, config: TrainConfig) -> None:
-    """Raise ConfigError if a model cannot be trained on by a recipe: but for the name they must be of one model."""
-    found = load_config(path)
-    if replace(found, name=config.model.name) != config.model:
+    """Raise ConfigError if a model cannot be trained on by a recipe: it must be the recipe's, or have grown into it.
+
+    The name and the level may differ. A network grows by a look-ahead (and as many frames of the encoder's kernel), a
+    filter, or the wish to keep the room: see `begin_with`.
+    """
+    found, wanted = load_config(path), config.model
+    old, new = found.network, wanted.network
+    grown = replace(
+        old,
+        lookahead=max(old.lookahead, new.lookahead),
+        kernel=(old.kernel[0] + max(0, new.lookahead - old.lookahead), old.kernel[1]),
+        filter_frames=new.filter_frames if old.filter_frames == 1 else old.filter_frames,
+        filter_bins=new.filter_bins,
+        keep_room=old.keep_room or new.keep_room,
+    )
+    if replace(found, name=wanted.name, level=wanted.level, network=grown) != wanted:
         raise ConfigError(
             f"{path}: of another model than the recipe's", f"Use the recipe that {found.name} was trained with."
         )
+
+
+@torch.no_grad()
+def begin_with(path: Path, network: Network) -> None:
+    """Give a network the weights of a model file, which may be of a smaller one (see `check_start`).
+
+    What that one lacks has no effect at first: taps for frames of the future are zero, and so is a filter. The network
+    then does what the smaller one did, later by the look-ahead.
+    """
+    weights = load(path)[0].state_dict()
+    for name, tensor in network.state_dict().items():
+        if (old := weights.get(name)) is not None:
+            tensor.zero_()[tuple(map(slice, old.shape))] = old
 
 
 def tuned_model(path: Path) -> ModelConfig:

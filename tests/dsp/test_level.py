@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbm_cli.dsp.level import Level, frame_power
+from sbm_cli.dsp.stft import Stft
 
 HOP = 0.016
 
@@ -59,3 +60,12 @@ def test_frame_power_is_the_mean_over_frequencies() -> None:
 def test_refuses_an_attack_slower_than_the_release() -> None:
     with pytest.raises(ValueError):
         Level(attack=11.0, release=10.0)
+
+
+def test_an_offset_and_rumble_are_no_part_of_the_level() -> None:
+    stft, level = Stft(), Level(low_hz=80.0)
+    time = torch.arange(16000) / 16000
+    speech = 0.01 * torch.sin(2 * math.pi * 400 * time)[None]
+    powers = [level.power(stft.forward(speech + more), 31.25)[:, 2:-2] for more in (0.0, 0.1)]
+    assert powers[0].mean() == pytest.approx(powers[1].mean().item(), rel=0.5)  # 20 dB more without low_hz
+    torch.testing.assert_close(Level().power(stft.forward(speech), 31.25), frame_power(stft.forward(speech)))

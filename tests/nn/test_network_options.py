@@ -1,4 +1,4 @@
-"""Kinds of output, and a network that sees the state but not its time: each streams, folds and is causal."""
+"""Kinds of output, a filter along time, a network that sees the state but not its time: each streams, folds, is causal."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ def spectra(frames: int = 16) -> tuple[Tensor, Tensor]:
     return state, noisy
 
 
-@pytest.fixture(params=[(o, u, la) for o in OUTPUTS for u, la in ((False, 2), (True, 0))], ids=str)
+@pytest.fixture(
+    params=[
+        *({"output": output, "embedding": 4, "lookahead": 2} for output in OUTPUTS),
+        *({"output": output, "embedding": 0, "untimed": True} for output in OUTPUTS),
+        *({"embedding": 4, "filter_frames": 5, "filter_bins": 9, "lookahead": late} for late in (0, 1, 2, 4)),
+    ],
+    ids=str,
+)
 def network(request: pytest.FixtureRequest) -> Network:
-    output, untimed, lookahead = request.param
-    config = NetworkConfig(**SMALL, output=output, untimed=untimed, embedding=0 if untimed else 4, lookahead=lookahead)
-    return perturbed(config)
+    return perturbed(NetworkConfig(**SMALL, **request.param))
 
 
 def test_blocks_with_carry_equal_the_whole(network: Network) -> None:
@@ -97,3 +102,39 @@ def test_config_refuses_what_does_not_fit() -> None:
         NetworkConfig(output="masks")
     with pytest.raises(ValueError, match="set it to 0"):
         NetworkConfig(untimed=True)
+
+
+def test_the_filter_is_centred_as_far_as_the_look_ahead_allows() -> None:
+    """With taps of 1 and no mask, the estimate is the sum of the frames around it."""
+    for lookahead, around in ((0, range(-4, 1)), (1, range(-3, 2)), (3, range(-2, 3))):
+        config = NetworkConfig(**SMALL, output="direct", filter_frames=5, filter_bins=33, lookahead=lookahead)
+        network = Network(config)
+        assert network.filter is not None
+        network.skip.bias.data.fill_(40.0)  # SiLU gives it back
+        network.filter.weight.data[::2, 0, 0, 1] = 1 / 40  # real parts, from the first of the channels alone
+        _, noisy = spectra()
+        estimate, _ = network(noisy, noisy, END)
+        taps = estimate[0, 3, lookahead + 4] / sum(noisy[0, 3, 4 + k] for k in around)
+        assert abs(taps - 1) < 0.1
+
+
+def test_one_network_keeps_the_room_or_not() -> None:
+    network = perturbed(NetworkConfig(**SMALL, embedding=4, keep_room=True))
+    _, noisy = spectra()
+    dry, kept = (network(noisy, noisy, END, None, torch.full((2,), room))[0] for room in (0.0, 1.0))
+    torch.testing.assert_close(dry, network(noisy, noisy, END)[0], rtol=0, atol=1e-5)
+    assert not torch.allclose(dry, kept)
+    for room, expected in ((0.0, dry), (1.0, kept)):
+        folded = network.fold(room=room)
+        assert not folded.config.keep_room
+        torch.testing.assert_close(folded(noisy, noisy, END)[0], expected, rtol=0, atol=1e-5)
+    mixed = network(noisy, noisy, END, None, torch.tensor([0.0, 1.0]))[0]  # items of a batch ask for different things
+    torch.testing.assert_close(mixed, torch.stack([dry[0], kept[1]]), rtol=0, atol=1e-5)
+
+
+def test_only_who_was_trained_for_it_keeps_the_room() -> None:
+    _, noisy = spectra()
+    with pytest.raises(ValueError, match="not trained to keep"):
+        perturbed(NetworkConfig(**SMALL, embedding=4))(noisy, noisy, END, None, torch.ones(2))
+    with pytest.raises(ValueError, match="needs an embedding"):
+        NetworkConfig(**SMALL, embedding=0, keep_room=True)

@@ -182,3 +182,18 @@ def test_missing_places_are_named_with_a_hint(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as found:
             make()
         assert found.value.hint
+
+
+def test_speeds_make_further_voices_to_train_with(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    tone(tmp_path / "b.wav")
+    tone(tmp_path / "n.wav")
+    aside = next(iter(data.report_set()["speakers"]))
+    rows = [row("a.wav", speaker="anna"), row("a.wav", speaker="eve", split="valid"), row("a.wav", speaker=aside)]
+    rows += [row("b.wav"), row("n.wav", "noise")]
+    corpus = open_corpus(tmp_path / "cache", [manifest(tmp_path, rows)], speeds=[0.8])
+    slow = [clip for clip in corpus.clips if clip.speed != 1]
+    assert len(corpus.clips) == 7 and [clip.speaker for clip in slow] == ["anna@0.8", "manifest@0.8"]
+    assert all(clip.split == "train" and clip.samples == pytest.approx(1.25 * RATE, abs=30) for clip in slow)
+    audio = corpus.clip(corpus.clips.index(slow[0]))
+    assert np.abs(np.fft.rfft(audio)).argmax() * RATE / len(audio) == pytest.approx(0.8 * 440, abs=1)

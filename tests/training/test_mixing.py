@@ -30,7 +30,7 @@ from sbm_cli.training.material import (
     pieces_in,
     synthetic,
 )
-from sbm_cli.training.mixing import MixConfig, Mixer, change, noise_gain
+from sbm_cli.training.mixing import MixConfig, Mixer, change, keep_room, noise_gain
 from sbm_cli.training.random import Draws
 from sbm_cli.training.rooms import Room, RoomBank, scaled, simulate_room
 
@@ -481,3 +481,35 @@ def test_a_recipe_out_of_range_is_refused(changed: dict[str, object]) -> None:
     with pytest.raises(ConfigError) as found:
         MixConfig(**changed)  # type: ignore[arg-type]
     assert str(next(iter(changed))) in found.value.message and found.value.hint
+
+
+def test_who_asks_for_the_room_gets_it_without_the_noise(corpus: Corpus, rooms: RoomBank) -> None:
+    config = replace(DRY, p_reverb=1.0)
+    asked = replace(config, p_keep_room=0.5)
+    wish = keep_room(asked, 3, 4, torch.arange(16))
+    assert 3 < wish.sum() < 13
+    noisy, direct = Mixer(corpus, rooms, config).batch(3, 4, range(16))
+    same, target = Mixer(corpus, rooms, asked).batch(3, 4, range(16))
+    assert torch.equal(noisy, same) and torch.equal(target[~wish], direct[~wish])
+    _, wet = Mixer(corpus, rooms, replace(config, p_reverb_only=1.0)).batch(3, 4, range(16))
+    assert not torch.allclose(target[wish], direct[wish], atol=1e-3)
+    for row in wish.nonzero()[:, 0]:  # the reverberant speech, up to the level of the input
+        quiet = Mixer(corpus, rooms, replace(config, p_reverb_only=1.0)).batch(3, 4, [int(row)])[0][0]
+        assert torch.corrcoef(torch.stack([target[row], quiet]))[0, 1] > 0.999
+    _, valid = Mixer(corpus, rooms, replace(asked, p_keep_room=1.0), "valid").batch(3, 4, range(4))
+    assert torch.equal(valid, Mixer(corpus, rooms, config, "valid").batch(3, 4, range(4))[1])
+
+
+def test_level_steps_and_offsets(corpus: Corpus, rooms: RoomBank) -> None:
+    config = replace(DRY, p_level_step=1.0, level_step_db=(-20.0, -20.0), snr_db=(60.0, 60.0), p_synthetic=1.0)
+    before, after = (Mixer(corpus, rooms, c).batch(3, 4, range(8)) for c in (replace(config, p_level_step=0.0), config))
+    for (plain, _), (stepped, clean) in zip(zip(*before, strict=True), zip(*after, strict=True), strict=True):
+        gain = stepped / plain
+        loud = plain.abs() > 0.2 * plain.abs().max()
+        ends = gain[loud][:20].median(), gain[loud][-20:].median()
+        assert 20 * math.log10(ends[0] / ends[1]) == pytest.approx(20, abs=0.5)
+        assert torch.corrcoef(torch.stack([stepped, clean]))[0, 1] > 0.999  # the target is louder and softer with it
+    offset, clean = Mixer(corpus, rooms, replace(config, p_offset=1.0)).batch(3, 4, range(8))
+    assert torch.equal(clean, after[1])
+    moved = (offset - after[0]).std(1), (offset - after[0]).mean(1).abs()
+    assert moved[0].max() < 1e-6 and 0.01 < moved[1].max() <= 0.1

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sbm_cli.checkpoint import load
+from sbm_cli.checkpoint import load, save
 from sbm_cli.config import dump
 from sbm_cli.errors import ConfigError
 from sbm_cli.nn.network import Network, NetworkConfig
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.loop import train
 from sbm_cli.training.optimizer import Optimizer
-from sbm_cli.training.state import LAST, check, make_folder, write_checkpoint
+from sbm_cli.training.state import LAST, begin_with, check, check_start, make_folder, write_checkpoint
 
 # Each trial is a fork, so that one process pays for the imports; every step writes a checkpoint.
 KILLED = """
@@ -101,3 +101,33 @@ def test_a_checkpoint_of_a_million_parameters_comes_home(recipe: TrainConfig, tm
     write_checkpoint(tmp_path, large, Optimizer(network, large.optimizer), 3, 1.5)
     size = (tmp_path / LAST).stat().st_size
     assert size < 16 * parameters * 1.02 + 200_000
+
+
+GROWN = {"lookahead": 2, "kernel": (5, 16), "filter_frames": 5, "keep_room": True}
+
+
+def test_a_grown_network_begins_as_the_small_one_was(recipe: TrainConfig, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = Network(recipe.model.network)
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    save(small, recipe.model, tmp_path / "toy.safetensors")
+    model = replace(recipe.model, name="more", network=replace(recipe.model.network, **GROWN))
+    check_start(tmp_path / "toy.safetensors", replace(recipe, model=model))
+    grown = Network(model.network)
+    begin_with(tmp_path / "toy.safetensors", grown)
+    noisy = torch.randn(1, 257, 12, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+    small, end = load(tmp_path / "toy.safetensors")[0], torch.ones(1)
+    # Begun in silence, as the one that waits for its future has: its first two frames are none.
+    silent = torch.nn.functional.pad(noisy, (2, 0))
+    expected, found = small(silent, silent, end)[0], grown(noisy, noisy, end)[0]
+    torch.testing.assert_close(found, expected[..., :12], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"lookahead": 2}, {"kernel": (5, 16)}, {"channels": 16}, {"output": "mask"}])
+def test_what_has_not_grown_into_a_recipe_is_refused(change: dict, recipe: TrainConfig, tmp_path: Path) -> None:
+    save(Network(recipe.model.network), recipe.model, tmp_path / "toy.safetensors")
+    model = replace(recipe.model, network=replace(recipe.model.network, **change))
+    with pytest.raises(ConfigError, match="another model"):
+        check_start(tmp_path / "toy.safetensors", replace(recipe, model=model))

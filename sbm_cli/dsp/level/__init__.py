@@ -23,15 +23,21 @@ class Level:
     """Recursive mean of the frames' power with a fast attack and a slow release.
 
     attack, release: time constants in seconds; floor_db: the smallest level in dB of full scale, for silence.
+    low_hz: what lies below is no part of the level: an offset, a rumble.
     """
 
     attack: float = 0.075
     release: float = 10.0
     floor_db: float = -60.0
+    low_hz: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.attack <= self.release:
             raise ValueError(f"need 0 < attack <= release, got {self}")
+
+    def power(self, spectrum: Tensor, bin_hz: float) -> Tensor:
+        """Return the mean power of every frame of a spectrum [batch, freq, frames], from low_hz on: [batch, frames]."""
+        return frame_power(spectrum[:, math.ceil(self.low_hz / bin_hz) :])
 
     def track(self, power: Tensor, frame_seconds: float, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the level of every frame and of the last one.

@@ -1,0 +1,129 @@
+"""Speech made fit to be a target: cleaned, scored, and left out where it stays poor.
+
+A network cannot learn what its targets do not have: what hisses in them, hisses in its output.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sbm_cli.training.corpora import write_manifest
+from sbm_cli.training.data import RATE, Clip, Samples, decode, read_manifest
+
+MANIFEST, SCORES = "manifest.csv", "scores.csv"
+COLUMNS = ("path", "before", "after")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What became of a recording; before, after: its scores, NaN if it was not scored; kept: for training."""
+
+    clip: Clip
+    before: float
+    after: float
+    kept: bool
+
+
+def curate(
+    manifests: Sequence[Path],
+    output: Path,
+    clean: Callable[[str, Samples], Samples] | None,
+    score: Callable[[Samples], float] | None,
+    *,
+    limit_db: float = 12.0,
+    least: float = 0.0,
+    without: Sequence[str] = (),
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Utterance]:
+    """Write the speech of manifests into `output`, cleaned, and a manifest of what is good enough to be a target.
+
+    clean: given the path below its manifest and float32 [samples] at 16 kHz, returns as many; None leaves the speech
+    where and as it is. limit_db: nothing is lowered by more, for the recording is mixed back in that many dB below
+    itself: at full strength an enhancer takes speech as well. score: of samples, higher is better; an utterance of
+    `train` below `least` is left out, and so are the sources `without`. What is validated and reported on all stays,
+    and noise and responses are not touched. What an earlier call has done is not done again.
+
+    Raises ConfigError for a manifest that does not hold together, AudioError for a file that cannot be decoded.
+    """
+    folders = {manifest.resolve().parent for manifest in manifests}
+    clips = [clip for manifest in manifests for clip in read_manifest(manifest)]
+    clips = [replace(clip, path=os.path.abspath(clip.path)) for clip in clips]
+    speech = [clip for clip in clips if clip.kind == "speech" and not (clip.split == "train" and clip.source in without)]
+    output.mkdir(parents=True, exist_ok=True)
+    known = _known(output / SCORES)
+
+    def treat(clip: Clip) -> Utterance:
+        target = output.resolve() / "speech" / f"{_name(clip)}.flac" if clean is not None else Path(clip.path)
+        if clip.path not in known or not target.is_file():
+            samples = decode(clip)
+            before = after = math.nan if score is None else score(samples)
+            if clean is not None:
+                name = next((Path(clip.path).relative_to(f) for f in folders if Path(clip.path).is_relative_to(f)), None)
+                share = np.float32(1 - 10 ** (-limit_db / 20))
+                samples = samples + share * (clean((name or Path(clip.path)).with_suffix("").as_posix(), samples) - samples)
+                _write(target, samples)
+                after = math.nan if score is None else score(samples)
+            known[clip.path] = before, after
+        before, after = known[clip.path]
+        return Utterance(replace(clip, path=str(target)), before, after, clip.split != "train" or not after < least)
+
+    found: list[Utterance] = []
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            for utterance in pool.map(treat, speech):
+                found.append(utterance)
+                if progress is not None:
+                    progress(len(found), len(speech))
+    finally:
+        _write_scores(output / SCORES, known)
+    rest = [clip for clip in clips if clip.kind != "speech"]
+    write_manifest(output / MANIFEST, [(clip, None) for clip in [*(one.clip for one in found if one.kept), *rest]])
+    return found
+
+
+def _name(clip: Clip) -> str:
+    """Return a name below a folder that no other recording has."""
+    digest = hashlib.sha256(clip.path.encode()).hexdigest()[:8]
+    return f"{clip.source.replace('/', '-')}/{Path(clip.path).stem}-{digest}"
+
+
+def _write(path: Path, samples: Samples) -> None:
+    """Write FLAC of 16 bits under a temporary name and rename it."""
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        soundfile.write(temporary, samples.clip(-1, 1), RATE, "PCM_16", format="FLAC")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _known(path: Path) -> dict[str, tuple[float, float]]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["path"]: (float(row["before"]), float(row["after"])) for row in csv.DictReader(file)}
+
+
+def _write_scores(path: Path, known: dict[str, tuple[float, float]]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows((name, f"{before:.3f}", f"{after:.3f}") for name, (before, after) in sorted(known.items()))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
