@@ -99,7 +99,9 @@ def _estimate(enhancer: Enhancer, noisy: Tensor, options: Options, carry: Carry)
 
     Each step has a carry of its own: it sees the frames of its own time, in their order, however they are cut.
     """
-    network = enhancer.network if options.steps == 1 else enhancer.timed_network
+    left = 1 - options.dereverb
+    network = enhancer.folded(left) if options.steps == 1 else enhancer.timed_network
+    room = noisy.real.new_tensor([left]) if left else None
     draws = _draws(noisy, options.steps, carry) if options.sampler == "sde" else iter(())
 
     numbers = itertools.count()
@@ -111,7 +113,7 @@ def _estimate(enhancer: Enhancer, noisy: Tensor, options: Options, carry: Carry)
         kind, half = noisy.device.type, options.dtype == "bfloat16"
         cast = half or torch.is_autocast_enabled(kind)
         with torch.autocast(kind, torch.bfloat16, enabled=half) if cast else contextlib.nullcontext():
-            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number))
+            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number), room)
         return estimate
 
     return sample(step, enhancer.config.schedule, noisy, options.steps, options.sampler, lambda _: next(draws))

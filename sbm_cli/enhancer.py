@@ -70,8 +70,9 @@ class Enhancer:
         self.device = torch.device(device)
         self.threads = threads
         self._side_by_side: int | None = None  # as many files as memory had room for; None: it has not run out
-        self.network = _pinned(network.fold().eval().requires_grad_(False).to(self.device))
         self.timed_network = network.eval().requires_grad_(False).to(self.device)
+        self._folded: dict[float, Network] = {}
+        self.network = self.folded(0.0)
 
     @classmethod
     def load(cls, model: str | Path | None = None, device: str = "auto", threads: int = THREADS) -> Enhancer:
@@ -87,6 +88,13 @@ class Enhancer:
         # The first call compiles the kernels, once per machine: part of loading, not of the first file.
         enhancer.enhance(np.zeros(enhancer.config.rate, np.float32), enhancer.config.rate)
         return enhancer
+
+    def folded(self, room: float) -> Network:
+        """Return the network folded for one step that leaves so much of the reverberation, 0 to 1."""
+        if room not in self._folded:
+            network = self.timed_network.fold(room=room).eval().requires_grad_(False)
+            self._folded[room] = _pinned(network)
+        return self._folded[room]
 
     @property
     def latency_seconds(self) -> float:

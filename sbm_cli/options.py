@@ -18,6 +18,8 @@ class Options:
     strength: share of the enhanced sound in the output, 0 to 1; the rest is the input, sample for sample.
     attenuation_limit: the same in decibels, instead of strength: nothing is lowered by more, for the input is mixed
     back in that many dB below itself (`--atten-lim` of DeepFilterNet); 0 is the input, None no limit.
+    dereverb: how much of the reverberation is removed, 0 to 1: at 0 the noise alone goes and the room stays. Less than 1
+    is only for models that were trained for it.
     steps: of the bridge, each a call of the network; sampler: "ode" or "sde", whose noise follows from the seed.
     dtype: of the network's products; bfloat16 is faster on processors that know it, and within -35 dB of float32.
     keep_high_band: pass through what lies above the model's band, lowered as the model lowers its uppermost octave.
@@ -31,6 +33,7 @@ class Options:
 
     strength: float = 1.0
     attenuation_limit: float | None = None
+    dereverb: float = 1.0
     steps: int = 1
     sampler: Sampler = "ode"
     seed: int = 0
@@ -50,6 +53,8 @@ class Options:
                 raise ValueError(f"attenuation limit must be 0 dB or more, got {self.attenuation_limit}")
             if self.strength != 1:
                 raise ValueError("strength and attenuation limit are one thing in two units: give one of them")
+        if not 0 <= self.dereverb <= 1:
+            raise ValueError(f"dereverb must be between 0 and 1, got {self.dereverb}")
         if self.steps < 1 or self.seed < 0:
             raise ValueError(f"steps must be at least 1 and seed 0, got {self.steps} and {self.seed}")
         if self.sampler not in get_args(Sampler):

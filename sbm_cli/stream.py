@@ -36,6 +36,11 @@ class Streams:
             raise ModelError(f"{config.name} was trained without time, for one step.", "Leave out --steps.")
         if options.steps > 1 and config.network.lookahead:  # each step would come later than the one before
             raise ModelError(f"{config.name} looks ahead, and can take one step only.", "Leave out --steps.")
+        if options.dereverb < 1 and not config.network.keep_room:
+            raise ModelError(
+                f"{config.name} was not trained to keep the room.",
+                "Leave out --keep-room and --dereverb, or use another model.",
+            )
         self._enhancer = enhancer
         self._options = options
         self._lanes = [_Lane(enhancer, rate, channels, options) for rate, channels in forms]

@@ -28,11 +28,11 @@ from sbm_cli.options import Dtype, Options
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
-def make(lookahead: int = 0, perturbed: bool = True) -> Enhancer:
+def make(lookahead: int = 0, perturbed: bool = True, keep_room: bool = False) -> Enhancer:
     """Return an enhancer with a network of a few thousand parameters that changes what it hears."""
     torch.manual_seed(0)
     config = NetworkConfig(channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, head=2, lookahead=lookahead)
-    network = Network(config)
+    network = Network(config := replace(config, keep_room=keep_room))
     if perturbed:
         for parameter in network.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -148,6 +148,7 @@ def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
         ({"attenuation_limit": -1.0}, "attenuation limit must be 0 dB or more"),
         ({"attenuation_limit": float("nan")}, "attenuation limit must be 0 dB or more"),
         ({"attenuation_limit": 6.0, "strength": 0.5}, "one thing in two units"),
+        ({"dereverb": 1.5}, "dereverb must be between 0 and 1"),
         ({"rate": 0}, "rate must be at least 1 Hz"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"seed": -1}, "seed 0, got 1 and -1"),
@@ -266,6 +267,19 @@ def test_several_steps_need_a_model_of_the_bridge(changes: dict[str, Any]) -> No
     with pytest.raises(ModelError, match="^other (was trained without time|looks ahead)") as caught:
         other.enhance(sound(300), 16000, Options(steps=2))
     assert "--steps" in caught.value.hint
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_room_is_kept_as_far_as_asked(steps: int) -> None:
+    enhancer, noisy = make(keep_room=True), sound(5000)
+    dry, half, kept = (
+        enhancer.enhance(noisy, 16000, Options(dereverb=share, steps=steps)) for share in (1.0, 0.5, 0.0)
+    )
+    apart = np.abs(dry - kept).max()
+    assert apart > 1e-4 and np.abs(dry - half).max() < apart and np.abs(kept - half).max() < apart
+    np.testing.assert_array_equal(dry, enhancer.enhance(noisy, 16000, Options(steps=steps)))
+    with pytest.raises(ModelError, match="not trained to keep the room"):
+        make().enhance(noisy, 16000, Options(dereverb=0.5))
 
 
 def test_the_high_band_is_kept_only_where_there_is_one(enhancer: Enhancer) -> None:

@@ -18,10 +18,12 @@ from sbm_cli.cli.options import (
     BAND_NOTE,
     AttenuationLimit,
     ClipMode,
+    Dereverb,
     Dtype,
     Ext,
     Json,
     KeepHighBand,
+    KeepRoom,
     Model,
     Mono,
     Quiet,
@@ -70,6 +72,8 @@ def enhance(
     ] = None,
     strength: Strength = 1.0,
     attenuation_limit: AttenuationLimit = None,
+    dereverb: Dereverb = 1.0,
+    keep_room: KeepRoom = False,
     steps: Steps = 1,
     sampler: Sampler = "ode",
     seed: Seed = 0,
@@ -104,6 +108,7 @@ def enhance(
       sbm enhance talk.flac -o cleaned/            the name is kept
       sbm enhance day1.wav day2.wav -o cleaned/ --skip-existing
       sbm enhance talk.wav -o softer.wav --attenuation-limit 12
+      sbm enhance talk.wav -o live.wav --keep-room   the noise goes, the room stays
       sbm enhance talk.wav -o walked.wav --steps 5 --sampler sde --seed 1
       sbm enhance tape.flac -o speech.wav --mono --rate 16000 --subtype PCM_16
       sbm enhance talk.wav -o talk.wav --overwrite replaced only when complete
@@ -123,6 +128,7 @@ def enhance(
         options = Options(
             strength=strength,
             attenuation_limit=attenuation_limit,
+            dereverb=0.0 if keep_room else dereverb,
             steps=steps,
             sampler=sampler,
             seed=seed,

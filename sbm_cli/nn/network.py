@@ -27,8 +27,8 @@ class NetworkConfig:
     without time, which sees only the noisy spectrum (a mapping baseline, or a bridge model folded at t = 1).
     untimed: such a network sees the state too, and is not told its time.
     lookahead: frames of future that the network sees; its output comes that many frames late.
-    filter_frames: taps of a complex filter along time, below `filter_bins`, beside the mask; 1 leaves it out. It resolves
-    harmonics that one window does not (deep filtering; Mack & Habets, arXiv 1904.08369; Schröter et al., 2110.05588).
+    filter_frames: taps of a complex filter along time beside the mask, below `filter_bins`; 1 leaves it out. It can
+    resolve harmonics that one window does not ("deep filtering", Mack & Habets, arXiv 1904.08369).
     keep_room: whether the network can be asked to keep the reverberation and remove the noise alone.
     output: "mask+residual"; "mask", G with its size bounded by tanh (Hu et al., arXiv 2008.00264), untrained tanh(1);
     or "direct", R alone, untrained silence.

@@ -90,7 +90,7 @@ def seconds_of(clips: Sequence[Clip], progress: Callable[[int, int], None]) -> l
 
 
 def write_manifest(path: Path, clips: Iterable[tuple[Clip, float | None]]) -> None:
-    """Write clips and their seconds, if known, as a manifest, with paths relative to its folder where they lie below it."""
+    """Write clips and their seconds, if known, as a manifest; paths below its folder are relative to it."""
     folder = path.parent.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f"{path.suffix}.{os.getpid()}.part")

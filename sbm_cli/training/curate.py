@@ -58,7 +58,9 @@ def curate(
     folders = {manifest.resolve().parent for manifest in manifests}
     clips = [clip for manifest in manifests for clip in read_manifest(manifest)]
     clips = [replace(clip, path=os.path.abspath(clip.path)) for clip in clips]
-    speech = [clip for clip in clips if clip.kind == "speech" and not (clip.split == "train" and clip.source in without)]
+    speech = [
+        clip for clip in clips if clip.kind == "speech" and not (clip.split == "train" and clip.source in without)
+    ]
     output.mkdir(parents=True, exist_ok=True)
     known = _known(output / SCORES)
 
@@ -68,9 +70,13 @@ def curate(
             samples = decode(clip)
             before = after = math.nan if score is None else score(samples)
             if clean is not None:
-                name = next((Path(clip.path).relative_to(f) for f in folders if Path(clip.path).is_relative_to(f)), None)
+                name = next(
+                    (Path(clip.path).relative_to(f) for f in folders if Path(clip.path).is_relative_to(f)), None
+                )
                 share = np.float32(1 - 10 ** (-limit_db / 20))
-                samples = samples + share * (clean((name or Path(clip.path)).with_suffix("").as_posix(), samples) - samples)
+                samples = samples + share * (
+                    clean((name or Path(clip.path)).with_suffix("").as_posix(), samples) - samples
+                )
                 _write(target, samples)
                 after = math.nan if score is None else score(samples)
             known[clip.path] = before, after

@@ -91,7 +91,7 @@ def open_corpus(
 
     manifests: CSV files with the columns `COLUMNS` (path and kind are enough), paths relative to the manifest.
     speech, noise, rir: folders searched recursively, any rate; 5 % of their files are `valid`, the rest `train`.
-    speeds: the speech of `train` is there at these speeds as well, faster and higher or slower and lower, as other voices.
+    speeds: the speech of `train` is there at these speeds as well, as other voices: higher and faster above 1.
     cache: needs 115 MB per hour of audio. progress is called with (files done, files in all).
 
     Raises ConfigError for a manifest that does not hold together or a folder without audio, AudioError for a

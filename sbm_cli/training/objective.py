@@ -63,7 +63,7 @@ def prepare(
 def predict(
     config: TrainConfig, network: Network, state: Tensor, noisy: Tensor, t: Tensor, room: Tensor | None = None
 ) -> Tensor:
-    """Return the estimate of the clean spectrum, or of what `room` asks for, shaped like noisy [items, freq, frames]."""
+    """Return the estimate of the clean spectrum, shaped like noisy [items, freq, frames]; room: as for the network."""
     late = network.config.lookahead
     if late:
         state, noisy = (F.pad(x, (0, late)) for x in (state, noisy))

@@ -1,4 +1,4 @@
-"""Kinds of output, a filter along time, a network that sees the state but not its time: each streams, folds, is causal."""
+"""Kinds of output, a filter along time, a network that is not told the time: each streams, folds and is causal."""
 
 from __future__ import annotations
 

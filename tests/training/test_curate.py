@@ -32,7 +32,9 @@ def run(corpus: Path, output: Path, clean: object = None, **more: object) -> lis
 
 
 def test_cleaned_within_the_limit_and_poor_ones_left_out(corpus: Path, tmp_path: Path) -> None:
-    found = run(corpus, tmp_path / "out", lambda name, samples: 0 * samples, limit_db=20.0, least=0.005, without=["bad"])
+    found = run(
+        corpus, tmp_path / "out", lambda name, samples: 0 * samples, limit_db=20.0, least=0.005, without=["bad"]
+    )
     assert [(Path(one.clip.path).stem.split("-")[0], one.kept) for one in found] == [
         ("a", True), ("b", True), ("poor", False), ("v", True),
     ]  # fmt: skip
