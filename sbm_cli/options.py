@@ -18,8 +18,8 @@ class Options:
     strength: share of the enhanced sound in the output, 0 to 1; the rest is the input, sample for sample.
     attenuation_limit: the same in decibels, instead of strength: nothing is lowered by more, for the input is mixed
     back in that many dB below itself (`--atten-lim` of DeepFilterNet); 0 is the input, None no limit.
-    dereverb: how much of the reverberation is removed, 0 to 1: at 0 the noise alone goes and the room stays. Less than 1
-    is only for models that were trained for it.
+    dereverb: how much of the reverberation is removed, 0 to 1: at 0 the noise alone goes and the room stays. Less than
+    1 is only for models that were trained for it.
     steps: of the bridge, each a call of the network; sampler: "ode" or "sde", whose noise follows from the seed.
     dtype: of the network's products; bfloat16 is faster on processors that know it, and within -35 dB of float32.
     keep_high_band: pass through what lies above the model's band, lowered as the model lowers its uppermost octave.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbm_cli.cli import console
-from sbm_cli.cli.options import Json, Quiet, Verbose
-from sbm_cli.errors import OutputExistsError
+from sbm_cli.cli.options import Json, Quiet, Verbose, wrong_usage
+from sbm_cli.errors import DependencyError, OutputExistsError
 
 if TYPE_CHECKING:
     from sbm_cli.training.check import Row
@@ -145,6 +145,89 @@ def check(
             console.data("  " + _some(finding.where, len(finding.where) if verbose else _SHOWN).replace("\n", "\n  "))
     if failed:
         raise typer.Exit(1)
+
+
+@app.command("curate")
+def curate(
+    manifest: Manifests,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of the cleaned speech.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME|PATH", help="What cleans: the default model if none.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar='"NAME=PROGRAM {in} {out}"', help="Another program that cleans.")
+    ] = None,
+    enhanced: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Speech cleaned before, named as below the manifest.")
+    ] = None,
+    as_is: Annotated[bool, typer.Option("--as-is", help="Clean nothing: only score and leave out.")] = False,
+    limit: Annotated[float, typer.Option(min=0, metavar="DB", help="Lower nothing by more than DB.")] = 12.0,
+    least: Annotated[
+        float, typer.Option(min=0, max=5, help="Leave out utterances to train on whose DNSMOS OVRL is below it.")
+    ] = 0.0,
+    without: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Sources to leave out of what is trained on.")
+    ] = None,
+    score: Annotated[bool, typer.Option("--score/--no-score", help="DNSMOS OVRL, before and after.")] = True,
+    workers: Annotated[int, typer.Option(min=1, help="Utterances at a time.")] = 1,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Clean the speech of corpora, so that it can be a target, and leave out what stays poor.
+
+    A network cannot learn what its targets do not have. The speech is cleaned by a model of ours or by any program, at
+    most by the limit, and written as FLAC at 16 kHz with a manifest to train on; scores.csv says what each utterance
+    was worth. What is validated and reported on is cleaned too and all of it stays; noise and rooms are not touched.
+    Called again, it goes on where it ended.
+
+    \b
+    Examples:
+      sbm data curate corpus.csv -o curated
+      sbm data curate corpus.csv -o curated --system "df=deep-filter {in} -o {out}" --limit 12 --least 2.8
+      sbm data curate corpus.csv -o scored --as-is --least 3 --without telephone,archive
+    """
+    console.adjust(quiet, verbose)
+    if sum((model is not None, system is not None, enhanced is not None, as_is)) > 1:
+        raise typer.BadParameter("one of them cleans", param_hint="--model, --system, --enhanced, --as-is")
+    if least and not score:
+        raise typer.BadParameter("needs the scores", param_hint="--least, --no-score")
+
+    from sbm_cli.evaluation.commands import Command
+    from sbm_cli.evaluation.dnsmos import p835
+    from sbm_cli.evaluation.metrics import available_metrics
+    from sbm_cli.evaluation.systems import Folder, Program, System, load_models, run
+    from sbm_cli.options import DEFAULTS
+    from sbm_cli.training.curate import MANIFEST
+    from sbm_cli.training.curate import curate as run_curate
+
+    if score and (missing := available_metrics()["ovrl"]):
+        raise DependencyError(f"DNSMOS cannot be computed: {missing}", "Or leave it out: --no-score")
+    cleaner: System | None = None
+    if system is not None:
+        with wrong_usage():
+            cleaner = Program(Command.parse(system))
+    elif enhanced is not None:
+        cleaner = Folder(enhanced.name, enhanced)
+    elif not as_is:
+        (cleaner,) = load_models([model], [DEFAULTS], 1)
+    with console.progress("curate", "files") as progress:
+        found = run_curate(
+            manifest,
+            output,
+            None if cleaner is None else lambda name, samples: run(cleaner, name, samples)[0],
+            (lambda samples: p835(samples)["ovrl"]) if score else None,
+            limit_db=limit,
+            least=least,
+            without=[name.strip() for name in without.split(",")] if without else [],
+            workers=workers,
+            progress=progress,
+        )
+    kept = sum(one.kept for one in found)
+    console.note(f"{kept} of {len(found)} utterances kept")
+    if score and found:
+        means = [sum(getattr(one, when) for one in found) / len(found) for when in ("before", "after")]
+        console.note(f"DNSMOS OVRL {means[0]:.2f}, cleaned {means[1]:.2f}")
+    console.data(str(output / MANIFEST))
 
 
 @app.command("pack")

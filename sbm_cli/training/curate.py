@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from sbm_cli.training.corpora import write_manifest
-from sbm_cli.training.data import RATE, Clip, Samples, decode, read_manifest
+from sbm_cli.training.data import RATE, Clip, Samples, decode, read_manifest, report_set, set_aside
 
 MANIFEST, SCORES = "manifest.csv", "scores.csv"
 COLUMNS = ("path", "before", "after")
@@ -56,8 +56,8 @@ def curate(
     Raises ConfigError for a manifest that does not hold together, AudioError for a file that cannot be decoded.
     """
     folders = {manifest.resolve().parent for manifest in manifests}
-    clips = [clip for manifest in manifests for clip in read_manifest(manifest)]
-    clips = [replace(clip, path=os.path.abspath(clip.path)) for clip in clips]
+    clips, report = [clip for manifest in manifests for clip in read_manifest(manifest)], report_set()
+    clips = [set_aside(replace(clip, path=os.path.abspath(clip.path)), report) for clip in clips]
     speech = [
         clip for clip in clips if clip.kind == "speech" and not (clip.split == "train" and clip.source in without)
     ]

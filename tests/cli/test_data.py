@@ -168,3 +168,17 @@ def test_help_names_every_corpus(sbm: Any) -> None:
 
     words = " ".join(sbm("data", "prepare", "-h").out.split()).replace("- ", "-")
     assert all(name in words for name in (*LAYOUTS, *LICENCES.values()))
+
+
+def test_curate_writes_what_a_training_takes(sbm: Any, tmp_path: Path) -> None:
+    tree(tmp_path, "speech/anna/a.wav", "speech/eve/b.wav", "noise/n.wav", "cleaned/speech/anna/a.wav")
+    tree(tmp_path, "cleaned/speech/eve/b.wav")
+    manifest, out = tmp_path / "own.csv", tmp_path / "out"
+    assert sbm("data", "prepare", "folder", "--root", tmp_path, "-o", manifest).status == 0
+    result = sbm("data", "curate", manifest, "-o", out, "--enhanced", tmp_path / "cleaned", "--no-score")
+    assert result.status == 0 and result.out == f"{out / 'manifest.csv'}\n" and "utterances kept" in result.err
+    found = {row["kind"]: row["path"] for row in rows(out / "manifest.csv")}
+    assert found["speech"].endswith(".flac") and (out / found["speech"]).exists()
+    assert sbm("data", "check", out / "manifest.csv").status == 0
+    assert sbm("data", "curate", manifest, "-o", out, "--as-is", "--model", "sbm-tiny").status == 2
+    assert sbm("data", "curate", manifest, "-o", out, "--least", "3", "--no-score").status == 2
