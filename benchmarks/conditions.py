@@ -1,0 +1,129 @@
+"""What a model does to speech that is clean, loud and soft by turns, offset, narrow or coded.
+
+    python benchmarks/conditions.py corpus.csv [--model NAME] [--count 12]
+
+Clean speech of the split `valid`, with white noise 15 dB below it. Level cases: how much softer or louder the speech comes out
+than from the undisturbed input, in dB, median (and worst) over the utterances:
+
+    bang            a burst of noise of 0.1 s, 40 dB above the talker; the three seconds after it
+    second talker   another voice 30 dB below the first one, who spoke before
+    offset          0.1 of full scale on speech at -46 dBFS
+    quiet channel   the right channel, 36 dB below the left one
+
+Quality cases: PESQ against the clean speech, of the input and of the output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from sbm_cli.enhancer import Enhancer
+from sbm_cli.evaluation.metrics import METRICS, score
+from sbm_cli.training.data import RATE, Corpus, open_corpus
+
+Samples = NDArray[np.float32]
+SECONDS = 4.0
+SNR_DB = 15.0
+METRIC_NAMES = ("pesq", "estoi")
+
+
+def utterances(corpus: Corpus, count: int) -> list[Samples]:
+    """Return so many recordings of different speakers, each of four seconds at -26 dBFS."""
+    found: dict[str, Samples] = {}
+    for index in corpus.where("speech", "valid"):
+        clip, samples = corpus.clips[index], corpus.clip(index)
+        if (clip.snr_db or 99) >= 40 and len(samples) >= SECONDS * RATE:
+            found.setdefault(clip.speaker, samples[: round(SECONDS * RATE)])
+    return list(found.values())[:count]
+
+
+def with_noise(speech: Samples, rng: np.random.Generator) -> Samples:
+    noise = rng.standard_normal(speech.shape).astype(np.float32)
+    return speech + noise * np.float32(np.std(speech) * 10 ** (-SNR_DB / 20))
+
+
+def level_cases(first: Samples, second: Samples, rng: np.random.Generator) -> Iterator[tuple[str, Samples, Samples]]:
+    """Yield the name of a case, the disturbed and the undisturbed input, of which the last four seconds count."""
+    speech, other = with_noise(first, rng), with_noise(second, rng)
+    pause = with_noise(np.zeros(RATE // 2, np.float32) + np.float32(1e-4), rng)
+    bang = pause.copy()
+    bang[RATE // 4 :][: RATE // 10] += rng.standard_normal(RATE // 10).astype(np.float32) * np.float32(5.0)
+    yield "bang", np.concatenate([0.2 * bang, 0.2 * speech]), np.concatenate([0.2 * pause, 0.2 * speech])
+    soft = np.float32(10 ** (-30 / 20))
+    yield "second talker", np.concatenate([speech, soft * other]), soft * other
+    soft = np.float32(10 ** (-20 / 20))
+    yield "offset", soft * speech + np.float32(0.1), soft * speech
+    soft = np.float32(10 ** (-36 / 20))
+    yield "quiet channel", np.stack([speech, soft * other]), soft * other
+
+
+def change_db(enhancer: Enhancer, disturbed: Samples, plain: Samples) -> float:
+    """Return the level of the last four seconds beside that of the undisturbed output, projected onto it."""
+    found, expected = (np.atleast_2d(enhancer.enhance(x, RATE))[-1][-round(SECONDS * RATE) :] for x in (disturbed, plain))
+    part = slice(0, 3 * RATE)
+    gain = float(found[part] @ expected[part] / (expected[part] @ expected[part]))
+    return 20 * np.log10(max(gain, 1e-3))
+
+
+def telephone(speech: Samples) -> Samples:
+    """Return speech after G.711 at 8 kHz."""
+    narrow = soxr.resample(speech, RATE, 8000)
+    return soxr.resample(through(narrow, 8000, format="WAV", subtype="ULAW"), 8000, RATE)[: len(speech)]
+
+
+def mp3(speech: Samples) -> Samples:
+    """Return speech after MP3 at 32 kbit/s."""
+    return through(speech, RATE, format="MP3", bitrate_mode="CONSTANT", compression_level=(160 - 32) / (160 - 8))
+
+
+def through(samples: Samples, rate: int, **how: Any) -> Samples:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, **how)
+    file.seek(0)
+    found = soundfile.read(file, dtype="float32")[0]
+    return np.pad(found, (0, max(0, len(samples) - len(found))))[: len(samples)]
+
+
+CODECS = {"telephone, G.711 at 8 kHz": telephone, "MP3 at 32 kbit/s": mp3}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--model")
+    parser.add_argument("--count", type=int, default=12)
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    options = parser.parse_args()
+    enhancer, rng = Enhancer.load(options.model), np.random.default_rng(0)
+    voices = utterances(open_corpus(options.cache, [options.manifest]), options.count)
+
+    print(f"| level case, {enhancer.config.name} | median, dB | worst, dB |\n|---|---|---|")
+    changes: dict[str, list[float]] = {}
+    for first, second in zip(voices, voices[1:] + voices[:1], strict=True):
+        for name, disturbed, plain in level_cases(first, second, rng):
+            changes.setdefault(name, []).append(change_db(enhancer, disturbed, plain))
+    for name, found in changes.items():
+        print(f"| {name} | {np.median(found):+.1f} | {max(found, key=abs):+.1f} |")
+
+    print(f"\n| quality case | {' | '.join(f'{METRICS[name].label}, in | out' for name in METRIC_NAMES)} |")
+    print("|---|" + "---|" * 2 * len(METRIC_NAMES))
+    inputs = {"clean": voices} | {name: [code(voice) for voice in voices] for name, code in CODECS.items()}
+    for name, signals in inputs.items():
+        rows = []
+        for voice, signal in zip(voices, signals, strict=True):
+            before, after = (score(METRIC_NAMES, x, voice, RATE) for x in (signal, enhancer.enhance(signal, RATE)))
+            rows.append([value for metric in METRIC_NAMES for value in (before[metric], after[metric])])
+        print(f"| {name} | {' | '.join(f'{mean:.2f}' for mean in np.mean(np.array(rows, float), 0))} |")
+
+
+if __name__ == "__main__":
+    main()
