@@ -2,8 +2,8 @@
 
     python benchmarks/conditions.py corpus.csv [--model NAME] [--count 12]
 
-Clean speech of the split `valid`, with white noise 15 dB below it. Level cases: how much softer or louder the speech comes out
-than from the undisturbed input, in dB, median (and worst) over the utterances:
+Speech of the split `valid`. Level cases, with white noise 15 dB below it: by how much softer or louder the speech comes
+out than from the undisturbed input, median and worst of the utterances:
 
     bang            a burst of noise of 0.1 s, 40 dB above the talker; the three seconds after it
     second talker   another voice 30 dB below the first one, who spoke before
@@ -68,7 +68,9 @@ def level_cases(first: Samples, second: Samples, rng: np.random.Generator) -> It
 
 def change_db(enhancer: Enhancer, disturbed: Samples, plain: Samples) -> float:
     """Return the level of the last four seconds beside that of the undisturbed output, projected onto it."""
-    found, expected = (np.atleast_2d(enhancer.enhance(x, RATE))[-1][-round(SECONDS * RATE) :] for x in (disturbed, plain))
+    found, expected = (
+        np.atleast_2d(enhancer.enhance(x, RATE))[-1][-round(SECONDS * RATE) :] for x in (disturbed, plain)
+    )
     part = slice(0, 3 * RATE)
     gain = float(found[part] @ expected[part] / (expected[part] @ expected[part]))
     return 20 * np.log10(max(gain, 1e-3))

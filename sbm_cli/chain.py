@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import InitVar, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,9 @@ class Carry:
     analysis: Tensor | None = None
     level: Tensor | None = None
     network: dict[int, nn.Carry] = field(default_factory=dict)  # of every step
-    # Of the frames that the look-ahead holds back: the level's gain [recordings, lookahead], the spectrum.
+    # Of the frames that the look-ahead holds back: state and noisy of every step, the gain [recordings, frames], and
+    # the spectrum.
+    states: dict[int, Tensor] = field(default_factory=dict)
     gain: Tensor | None = None
     spectrum: Tensor | None = None
     high: Tensor | None = None
@@ -61,7 +64,7 @@ def enhance_block(enhancer: Enhancer, samples: Tensor, options: Options, high: b
     power = config.level.power(spectrum, config.rate / config.stft.n_fft)
     if len(power) > len(carry.channels):
         power = torch.stack([channels.mean(0) for channels in power.split(carry.channels)])
-    frame_seconds, lookahead = config.stft.hop / config.rate, config.network.lookahead
+    frame_seconds, lookahead = config.stft.hop / config.rate, frames_late(enhancer, options)
     level, carry.level = config.level.track(power, frame_seconds, carry.level)
     gain = level.sqrt()
     noisy = config.compression.compress(spectrum / _of_channels(gain, carry))
@@ -79,6 +82,11 @@ def enhance_block(enhancer: Enhancer, samples: Tensor, options: Options, high: b
         clean = torch.cat([clean, spectrum, ones * (lowered / heard).sqrt().clamp(max=1)[:, None]])
     clean, carry.synthesis = config.stft.synthesize(clean, carry.synthesis)
     return clean
+
+
+def frames_late(enhancer: Enhancer, options: Options) -> int:
+    """Return by how many frames the output comes late: by the look-ahead of every step."""
+    return enhancer.config.network.lookahead * options.steps
 
 
 def _of_channels(gain: Tensor, carry: Carry) -> Tensor:
@@ -100,11 +108,12 @@ def _estimate(enhancer: Enhancer, noisy: Tensor, options: Options, carry: Carry)
     Each step has a carry of its own: it sees the frames of its own time, in their order, however they are cut.
     """
     left = 1 - options.dereverb
-    network = enhancer.folded(left) if options.steps == 1 else enhancer.timed_network
-    room = noisy.real.new_tensor([left]) if left else None
+    network: Callable[..., tuple[Tensor, nn.Carry]] = enhancer.folded(left) if left else enhancer.network
+    if options.steps > 1:
+        network = partial(enhancer.timed_network, room=noisy.real.new_tensor([left]) if left else None)
     draws = _draws(noisy, options.steps, carry) if options.sampler == "sde" else iter(())
 
-    numbers = itertools.count()
+    numbers, waits = itertools.count(), itertools.count()
 
     def step(state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
         number = next(numbers)
@@ -113,10 +122,16 @@ def _estimate(enhancer: Enhancer, noisy: Tensor, options: Options, carry: Carry)
         kind, half = noisy.device.type, options.dtype == "bfloat16"
         cast = half or torch.is_autocast_enabled(kind)
         with torch.autocast(kind, torch.bfloat16, enabled=half) if cast else contextlib.nullcontext():
-            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number), room)
+            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number))
         return estimate
 
-    return sample(step, enhancer.config.schedule, noisy, options.steps, options.sampler, lambda _: next(draws))
+    def wait(*states: Tensor) -> tuple[Tensor, Tensor]:
+        number, frames = next(waits), enhancer.config.network.lookahead
+        (state, noisy), carry.states[number] = _late(torch.stack(states), frames, carry.states.get(number))
+        return state, noisy
+
+    schedule, draw = enhancer.config.schedule, lambda _: next(draws)
+    return sample(step, schedule, noisy, options.steps, options.sampler, draw, wait=wait)
 
 
 def _draws(noisy: Tensor, steps: int, carry: Carry) -> Iterator[Tensor]:

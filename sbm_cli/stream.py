@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from sbm_cli.audio.resample import StreamResampler, resampled_length
-from sbm_cli.chain import Carry, enhance_block
+from sbm_cli.chain import Carry, enhance_block, frames_late
 from sbm_cli.errors import ModelError
 from sbm_cli.options import Options
 
@@ -34,8 +34,6 @@ class Streams:
         config = enhancer.config
         if options.steps > 1 and not config.network.embedding:
             raise ModelError(f"{config.name} was trained without time, for one step.", "Leave out --steps.")
-        if options.steps > 1 and config.network.lookahead:  # each step would come later than the one before
-            raise ModelError(f"{config.name} looks ahead, and can take one step only.", "Leave out --steps.")
         if options.dereverb < 1 and not config.network.keep_room:
             raise ModelError(
                 f"{config.name} was not trained to keep the room.",
@@ -47,7 +45,7 @@ class Streams:
         self._high = any(lane.high for lane in self._lanes)
         self._carry = Carry([lane.width for lane in self._lanes], options.seed)
         # Zeros before the beginning, and frames that the look-ahead holds back, come out first.
-        self._drop = config.stft.overlap + config.network.lookahead * config.stft.hop
+        self._drop = config.stft.overlap + frames_late(enhancer, options) * config.stft.hop
 
     @property
     def finished(self) -> bool:
@@ -108,6 +106,7 @@ class _Lane:
 
     def __init__(self, enhancer: Enhancer, rate: int, channels: int, options: Options) -> None:
         self._config = enhancer.config
+        self._late = frames_late(enhancer, options)
         self._options = options
         self._rates = rate, options.rate or rate
         self.width = 1 if options.mono else channels
@@ -141,7 +140,7 @@ class _Lane:
         self._hear(self._to_model.flush())
         self._ended = True
         stft, total = self._config.stft, self._heard
-        zeros = (stft.frames(total) + self._config.network.lookahead) * stft.hop - total if total else 0
+        zeros = (stft.frames(total) + self._late) * stft.hop - total if total else 0
         self._waiting = _joined(self._waiting, np.zeros((self.width, zeros), np.float32))
         if self._mixed:
             length = resampled_length(self._fed, *self._rates)

@@ -98,6 +98,7 @@ def sample(
     method: Literal["ode", "sde"] = "ode",
     draw: Callable[[Tensor], Tensor] = draw_noise,
     t_min: float = T_MIN,
+    wait: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda state, noisy: (state, noisy),
 ) -> Tensor:
     """Walk the bridge from `noisy` [batch, ...] to clean; NFE = steps.
 
@@ -105,6 +106,8 @@ def sample(
     (3e-5 for VE) of its distance to noisy, back towards the noise. The SDE adds no noise in its last step, as sgmse and
     fdbm do and NeMo does not: no later step would remove it, and the mean of the last draw is its best estimate.
     Only the SDE draws: it calls `draw` for every step but the last, in their order, for noise as of `draw_noise`.
+    wait: of a network whose estimates come late, as one with a look-ahead has them in a stream: called after each of
+    several steps, it returns state and noisy as they belong to its estimate.
 
     Raises ValueError for an unknown method, steps < 1, or t_min outside (0, 1).
     """
@@ -117,6 +120,7 @@ def sample(
     for index in range(steps):
         t_from, t_to = _times(noisy, times[index]), _times(noisy, times[index + 1])
         estimate = network(state, noisy, t_from)
+        state, noisy = wait(state, noisy)
         if method == "ode":
             state = ode_step(schedule, state, estimate, noisy, t_from, t_to)
         else:
