@@ -38,6 +38,7 @@ from sbm_cli.cli.options import (
     suffix_of,
     wrong_usage,
 )
+from sbm_cli.cli.process import ending_signals
 
 if TYPE_CHECKING:
     from sbm_cli.batch.journal import Journal
@@ -254,16 +255,16 @@ def _enhance(
 
 @contextlib.contextmanager
 def _held_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let a first Ctrl-C only be known by what is yielded; a second one, or a SIGTERM, is an interrupt at once."""
+    """Let a first Ctrl-C only be known by what is yielded; a second one, SIGTERM or SIGHUP interrupt at once."""
     held = False
 
     def hold(number: int, _: object) -> None:
         nonlocal held
-        if held or number == signal.SIGTERM:
+        if held or number != signal.SIGINT:
             raise KeyboardInterrupt
         held = True
 
-    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, *ending_signals())}
     try:
         yield lambda: held
     finally:
@@ -319,7 +320,7 @@ class _Account:
                 "Use --overwrite to make them again, --skip-existing to leave it at them, or another output folder.",
             )
         if self.failed:
-            console.error(f"{len(self.failed)} of {files} files failed:", "\n".join(map(str, self.failed)))
+            console.error(f"{len(self.failed)} of {files} files failed:", "\n".join(console.printable(str(path)) for path in self.failed))
         summary = f"{files} files: " + ", ".join(f"{count} {status}" for status, count in self._counts.items())
         if self._seconds:
             summary += f"; {self._seconds:.1f} s of audio in {self.elapsed:.1f} s"

@@ -37,6 +37,7 @@ from sbm_cli.cli.options import (
     suffix_of,
     wrong_usage,
 )
+from sbm_cli.cli.process import interrupted_by_signals
 from sbm_cli.errors import OutputExistsError, SbmError
 
 if TYPE_CHECKING:
@@ -156,7 +157,11 @@ def enhance(
     for source, target in wanted:
         try:
             name = source.name if isinstance(source, Path) else "stdin"
-            with _drawn(spectrogram, source, target, replace_nan), console.progress(name) as progress:
+            with (
+                interrupted_by_signals(),
+                _drawn(spectrogram, source, target, replace_nan),
+                console.progress(name) as progress,
+            ):
                 report = enhancer.enhance_file(source, target, options, overwrite=overwrite, progress=progress)
         except BrokenPipeError:  # whoever read us has enough, as `head` does
             console.drop_data()

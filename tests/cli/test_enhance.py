@@ -7,8 +7,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -386,6 +388,20 @@ def test_a_picture_of_before_and_after(
     monkeypatch.setitem(sys.modules, "PIL", None)
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--spectrogram", "b.png")
     assert result.status == 1 and "Pillow" in result.err and names(folder) == {"noisy.wav", "a.png"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_it_leaves_nothing_half_written(folder: Path, model_file: Path, number: signal.Signals) -> None:
+    soundfile.write("long.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 16000 * 600), 16000)
+    command = [sys.executable, "-m", "sbm_cli", "enhance", "long.wav", "-o", "clean.wav", "-m", str(model_file)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(folder.glob(".sbm-*.part")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert (process.returncode, err.splitlines()[-1]) == (130, "sbm: interrupted")
+    assert names(folder) == {"noisy.wav", "long.wav"}
 
 
 def test_terminals_are_no_pipes(sbm: Any, folder: Path, piped: Piped) -> None:
