@@ -21,6 +21,7 @@ from sbm_cli import checkpoint, hub
 from sbm_cli.audio.clipping import apply_clip_mode
 from sbm_cli.audio.format import format_for
 from sbm_cli.audio.io import SoundReader
+from sbm_cli.audio.metadata import read_metadata
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.audio.writer import open_writer
 from sbm_cli.options import DEFAULTS, Options
@@ -46,6 +47,7 @@ class FileReport:
 
     rate, channels, samples: of the target; clipped: how many of its samples were beyond full scale.
     band_limit: Hz above which the source may hold something and nothing came out, None if nothing is missing.
+    not_carried: names of the metadata that the target has no room for.
     """
 
     source: str
@@ -58,6 +60,7 @@ class FileReport:
     rtf: float
     clipped: int
     band_limit: float | None
+    not_carried: tuple[str, ...]
     model: str
     options: Options
 
@@ -272,7 +275,8 @@ class _File:
         options = self._options
         name = f"-{self.target.suffix}" if isinstance(self.target, Pipe) else self.target
         self._form = format_for(name, self.reader.format.converted(options.rate, options.mono), options.subtype)
-        self._writer = self._opened.enter_context(open_writer(self.target, self._form, overwrite))
+        metadata = read_metadata(self.source, self.reader.format)
+        self._writer = self._opened.enter_context(open_writer(self.target, self._form, overwrite, metadata))
 
     def measure(self, block: Samples) -> None:
         self._peak = max(self._peak or 0.0, float(np.abs(block).max(initial=0.0)))
@@ -303,6 +307,7 @@ class _File:
             rtf=rtf if self._samples else 0.0,
             clipped=self._clipped,
             band_limit=config.rate / 2 if limited and options.share == 1 and not options.keep_high_band else None,
+            not_carried=self._writer.not_carried,
             model=config.name,
             options=options,
         )

@@ -12,6 +12,7 @@ from types import TracebackType
 import soundfile as sf
 
 from sbm_cli.audio.format import AudioFormat, Waveform, storable
+from sbm_cli.audio.metadata import Metadata
 from sbm_cli.audio.pipe import Pipe, PipeWriter, temporary_folder
 from sbm_cli.errors import AudioError, OutputExistsError
 
@@ -25,13 +26,19 @@ class SoundWriter:
     path: the target. Until the end the samples go to a hidden file beside it, which an exception removes.
     format: rate, channels, container, subtype, endian and tags of the file; see `format_for`.
     overwrite: replace a file of that name; otherwise one that is there, even one that appears meanwhile, is kept.
+    metadata: what the source of the sound holds beside its samples. In the end `not_carried` names what there is no
+    room for.
 
     Raises OutputExistsError if it is there, AudioError if the folder or the disc does not take it, or if nothing was
     written and the format cannot hold nothing (FLAC, Opus, MP3).
     """
 
-    def __init__(self, path: str | Path, format: AudioFormat, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, format: AudioFormat, overwrite: bool = False, metadata: Metadata | None = None
+    ) -> None:
         self.path = Path(path)
+        self.not_carried: tuple[str, ...] = ()
+        self._metadata = metadata or Metadata(format)
         self.format = format
         self._overwrite = overwrite
         self._written = 0
@@ -83,6 +90,8 @@ class SoundWriter:
                 self._file.close()  # soundfile syncs to disc first
             if not self._written and {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY:
                 raise AudioError(f"{self.path}: no {self.format.container} can be empty.", "Name a .wav as the output.")
+            with self._failing_as_audio_error():
+                self.not_carried = self._metadata.write(self._part, self.format)
             self._publish()
         finally:
             self._part.unlink(missing_ok=True)
@@ -108,9 +117,7 @@ class SoundWriter:
         if form.container == "RF64" and form.samples is None:
             # SFC_RF64_AUTO_DOWNGRADE, for which soundfile has no name: a WAV, should it stay below 4 GiB.
             sf._snd.sf_command(file._file, 0x1210, sf._ffi.NULL, 1)
-        for name, text in form.tags:
-            if form.container == "MP3" and not text.isascii():
-                continue  # libsndfile hands UTF-8 to an encoder that takes it for Latin-1
+        for name, text in self._metadata.tags_for(form):
             with contextlib.suppress(sf.LibsndfileError, RuntimeError):  # W64 and AU have no tags
                 setattr(file, name, text)
         return file
@@ -148,19 +155,20 @@ class SoundWriter:
 
 @contextlib.contextmanager
 def open_writer(
-    target: str | Path | Pipe, format: AudioFormat, overwrite: bool = False
+    target: str | Path | Pipe, format: AudioFormat, overwrite: bool = False, metadata: Metadata | None = None
 ) -> Iterator[SoundWriter | PipeWriter]:
     """Open a file or a pipe to be written; formats whose header is finished last go through a temporary file."""
     if not isinstance(target, Pipe):
-        with SoundWriter(target, format, overwrite) as writer:
+        with SoundWriter(target, format, overwrite, metadata) as writer:
             yield writer
     elif format.container in ("RAW", "WAV", "WAVEX", "RF64"):
         with PipeWriter(target, format) as writer_of_pipe:
+            writer_of_pipe.not_carried = tuple(dict.fromkeys(part.label for part in metadata.parts)) if metadata else ()
             yield writer_of_pipe
     else:
         with TemporaryDirectory(dir=temporary_folder()) as folder:
             path = Path(folder, f"sound{target.suffix}")
-            with SoundWriter(path, format) as writer:
+            with SoundWriter(path, format, metadata=metadata) as writer:
                 yield writer
             with path.open("rb") as file:
                 shutil.copyfileobj(file, target.file, 2**20)

@@ -285,12 +285,14 @@ class _Account:
         self._seconds = 0.0  # of audio enhanced
         self._clipped = 0  # samples
         self._limits: set[float] = set()  # Hz, above which nothing came out
+        self._not_carried: Counter[str] = Counter()  # metadata, by name
 
     def tell(self, job: Job, status: str, reason: str = "", **report: Any) -> None:
         """Tell that a file is planned, skipped, outdated, done or failed; report: what `enhance_file` says."""
         self._counts[status] += 1
         self._seconds += report.get("seconds", 0.0)
         self._clipped += report.get("clipped", 0)
+        self._not_carried.update(report.get("not_carried", ()))
         if limit := report.get("band_limit"):
             self._limits.add(limit)
         if self._json_lines:
@@ -312,6 +314,9 @@ class _Account:
                 f"{self._clipped} samples beyond full scale",
                 "--clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.",
             )
+        if self._not_carried:
+            names = (f"{name} ({count})" for name, count in self._not_carried.items())
+            console.warn(f"metadata not carried over, and in how many files: {', '.join(names)}")
         for limit in self._limits:
             console.note(BAND_NOTE.format(limit / 1000))
         for reason, count in self.outdated.items():
@@ -320,7 +325,10 @@ class _Account:
                 "Use --overwrite to make them again, --skip-existing to leave it at them, or another output folder.",
             )
         if self.failed:
-            console.error(f"{len(self.failed)} of {files} files failed:", "\n".join(console.printable(str(path)) for path in self.failed))
+            console.error(
+                f"{len(self.failed)} of {files} files failed:",
+                "\n".join(console.printable(str(path)) for path in self.failed),
+            )
         summary = f"{files} files: " + ", ".join(f"{count} {status}" for status, count in self._counts.items())
         if self._seconds:
             summary += f"; {self._seconds:.1f} s of audio in {self.elapsed:.1f} s"

@@ -281,6 +281,8 @@ def _summarise(report: FileReport) -> None:
             f"{report.target}: {report.clipped} samples beyond full scale",
             "--clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.",
         )
+    if report.not_carried:
+        console.warn(f"{report.target}: metadata not carried over: {', '.join(report.not_carried)}")
     console.note(
         f"{report.source} -> {report.target}  "
         f"{report.seconds:.1f} s of audio in {report.elapsed:.1f} s (RTF {report.rtf:.2f})"

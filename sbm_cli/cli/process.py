@@ -34,7 +34,7 @@ def ending_signals() -> list[signal.Signals]:
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Let a signal to end be an interrupt, so that what is half-written is removed; more of them do not disturb that."""
+    """Let a signal to end be an interrupt, so that what is half-written is removed; more of them do not disturb it."""
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return

@@ -163,6 +163,20 @@ def test_byte_order_is_kept(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "b.wav"), np.full((1, 9), 0.5, np.float32))
 
 
+def test_a_big_endian_wavex_stays_big_endian(tmp_path: Path) -> None:
+    """libsndfile reads one and cannot write it: this is its header."""
+    fmt = struct.pack(">HHIIHHHHI", 0xFFFE, 1, 16000, 32000, 2, 16, 22, 16, 4)
+    fmt += bytes.fromhex("00000001000000108000 00aa00389b71")
+    data = struct.pack(">3h", 100, -200, 300)
+    chunks = b"fmt " + struct.pack(">I", len(fmt)) + fmt + b"data" + struct.pack(">I", len(data)) + data
+    (tmp_path / "a.wav").write_bytes(b"RIFX" + struct.pack(">I", 4 + len(chunks)) + b"WAVE" + chunks)
+    form = read_format(tmp_path / "a.wav")
+    assert (form.container, form.endian) == ("WAVEX", "BIG")
+    write(tmp_path / "b.wav", read(tmp_path / "a.wav"), format_for(tmp_path / "b.wav", form))
+    made = (tmp_path / "b.wav").read_bytes()
+    assert made.startswith(b"RIFX") and made.endswith(data)
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".ogg", ".opus", ".caf", ".w64"])
 def test_tags_are_copied_where_there_is_room(tmp_path: Path, suffix: str) -> None:
     tags = (("title", "Grüße"), ("artist", "N. N."), ("comment", "take 2"), ("date", "2024"))
@@ -171,8 +185,6 @@ def test_tags_are_copied_where_there_is_room(tmp_path: Path, suffix: str) -> Non
     found = dict(read_format(tmp_path / f"a{suffix}").tags)
     if suffix == ".w64":
         assert found == {}
-    elif suffix == ".mp3":  # an encoder for Latin-1 would make mojibake of the title
-        assert found == dict(tags[1:])
     else:
         assert found == dict(tags)
 
