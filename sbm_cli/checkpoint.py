@@ -93,5 +93,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk, say, does not name it
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ A file, an array and a live stream go through the same code; they differ in the 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.metadata import read_metadata
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.audio.writer import open_writer
+from sbm_cli.errors import AudioError
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import Stream, Streams
 
@@ -247,6 +249,7 @@ class _File:
         self._options = options
         self._samples = self._clipped = 0  # of the target
         self._peak: float | None = None
+        self._found: os.stat_result | None = None  # of the source
         self._opened = contextlib.ExitStack()
 
     def attempt(self, action: Callable[..., Result], *arguments: Any) -> Result | None:
@@ -264,11 +267,28 @@ class _File:
         self._opened.__exit__(*error)
 
     def close(self) -> None:
+        self._check_unchanged()
         self._opened.close()
+
+    def _check_unchanged(self) -> None:
+        """Raise AudioError if the source is not what it was when this was first asked.
+
+        One that is gone, or another file in its place, is no harm to who has read it.
+        """
+        if isinstance(self.source, Pipe):
+            return
+        try:
+            found = os.stat(self.source)
+        except OSError:
+            return
+        before = self._found = self._found or found
+        if found.st_ino == before.st_ino and (found.st_size, found.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise AudioError(f"{self.source}: changed while it was read.", "Wait until it is written, and try again.")
 
     def open_source(self) -> None:
         if self._options.clip_mode == "rescale" and isinstance(self.source, Pipe):
             self.source = self._opened.enter_context(self.source.rewindable())
+        self._check_unchanged()
         self.reader = self._opened.enter_context(SoundReader(self.source, self._options.replace_nan))
 
     def open_target(self, overwrite: bool) -> None:
@@ -276,7 +296,8 @@ class _File:
         name = f"-{self.target.suffix}" if isinstance(self.target, Pipe) else self.target
         self._form = format_for(name, self.reader.format.converted(options.rate, options.mono), options.subtype)
         metadata = read_metadata(self.source, self.reader.format)
-        self._writer = self._opened.enter_context(open_writer(self.target, self._form, overwrite, metadata))
+        source = None if isinstance(self.source, Pipe) else Path(self.source)
+        self._writer = self._opened.enter_context(open_writer(self.target, self._form, overwrite, metadata, source))
 
     def measure(self, block: Samples) -> None:
         self._peak = max(self._peak or 0.0, float(np.abs(block).max(initial=0.0)))

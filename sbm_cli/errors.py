@@ -1,5 +1,10 @@
 """Errors that a user can cause. `cli/errors.py` alone turns them into text and exit status."""
 
+import errno
+
+DISK_FULL = "The disk is full, or your share of it: free some space, or write to another one."
+FULL = (errno.ENOSPC, errno.EDQUOT)  # numbers of system errors
+
 
 class SbmError(Exception):
     """Base of all of them: `message` says what is wrong and what was expected, `hint` what to do about it."""

@@ -28,7 +28,7 @@ ROOMS = {
     "checkpoint": {"bridge", "dsp", "nn", "config", "errors"},
     "chain": {"dsp", "bridge"},
     "stream": {"audio", "chain", "options", "errors"},
-    "enhancer": {"audio", "stream", "checkpoint", "hub", "options"},
+    "enhancer": {"audio", "stream", "checkpoint", "hub", "options", "errors"},
     # Its sets are made by the mixture generator.
     "evaluation": {"audio", "enhancer", "stream", "options", "training", "errors"},
     "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "config", "errors"},

@@ -12,12 +12,12 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Literal
 
 from sbm_cli.audio.writer import remove_parts
 from sbm_cli.batch.plan import Job
-from sbm_cli.errors import SbmError
+from sbm_cli.errors import DISK_FULL, FULL, SbmError
 from sbm_cli.hub import digest
 from sbm_cli.options import DEFAULTS, Options
 
@@ -63,6 +63,7 @@ class Journal:
 
     def __enter__(self) -> Journal:
         self._out.mkdir(parents=True, exist_ok=True)
+        _check_regular(self._out / NAME)
         file = self._file = open(self._out / NAME, "a+b", buffering=0)
         _lock(file, self._out)
         self._entries = _read(self._out / NAME)  # until now it may have been another's
@@ -128,9 +129,14 @@ class Journal:
     def _append(self, entry: Entry, sync: bool = False) -> None:
         assert self._file is not None
         self._entries[entry.output] = entry
-        self._file.write((json.dumps(asdict(entry)) + "\n").encode())
-        if sync:
-            os.fsync(self._file.fileno())
+        try:
+            self._file.write((json.dumps(asdict(entry)) + "\n").encode())
+            if sync:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            reason = str(error.strerror).lower()
+            hint = DISK_FULL if error.errno in FULL else ""
+            raise SbmError(f"{self._out / NAME}: cannot be written ({reason}).", hint) from error
 
     def _key(self, job: Job) -> str:
         return job.target.relative_to(self._out).as_posix()
@@ -138,14 +144,28 @@ class Journal:
 
 def _read(path: Path) -> dict[str, Entry]:
     """Return the last entry of every output; lines that are none, such as one that was cut off, do not count."""
+    _check_regular(path)
     entries = {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             entry = Entry(**json.loads(line))
-        except (ValueError, TypeError):
+            if isinstance(entry.process, int) and _is_inside(entry.output):
+                entries[entry.output] = entry
+        except (ValueError, TypeError, RecursionError):
             continue
-        entries[entry.output] = entry
     return entries
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what would never end to be read, or take what is written to another place than a disc."""
+    if path.exists() and not path.is_file():
+        raise SbmError(f"{path}: is not a regular file.", "Remove it, or name another output folder.")
+
+
+def _is_inside(output: str) -> bool:
+    """Whether a path is one of the output folder: who gives us a folder shall not have us delete elsewhere."""
+    path = PurePath(output)
+    return not path.is_absolute() and not path.drive and ".." not in path.parts
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import typer
 
 from sbm_cli.cli import console
-from sbm_cli.errors import SbmError
+from sbm_cli.errors import DISK_FULL, FULL, SbmError
 
 FAILED, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
 
@@ -61,10 +61,8 @@ def report(error: BaseException, about: object = "") -> int:
     return told.status
 
 
-DISK_FULL = "The disk is full, or your share of it: free some space, or write to another one."
 _OS_HINTS = {
-    errno.ENOSPC: DISK_FULL,
-    errno.EDQUOT: DISK_FULL,
+    **dict.fromkeys(FULL, DISK_FULL),
     errno.EBADF: "stdout is closed: give it a place, > clean.wav or > /dev/null.",
     errno.EACCES: "Check the permissions of the file and of its folder.",
     errno.EROFS: "Write to another folder with -o.",

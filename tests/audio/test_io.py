@@ -467,7 +467,7 @@ def test_a_full_disc_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with pytest.raises(AudioError, match=r"a\.wav: writing failed at .* s") as caught:
+        with pytest.raises(AudioError, match=r"a\.wav: writing failed at .* s \(file too large\)") as caught:
             write(tmp_path / "a.wav", speechlike(16000, 100_000, 1), WAV)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -512,6 +512,43 @@ def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path: Path) -> None:
         writer.write(np.zeros((1, 10), np.float32))
     assert (tmp_path / "a.wav").is_symlink()
     assert read_format(tmp_path / "real.wav").samples == 10
+
+
+def test_a_target_that_is_replaced_leaves_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    for mode in (0o600, 0o640, 0o664):
+        path.touch()
+        path.chmod(mode)
+        with SoundWriter(path, WAV, overwrite=True) as writer:
+            (part,) = tmp_path.glob(".sbm-*")
+            assert part.stat().st_mode & 0o077 == 0  # nobody else reads it meanwhile
+            writer.write(np.zeros((1, 10), np.float32))
+        assert path.stat().st_mode & 0o7777 == mode
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_a_target_that_is_replaced_leaves_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.touch()
+    os.chown(path, 1234, 5678)
+    with SoundWriter(path, WAV, overwrite=True):
+        pass
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 5678)
+
+
+def test_a_private_source_makes_a_private_target(tmp_path: Path) -> None:
+    source, path = tmp_path / "in.wav", tmp_path / "a.wav"
+    source.touch()
+    before = os.umask(0o022)
+    try:
+        for mode, made in ((0o600, 0o600), (0o400, 0o600), (0o640, 0o640), (0o444, 0o644), (0o644, 0o644)):
+            source.chmod(mode)
+            with SoundWriter(path, WAV, source=source):
+                pass
+            assert path.stat().st_mode & 0o777 == made
+            path.unlink()
+    finally:
+        os.umask(before)
 
 
 def test_reading_and_replacing_the_same_file(tmp_path: Path) -> None:

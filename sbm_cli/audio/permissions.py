@@ -1,0 +1,40 @@
+"""Who may read an output: not more people than may read what it replaces, or what it was made from."""
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+_READ = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+
+
+def mode_for_new(source: Path | None) -> int:
+    """Return the mode, still to be cut by the umask, of a file made from a source: closed to whom that is closed."""
+    try:
+        found = source.stat() if source else None
+    except OSError:  # it vanished while it was read
+        found = None
+    if found is None:
+        return 0o666
+    readers = found.st_mode & _READ
+    if not readers & stat.S_IROTH and hasattr(os, "getegid") and found.st_gid != os.getegid():
+        readers &= ~stat.S_IRGRP  # a group may read the source, and the new file would be of another one
+    return 0o666 & (readers | readers >> 1 | stat.S_IRUSR | stat.S_IWUSR)
+
+
+def keep(part: Path, replaced: Path) -> None:
+    """Give a file the mode and, as far as that is permitted, owner and access list of the one that it will replace."""
+    found = replaced.stat()
+    if hasattr(os, "chown"):
+        for owner, group in ((-1, found.st_gid), (found.st_uid, -1)):
+            with contextlib.suppress(OSError):
+                os.chown(part, owner, group)
+    mode = stat.S_IMODE(found.st_mode)
+    if (made := part.stat()).st_gid != found.st_gid:
+        mode &= ~stat.S_IRWXG  # of another group than the one that was let in
+    if made.st_uid != found.st_uid:
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+    part.chmod(mode)
+    for name in os.listxattr(replaced) if hasattr(os, "listxattr") else ():
+        with contextlib.suppress(OSError):
+            os.setxattr(part, name, os.getxattr(replaced, name))
