@@ -209,7 +209,7 @@ def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> l
     if len(files) == 1:
         name = files[0].name if suffix is None else files[0].with_suffix(suffix).name
         return [(files[0], path / name)]
-    return [(job.source, job.target) for job in find_jobs(files, path, suffix=suffix)]
+    return [(job.source, job.target) for job in find_jobs(files, path, suffix=suffix).jobs]
 
 
 def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
