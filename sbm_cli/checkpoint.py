@@ -15,7 +15,7 @@ from sbm_cli.config import build, dump
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
-from sbm_cli.errors import ModelError
+from sbm_cli.errors import ModelError, naming
 from sbm_cli.nn.network import Network, NetworkConfig
 
 
@@ -32,6 +32,9 @@ class ModelConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def __post_init__(self) -> None:
+        # Files are named after it.
+        if not self.name or Path(self.name).name != self.name or self.name.startswith(".") or "\\" in self.name:
+            raise ValueError(f"name is the beginning of a file's name, without folders, got {self.name!r}")
         if self.stft.bins != self.network.bins:
             raise ValueError(f"the STFT has {self.stft.bins} frequencies, the network {self.network.bins}")
 
@@ -88,7 +91,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file under a temporary name in its folder and rename it: it is there whole, or as it was before."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

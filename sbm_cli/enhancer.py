@@ -62,9 +62,9 @@ class FileReport:
     rtf: float
     clipped: int
     band_limit: float | None
-    not_carried: tuple[str, ...]
     model: str
     options: Options
+    not_carried: tuple[str, ...] = ()
 
 
 class Enhancer:
@@ -328,9 +328,9 @@ class _File:
             rtf=rtf if self._samples else 0.0,
             clipped=self._clipped,
             band_limit=config.rate / 2 if limited and options.share == 1 and not options.keep_high_band else None,
-            not_carried=self._writer.not_carried,
             model=config.name,
             options=options,
+            not_carried=self._writer.not_carried,
         )
 
 

@@ -19,6 +19,7 @@ from sbm_cli.audio.writer import remove_parts
 from sbm_cli.batch.plan import Job
 from sbm_cli.errors import DISK_FULL, FULL, SbmError
 from sbm_cli.hub import digest
+from sbm_cli.lock import lock
 from sbm_cli.options import DEFAULTS, Options
 
 NAME = ".sbm-batch.jsonl"
@@ -65,7 +66,9 @@ class Journal:
         self._out.mkdir(parents=True, exist_ok=True)
         _check_regular(self._out / NAME)
         file = self._file = open(self._out / NAME, "a+b", buffering=0)
-        _lock(file, self._out)
+        if not lock(file.fileno()):
+            file.close()
+            raise SbmError(f"{self._out}: another sbm batch writes into it.", "Wait for it, or name another folder.")
         self._entries = _read(self._out / NAME)  # until now it may have been another's
         if file.tell() and not (self._out / NAME).read_bytes().endswith(b"\n"):
             file.write(b"\n")  # a last line that was cut off stays alone
@@ -179,18 +182,3 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _name_and_digest(model: Path) -> str:
     both = digest(model) + digest(model.with_suffix(".json"))
     return f"{model.stem} {hashlib.sha256(both.encode()).hexdigest()[:12]}"
-
-
-def _lock(file: BinaryIO, out: Path) -> None:
-    """Keep others from writing the journal until it is closed, or this process ends in whatever way."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise SbmError(f"{out}: another sbm batch writes into it.", "Wait for it, or name another folder.") from None
-    except OSError:  # a network drive without locks
-        pass

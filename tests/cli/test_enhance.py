@@ -297,6 +297,17 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (["noisy.wav", "copy/noisy.wav", "-o", "out"], 1, "sbm: noisy.wav and copy/noisy.wav would both become "),
         (["noisy.wav", "other.wav", "-o", "."], 1, "sbm: noisy.wav would be written over."),
         (["noisy.wav", "other.wav", "-o", "other.wav"], 2, "sbm: invalid value for --output: other.wav is a file; "),
+        (
+            ["noisy.wav", "other.wav", "-o", "one.wav"],
+            2,
+            "sbm: invalid value for --output: one.wav is named as a file, ",
+        ),
+        (
+            ["noisy.wav", "-o", "clean.wav", "-y", "--spectrogram", "./clean.wav"],
+            1,
+            "sbm: clean.wav is the sound itself",
+        ),
+        (["noisy.wav", "-o", "clean.wav", "-y", "--spectrogram", "noisy.wav"], 1, "sbm: noisy.wav is the sound"),
         (["*.flac", "-o", "out"], 1, "sbm: *.flac: no such file or folder"),
         (["noisy.wav", "-o", "clean.wav", "--ext", "flac"], 2, "sbm: invalid value for --ext: the suffix of clean.wav"),
         (["noisy.wav", "-o", "out/", "--ext", "raw"], 2, "sbm: invalid value for --ext: no sound format raw; "),
@@ -385,6 +396,17 @@ def test_a_picture_of_before_and_after(
     refused = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--spectrogram", "a.png")
     assert refused.status == 1 and refused.err.startswith("sbm: a.png exists.")
     assert (folder / "a.png").read_bytes() == before and names(folder) == {"noisy.wav", "a.png"}
+
+    def appears(*_: object) -> None:
+        (folder / "c.png").write_bytes(b"dear to me")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sbm_cli.evaluation.spectrogram.draw", appears)
+        late = sbm("enhance", "noisy.wav", "-o", "late.wav", "-m", model_file, "--spectrogram", "c.png")
+    assert late.status == 1 and late.err.startswith("sbm: c.png exists by now.")
+    assert (folder / "c.png").read_bytes() == b"dear to me"
+    for name in ("c.png", "late.wav"):
+        (folder / name).unlink()
     monkeypatch.setitem(sys.modules, "PIL", None)
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--spectrogram", "b.png")
     assert result.status == 1 and "Pillow" in result.err and names(folder) == {"noisy.wav", "a.png"}
