@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -87,11 +88,14 @@ def load_config(path: Path) -> ModelConfig:
     return build(ModelConfig, values, str(beside))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in its folder and rename it: it is there whole, or as it was before."""
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file under a temporary name in its folder and rename it: it is there whole, or as it was before.
+
+    mode: of the file, still to be cut by the umask.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming(path), open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb", opener=partial(os.open, mode=mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

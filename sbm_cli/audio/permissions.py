@@ -34,7 +34,8 @@ def keep(part: Path, replaced: Path) -> None:
         mode &= ~stat.S_IRWXG  # of another group than the one that was let in
     if made.st_uid != found.st_uid:
         mode &= ~(stat.S_ISUID | stat.S_ISGID)
-    part.chmod(mode)
+    with contextlib.suppress(OSError):  # FAT has no modes
+        part.chmod(mode)
     for name in os.listxattr(replaced) if hasattr(os, "listxattr") else ():
         with contextlib.suppress(OSError):
             os.setxattr(part, name, os.getxattr(replaced, name))

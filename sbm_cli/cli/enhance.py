@@ -280,6 +280,7 @@ def _drawn(
     if picture is None or not isinstance(source, Path) or not isinstance(target, Path):
         yield
         return
+    from sbm_cli.audio.permissions import mode_for_new
     from sbm_cli.checkpoint import write_atomically
     from sbm_cli.evaluation.spectrogram import draw, spectrogram
 
@@ -289,7 +290,7 @@ def _drawn(
     draw(before, spectrogram(target), drawn)
     if not overwrite and picture.exists():
         raise OutputExistsError(f"{picture} exists by now.", f"{target} is complete; only the picture is not there.")
-    write_atomically(picture, drawn.getvalue())
+    write_atomically(picture, drawn.getvalue(), mode_for_new(source))
 
 
 def _summarise(report: FileReport) -> None:

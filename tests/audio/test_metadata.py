@@ -177,6 +177,17 @@ def test_comments_and_pictures_of_flac_and_ogg(tmp_path: Path) -> None:
     assert lost == ("MOOD", "cover picture", "CUESHEET", "APPLICATION")
 
 
+def test_comments_of_codecs_that_are_only_read(tmp_path: Path) -> None:
+    for first, second in ((b"\x7fFLAC....", b"\x84...."[:4] + comments(*ENTRIES)), (b"Speex   ", comments(*ENTRIES))):
+        pages = b""
+        for number, packet in enumerate((first, second)):
+            head = b"OggS\0\0" + bytes(8) + b"1234" + number.to_bytes(4, "little") + bytes(4)
+            pages += head + b"\1" + bytes([len(packet)]) + packet
+        (tmp_path / "a.ogg").write_bytes(pages)
+        form = AudioFormat(16000, 1, 4001, "OGG", "SPEEX")
+        assert [part.data for part in read_metadata(tmp_path / "a.ogg", form).parts] == list(ENTRIES)
+
+
 def whole(ogg: bytes) -> bool:
     """Whether the pages of an Ogg follow each other, and each checksum is right, computed bit by bit."""
     number = 0

@@ -5,7 +5,7 @@ import binascii
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from sbm_cli.audio.metadata.parts import MOST_BYTES, MOST_PARTS, Part, splice
 
@@ -13,9 +13,25 @@ PICTURE = b"METADATA_BLOCK_PICTURE"
 _STREAMINFO, _PADDING, _APPLICATION, _SEEKTABLE, _COMMENT, _CUESHEET, _PICTURE = range(7)
 _NAMES = {_APPLICATION: b"APPLICATION", _CUESHEET: b"CUESHEET"}
 _LARGEST = 2**24 - 1  # bytes of a block of FLAC
-# How the packet of comments begins, how many packets of headers there are, and how the comments end.
-_CODECS = {b"\x01vorbis": (b"\x03vorbis", 3, b"\x01"), b"OpusHead": (b"OpusTags", 2, b"")}
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+class _Codec(NamedTuple):
+    """What the second packet, that of the comments, begins with, and how many bytes that are; how it ends."""
+
+    begin: bytes
+    skip: int
+    packets: int  # of headers
+    end: bytes = b""
+    written: bool = True
+
+
+_CODECS = {
+    b"\x01vorbis": _Codec(b"\x03vorbis", 7, 3, b"\x01"),
+    b"OpusHead": _Codec(b"OpusTags", 8, 2),
+    b"\x7fFLAC": _Codec(b"", 4, 2, written=False),
+    b"Speex   ": _Codec(b"", 0, 2, written=False),
+}
 
 
 def read_flac(file: BinaryIO) -> list[Part]:
@@ -60,17 +76,16 @@ def write_flac(file: BinaryIO, parts: Sequence[Part]) -> bool:
 def read_ogg(file: BinaryIO) -> list[Part]:
     """Return the comments of the first stream."""
     opened = _headers(file)
-    return _entries(opened.packets[1][len(opened.codec[0]) :]) if opened else []
+    return _entries(opened.packets[1][opened.codec.skip :]) if opened else []
 
 
 def write_ogg(file: BinaryIO, parts: Sequence[Part]) -> bool:
     """Give a finished Ogg comments in place of its own; False if it is none of Vorbis or Opus."""
     opened = _headers(file)
-    if opened is None:
+    if opened is None or not opened.codec.written or not opened.whole:
         return False
-    marker, _, end = opened.codec
-    vendor = _vendor(opened.packets[1][len(marker) :])
-    comments = marker + _comments(vendor, [part.data for part in parts]) + end
+    begin, skip, _, end, _ = opened.codec
+    comments = begin + _comments(_vendor(opened.packets[1][skip:]), [part.data for part in parts]) + end
     pages = _paged([comments, *opened.packets[2:]], opened.serial)
     splice(file, opened.first, opened.end, b"".join(pages))
     if len(pages) != opened.pages:  # the others have other numbers now
@@ -138,10 +153,14 @@ def _comments(vendor: bytes, entries: Sequence[bytes]) -> bytes:
 
 @dataclass(frozen=True)
 class _Headers:
-    """The packets before the sound, and the pages behind the first one that they stand on: from `first` to `end`."""
+    """The packets before the sound, and the pages behind the first one that they stand on: from `first` to `end`.
 
-    codec: tuple[bytes, int, bytes]
+    whole: they have those pages for themselves.
+    """
+
+    codec: _Codec
     packets: list[bytes]
+    whole: bool
     serial: bytes
     first: int
     end: int
@@ -168,9 +187,11 @@ def _headers(file: BinaryIO) -> _Headers | None:
             codec = next((found for begin, found in _CODECS.items() if packets and packets[0].startswith(begin)), None)
             if codec is None:
                 return None
-        elif codec is not None and len(packets) >= codec[1]:
-            whole = len(packets) == codec[1] and not open_packet and packets[1].startswith(codec[0])
-            return _Headers(codec, packets, serial, first, place + len(page), number) if whole else None
+        elif codec is not None and len(packets) >= codec.packets:
+            if not packets[1].startswith(codec.begin):
+                return None
+            whole = len(packets) == codec.packets and not open_packet
+            return _Headers(codec, packets, whole, serial, first, place + len(page), number)
     return None
 
 
