@@ -63,7 +63,7 @@ class SoundWriter:
         # Not with a sound file's suffix: should we be killed, a later batch must not take it for a recording.
         self._part = self._target.with_name(f".sbm-{os.getpid()}-{secrets.token_hex(6)}.part")
         try:
-            mode = 0o600 if self._target.exists() else mode_for_new(self._source)
+            mode = 0o600 if self._target.exists() else mode_for_new(self._target, self._source)
             os.close(os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
         except OSError as error:
             reason = str(error.strerror).lower()

@@ -290,7 +290,7 @@ def _drawn(
     draw(before, spectrogram(target), drawn)
     if not overwrite and picture.exists():
         raise OutputExistsError(f"{picture} exists by now.", f"{target} is complete; only the picture is not there.")
-    write_atomically(picture, drawn.getvalue(), mode_for_new(source))
+    write_atomically(picture, drawn.getvalue(), mode_for_new(picture, source))
 
 
 def _summarise(report: FileReport) -> None:

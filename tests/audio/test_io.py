@@ -551,6 +551,22 @@ def test_a_private_source_makes_a_private_target(tmp_path: Path) -> None:
         os.umask(before)
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_a_group_that_may_read_the_source_is_not_another_one(tmp_path: Path) -> None:
+    source = tmp_path / "in.wav"
+    source.touch()
+    source.chmod(0o640)
+    os.chown(source, -1, 5678)
+    for name, mode in (("a", 0o600), ("b", 0o640)):
+        (tmp_path / name).mkdir()
+        if name == "b":  # files in it are of its group
+            os.chown(tmp_path / name, -1, 5678)
+            (tmp_path / name).chmod(0o2777)
+        with SoundWriter(tmp_path / name / "a.wav", WAV, source=source):
+            pass
+        assert (tmp_path / name / "a.wav").stat().st_mode & 0o777 == mode
+
+
 def test_reading_and_replacing_the_same_file(tmp_path: Path) -> None:
     path, waveform = tmp_path / "a.wav", speechlike(16000, 3000, 1)
     write(path, waveform, replace(WAV, subtype="FLOAT"))

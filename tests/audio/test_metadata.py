@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from sbm_cli.audio.format import AudioFormat, format_for
 from sbm_cli.audio.io import SoundReader, read_format
-from sbm_cli.audio.metadata import read_metadata
-from sbm_cli.audio.metadata.parts import splice
+from sbm_cli.audio.metadata import Metadata, read_metadata
+from sbm_cli.audio.metadata.parts import Part, splice
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.audio.writer import SoundWriter, open_writer
 
@@ -112,6 +112,29 @@ def test_chunks_of_other_containers(tmp_path: Path, name: str, extra: bytes) -> 
     assert lost == () and extra in made and made.endswith(extra) is (container != "W64")
     with sf.SoundFile(found) as file:
         assert "should be" not in file.extra_info  # which is what libsndfile says of sizes that are wrong
+
+
+def test_what_is_behind_the_samples_of_a_w64_is_not_heard(tmp_path: Path) -> None:
+    """libsndfile reads padding and chunks there as more samples."""
+    content = sound("W64")
+    extra = b"bext" + W64 + (24 + 602).to_bytes(8, "little") + BEXT
+    (tmp_path / "a.w64").write_bytes(content + bytes(-len(content) % 8) + extra)
+    found, lost = carry(tmp_path / "a.w64", "b.w64")
+    assert lost == () and extra in found.read_bytes()
+    with SoundReader(Pipe(io.BytesIO((tmp_path / "a.w64").read_bytes()))) as reader:
+        assert sum(block.shape[1] for block in reader.blocks(1000)) == 4001
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.caf", "a.w64"])
+def test_chunks_around_no_samples(tmp_path: Path, name: str) -> None:
+    sf.write(tmp_path / name, np.zeros(0), 16000)
+    part = Part({".wav": "WAVE", ".caf": "CAF", ".aiff": "AIFF", ".w64": "W64"}[Path(name).suffix], b"who?", b"1234")
+    if name.endswith("w64"):
+        part = replace(part, name=b"who?" + W64)
+    form = read_format(tmp_path / name)
+    assert Metadata(form, [part]).write(tmp_path / name, form) == ()
+    assert read_format(tmp_path / name).samples == 0
+    assert [found.data for found in read_metadata(tmp_path / name, form).parts] == [b"1234"]
 
 
 def test_what_counts_samples_does_not_outlive_another_rate(tmp_path: Path) -> None:

@@ -51,11 +51,14 @@ def read_chunks(file: BinaryIO) -> tuple[list[Part], list[str]] | None:
     parts: list[Part] = []
     lost: list[str] = []
     behind, left, length = False, MOST_BYTES, file.seek(0, 2)
-    for place in _walk(file, layout):
+    for number, place in enumerate(_walk(file, layout)):
+        if number == MOST_PARTS:
+            lost.append("further chunks")
+            break
         behind |= place.kind in _SAMPLES
         if place.kind in _OWN:
             continue
-        if place.kind in _UNTRUE or place.size > left or len(parts) == MOST_PARTS or place.body + place.size > length:
+        if place.kind in _UNTRUE or place.size > left or place.body + place.size > length:
             lost.append(place.kind.strip())
             continue
         left -= place.size
@@ -88,6 +91,12 @@ def write_chunks(file: BinaryIO, parts: Sequence[Part]) -> bool:
     elif layout.total is not None:
         _patch(file, layout.total, total if layout.whole else total - 8, layout.order)
     return True
+
+
+def sample_bytes(file: BinaryIO) -> int | None:
+    """Return how many bytes of samples there are, None where that is not said."""
+    layout = _layout(file)
+    return next((place.size for place in _walk(file, layout) if place.kind == "data"), None) if layout else None
 
 
 def fitting(part: Part, rate: float, mixed: bool) -> Part | None:

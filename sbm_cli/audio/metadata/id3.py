@@ -16,6 +16,7 @@ _FRAMES = {
     "comment": "COMM",
 }
 TAGS = set(_FRAMES)
+_MOST_TAGS = 8  # one behind another
 _TOLD = {*_FRAMES.values(), "TYER", "TDAT", "TSSE", "TENC", "TLEN"}  # by the tags, or by the new file
 
 
@@ -74,7 +75,9 @@ def _bounds(file: BinaryIO) -> tuple[int, tuple[int, int, int]]:
     file.seek(0)
     head, front = file.read(10), 0
     length = file.seek(0, 2)
-    while head[:3] == b"ID3" and len(head) == 10:
+    for _ in range(_MOST_TAGS):
+        if head[:3] != b"ID3" or len(head) < 10:
+            break
         front += 10 + _number(head[6:]) + (10 if head[5] & 0x10 else 0)
         file.seek(front)
         head = file.read(10)

@@ -115,16 +115,17 @@ def _blocks(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     file.seek(0)
     if file.read(4) != b"fLaC":
         return
-    left, last = MOST_BYTES, False
-    while not last and left > 0:
+    left = MOST_BYTES
+    for _ in range(MOST_PARTS):
         head = file.read(4)
         size = int.from_bytes(head[1:], "big")
         data = file.read(size)
         left -= size + 4
-        if len(head) < 4 or len(data) < size:
+        if len(head) < 4 or len(data) < size or left < 0:
             return
-        last = bool(head[0] & 0x80)
         yield head[0] & 0x7F, data
+        if head[0] & 0x80:  # the last one
+            return
 
 
 def _vendor(comments: bytes) -> bytes:
