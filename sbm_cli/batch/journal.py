@@ -24,6 +24,9 @@ from sbm_cli.options import DEFAULTS, Options
 
 NAME = ".sbm-batch.jsonl"
 
+# Of what others may have written into the journal, and we count with or make names of.
+_KINDS = (("process", int), ("settings", dict), ("seconds", (int, float)), ("bytes", int), ("mtime_ns", int))
+
 State = Literal["new", "done", "outdated"]
 
 
@@ -152,7 +155,7 @@ def _read(path: Path) -> dict[str, Entry]:
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             entry = Entry(**json.loads(line))
-            if isinstance(entry.process, int) and _is_inside(entry.output):
+            if _is_inside(entry.output) and all(isinstance(getattr(entry, name), kind) for name, kind in _KINDS):
                 entries[entry.output] = entry
         except (ValueError, TypeError, RecursionError):
             continue

@@ -246,6 +246,19 @@ def test_tags_of_an_mp3(tmp_path: Path) -> None:
     assert lost == ("cover picture", "APE")
 
 
+def test_texts_that_do_not_say_how_they_are_encoded(tmp_path: Path) -> None:
+    mp3 = tmp_path / "a.mp3"
+    mp3.write_bytes(sound("MP3") + b"TAGBr\xe4utigam".ljust(127, b"\0") + b"\xff")
+    aiff = tmp_path / "a.aiff"
+    aiff.write_bytes(sound("AIFF") + chunk(b"NAME", b"Br\xe4utigam", "big"))
+    for source in (mp3, aiff):
+        found, lost = carry(source, "b.flac")
+        assert lost == () and dict(read_format(found).tags) == {"title": "Bräutigam"}
+        found.unlink()
+    found, lost = carry(mp3, "b.mp3")
+    assert lost == () and found.read_bytes()[0] == 0xFF  # no second tag before the sound
+
+
 def test_an_mp3_gets_tags_that_are_not_ascii(tmp_path: Path) -> None:
     source = flac(tmp_path / "a.flac", (4, comments(*ENTRIES)))
     found, lost = carry(source, "b.mp3")

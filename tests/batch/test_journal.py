@@ -157,8 +157,11 @@ def test_cut_off_anywhere_the_rest_counts(desk: Desk, cut: int) -> None:
 
 def test_lines_of_another_kind_do_not_count(desk: Desk) -> None:
     desk.finish()
+    line = json.loads((desk.out / NAME).read_text().splitlines()[-1])
     with open(desk.out / NAME, "ab") as file:
         file.write(b'[]\n{"output": "x"}\nnull\n\xff\n{}\n')
+        for wrong in ({"settings": []}, {"bytes": "5"}, {"seconds": None}, {"output": 5}):
+            file.write(json.dumps(line | wrong).encode() + b"\n")
     assert desk.state() == ("done", "")
 
 

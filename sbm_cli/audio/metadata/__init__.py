@@ -1,6 +1,6 @@
 """What a file holds beside its samples, carried over bit for bit into a container that has room for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +33,7 @@ _INFO = {
     "IGNR": "genre",
     "ITRK": "tracknumber",
 }
+_AIFF = {b"NAME": "title", b"AUTH": "artist", b"(c) ": "copyright", b"ANNO": "comment"}
 _EVERY = {*_INFO.values(), "license"}
 # Tags that libsndfile writes, and ID3 that we do.
 _TAGS = {
@@ -56,11 +57,12 @@ class Metadata:
 
     @property
     def tags(self) -> tuple[tuple[str, str], ...]:
-        """The tags of the source, decoded: libsndfile takes those of a WAV for UTF-8, and many are Latin-1."""
+        """The tags of the source: where it does not say how they are encoded, libsndfile takes them for UTF-8."""
         found = dict(self.format.tags)
+        newer = any(part.home == "ID3" for part in self.parts)
         for part in self.parts:
-            if part.name == b"LIST" and part.data.startswith(b"INFO"):
-                found |= {_INFO[name]: text(data) for name, data in info(part) if name in _INFO and data}
+            if not (newer and part.name == b"ID3v1"):
+                found |= {name: text(data) for name, data in _texts(part) if data}
         return tuple(found.items())
 
     def tags_for(self, form: AudioFormat) -> tuple[tuple[str, str], ...]:
@@ -84,7 +86,7 @@ class Metadata:
             lost += [name for name, _ in self.tags if name not in _TAGS.get(home, set())]
         if kept or home == "MP3":
             with path.open("r+b") as file:
-                if not _write(file, home, kept, self.tags):
+                if not _write(file, home, kept, () if kept else self.tags):
                     lost += [part.label for part in kept]
         return tuple(dict.fromkeys(lost))
 
@@ -135,6 +137,16 @@ def _home(form: AudioFormat) -> str:
     if form.container in ("WAV", "WAVEX", "RF64"):
         return "RIFX" if form.endian == "BIG" and form.container != "RF64" else "WAVE"
     return form.container
+
+
+def _texts(part: Part) -> Iterator[tuple[str, bytes]]:
+    """Yield the tags of a part that does not say how it is encoded."""
+    if part.name == b"LIST" and part.data.startswith(b"INFO"):
+        yield from ((_INFO[name], data) for name, data in info(part) if name in _INFO)
+    elif part.name == b"ID3v1":
+        yield from id3.texts_of_id3v1(part.data)
+    elif part.home == "AIFF" and (name := _AIFF.get(part.name)):
+        yield name, part.data.rstrip(b"\0")
 
 
 def _told(part: Part) -> bool:

@@ -1,6 +1,6 @@
 """Tags of MP3: ID3v2 before the sound, APEv2 and ID3v1 behind it, each copied as it is."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from sbm_cli.audio.metadata.parts import MOST_BYTES, Part, splice
@@ -52,6 +52,18 @@ def made(tags: Iterable[tuple[str, str]]) -> bytes:
             body = b"\3" + (b"und\0" if name == "comment" else b"") + text.encode("utf-8", "replace")
             frames += _FRAMES[name].encode() + _syncsafe(len(body)) + b"\0\0" + body
     return b"ID3\4\0\0" + _syncsafe(len(frames)) + frames if frames else b""
+
+
+def texts_of_id3v1(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the texts of a tag of 128 bytes."""
+    for name, start, end in (
+        ("title", 3, 33),
+        ("artist", 33, 63),
+        ("album", 63, 93),
+        ("date", 93, 97),
+        ("comment", 97, 127),
+    ):
+        yield name, data[start:end].partition(b"\0")[0].rstrip()
 
 
 def frames(data: bytes) -> list[str]:
