@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from sbm_cli import Enhancer
 from sbm_cli.batch.plan import find_jobs
-jobs = find_jobs([Path(sys.argv[1])], Path(sys.argv[2]))
+jobs = find_jobs([Path(sys.argv[1])], Path(sys.argv[2])).jobs
 enhancer = Enhancer.load(device="cpu", threads=1)
 for job in jobs:
     job.target.parent.mkdir(parents=True, exist_ok=True)

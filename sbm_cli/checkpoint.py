@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from sbm_cli.config import build, dump
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
-from sbm_cli.errors import ModelError
+from sbm_cli.errors import ModelError, naming
 from sbm_cli.nn.network import Network, NetworkConfig
 
 
@@ -32,6 +33,9 @@ class ModelConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def __post_init__(self) -> None:
+        # Files are named after it.
+        if not self.name or Path(self.name).name != self.name or self.name.startswith(".") or "\\" in self.name:
+            raise ValueError(f"name is the beginning of a file's name, without folders, got {self.name!r}")
         if self.stft.bins != self.network.bins:
             raise ValueError(f"the STFT has {self.stft.bins} frequencies, the network {self.network.bins}")
 
@@ -84,14 +88,20 @@ def load_config(path: Path) -> ModelConfig:
     return build(ModelConfig, values, str(beside))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in its folder and rename it: it is there whole, or as it was before."""
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file under a temporary name in its folder and rename it: it is there whole, or as it was before.
+
+    mode: of the file, still to be cut by the umask.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb", opener=partial(os.open, mode=mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk, say, does not name it
+        raise
     finally:
         temporary.unlink(missing_ok=True)

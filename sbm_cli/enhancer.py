@@ -6,6 +6,7 @@ A file, an array and a live stream go through the same code; they differ in the 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from sbm_cli import checkpoint, hub
 from sbm_cli.audio.clipping import apply_clip_mode
 from sbm_cli.audio.format import format_for
 from sbm_cli.audio.io import SoundReader
+from sbm_cli.audio.metadata import read_metadata
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.audio.writer import open_writer
+from sbm_cli.errors import AudioError
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import Stream, Streams
 
@@ -46,6 +49,7 @@ class FileReport:
 
     rate, channels, samples: of the target; clipped: how many of its samples were beyond full scale.
     band_limit: Hz above which the source may hold something and nothing came out, None if nothing is missing.
+    not_carried: names of the metadata that the target has no room for.
     """
 
     source: str
@@ -60,6 +64,7 @@ class FileReport:
     band_limit: float | None
     model: str
     options: Options
+    not_carried: tuple[str, ...] = ()
 
 
 class Enhancer:
@@ -252,6 +257,7 @@ class _File:
         self._options = options
         self._samples = self._clipped = 0  # of the target
         self._peak: float | None = None
+        self._found: os.stat_result | None = None  # of the source
         self._opened = contextlib.ExitStack()
 
     def attempt(self, action: Callable[..., Result], *arguments: Any) -> Result | None:
@@ -269,18 +275,37 @@ class _File:
         self._opened.__exit__(*error)
 
     def close(self) -> None:
+        self._check_unchanged()
         self._opened.close()
+
+    def _check_unchanged(self) -> None:
+        """Raise AudioError if the source is not what it was when this was first asked.
+
+        One that is gone, or another file in its place, is no harm to who has read it.
+        """
+        if isinstance(self.source, Pipe):
+            return
+        try:
+            found = os.stat(self.source)
+        except OSError:
+            return
+        before = self._found = self._found or found
+        if found.st_ino == before.st_ino and (found.st_size, found.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise AudioError(f"{self.source}: changed while it was read.", "Wait until it is written, and try again.")
 
     def open_source(self) -> None:
         if self._options.clip_mode == "rescale" and isinstance(self.source, Pipe):
             self.source = self._opened.enter_context(self.source.rewindable())
+        self._check_unchanged()
         self.reader = self._opened.enter_context(SoundReader(self.source, self._options.replace_nan))
 
     def open_target(self, overwrite: bool) -> None:
         options = self._options
         name = f"-{self.target.suffix}" if isinstance(self.target, Pipe) else self.target
         self._form = format_for(name, self.reader.format.converted(options.rate, options.mono), options.subtype)
-        self._writer = self._opened.enter_context(open_writer(self.target, self._form, overwrite))
+        metadata = read_metadata(self.source, self.reader.format)
+        source = None if isinstance(self.source, Pipe) else Path(self.source)
+        self._writer = self._opened.enter_context(open_writer(self.target, self._form, overwrite, metadata, source))
 
     def measure(self, block: Samples) -> None:
         self._peak = max(self._peak or 0.0, float(np.abs(block).max(initial=0.0)))
@@ -313,6 +338,7 @@ class _File:
             band_limit=config.rate / 2 if limited and options.share == 1 and not options.keep_high_band else None,
             model=config.name,
             options=options,
+            not_carried=self._writer.not_carried,
         )
 
 

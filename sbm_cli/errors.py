@@ -1,5 +1,23 @@
 """Errors that a user can cause. `cli/errors.py` alone turns them into text and exit status."""
 
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+DISK_FULL = "The disk is full, or your share of it: free some space, or write to another one."
+FULL = (errno.ENOSPC, errno.EDQUOT)  # numbers of system errors
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let an error of the system name what could not be written; that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
 
 class SbmError(Exception):
     """Base of all of them: `message` says what is wrong and what was expected, `hint` what to do about it."""

@@ -20,6 +20,7 @@ ROOMS = {
     "errors": set(),
     "config": {"errors"},
     "hub": {"errors"},
+    "lock": set(),
     "audio": {"errors"},
     "options": {"audio"},
     "dsp": set(),
@@ -28,11 +29,11 @@ ROOMS = {
     "checkpoint": {"bridge", "dsp", "nn", "config", "errors"},
     "chain": {"dsp", "bridge"},
     "stream": {"audio", "chain", "options", "errors"},
-    "enhancer": {"audio", "stream", "checkpoint", "hub", "options"},
+    "enhancer": {"audio", "stream", "checkpoint", "hub", "options", "errors"},
     # Its sets are made by the mixture generator.
     "evaluation": {"audio", "enhancer", "stream", "options", "training", "errors"},
-    "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "config", "errors"},
-    "batch": {"enhancer", "audio", "checkpoint", "hub", "options", "errors"},
+    "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "config", "lock", "errors"},
+    "batch": {"enhancer", "audio", "checkpoint", "hub", "lock", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, checkpoint for what `sbm models info` says
     "cli": {"audio", "enhancer", "batch", "training", "evaluation", "hub", "checkpoint", "nn", "options", "errors", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
@@ -43,6 +44,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "config": (set(), set()),
     "hub": (set(), {"huggingface_hub"}),
+    "lock": (set(), set()),
     "audio": ({"numpy", "soundfile", "soxr"}, {"av"}),
     "options": (set(), set()),
     "dsp": ({"torch", "numpy"}, {"triton"}),

@@ -117,6 +117,8 @@ def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None
             f"{path}: {size / 2**30:.1f} GiB is too much for {container}.", "Use .wav, .w64, .caf or .flac."
         )
     endian = source.endian if container == source.container else "FILE"
+    if (container, endian) == ("WAVEX", "BIG"):  # libsndfile reads it and cannot write it
+        container = "WAV"
     return replace(source, container=container, subtype=subtype, endian=endian)
 
 

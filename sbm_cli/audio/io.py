@@ -5,13 +5,15 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile as sf
 
-from sbm_cli.audio.format import AudioFormat, Waveform
+from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Waveform
+from sbm_cli.audio.metadata.chunks import sample_bytes
 from sbm_cli.audio.pipe import Pipe, Samples, means_unknown
 from sbm_cli.errors import AudioError
 
@@ -45,6 +47,8 @@ class SoundReader:
             self._file = file if isinstance(file, Samples) else opened.enter_context(_open(file, self.path))
             self._opened = opened.pop_all()
         self.format = self._file.format if isinstance(self._file, Samples) else _format_of(self._file)
+        if self.format.container == "W64" and not isinstance(file, Samples):
+            self.format = replace(self.format, samples=_samples_of_w64(file, self.format))
 
     def __enter__(self) -> "SoundReader":
         return self
@@ -139,6 +143,17 @@ def _format_of(file: sf.SoundFile) -> AudioFormat:
     tags = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
     samples = None if file.frames >= 2**62 else file.frames  # FLAC from a pipe
     return AudioFormat(file.samplerate, file.channels, samples, file.format, file.subtype, file.endian, tags)
+
+
+def _samples_of_w64(file: Path | BinaryIO, form: AudioFormat) -> int | None:
+    """Return the number of samples: libsndfile takes what is behind them, were it padding, for more of them."""
+    with contextlib.nullcontext(file) if not isinstance(file, Path) else file.open("rb") as opened:
+        place = opened.tell()
+        size = sample_bytes(opened)
+        opened.seek(place)
+    if size is None or form.samples is None or form.subtype not in SAMPLE_BYTES:
+        return form.samples
+    return min(form.samples, size // (form.channels * SAMPLE_BYTES[form.subtype]))
 
 
 def _unreadable(path: Path, beginning: bytes, error: Any) -> AudioError:

@@ -116,6 +116,7 @@ class PipeWriter:
         self._file = pipe.file
         self._format = format
         self._padding = b""
+        self.not_carried: tuple[str, ...] = ()  # of the source's metadata
 
     def __enter__(self) -> PipeWriter:
         form = self._format

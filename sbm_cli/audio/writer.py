@@ -12,8 +12,10 @@ from types import TracebackType
 import soundfile as sf
 
 from sbm_cli.audio.format import AudioFormat, Waveform, storable
+from sbm_cli.audio.metadata import Metadata
+from sbm_cli.audio.permissions import keep, mode_for_new
 from sbm_cli.audio.pipe import Pipe, PipeWriter, temporary_folder
-from sbm_cli.errors import AudioError, OutputExistsError
+from sbm_cli.errors import DISK_FULL, FULL, AudioError, OutputExistsError
 
 _WRITE_FRAMES = 4096  # libsndfile overflows its stack on a Vorbis block of three million samples
 _UNREADABLE_WHEN_EMPTY = {"FLAC", "OPUS", "MP3"}  # libsndfile 1.2 writes them without a complaint and cannot open them
@@ -25,13 +27,26 @@ class SoundWriter:
     path: the target. Until the end the samples go to a hidden file beside it, which an exception removes.
     format: rate, channels, container, subtype, endian and tags of the file; see `format_for`.
     overwrite: replace a file of that name; otherwise one that is there, even one that appears meanwhile, is kept.
+    metadata: what the source of the sound holds beside its samples. In the end `not_carried` names what there is no
+    room for. source: its file; whoever may not read that may not read a new target. One that is replaced leaves the new
+    one its mode and owner.
 
     Raises OutputExistsError if it is there, AudioError if the folder or the disc does not take it, or if nothing was
     written and the format cannot hold nothing (FLAC, Opus, MP3).
     """
 
-    def __init__(self, path: str | Path, format: AudioFormat, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        format: AudioFormat,
+        overwrite: bool = False,
+        metadata: Metadata | None = None,
+        source: Path | None = None,
+    ) -> None:
         self.path = Path(path)
+        self.not_carried: tuple[str, ...] = ()
+        self._metadata = metadata or Metadata(format)
+        self._source = source
         self.format = format
         self._overwrite = overwrite
         self._written = 0
@@ -48,7 +63,8 @@ class SoundWriter:
         # Not with a sound file's suffix: should we be killed, a later batch must not take it for a recording.
         self._part = self._target.with_name(f".sbm-{os.getpid()}-{secrets.token_hex(6)}.part")
         try:
-            os.close(os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            mode = 0o600 if self._target.exists() else mode_for_new(self._target, self._source)
+            os.close(os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
         except OSError as error:
             reason = str(error.strerror).lower()
             hint = f"Make the folder {self._target.parent} first." if isinstance(error, FileNotFoundError) else ""
@@ -83,6 +99,8 @@ class SoundWriter:
                 self._file.close()  # soundfile syncs to disc first
             if not self._written and {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY:
                 raise AudioError(f"{self.path}: no {self.format.container} can be empty.", "Name a .wav as the output.")
+            with self._failing_as_audio_error():
+                self.not_carried = self._metadata.write(self._part, self.format)
             self._publish()
         finally:
             self._part.unlink(missing_ok=True)
@@ -108,9 +126,7 @@ class SoundWriter:
         if form.container == "RF64" and form.samples is None:
             # SFC_RF64_AUTO_DOWNGRADE, for which soundfile has no name: a WAV, should it stay below 4 GiB.
             sf._snd.sf_command(file._file, 0x1210, sf._ffi.NULL, 1)
-        for name, text in form.tags:
-            if form.container == "MP3" and not text.isascii():
-                continue  # libsndfile hands UTF-8 to an encoder that takes it for Latin-1
+        for name, text in self._metadata.tags_for(form):
             with contextlib.suppress(sf.LibsndfileError, RuntimeError):  # W64 and AU have no tags
                 setattr(file, name, text)
         return file
@@ -119,6 +135,8 @@ class SoundWriter:
         """Give the finished file its name."""
         try:
             if self._overwrite:
+                if self._target.exists():
+                    keep(self._part, self._target)
                 self._part.replace(self._target)
                 return
             try:
@@ -138,29 +156,47 @@ class SoundWriter:
     def _failing_as_audio_error(self) -> Iterator[None]:
         try:
             yield
-        except (sf.LibsndfileError, AssertionError) as error:  # soundfile asserts that all frames were taken
-            reason = error.error_string if isinstance(error, sf.LibsndfileError) else "not all samples were taken"
+        except (sf.LibsndfileError, AssertionError, OSError) as error:  # soundfile asserts that all frames were taken
+            cause = error if isinstance(error, OSError) else self._refusal()
+            if cause is not None:
+                reason = str(cause.strerror).lower()
+            else:
+                reason = error.error_string if isinstance(error, sf.LibsndfileError) else "not all samples were taken"
             raise AudioError(
                 f"{self.path}: writing failed at {self._written / self.format.rate:.1f} s ({reason.rstrip('.')}).",
-                "Is the disc full?",
+                DISK_FULL if cause and cause.errno in FULL else "Is the disc full?",
             ) from error
+
+    def _refusal(self) -> OSError | None:
+        """Return why the disc takes no more, which libsndfile calls a system error; None if it does take more."""
+        try:
+            with self._part.open("ab") as file:
+                file.write(bytes(2**16))
+        except OSError as error:
+            return error
+        return None
 
 
 @contextlib.contextmanager
 def open_writer(
-    target: str | Path | Pipe, format: AudioFormat, overwrite: bool = False
+    target: str | Path | Pipe,
+    format: AudioFormat,
+    overwrite: bool = False,
+    metadata: Metadata | None = None,
+    source: Path | None = None,
 ) -> Iterator[SoundWriter | PipeWriter]:
     """Open a file or a pipe to be written; formats whose header is finished last go through a temporary file."""
     if not isinstance(target, Pipe):
-        with SoundWriter(target, format, overwrite) as writer:
+        with SoundWriter(target, format, overwrite, metadata, source) as writer:
             yield writer
     elif format.container in ("RAW", "WAV", "WAVEX", "RF64"):
         with PipeWriter(target, format) as writer_of_pipe:
+            writer_of_pipe.not_carried = tuple(dict.fromkeys(part.label for part in metadata.parts)) if metadata else ()
             yield writer_of_pipe
     else:
         with TemporaryDirectory(dir=temporary_folder()) as folder:
             path = Path(folder, f"sound{target.suffix}")
-            with SoundWriter(path, format) as writer:
+            with SoundWriter(path, format, metadata=metadata) as writer:
                 yield writer
             with path.open("rb") as file:
                 shutil.copyfileobj(file, target.file, 2**20)

@@ -12,16 +12,20 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Literal
 
 from sbm_cli.audio.writer import remove_parts
 from sbm_cli.batch.plan import Job
-from sbm_cli.errors import SbmError
+from sbm_cli.errors import DISK_FULL, FULL, SbmError
 from sbm_cli.hub import digest
+from sbm_cli.lock import lock
 from sbm_cli.options import DEFAULTS, Options
 
 NAME = ".sbm-batch.jsonl"
+
+# Of what others may have written into the journal, and we count with or make names of.
+_KINDS = (("process", int), ("settings", dict), ("seconds", (int, float)), ("bytes", int), ("mtime_ns", int))
 
 State = Literal["new", "done", "outdated"]
 
@@ -63,8 +67,11 @@ class Journal:
 
     def __enter__(self) -> Journal:
         self._out.mkdir(parents=True, exist_ok=True)
+        _check_regular(self._out / NAME)
         file = self._file = open(self._out / NAME, "a+b", buffering=0)
-        _lock(file, self._out)
+        if not lock(file.fileno()):
+            file.close()
+            raise SbmError(f"{self._out}: another sbm batch writes into it.", "Wait for it, or name another folder.")
         self._entries = _read(self._out / NAME)  # until now it may have been another's
         if file.tell() and not (self._out / NAME).read_bytes().endswith(b"\n"):
             file.write(b"\n")  # a last line that was cut off stays alone
@@ -128,9 +135,14 @@ class Journal:
     def _append(self, entry: Entry, sync: bool = False) -> None:
         assert self._file is not None
         self._entries[entry.output] = entry
-        self._file.write((json.dumps(asdict(entry)) + "\n").encode())
-        if sync:
-            os.fsync(self._file.fileno())
+        try:
+            self._file.write((json.dumps(asdict(entry)) + "\n").encode())
+            if sync:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            reason = str(error.strerror).lower()
+            hint = DISK_FULL if error.errno in FULL else ""
+            raise SbmError(f"{self._out / NAME}: cannot be written ({reason}).", hint) from error
 
     def _key(self, job: Job) -> str:
         return job.target.relative_to(self._out).as_posix()
@@ -138,14 +150,28 @@ class Journal:
 
 def _read(path: Path) -> dict[str, Entry]:
     """Return the last entry of every output; lines that are none, such as one that was cut off, do not count."""
+    _check_regular(path)
     entries = {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             entry = Entry(**json.loads(line))
-        except (ValueError, TypeError):
+            if _is_inside(entry.output) and all(isinstance(getattr(entry, name), kind) for name, kind in _KINDS):
+                entries[entry.output] = entry
+        except (ValueError, TypeError, RecursionError):
             continue
-        entries[entry.output] = entry
     return entries
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what would never end to be read, or take what is written to another place than a disc."""
+    if path.exists() and not path.is_file():
+        raise SbmError(f"{path}: is not a regular file.", "Remove it, or name another output folder.")
+
+
+def _is_inside(output: str) -> bool:
+    """Whether a path is one of the output folder: who gives us a folder shall not have us delete elsewhere."""
+    path = PurePath(output)
+    return not path.is_absolute() and not path.drive and ".." not in path.parts
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -159,18 +185,3 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _name_and_digest(model: Path) -> str:
     both = digest(model) + digest(model.with_suffix(".json"))
     return f"{model.stem} {hashlib.sha256(both.encode()).hexdigest()[:12]}"
-
-
-def _lock(file: BinaryIO, out: Path) -> None:
-    """Keep others from writing the journal until it is closed, or this process ends in whatever way."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise SbmError(f"{out}: another sbm batch writes into it.", "Wait for it, or name another folder.") from None
-    except OSError:  # a network drive without locks
-        pass

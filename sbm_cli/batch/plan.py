@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -45,6 +45,20 @@ class Filter:
         return _matches(path, self.exclude)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The jobs, and what of the folders is none.
+
+    ignored: files that are not taken for their suffix; unreadable: folders, as errors that name them; empty: folders
+    given in which nothing was found.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    ignored: list[Path] = field(default_factory=list)
+    unreadable: list[OSError] = field(default_factory=list)
+    empty: list[Path] = field(default_factory=list)
+
+
 def expand(inputs: Sequence[str]) -> list[Path]:
     """Return the paths that were meant: patterns, which the Windows shell leaves to the program, become their files.
 
@@ -59,18 +73,23 @@ def expand(inputs: Sequence[str]) -> list[Path]:
     return paths
 
 
-def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), suffix: str | None = None) -> list[Job]:
+def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), suffix: str | None = None) -> Plan:
     """Return a job for every file given and every file in the folders given, in the order of their names.
 
     A file comes to stand in `out` under its name, one found in a folder under its path inside that folder; suffix
-    replaces its own one (".flac"), and so its format. Links to files are followed, those to folders and hidden names
+    replaces its own one (".flac"), and so its format: then files that are sound by their content are taken whatever
+    they are called, unless patterns were given. Links to files are followed, those to folders and hidden names
     (macOS keeps its notes there: ._talk.wav) are not; nor is `out`, should it lie inside a folder given.
 
     Raises SbmError if two files would become one, or a file would be written over one that is read.
     """
+    plan = Plan()
     jobs: dict[Path, Job] = {}
     for given in inputs:
-        for source, path in _files(given, out, filter):
+        found = list(_files(given, out, filter, suffix is not None, plan))
+        if not found:
+            plan.empty.append(given)
+        for source, path in found:
             target = out / (path if suffix is None else path.with_suffix(suffix))
             other = jobs.setdefault(target, Job(source, target)).source
             if other != source and not os.path.samefile(other, source):
@@ -82,7 +101,9 @@ def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), suff
     for target in jobs:
         if source_there := sources.get(os.path.realpath(target)):
             raise SbmError(f"{source_there} would be written over.", f"Name another output folder than {out}.")
-    return [jobs[target] for target in sorted(jobs)]
+    plan.jobs.extend(jobs[target] for target in sorted(jobs))
+    plan.ignored.sort()
+    return plan
 
 
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
@@ -101,15 +122,19 @@ def _measure(job: Job) -> tuple[Job, float]:
     return replace(job, seconds=form.seconds), form.seconds * form.channels
 
 
-def _files(given: Path, out: Path, filter: Filter) -> Iterator[tuple[Path, Path]]:
-    """Yield the files below a folder, or the file itself, each with its path inside the output folder."""
+def _files(given: Path, out: Path, filter: Filter, sniff: bool, plan: Plan) -> Iterator[tuple[Path, Path]]:
+    """Yield the files below a folder, or the file itself, each with its path inside the output folder.
+
+    sniff: where no suffix says so, let the content say what is sound. The plan notes what is passed over.
+    """
     if not given.is_dir():
         yield given, Path(given.name)
         return
     own = os.path.realpath(out)
     if own == os.path.realpath(given):
         raise SbmError(f"{out} is the folder that is read.", "Name another one: its files would be read the next time.")
-    for root, folders, names in os.walk(given, onerror=_refuse):
+    by_suffix = filter.include == SOUND_FILES
+    for root, folders, names in os.walk(given, onerror=plan.unreadable.append):
         below = Path(root).relative_to(given)
         folders[:] = [
             name
@@ -119,12 +144,20 @@ def _files(given: Path, out: Path, filter: Filter) -> Iterator[tuple[Path, Path]
             and os.path.realpath(Path(root, name)) != own
         ]
         for name in names:
-            if not name.startswith(".") and filter.takes(below / name):
+            if name.startswith(".") or filter.leaves_out(below / name):
+                continue
+            if filter.takes(below / name) or (by_suffix and sniff and _is_sound(Path(root, name))):
                 yield Path(root, name), below / name
+            elif by_suffix:
+                plan.ignored.append(Path(root, name))
 
 
-def _refuse(error: OSError) -> None:
-    raise error  # os.walk would pass over a folder that it may not read
+def _is_sound(path: Path) -> bool:
+    try:
+        read_format(path)
+    except (SbmError, OSError):
+        return False
+    return True
 
 
 def _matches(path: Path, patterns: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sbm_cli import __version__
-from sbm_cli.cli import batch, console, data, doctor, enhance, errors, evaluate, models, rtf, train
+from sbm_cli.cli import batch, console, data, doctor, enhance, errors, evaluate, models, process, rtf, train
 from sbm_cli.cli.options import Quiet, Verbose
 
 # rich_markup_mode=None: plain help starts in half the time, and every Tab completion starts the program.
@@ -66,6 +66,7 @@ def common(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `sbm` on arguments, those of the process if None, and exit with its status."""
+    process.fill_closed_streams()
     try:
         # Not standalone: Typer would print usage errors in its own style, and exit before we can translate the rest.
         status = app(arguments, prog_name="sbm", standalone_mode=False)

@@ -7,17 +7,16 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sbm_cli.cli import console, errors
+from sbm_cli.cli.account import Account
 from sbm_cli.cli.options import (
-    BAND_NOTE,
     AttenuationLimit,
     ClipMode,
     Dereverb,
@@ -40,6 +39,7 @@ from sbm_cli.cli.options import (
     suffix_of,
     wrong_usage,
 )
+from sbm_cli.cli.process import ending_signals
 
 if TYPE_CHECKING:
     from sbm_cli.batch.journal import Journal
@@ -142,25 +142,28 @@ def batch(
             replace_nan=replace_nan,
         )
     suffix = suffix_of(ext)
-    jobs = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), suffix)
+    weights = hub.resolve(model)
+    plan = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), suffix)
+    jobs = plan.jobs
+    account = Account(json_lines, dry_run)
+    account.begin(plan)
+    for folder in plan.empty:
+        console.error(f"no recordings found in {folder}", f"Looked for {' '.join(include or SOUND_FILES)}")
     if not jobs:
-        console.warn(f"no recordings found in {', '.join(inputs)}", f"Looked for {' '.join(include or SOUND_FILES)}")
-        return
+        raise typer.Exit(errors.FAILED)
     side_by_side = batch_size or (1 if devices[0] == "cpu" else GPU_BATCH)
-    work = Work(hub.resolve(model), options, threads, side_by_side)
+    work = Work(weights, options, threads, side_by_side)
     journal = Journal(output, work.model, work.options)
-    account = _Account(json_lines, dry_run)
     interrupted = False
     with contextlib.nullcontext() if dry_run else journal:
         todo, seconds = _sort(jobs, journal, account, overwrite, skip_existing)
-        if dry_run:
-            return
-        if todo:
+        if todo and not dry_run:
             interrupted = _enhance(todo, seconds, work, devices[: len(todo)], journal, account, fail_fast)
-    account.sum_up(len(jobs))
+    if not dry_run:
+        account.sum_up(len(jobs))
     if interrupted:
         raise KeyboardInterrupt
-    if account.failed or account.outdated:
+    if plan.empty or plan.unreadable or (not dry_run and (account.failed or account.outdated)):
         raise typer.Exit(errors.FAILED)
 
 
@@ -186,7 +189,7 @@ def _gpus() -> list[str]:
 
 
 def _sort(
-    jobs: list[Job], journal: Journal, account: _Account, overwrite: bool, skip_existing: bool
+    jobs: list[Job], journal: Journal, account: Account, overwrite: bool, skip_existing: bool
 ) -> tuple[list[Job], float]:
     """Return the jobs that are to be done, and how many seconds of audio are done; tell what becomes of the others."""
     todo, seconds = [], 0.0
@@ -213,7 +216,7 @@ def _enhance(
     work: Work,
     devices: list[str],
     journal: Journal,
-    account: _Account,
+    account: Account,
     fail_fast: bool,
 ) -> bool:
     """Do the jobs; tell whether there was an interrupt. before: seconds of audio of the whole that are done already."""
@@ -259,74 +262,18 @@ def _enhance(
 
 @contextlib.contextmanager
 def _held_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let a first Ctrl-C only be known by what is yielded; a second one, or a SIGTERM, is an interrupt at once."""
+    """Let a first Ctrl-C only be known by what is yielded; a second one, SIGTERM or SIGHUP interrupt at once."""
     held = False
 
     def hold(number: int, _: object) -> None:
         nonlocal held
-        if held or number == signal.SIGTERM:
+        if held or number != signal.SIGINT:
             raise KeyboardInterrupt
         held = True
 
-    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, *ending_signals())}
     try:
         yield lambda: held
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Account:
-    """Tells what becomes of each file, and of all of them in the end."""
-
-    def __init__(self, json_lines: bool, dry_run: bool) -> None:
-        self.elapsed = 0.0
-        self.failed: list[Path] = []
-        self.outdated: Counter[str] = Counter()  # by their reasons
-        self.dry_run = dry_run
-        self._json_lines = json_lines
-        self._counts: Counter[str] = Counter()
-        self._seconds = 0.0  # of audio enhanced
-        self._clipped = 0  # samples
-        self._limits: set[float] = set()  # Hz, above which nothing came out
-
-    def tell(self, job: Job, status: str, reason: str = "", **report: Any) -> None:
-        """Tell that a file is planned, skipped, outdated, done or failed; report: what `enhance_file` says."""
-        self._counts[status] += 1
-        self._seconds += report.get("seconds", 0.0)
-        self._clipped += report.get("clipped", 0)
-        if limit := report.get("band_limit"):
-            self._limits.add(limit)
-        if self._json_lines:
-            record = {"status": status, "source": str(job.source), "target": str(job.target), **report}
-            console.data_line(record | ({"reason": reason} if reason else {}))
-        else:
-            line = f"{status:8}  {job.source} -> {job.target}" + (f"  ({reason})" if reason else "")
-            (console.data if self.dry_run else console.detail)(line)
-
-    def fail(self, job: Job, error: Exception) -> None:
-        self.failed.append(job.source)
-        self.tell(job, "failed", errors.describe(error).message)
-        errors.report(error, about=job.source)
-
-    def sum_up(self, files: int) -> None:
-        """Say how it went: what failed, what is outdated, and what was done in which time."""
-        if self._clipped:
-            console.warn(
-                f"{self._clipped} samples beyond full scale",
-                "--clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.",
-            )
-        for limit in self._limits:
-            console.note(BAND_NOTE.format(limit / 1000))
-        for reason, count in self.outdated.items():
-            console.error(
-                f"{count} outputs were kept though outdated: {reason}.",
-                "Use --overwrite to make them again, --skip-existing to leave it at them, or another output folder.",
-            )
-        if self.failed:
-            console.error(f"{len(self.failed)} of {files} files failed:", "\n".join(map(str, self.failed)))
-        summary = f"{files} files: " + ", ".join(f"{count} {status}" for status, count in self._counts.items())
-        if self._seconds:
-            summary += f"; {self._seconds:.1f} s of audio in {self.elapsed:.1f} s"
-            summary += f" (RTF {self.elapsed / self._seconds:.3f})"
-        console.note(summary)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TextIO
 
 _PLAIN_INTERVAL = 10.0  # seconds
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 
 
 class Progress(Protocol):
@@ -55,6 +57,8 @@ def interactive() -> bool:
 def data(text: str) -> None:
     """Print what the command was asked for, on stdout, at once: a program may follow the work."""
     encoding = sys.stdout.encoding or "utf-8"
+    if sys.stdout.isatty():
+        text = printable(text, "\n\t")
     # Names of files need not be text; the escape of a byte that is none is JSON's own.
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
@@ -71,7 +75,11 @@ def data_line(document: object) -> None:
 
 def drop_data() -> None:
     """Give up stdout, which nobody reads any longer: what Python flushes at its end must not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop(sys.stdout)
+
+
+def _drop(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def note(message: str) -> None:
@@ -99,7 +107,18 @@ def error(message: str, hint: str = "") -> None:
 
 
 def _line(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    try:
+        print(printable(text), file=sys.stderr, flush=True)
+    except OSError:  # a terminal that was closed, a log on a full disk: the work goes on
+        _drop(sys.stderr)
+
+
+def printable(text: str, but: str = "") -> str:
+    """Escape control characters, in names of files for instance: on a terminal they move the cursor and more.
+
+    but: those that stay.
+    """
+    return _CONTROL.sub(lambda found: found[0] if found[0] in but else ascii(found[0])[1:-1], text)
 
 
 @contextmanager
@@ -132,7 +151,7 @@ def _bar(name: str, unit: str, before: float) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(escape(name), total=None, of="", note="")
+        task = bars.add_task(escape(printable(name)), total=None, of="", note="")
         bars.update(task, completed=before)
 
         def report(done: float, total: float, note: str = "") -> None:

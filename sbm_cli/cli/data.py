@@ -298,4 +298,5 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 def _some(lines: Sequence[str], shown: int = _SHOWN) -> str:
     more = len(lines) - shown
-    return "\n".join([*lines[:shown], f"and {more} more"] if more > 0 else lines)
+    shown_lines = [console.printable(line) for line in lines[:shown]]
+    return "\n".join([*shown_lines, f"and {more} more"] if more > 0 else shown_lines)

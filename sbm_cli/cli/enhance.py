@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 import re
 import sys
@@ -39,6 +40,7 @@ from sbm_cli.cli.options import (
     suffix_of,
     wrong_usage,
 )
+from sbm_cli.cli.process import interrupted_by_signals
 from sbm_cli.errors import OutputExistsError, SbmError
 
 if TYPE_CHECKING:
@@ -162,7 +164,11 @@ def enhance(
     for source, target in wanted:
         try:
             name = source.name if isinstance(source, Path) else "stdin"
-            with _drawn(spectrogram, source, target, replace_nan), console.progress(name) as progress:
+            with (
+                interrupted_by_signals(),
+                _drawn(spectrogram, source, target, replace_nan, overwrite),
+                console.progress(name) as progress,
+            ):
                 report = enhancer.enhance_file(source, target, options, overwrite=overwrite, progress=progress)
         except BrokenPipeError:  # whoever read us has enough, as `head` does
             console.drop_data()
@@ -186,6 +192,7 @@ def enhance(
 
 def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> list[tuple[Path | Pipe, Path | Pipe]]:
     """Pair inputs and outputs: inside a folder, and `name/` says that a folder is meant, an input keeps its name."""
+    from sbm_cli.audio.format import SUFFIXES
     from sbm_cli.audio.pipe import Pipe
     from sbm_cli.batch.plan import find_jobs
 
@@ -196,8 +203,8 @@ def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> l
         if sys.stdout.isatty():
             raise SbmError("sound is not written to a terminal.", "Send it on: sbm enhance … -o - > clean.wav")
         return [(sources[0], Pipe(sys.stdout.buffer, suffix_of(ext, (".raw",)) or ".wav"))]
-    path, suffix = Path(output), suffix_of(ext)
-    if len(sources) == 1 and not path.is_dir() and not output.endswith(("/", os.sep)):
+    path, suffix, slashes = Path(output), suffix_of(ext), ("/", os.sep)
+    if len(sources) == 1 and not path.is_dir() and not output.endswith(slashes):
         if suffix:
             raise typer.BadParameter(f"the suffix of {path} chooses its format", param_hint="--ext")
         return [(sources[0], path)]
@@ -206,11 +213,17 @@ def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> l
         raise typer.BadParameter(f"what comes through a pipe has no name to put into {path}", param_hint="--output")
     if path.exists() and not path.is_dir():
         raise typer.BadParameter(f"{path} is a file; {len(sources)} inputs need a folder", param_hint="--output")
+    named_as_file = path.suffix.lower() in (*SUFFIXES, ".raw") and not output.endswith(slashes)
+    if len(files) > 1 and named_as_file and not path.is_dir():
+        raise typer.BadParameter(
+            f"{path} is named as a file, {len(sources)} inputs need a folder; {path}/ would be one",
+            param_hint="--output",
+        )
     path.mkdir(parents=True, exist_ok=True)
     if len(files) == 1:
         name = files[0].name if suffix is None else files[0].with_suffix(suffix).name
         return [(files[0], path / name)]
-    return [(job.source, job.target) for job in find_jobs(files, path, suffix=suffix)]
+    return [(job.source, job.target) for job in find_jobs(files, path, suffix=suffix).jobs]
 
 
 def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
@@ -256,6 +269,8 @@ def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], over
 
     if len(jobs) > 1 or not all(isinstance(end, Path) for end in jobs[0]):
         raise typer.BadParameter("a picture is of one file before and after", param_hint="--spectrogram")
+    if any(os.path.realpath(path) == os.path.realpath(str(end)) for end in jobs[0]):
+        raise SbmError(f"{path} is the sound itself.", "Name another file for the picture.")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or name another picture.")
     if not path.parent.is_dir():
@@ -264,16 +279,24 @@ def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], over
 
 
 @contextlib.contextmanager
-def _drawn(picture: Path | None, source: Path | Pipe, target: Path | Pipe, replace_nan: bool) -> Iterator[None]:
+def _drawn(
+    picture: Path | None, source: Path | Pipe, target: Path | Pipe, replace_nan: bool, overwrite: bool
+) -> Iterator[None]:
     """Draw the source above the target, which is made from it inside, if a picture is wanted."""
     if picture is None or not isinstance(source, Path) or not isinstance(target, Path):
         yield
         return
+    from sbm_cli.audio.permissions import mode_for_new
+    from sbm_cli.checkpoint import write_atomically
     from sbm_cli.evaluation.spectrogram import draw, spectrogram
 
     before = spectrogram(source, replace_nan)  # now: the target may replace it
     yield
-    draw(before, spectrogram(target), picture)
+    drawn = io.BytesIO()
+    draw(before, spectrogram(target), drawn)
+    if not overwrite and picture.exists():
+        raise OutputExistsError(f"{picture} exists by now.", f"{target} is complete; only the picture is not there.")
+    write_atomically(picture, drawn.getvalue(), mode_for_new(picture, source))
 
 
 def _summarise(report: FileReport) -> None:
@@ -282,6 +305,8 @@ def _summarise(report: FileReport) -> None:
             f"{report.target}: {report.clipped} samples beyond full scale",
             "--clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.",
         )
+    if report.not_carried:
+        console.warn(f"{report.target}: metadata not carried over: {', '.join(report.not_carried)}")
     console.note(
         f"{report.source} -> {report.target}  "
         f"{report.seconds:.1f} s of audio in {report.elapsed:.1f} s (RTF {report.rtf:.2f})"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import typer
 
 from sbm_cli.cli import console
-from sbm_cli.errors import SbmError
+from sbm_cli.errors import DISK_FULL, FULL, SbmError
 
 FAILED, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
 
@@ -52,14 +52,18 @@ def report(error: BaseException, about: object = "") -> int:
     With SBM_DEBUG=1 in the environment the traceback stands before the message.
     """
     if os.environ.get("SBM_DEBUG") == "1":
-        console.error("".join(traceback.format_exception(error)).rstrip())
+        first, *rest = "".join(traceback.format_exception(error)).splitlines()
+        console.error(first, "\n".join(rest))
     told = describe(error)
+    if isinstance(error, OSError) and error.errno == errno.EBADF:
+        console.drop_data()  # what could not be written to a closed stdout
     console.error(told.message if str(about) in told.message else f"{about}: {told.message}", told.hint)
     return told.status
 
 
 _OS_HINTS = {
-    errno.ENOSPC: "Free some space, or write to another disk. No half-written file was left.",
+    **dict.fromkeys(FULL, DISK_FULL),
+    errno.EBADF: "stdout is closed: give it a place, > clean.wav or > /dev/null.",
     errno.EACCES: "Check the permissions of the file and of its folder.",
     errno.EROFS: "Write to another folder with -o.",
 }

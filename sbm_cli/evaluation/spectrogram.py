@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def spectrogram(path: Path, replace_nan: bool = False) -> Spectrogram:
     return Spectrogram(power / counts[:, None], form.rate, samples / form.rate)
 
 
-def draw(before: Spectrogram, after: Spectrogram, path: Path) -> None:
+def draw(before: Spectrogram, after: Spectrogram, path: Path | BinaryIO) -> None:
     """Write a PNG: before above after, the same colours, frequencies and times in both.
 
     Raises DependencyError without Pillow.

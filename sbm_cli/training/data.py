@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sbm_cli.errors import AudioError, ConfigError
+from sbm_cli.errors import AudioError, ConfigError, naming
 
 Samples = NDArray[np.float32]
 
@@ -140,7 +140,7 @@ def cached_store(
         records: list[dict[str, object]] = []
         total = 0
         try:
-            with temporary[0].open("wb") as file:
+            with naming(store_path), temporary[0].open("wb") as file:
                 for record, audio in make():
                     records.append({**record, "start": total, "samples": len(audio)})
                     total += len(audio)

@@ -65,7 +65,7 @@ def launch(function: Callable[..., T], device: str, processes: int, *arguments: 
     device: "cpu" or "cuda". processes: to start here, one thread each on a CPU, one GPU each on CUDA; under
     `torchrun` its processes are taken instead.
 
-    Raises DependencyError if several are wanted without Lightning Fabric; whatever SbmError one of them raises;
+    Raises DependencyError if several are wanted without Lightning Fabric; whatever SbmError or OSError one raises;
     TrainingError if one dies.
     """
     joined = int(os.environ.get("WORLD_SIZE", 1)) > 1
@@ -143,7 +143,7 @@ class _Process:
                 return result
             if engine.rank == 0:
                 self.answers.put(result)
-        except SbmError as error:
+        except (SbmError, OSError) as error:
             if self.answers is not None:
                 self.answers.put(error)
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sbm_cli.checkpoint import ModelConfig, write_atomically
+from sbm_cli.errors import naming
 from sbm_cli.training.validation import Score, Validation
 
 if TYPE_CHECKING:
@@ -38,15 +40,18 @@ class Logs:
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard.writer import SummaryWriter
 
+            self._hook = threading.excepthook
+            threading.excepthook = self._hear
             self._board = SummaryWriter(folder / "tensorboard", purge_step=first)
 
     def train(self, step: int, values: Mapping[str, float]) -> None:
         """Add a row of `train.csv` and a point to its curves."""
         self._row(TRAIN, {"step": step, **values})
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"train/{name}", value, step)
-            self._board.flush()
+            with naming(self._folder / "tensorboard"):
+                for name, value in values.items():
+                    self._board.add_scalar(f"train/{name}", value, step)
+                self._board.flush()
 
     def valid(self, step: int, name: str, found: Validation, model: ModelConfig) -> None:
         """Add a row of `valid.csv` and points for a set, and its first mixtures as sound and picture."""
@@ -66,12 +71,19 @@ class Logs:
 
     def close(self) -> None:
         if self._board is not None:
-            self._board.close()
+            threading.excepthook = self._hook
+            with naming(self._folder / "tensorboard"):
+                self._board.close()
+
+    def _hear(self, failed: threading.ExceptHookArgs) -> None:
+        """Be silent about the thread that writes for TensorBoard: what it met is raised at the next call, too."""
+        if type(failed.thread).__name__ != "_AsyncWriterThread":
+            self._hook(failed)
 
     def _row(self, name: str, row: Mapping[str, object]) -> None:
         path = self._folder / name
         new = not path.exists()
-        with open(path, "a", encoding="utf-8", newline="") as file:
+        with naming(path), open(path, "a", encoding="utf-8", newline="") as file:
             file.write(_csv([row], header=new))
 
 

@@ -32,6 +32,7 @@ from sbm_cli.training.state import (
     begin_with,
     check,
     check_start,
+    locked,
     make_folder,
     restore,
     write_checkpoint,
@@ -94,12 +95,14 @@ def train(
     device: "auto" (CUDA if there is one), "cpu" or "cuda".
     sources: mixtures to take instead of the recipe's, by one process.
 
-    Raises ConfigError if `output` holds a checkpoint and resume is not set, or the checkpoint is of another model;
+    Raises ConfigError if `output` holds a checkpoint and resume is not set, or the checkpoint is of another model, or
+    another training writes into it;
     TrainingError if loss or gradient stay infinite; KeyboardInterrupt if it was interrupted, after a checkpoint.
     """
     last = output / LAST
+    in_use = ConfigError(f"{output}: holds a training already", "Use --resume to go on with it, or another --output.")
     if last.exists() and not resume:
-        raise ConfigError(f"{output}: holds a training already", "Use --resume to go on with it, or another --output.")
+        raise in_use
     if last.exists():
         check(last, config)
     elif start is not None:
@@ -110,8 +113,12 @@ def train(
         raise ConfigError("PyTorch finds no CUDA device", "Use --device cpu; `sbm doctor` says what is installed.")
     if processes is None:
         processes = os.cpu_count() or 1 if device == "cpu" and sources is None else 1
-    make_folder(output, config)
-    outcome = launch(_run, device, min(processes, config.batch), config, output, max_minutes, report, start, sources)
+    with locked(output):
+        if last.exists() and not resume:  # by one that has ended since
+            raise in_use
+        make_folder(output, config)
+        processes = min(processes, config.batch)
+        outcome = launch(_run, device, processes, config, output, max_minutes, report, start, sources)
     if outcome.interrupted:
         raise KeyboardInterrupt
     return outcome

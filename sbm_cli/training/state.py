@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +17,7 @@ import torch
 from sbm_cli.checkpoint import ModelConfig, load, load_config, save, write_atomically
 from sbm_cli.config import build, dump
 from sbm_cli.errors import ConfigError
+from sbm_cli.lock import lock
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.optimizer import Optimizer
@@ -42,6 +46,25 @@ def write_model(folder: Path, config: TrainConfig, optimizer: Optimizer) -> None
     network = Network(config.model.network)
     network.load_state_dict(average)
     save(network, config.model, folder / f"{config.model.name}.safetensors")
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Make the folder of a training, and keep others out of it: two would write in turns what neither has learnt.
+
+    Raises ConfigError if another training has it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    if os.name != "posix" or os.environ.get("RANK", "0") != "0":  # the first process of torchrun has it for all
+        yield
+        return
+    number = os.open(output, os.O_RDONLY)
+    try:
+        if not lock(number):
+            raise ConfigError(f"{output}: another training writes into it", "Wait for it, or name another --output.")
+        yield
+    finally:
+        os.close(number)
 
 
 def make_folder(output: Path, config: TrainConfig) -> None:

@@ -163,6 +163,20 @@ def test_byte_order_is_kept(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "b.wav"), np.full((1, 9), 0.5, np.float32))
 
 
+def test_a_big_endian_wavex_stays_big_endian(tmp_path: Path) -> None:
+    """libsndfile reads one and cannot write it: this is its header."""
+    fmt = struct.pack(">HHIIHHHHI", 0xFFFE, 1, 16000, 32000, 2, 16, 22, 16, 4)
+    fmt += bytes.fromhex("00000001000000108000 00aa00389b71")
+    data = struct.pack(">3h", 100, -200, 300)
+    chunks = b"fmt " + struct.pack(">I", len(fmt)) + fmt + b"data" + struct.pack(">I", len(data)) + data
+    (tmp_path / "a.wav").write_bytes(b"RIFX" + struct.pack(">I", 4 + len(chunks)) + b"WAVE" + chunks)
+    form = read_format(tmp_path / "a.wav")
+    assert (form.container, form.endian) == ("WAVEX", "BIG")
+    write(tmp_path / "b.wav", read(tmp_path / "a.wav"), format_for(tmp_path / "b.wav", form))
+    made = (tmp_path / "b.wav").read_bytes()
+    assert made.startswith(b"RIFX") and made.endswith(data)
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".ogg", ".opus", ".caf", ".w64"])
 def test_tags_are_copied_where_there_is_room(tmp_path: Path, suffix: str) -> None:
     tags = (("title", "Grüße"), ("artist", "N. N."), ("comment", "take 2"), ("date", "2024"))
@@ -171,8 +185,6 @@ def test_tags_are_copied_where_there_is_room(tmp_path: Path, suffix: str) -> Non
     found = dict(read_format(tmp_path / f"a{suffix}").tags)
     if suffix == ".w64":
         assert found == {}
-    elif suffix == ".mp3":  # an encoder for Latin-1 would make mojibake of the title
-        assert found == dict(tags[1:])
     else:
         assert found == dict(tags)
 
@@ -455,7 +467,7 @@ def test_a_full_disc_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with pytest.raises(AudioError, match=r"a\.wav: writing failed at .* s") as caught:
+        with pytest.raises(AudioError, match=r"a\.wav: writing failed at .* s \(file too large\)") as caught:
             write(tmp_path / "a.wav", speechlike(16000, 100_000, 1), WAV)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -500,6 +512,59 @@ def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path: Path) -> None:
         writer.write(np.zeros((1, 10), np.float32))
     assert (tmp_path / "a.wav").is_symlink()
     assert read_format(tmp_path / "real.wav").samples == 10
+
+
+def test_a_target_that_is_replaced_leaves_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    for mode in (0o600, 0o640, 0o664):
+        path.touch()
+        path.chmod(mode)
+        with SoundWriter(path, WAV, overwrite=True) as writer:
+            (part,) = tmp_path.glob(".sbm-*")
+            assert part.stat().st_mode & 0o077 == 0  # nobody else reads it meanwhile
+            writer.write(np.zeros((1, 10), np.float32))
+        assert path.stat().st_mode & 0o7777 == mode
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_a_target_that_is_replaced_leaves_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.touch()
+    os.chown(path, 1234, 5678)
+    with SoundWriter(path, WAV, overwrite=True):
+        pass
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 5678)
+
+
+def test_a_private_source_makes_a_private_target(tmp_path: Path) -> None:
+    source, path = tmp_path / "in.wav", tmp_path / "a.wav"
+    source.touch()
+    before = os.umask(0o022)
+    try:
+        for mode, made in ((0o600, 0o600), (0o400, 0o600), (0o640, 0o640), (0o444, 0o644), (0o644, 0o644)):
+            source.chmod(mode)
+            with SoundWriter(path, WAV, source=source):
+                pass
+            assert path.stat().st_mode & 0o777 == made
+            path.unlink()
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_a_group_that_may_read_the_source_is_not_another_one(tmp_path: Path) -> None:
+    source = tmp_path / "in.wav"
+    source.touch()
+    source.chmod(0o640)
+    os.chown(source, -1, 5678)
+    for name, mode in (("a", 0o600), ("b", 0o640)):
+        (tmp_path / name).mkdir()
+        if name == "b":  # files in it are of its group
+            os.chown(tmp_path / name, -1, 5678)
+            (tmp_path / name).chmod(0o2777)
+        with SoundWriter(tmp_path / name / "a.wav", WAV, source=source):
+            pass
+        assert (tmp_path / name / "a.wav").stat().st_mode & 0o777 == mode
 
 
 def test_reading_and_replacing_the_same_file(tmp_path: Path) -> None:

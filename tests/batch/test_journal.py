@@ -157,9 +157,46 @@ def test_cut_off_anywhere_the_rest_counts(desk: Desk, cut: int) -> None:
 
 def test_lines_of_another_kind_do_not_count(desk: Desk) -> None:
     desk.finish()
+    line = json.loads((desk.out / NAME).read_text().splitlines()[-1])
     with open(desk.out / NAME, "ab") as file:
         file.write(b'[]\n{"output": "x"}\nnull\n\xff\n{}\n')
+        for wrong in ({"settings": []}, {"bytes": "5"}, {"seconds": None}, {"output": 5}):
+            file.write(json.dumps(line | wrong).encode() + b"\n")
     assert desk.state() == ("done", "")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"output": "../a.wav"}, {"output": "day 1/../../a.wav"}, {"output": "{folder}/a.wav"}, {"process": "*"}]
+)
+def test_a_journal_that_was_given_to_us_removes_nothing_elsewhere(desk: Desk, changes: dict[str, str]) -> None:
+    desk.begin()
+    journal = desk.out / NAME
+    entry = json.loads(journal.read_text())
+    entry |= {name: text.format(folder=desk.out.parent) for name, text in changes.items()}
+    journal.write_text(json.dumps(entry) + "\n" + "[" * 100_000 + "\n")
+    elsewhere = desk.out.parent if "output" in changes else desk.job.target.parent
+    elsewhere.mkdir(exist_ok=True)
+    (elsewhere / ".sbm-4242-aa.part").touch()
+    assert desk.state() == ("new", "")
+    assert (elsewhere / ".sbm-4242-aa.part").exists()
+
+
+def test_a_pipe_in_place_of_the_journal_is_refused(desk: Desk) -> None:
+    desk.out.mkdir()
+    os.mkfifo(desk.out / NAME)
+    with pytest.raises(SbmError, match="is not a regular file"):
+        desk.journal()
+
+
+def test_a_full_disk_is_said_to_be_full(desk: Desk) -> None:
+    desk.out.mkdir()
+    with desk.journal() as journal:
+        assert journal._file
+        journal._file.close()
+        journal._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+        with pytest.raises(SbmError, match="cannot be written .no space left on device.") as caught:
+            journal.begin(desk.job, 1)
+    assert caught.value.hint.startswith("The disk is full")
 
 
 def test_one_writer_at_a_time(desk: Desk) -> None:

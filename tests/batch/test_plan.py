@@ -22,7 +22,7 @@ def tree(folder: Path, *names: str) -> Path:
 def found(*inputs: Path, **options: Any) -> dict[str, str]:
     """Return the jobs as texts, targets by sources, both below their folders."""
     out = options.pop("out", inputs[0].parent / "out")
-    jobs = find_jobs(inputs, out, **options)
+    jobs = find_jobs(inputs, out, **options).jobs
     return {str(job.source.relative_to(inputs[0].parent)): job.target.relative_to(out).as_posix() for job in jobs}
 
 
@@ -34,7 +34,11 @@ def test_folders_keep_their_structure(tmp_path: Path) -> None:
 def test_single_files_are_taken_whatever_they_are(tmp_path: Path) -> None:
     tree(tmp_path / "in", "a.wav", "deep/.b.bin")
     one, two = tmp_path / "in" / "a.wav", tmp_path / "in" / "deep" / ".b.bin"
-    assert [job.target for job in find_jobs([one, two, one], Path("out"))] == [Path("out/.b.bin"), Path("out/a.wav")]
+    jobs = find_jobs([one, two, one], Path("out")).jobs
+    assert [job.target for job in jobs] == [
+        Path("out/.b.bin"),
+        Path("out/a.wav"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -96,12 +100,32 @@ def test_nothing_is_written_over_what_is_read(tmp_path: Path) -> None:
         find_jobs([folder / "in" / "a.wav"], folder / "in")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path) -> None:
-    tree(tmp_path / "in", "x/a.wav")
-    (tmp_path / "in" / "x").chmod(0)
-    with pytest.raises(PermissionError):
-        find_jobs([tmp_path / "in"], tmp_path / "out")
+def test_a_folder_that_may_not_be_read_is_noted_and_the_others_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, scan = tree(tmp_path / "in", "x/a.wav", "y/b.wav"), os.scandir
+
+    def closed(path: str) -> Any:  # permissions do not bind root
+        if str(path) == str(folder / "x"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    plan = find_jobs([folder], tmp_path / "out")
+    assert [job.source.name for job in plan.jobs] == ["b.wav"]
+    assert [error.filename for error in plan.unreadable] == [str(folder / "x")]
+
+
+def test_what_is_passed_over_is_noted(tmp_path: Path, record: Any) -> None:
+    record("sound.wav").rename(tmp_path / "in" / "sound.dat")
+    folder = tree(tmp_path / "in", "a.wav", "x/b.txt", "c", ".hidden", "left/out.txt")
+    (tmp_path / "empty").mkdir()
+    plan = find_jobs([folder, tmp_path / "empty"], tmp_path / "out", Filter(exclude=["left"]))
+    names = [path.relative_to(folder).as_posix() for path in plan.ignored]
+    assert (names, plan.empty) == (["c", "sound.dat", "x/b.txt"], [tmp_path / "empty"])
+    plan = find_jobs([folder], tmp_path / "out", Filter(exclude=["left"]), suffix=".flac")
+    assert [job.target.name for job in plan.jobs] == ["a.flac", "sound.flac"] and len(plan.ignored) == 2
+    assert find_jobs([folder], tmp_path / "out", Filter(include=["*.wav"]), suffix=".flac").ignored == []
 
 
 def test_patterns_that_the_shell_left_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

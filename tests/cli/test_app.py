@@ -6,9 +6,11 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 import typer
 
@@ -152,3 +154,22 @@ def test_unknown_names_of_the_package_are_attribute_errors() -> None:
         sbm_cli.Enhancr  # noqa: B018
     assert "Enhancer" in dir(sbm_cli)
     assert sbm_cli.Enhancer.__module__ == "sbm_cli.enhancer"
+
+
+@pytest.mark.parametrize(("closed", "status"), [("2>&-", 0), (">&-", 0), ("<&- >&- 2>&-", 0), ("-o - -y >&-", 1)])
+def test_streams_that_the_shell_closed(tmp_path: Path, noisy: Path, model_file: Path, closed: str, status: int) -> None:
+    """None of them is another file by mistake, and sound that goes nowhere is no success."""
+    command = f"{sys.executable} -m sbm_cli enhance noisy.wav -o clean.wav -m {model_file} {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert (tmp_path / "clean.wav").exists() == (status == 0)
+    if status == 0:
+        assert soundfile.info(tmp_path / "clean.wav").frames == 8000
+    else:
+        assert done.stderr.startswith("sbm: bad file descriptor\n     stdout is closed")
+
+
+def test_a_log_that_takes_nothing_does_not_stop_the_work(tmp_path: Path, noisy: Path, model_file: Path) -> None:
+    command = f"{sys.executable} -m sbm_cli enhance noisy.wav -o clean.wav -m {model_file} 2> /dev/full"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path).returncode == 0
+    assert (tmp_path / "clean.wav").exists()

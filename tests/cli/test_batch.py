@@ -22,6 +22,7 @@ from sbm_cli.batch.journal import NAME
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.options import Options
 
+IGNORED = "1 files ignored, no suffix of a sound file: in/notes.txt\n"
 STAND_IN = Path(__file__).parent.parent / "batch" / "slow_copy.py"
 
 
@@ -110,6 +111,7 @@ def test_changed_options_are_told_and_not_guessed(copy: Any, folder: Path) -> No
     result = copy("--strength", "0.5")
     assert result.status == 1
     assert result.err == (
+        f"{IGNORED}"
         "sbm: 2 outputs were kept though outdated: made with strength 1.0.\n"
         "     Use --overwrite to make them again, --skip-existing to leave it at them, or another output folder.\n"
         "2 files: 2 outdated\n"
@@ -119,7 +121,7 @@ def test_changed_options_are_told_and_not_guessed(copy: Any, folder: Path) -> No
     assert copy("--strength", "0.5", "--overwrite").status == 0
     assert contents(folder / "out") != before
     again = copy("--strength", "0.5", "--overwrite")  # what is up to date is not made again
-    assert (again.status, again.err) == (0, "2 files: 2 skipped\n")
+    assert (again.status, again.err) == (0, f"{IGNORED}2 files: 2 skipped\n")
 
 
 def test_outputs_of_others_are_kept(copy: Any, folder: Path) -> None:
@@ -154,6 +156,26 @@ def test_a_bad_file_does_not_stop_the_others(copy: Any, folder: Path) -> None:
     assert copy().status == 0
 
 
+def test_a_folder_without_anything_to_do_and_one_that_may_not_be_read(
+    copy: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "empty").mkdir()
+    result = copy("empty")
+    assert result.status == 1 and "sbm: no recordings found in empty\n" in result.err
+    assert "2 files: 2 done; " in result.err
+    scan = os.scandir
+
+    def closed(path: str) -> Any:
+        if str(path) == "in/day 1":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    result = copy()
+    assert result.status == 1 and "sbm: in/day 1: permission denied: what is in it is left out\n" in result.err
+    assert "1 files: 1 skipped\n" in result.err
+
+
 def test_fail_fast(copy: Any, folder: Path) -> None:
     write(folder / "in" / "bad.wav", seconds=3)
     result = copy("--fail-fast")
@@ -165,12 +187,14 @@ def test_fail_fast(copy: Any, folder: Path) -> None:
 def test_dry_run(copy: Any, folder: Path) -> None:
     result = copy("--dry-run")
     assert (result.status, result.err) == (0, "")
-    assert result.out == "planned   in/a.wav -> out/a.wav\nplanned   in/day 1/b.flac -> out/day 1/b.flac\n"
+    ignored = "ignored   in/notes.txt  (no suffix of a sound file)\n"
+    assert result.out == ignored + "planned   in/a.wav -> out/a.wav\nplanned   in/day 1/b.flac -> out/day 1/b.flac\n"
     assert not (folder / "out").exists()
     copy("--exclude", "a.*")
     result = copy("--dry-run", "--strength", "0", "--json-lines")
     outdated = {"status": "outdated", "source": "in/day 1/b.flac", "target": "out/day 1/b.flac"}
     assert [json.loads(line) for line in result.out.splitlines()] == [
+        {"status": "ignored", "source": "in/notes.txt", "reason": "no suffix of a sound file"},
         {"status": "planned", "source": "in/a.wav", "target": "out/a.wav"},
         outdated | {"reason": "made with strength 1.0"},
     ]
@@ -180,13 +204,14 @@ def test_json_lines_are_all_that_is_said(copy: Any, folder: Path) -> None:
     result = copy("--json-lines")
     assert (result.status, result.err) == (0, "")
     records = [json.loads(line) for line in result.out.splitlines()]
+    assert records.pop(0)["status"] == "ignored"
     assert {record["source"]: record["status"] for record in records} == {"in/a.wav": "done", "in/day 1/b.flac": "done"}
     assert all(record["seconds"] == 0.5 for record in records)
     name = os.fsdecode(b"bad\n\xe4.wav")
     write(folder / "in" / "x.wav").rename(folder / "in" / name)
     records = [json.loads(line) for line in copy("--json-lines").out.splitlines()]
-    assert [record["status"] for record in records] == ["skipped", "skipped", "failed"]
-    assert records[2]["reason"] == f"in/{name}: bad"
+    assert [record["status"] for record in records] == ["ignored", "skipped", "skipped", "failed"]
+    assert records[3]["reason"] == f"in/{name}: bad"
     assert "planned   in/bad\n\\udce4.wav -> out/bad\n\\udce4.wav\n" in copy("--dry-run").out
 
 
@@ -205,7 +230,7 @@ def test_another_format(copy: Any, folder: Path) -> None:
         (["--ext", "m4a"], 2, "sbm: invalid value for --ext: no sound format m4a; known: .wav "),
         (["--device", "cpu,gpu"], 2, "sbm: invalid value for --device: 'gpu' is none of "),
         (["--device", "cuda:98,cuda:99"], 1, "sbm: --device cuda:98: torch can use "),
-        (["--include", "*.mp3"], 0, "sbm: warning: no recordings found in in\n     Looked for *.mp3\n"),
+        (["--include", "*.mp3"], 1, "sbm: no recordings found in in\n     Looked for *.mp3\n"),
         (["--model", "absent"], 1, "sbm: unknown model 'absent'"),
         (["-o", "in"], 1, "sbm: in is the folder that is read."),
         (["-o", "in/a.wav"], 2, "sbm: invalid value for --output: in/a.wav is a file"),
@@ -266,13 +291,13 @@ def test_ctrl_c_finishes_what_is_begun(folder: Path) -> None:
     assert len(contents(folder / "out")) == 2
 
 
-@pytest.mark.parametrize("by", ["second Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("by", ["second Ctrl-C", "SIGTERM", "SIGHUP"])
 def test_stopping_at_once_leaves_nothing_half_written(folder: Path, by: str) -> None:
     write(folder / "in" / "long.wav", seconds=60)
     batch = start(folder, slowly=0.2)
     wait_for(batch, lambda: list(folder.glob("out/.sbm-*.part")))
-    if by == "SIGTERM":
-        batch.send_signal(signal.SIGTERM)
+    if by.startswith("SIG"):
+        batch.send_signal(signal.Signals[by])
     else:
         os.killpg(batch.pid, signal.SIGINT)
         time.sleep(0.5)

@@ -137,6 +137,21 @@ def test_json_in_one_line_with_any_name_of_a_file(capsys: pytest.CaptureFixture[
     assert json.loads(out) == {"name": name}
 
 
+def test_names_of_files_do_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.error("\x1b[31mred\n.wav: odd", "use\x9b\nthis")
+    console.data("\x1b[31m\n")
+    assert capsys.readouterr() == ("\x1b[31m\n\n", "sbm: \\x1b[31mred\\n.wav: odd\n     use\\x9b\n     this\n")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    console.data("\x1b[31m\n")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with console.progress("\x1b[31m.wav") as report:
+        report(3.0, 12.0)
+    assert "\x1b[31m" not in terminal.getvalue() and terminal.getvalue().count("\\x1b[31m") > 1
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_quiet_silences_progress(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     stream = Terminal() if terminal else io.StringIO()

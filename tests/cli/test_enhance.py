@@ -7,8 +7,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -295,6 +297,17 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (["noisy.wav", "copy/noisy.wav", "-o", "out"], 1, "sbm: noisy.wav and copy/noisy.wav would both become "),
         (["noisy.wav", "other.wav", "-o", "."], 1, "sbm: noisy.wav would be written over."),
         (["noisy.wav", "other.wav", "-o", "other.wav"], 2, "sbm: invalid value for --output: other.wav is a file; "),
+        (
+            ["noisy.wav", "other.wav", "-o", "one.wav"],
+            2,
+            "sbm: invalid value for --output: one.wav is named as a file, ",
+        ),
+        (
+            ["noisy.wav", "-o", "clean.wav", "-y", "--spectrogram", "./clean.wav"],
+            1,
+            "sbm: clean.wav is the sound itself",
+        ),
+        (["noisy.wav", "-o", "clean.wav", "-y", "--spectrogram", "noisy.wav"], 1, "sbm: noisy.wav is the sound"),
         (["*.flac", "-o", "out"], 1, "sbm: *.flac: no such file or folder"),
         (["noisy.wav", "-o", "clean.wav", "--ext", "flac"], 2, "sbm: invalid value for --ext: the suffix of clean.wav"),
         (["noisy.wav", "-o", "out/", "--ext", "raw"], 2, "sbm: invalid value for --ext: no sound format raw; "),
@@ -383,9 +396,34 @@ def test_a_picture_of_before_and_after(
     refused = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--spectrogram", "a.png")
     assert refused.status == 1 and refused.err.startswith("sbm: a.png exists.")
     assert (folder / "a.png").read_bytes() == before and names(folder) == {"noisy.wav", "a.png"}
+
+    def appears(*_: object) -> None:
+        (folder / "c.png").write_bytes(b"dear to me")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sbm_cli.evaluation.spectrogram.draw", appears)
+        late = sbm("enhance", "noisy.wav", "-o", "late.wav", "-m", model_file, "--spectrogram", "c.png")
+    assert late.status == 1 and late.err.startswith("sbm: c.png exists by now.")
+    assert (folder / "c.png").read_bytes() == b"dear to me"
+    for name in ("c.png", "late.wav"):
+        (folder / name).unlink()
     monkeypatch.setitem(sys.modules, "PIL", None)
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--spectrogram", "b.png")
     assert result.status == 1 and "Pillow" in result.err and names(folder) == {"noisy.wav", "a.png"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_end_it_leaves_nothing_half_written(folder: Path, model_file: Path, number: signal.Signals) -> None:
+    soundfile.write("long.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 16000 * 600), 16000)
+    command = [sys.executable, "-m", "sbm_cli", "enhance", "long.wav", "-o", "clean.wav", "-m", str(model_file)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(folder.glob(".sbm-*.part")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert (process.returncode, err.splitlines()[-1]) == (130, "sbm: interrupted")
+    assert names(folder) == {"noisy.wav", "long.wav"}
 
 
 def test_terminals_are_no_pipes(sbm: Any, folder: Path, piped: Piped) -> None:

@@ -260,7 +260,19 @@ GROUPS = {
         Case(
             "an input that grows while it is read",
             lambda: write(sound(50_000)),
+            "in.wav: changed while it was read",
             meanwhile="open('in.wav', 'ab').write(bytes(1000))",
+        ),
+        Case(
+            "an input that is written over while it is read",
+            lambda: write(sound(50_000)),
+            "in.wav: changed while it was read",
+            meanwhile="open('in.wav', 'r+b').write(b'RIFF')",
+        ),
+        Case(
+            "an input that another file replaces while it is read",
+            lambda: write(sound(50_000)),
+            meanwhile="open('new', 'wb').write(b'other'); os.replace('new', 'in.wav')",
         ),
         Case(
             "an input that is cut while it is read",

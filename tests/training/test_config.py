@@ -124,3 +124,10 @@ def test_json_needs_no_yaml_reader(tmp_path: Path) -> None:
 def test_disturbance_has_a_rate() -> None:
     with pytest.raises(ConfigError, match="16000 Hz, the model's rate is 8000"):
         load_recipe("sbm-tiny-3", ["model.rate=8000"])
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", ".", "..", ".hidden", "a\\b", "/x"])
+def test_a_model_is_not_called_like_a_path(name: str) -> None:
+    """Files are named after it, and whose recipe or model it is may be anybody."""
+    with pytest.raises(ConfigError, match="name is the beginning of a file's name"):
+        load_recipe("sbm-tiny", [f"model.name={json.dumps(name)}"])

@@ -19,6 +19,7 @@ from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.training.config import LoopConfig, OptimizerConfig, TrainConfig
 from sbm_cli.training.loop import Progress, train
 from sbm_cli.training.sources import Sources
+from sbm_cli.training.state import locked
 
 
 def last(folder: Path) -> dict[str, Tensor]:
@@ -175,6 +176,13 @@ def test_training_begins_with_released_weights(recipe: TrainConfig, tmp_path: Pa
     other = replace(recipe, model=replace(recipe.model, network=replace(recipe.model.network, channels=16)))
     with pytest.raises(ConfigError, match="of another model"):
         train(other, tmp_path / "other", processes=1, start=released)
+
+
+def test_two_trainings_do_not_share_a_folder(recipe: TrainConfig, tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(ConfigError, match="another training writes into it"):
+        train(recipe, tmp_path, processes=1)
+    with locked(tmp_path):
+        pass
 
 
 def test_refuses_to_start_over_a_training_and_to_resume_another_one(recipe: TrainConfig, tmp_path: Path) -> None:

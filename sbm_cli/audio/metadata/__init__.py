@@ -1,0 +1,159 @@
+"""What a file holds beside its samples, carried over bit for bit into a container that has room for it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from sbm_cli.audio.format import AudioFormat
+from sbm_cli.audio.metadata import id3
+from sbm_cli.audio.metadata.chunks import fitting, info, read_chunks, write_chunks
+from sbm_cli.audio.metadata.parts import Part, text
+from sbm_cli.audio.metadata.vorbis import fits, read_flac, read_ogg, write_flac, write_ogg
+from sbm_cli.audio.pipe import Pipe
+
+# Whose parts a container has room for.
+_ROOM = {
+    "WAVE": {"WAVE", "ID3"},
+    "RIFX": {"RIFX", "ID3"},
+    "AIFF": {"AIFF", "ID3"},
+    "W64": {"W64"},
+    "CAF": {"CAF"},
+    "FLAC": {"VORBIS", "FLAC"},
+    "OGG": {"VORBIS"},
+    "MP3": {"ID3", "MP3"},
+}
+_INFO = {
+    "INAM": "title",
+    "IART": "artist",
+    "ICMT": "comment",
+    "ICRD": "date",
+    "ICOP": "copyright",
+    "IPRD": "album",
+    "IGNR": "genre",
+    "ITRK": "tracknumber",
+}
+_AIFF = {b"NAME": "title", b"AUTH": "artist", b"(c) ": "copyright", b"ANNO": "comment"}
+_EVERY = {*_INFO.values(), "license"}
+# Tags that libsndfile writes, and ID3 that we do.
+_TAGS = {
+    "WAVE": _EVERY - {"license"},
+    "RIFX": _EVERY - {"license"},
+    "AIFF": {"title", "artist", "comment", "copyright"},
+    "CAF": _EVERY,
+    "FLAC": _EVERY,
+    "OGG": _EVERY,
+    "MP3": id3.TAGS,
+}
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The parts of a source in a format; lost: the names of those that could not be read."""
+
+    format: AudioFormat
+    parts: Sequence[Part] = ()
+    lost: Sequence[str] = ()
+
+    @property
+    def tags(self) -> tuple[tuple[str, str], ...]:
+        """The tags of the source: where it does not say how they are encoded, libsndfile takes them for UTF-8."""
+        found = dict(self.format.tags)
+        newer = any(part.home == "ID3" for part in self.parts)
+        for part in self.parts:
+            if not (newer and part.name == b"ID3v1"):
+                found |= {name: text(data) for name, data in _texts(part) if data}
+        return tuple(found.items())
+
+    def tags_for(self, form: AudioFormat) -> tuple[tuple[str, str], ...]:
+        """Return the tags that a writer is to give a file of format `form`: none where `write` brings them."""
+        home = _home(form)
+        return () if home == "MP3" or self._stay_home(home) else self.tags
+
+    def write(self, path: Path, form: AudioFormat) -> tuple[str, ...]:
+        """Put the parts into a finished file of format `form`; return the names of what it has no room for."""
+        home = _home(form)
+        room, lost = _ROOM.get(home, set()), [*self.lost]
+        rate, mixed = form.rate / self.format.rate, form.channels != self.format.channels
+        kept = []
+        for part in self.parts:
+            fitted = fitting(part, rate, mixed) if part.home in room and fits(part, home) else None
+            if fitted is not None:
+                kept.append(fitted)
+            elif part.home in room or not _told(part):
+                lost += id3.frames(part.data) if part.home == "ID3" and part.home not in room else [part.label]
+        if not self._stay_home(home):
+            lost += [name for name, _ in self.tags if name not in _TAGS.get(home, set())]
+        if kept or home == "MP3":
+            with path.open("r+b") as file:
+                if not _write(file, home, kept, () if kept else self.tags):
+                    lost += [part.label for part in kept]
+        return tuple(dict.fromkeys(lost))
+
+    def _stay_home(self, home: str) -> bool:
+        """Whether the parts bring the tags themselves: they go where they come from."""
+        return any(part.home in _ROOM.get(home, ()) and part.home != "ID3" for part in self.parts)
+
+
+def read_metadata(source: str | Path | Pipe, form: AudioFormat) -> Metadata:
+    """Return what a recording holds beside its samples, which others may be reading; form: its format.
+
+    A pipe that cannot seek has none.
+    """
+    if not isinstance(source, Pipe):
+        with open(source, "rb") as file:
+            return _read(file, form)
+    return _read(source.file, form) if source.file.seekable() and not source.raw else Metadata(form)
+
+
+def _read(file: BinaryIO, form: AudioFormat) -> Metadata:
+    place = file.tell()
+    try:
+        found = read_chunks(file)
+        if found is not None:
+            return Metadata(form, *found)
+        file.seek(0)
+        begin = file.read(4)
+        read = {b"fLaC": read_flac, b"OggS": read_ogg}.get(begin, id3.read_mp3 if form.container == "MP3" else None)
+        return Metadata(form, read(file) if read else ())
+    finally:
+        file.seek(place)
+
+
+def _write(file: BinaryIO, home: str, parts: Sequence[Part], tags: Sequence[tuple[str, str]]) -> bool:
+    """Put parts into a file that has room for such; return whether it has."""
+    if home == "MP3":
+        id3.write_mp3(file, parts, tags)
+    elif home == "FLAC":
+        return write_flac(file, parts)
+    elif home == "OGG":
+        return write_ogg(file, parts)
+    else:
+        return write_chunks(file, parts)
+    return True
+
+
+def _home(form: AudioFormat) -> str:
+    if form.container in ("WAV", "WAVEX", "RF64"):
+        return "RIFX" if form.endian == "BIG" and form.container != "RF64" else "WAVE"
+    return form.container
+
+
+def _texts(part: Part) -> Iterator[tuple[str, bytes]]:
+    """Yield the tags of a part that does not say how it is encoded."""
+    if part.name == b"LIST" and part.data.startswith(b"INFO"):
+        yield from ((_INFO[name], data) for name, data in info(part) if name in _INFO)
+    elif part.name == b"ID3v1":
+        yield from id3.texts_of_id3v1(part.data)
+    elif part.home == "AIFF" and (name := _AIFF.get(part.name)):
+        yield name, part.data.rstrip(b"\0")
+
+
+def _told(part: Part) -> bool:
+    """Whether the tags tell what a part tells, or the new file has its own."""
+    if part.name == b"LIST" and part.data.startswith(b"INFO"):
+        return all(name in _INFO or name == "ISFT" for name, _ in info(part))
+    name = part.name.decode("latin-1").lower()
+    if part.home == "VORBIS":
+        return name in _EVERY or name == "encoder"
+    return part.home == "ID3" and not id3.frames(part.data) or name in ("id3v1", "info", "name", "auth", "(c) ", "anno")

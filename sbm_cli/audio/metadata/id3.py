@@ -1,0 +1,122 @@
+"""Tags of MP3: ID3v2 before the sound, APEv2 and ID3v1 behind it, each copied as it is."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
+
+from sbm_cli.audio.metadata.parts import MOST_BYTES, Part, splice
+
+_FRAMES = {
+    "title": "TIT2",
+    "artist": "TPE1",
+    "album": "TALB",
+    "date": "TDRC",
+    "genre": "TCON",
+    "tracknumber": "TRCK",
+    "copyright": "TCOP",
+    "comment": "COMM",
+}
+TAGS = set(_FRAMES)
+_MOST_TAGS = 8  # one behind another
+_TOLD = {*_FRAMES.values(), "TYER", "TDAT", "TSSE", "TENC", "TLEN"}  # by the tags, or by the new file
+
+
+def read_mp3(file: BinaryIO) -> list[Part]:
+    """Return the tags of an MP3."""
+    front, behind = _bounds(file)
+    parts = []
+    for home, name, start, end in (
+        ("ID3", b"ID3", 0, front),
+        ("MP3", b"APE", behind[0], behind[1]),
+        ("MP3", b"ID3v1", behind[1], behind[2]),
+    ):
+        if 0 < end - start <= MOST_BYTES:
+            file.seek(start)
+            parts.append(Part(home, name, file.read(end - start), behind=start > 0))
+    return parts
+
+
+def write_mp3(file: BinaryIO, parts: Sequence[Part], tags: Iterable[tuple[str, str]]) -> None:
+    """Give a finished MP3 tags in place of its own; without one for its beginning, one that is made of `tags`."""
+    front, behind = _bounds(file)
+    splice(file, behind[0], behind[2], b"".join(part.data for part in parts if part.home == "MP3"))
+    first = b"".join(part.data for part in parts if part.home == "ID3")
+    splice(file, 0, front, first or made(tags))
+
+
+def made(tags: Iterable[tuple[str, str]]) -> bytes:
+    """Return an ID3v2.4 tag in UTF-8, nothing for no tags."""
+    frames = b""
+    for name, text in tags:
+        if name in _FRAMES:
+            # Of a comment also the language, unknown, and what it is about, nothing.
+            body = b"\3" + (b"und\0" if name == "comment" else b"") + text.encode("utf-8", "replace")
+            frames += _FRAMES[name].encode() + _syncsafe(len(body)) + b"\0\0" + body
+    return b"ID3\4\0\0" + _syncsafe(len(frames)) + frames if frames else b""
+
+
+def texts_of_id3v1(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the texts of a tag of 128 bytes."""
+    for name, start, end in (
+        ("title", 3, 33),
+        ("artist", 33, 63),
+        ("album", 63, 93),
+        ("date", 93, 97),
+        ("comment", 97, 127),
+    ):
+        yield name, data[start:end].partition(b"\0")[0].rstrip()
+
+
+def frames(data: bytes) -> list[str]:
+    """Return the names of what an ID3v2 tag holds beyond what every container's tags can tell."""
+    if data[5:6] != b"\0" and data[3:4] == b"\2":
+        return ["ID3"]
+    size, long = (3, 6) if data[3:4] == b"\2" else (4, 10)
+    names: list[str] = []
+    place = 10
+    while place + long <= len(data) and data[place] and len(names) < 100:
+        name = data[place : place + size].decode("latin-1")
+        length = data[place + size : place + 2 * size]
+        place += long + (_number(length) if data[3:4] == b"\4" else int.from_bytes(length, "big"))
+        if name not in _TOLD:
+            names.append("cover picture" if name in ("APIC", "PIC") else name)
+    return names
+
+
+def _bounds(file: BinaryIO) -> tuple[int, tuple[int, int, int]]:
+    """Return where the tags at the beginning end, and where APEv2 and ID3v1 at the end begin, and the file ends."""
+    file.seek(0)
+    head, front = file.read(10), 0
+    length = file.seek(0, 2)
+    for _ in range(_MOST_TAGS):
+        if head[:3] != b"ID3" or len(head) < 10:
+            break
+        front += 10 + _number(head[6:]) + (10 if head[5] & 0x10 else 0)
+        file.seek(front)
+        head = file.read(10)
+    front = min(front, length)
+    last = _starts_with(file, length - 128, front, b"TAG")
+    first = ape = last if last is not None else length
+    if (footer := _starts_with(file, ape - 32, front, b"APETAGEX")) is not None:
+        file.seek(footer + 12)
+        size, _, flags = (int.from_bytes(file.read(4), "little") for _ in range(3))
+        begin = ape - size - (32 if flags & 2**31 else 0)
+        first = begin if begin >= front else ape
+    return front, (first, ape, length)
+
+
+def _starts_with(file: BinaryIO, place: int, least: int, marker: bytes) -> int | None:
+    if place < least:
+        return None
+    file.seek(place)
+    return place if file.read(len(marker)) == marker else None
+
+
+def _syncsafe(number: int) -> bytes:
+    return bytes(number >> shift & 127 for shift in (21, 14, 7, 0))
+
+
+def _number(syncsafe: bytes) -> int:
+    number = 0
+    for byte in syncsafe:
+        number = number << 7 | byte & 127
+    return number

@@ -1,0 +1,96 @@
+"""What became of each file of a batch, told at once and summed up in the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sbm_cli.cli import console, errors
+from sbm_cli.cli.options import BAND_NOTE
+
+if TYPE_CHECKING:
+    from sbm_cli.batch.plan import Job, Plan
+
+SHOWN = 5  # names of files in a line
+
+
+class Account:
+    """Tells what becomes of each file, and of all of them in the end."""
+
+    def __init__(self, json_lines: bool, dry_run: bool) -> None:
+        self.elapsed = 0.0
+        self.failed: list[Path] = []
+        self.outdated: Counter[str] = Counter()  # by their reasons
+        self.dry_run = dry_run
+        self._json_lines = json_lines
+        self._counts: Counter[str] = Counter()
+        self._seconds = 0.0  # of audio enhanced
+        self._clipped = 0  # samples
+        self._limits: set[float] = set()  # Hz, above which nothing came out
+        self._not_carried: Counter[str] = Counter()  # metadata, by name
+
+    def begin(self, plan: Plan) -> None:
+        """Tell what of the folders could not be read, and what is left out."""
+        for error in plan.unreadable:
+            told = errors.describe(error).message
+            if self._json_lines:
+                console.data_line({"status": "failed", "source": str(error.filename), "reason": told})
+            console.error(f"{told}: what is in it is left out")
+        reason = "no suffix of a sound file"
+        for path in plan.ignored:
+            if self._json_lines:
+                console.data_line({"status": "ignored", "source": str(path), "reason": reason})
+            else:
+                (console.data if self.dry_run else console.detail)(f"ignored   {path}  ({reason})")
+        if plan.ignored and not self.dry_run:
+            names = ", ".join([*map(str, plan.ignored[:SHOWN]), *["…"] * (len(plan.ignored) > SHOWN)])
+            console.note(f"{len(plan.ignored)} files ignored, {reason}: {names}")
+
+    def tell(self, job: Job, status: str, reason: str = "", **report: Any) -> None:
+        """Tell that a file is planned, skipped, outdated, done or failed; report: what `enhance_file` says."""
+        self._counts[status] += 1
+        self._seconds += report.get("seconds", 0.0)
+        self._clipped += report.get("clipped", 0)
+        self._not_carried.update(report.get("not_carried", ()))
+        if limit := report.get("band_limit"):
+            self._limits.add(limit)
+        if self._json_lines:
+            record = {"status": status, "source": str(job.source), "target": str(job.target), **report}
+            console.data_line(record | ({"reason": reason} if reason else {}))
+        else:
+            line = f"{status:8}  {job.source} -> {job.target}" + (f"  ({reason})" if reason else "")
+            (console.data if self.dry_run else console.detail)(line)
+
+    def fail(self, job: Job, error: Exception) -> None:
+        self.failed.append(job.source)
+        self.tell(job, "failed", errors.describe(error).message)
+        errors.report(error, about=job.source)
+
+    def sum_up(self, files: int) -> None:
+        """Say how it went: what failed, what is outdated, and what was done in which time."""
+        if self._clipped:
+            console.warn(
+                f"{self._clipped} samples beyond full scale",
+                "--clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.",
+            )
+        if self._not_carried:
+            names = (f"{name} ({count})" for name, count in self._not_carried.items())
+            console.warn(f"metadata not carried over, and in how many files: {', '.join(names)}")
+        for limit in self._limits:
+            console.note(BAND_NOTE.format(limit / 1000))
+        for reason, count in self.outdated.items():
+            console.error(
+                f"{count} outputs were kept though outdated: {reason}.",
+                "Use --overwrite to make them again, --skip-existing to leave it at them, or another output folder.",
+            )
+        if self.failed:
+            console.error(
+                f"{len(self.failed)} of {files} files failed:",
+                "\n".join(console.printable(str(path)) for path in self.failed),
+            )
+        summary = f"{files} files: " + ", ".join(f"{count} {status}" for status, count in self._counts.items())
+        if self._seconds:
+            summary += f"; {self._seconds:.1f} s of audio in {self.elapsed:.1f} s"
+            summary += f" (RTF {self.elapsed / self._seconds:.3f})"
+        console.note(summary)
