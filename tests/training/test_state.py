@@ -37,10 +37,13 @@ for trial in range(4):
     if not child:
         train(config, output / "killed", resume=True, processes=1)
         os._exit(0)
-    time.sleep(0.2 + 0.2 * random.random())
+    last = output / "killed" / "last.pt"
+    before, end = last.exists() and last.stat().st_mtime_ns, time.monotonic() + 20
+    while (last.exists() and last.stat().st_mtime_ns) == before and time.monotonic() < end:
+        time.sleep(0.01)  # however busy the machine is
+    time.sleep(0.2 * random.random())
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    last = output / "killed" / "last.pt"
     print(torch.load(last, weights_only=True)["step"] if last.exists() else 0)
 train(config, output / "killed", resume=True, processes=1)
 """
