@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sbm_cli.config import parse_json
 from sbm_cli.errors import ModelError
 
 _PACKAGE = Path(__file__).parent
@@ -152,17 +152,20 @@ def check(model: ModelEntry) -> Path:
 def _read() -> dict[str, Any]:
     path = checkpoints_path()
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file", "Install sbm-cli again.") from None
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error})") from None
-    if not isinstance(document, dict) or set(document) != {"default", "models"}:
+    keys = set(document) if isinstance(document, dict) else set()
+    if keys != {"default", "models"} or not isinstance(document["models"], dict):
         raise ModelError(f"{path}: expected exactly the keys 'default' and 'models'")
     return document
 
 
 def _entry(name: str, record: dict[str, Any]) -> ModelEntry:
+    if not isinstance(record, dict):
+        raise ModelError(f"{name}: checkpoints.json has no keys and values for it")
     known = {field.name for field in fields(ModelEntry)} - {"name"}
     required = known - {"repository", "revision"}
     if unknown := set(record) - known:

@@ -112,7 +112,15 @@ def test_entries_lack_nothing(bundle: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "not JSON"), ("[]", "exactly the keys"), ("{}", "exactly the keys")]
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON .nested too deeply"),
+        ("[]", "exactly the keys"),
+        ("{}", "exactly the keys"),
+        ('{"default": "a", "models": []}', "exactly the keys"),
+        ('{"default": "a", "models": {"a": 1}}', "a: checkpoints.json has no keys and values"),
+    ],
 )
 def test_a_broken_checkpoints_file_is_one_message(bundle: Any, text: str, message: str) -> None:
     hub.checkpoints_path().write_text(text)

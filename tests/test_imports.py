@@ -19,7 +19,7 @@ PACKAGE = Path(sbm_cli.__file__).parent
 ROOMS = {
     "errors": set(),
     "config": {"errors"},
-    "hub": {"errors"},
+    "hub": {"config", "errors"},
     "audio": {"errors"},
     "options": {"audio"},
     "dsp": set(),
@@ -32,7 +32,7 @@ ROOMS = {
     # Its sets are made by the mixture generator.
     "evaluation": {"audio", "enhancer", "stream", "options", "training", "errors"},
     "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "config", "errors"},
-    "batch": {"enhancer", "audio", "checkpoint", "hub", "options", "errors"},
+    "batch": {"enhancer", "audio", "checkpoint", "hub", "config", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, checkpoint for what `sbm models info` says
     "cli": {"audio", "enhancer", "batch", "training", "evaluation", "hub", "checkpoint", "nn", "options", "errors", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py

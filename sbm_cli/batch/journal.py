@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 from sbm_cli.audio.writer import remove_parts
 from sbm_cli.batch.plan import Job
+from sbm_cli.config import parse_json
 from sbm_cli.errors import SbmError
 from sbm_cli.hub import digest
 from sbm_cli.options import DEFAULTS, Options
@@ -141,7 +142,7 @@ def _read(path: Path) -> dict[str, Entry]:
     entries = {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            entry = Entry(**json.loads(line))
+            entry = Entry(**parse_json(line))
         except (ValueError, TypeError):
             continue
         entries[entry.output] = entry

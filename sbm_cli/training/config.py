@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sbm_cli.checkpoint import ModelConfig
-from sbm_cli.config import build, dump
+from sbm_cli.config import build, dump, parse_json
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.losses import LossConfig
 from sbm_cli.training.mixing import MixConfig
@@ -198,7 +197,7 @@ def _merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def _parse(text: str, where: str, json_only: bool = False) -> Any:
     """Return what a text in JSON or YAML says."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         if json_only:
             raise ConfigError(f"{where}: not valid JSON ({error})") from error
@@ -214,3 +213,5 @@ def _parse(text: str, where: str, json_only: bool = False) -> Any:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not valid YAML ({error})") from error
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply") from None

@@ -30,8 +30,8 @@ class Level:
     floor_db: float = -60.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.attack <= self.release:
-            raise ValueError(f"need 0 < attack <= release, got {self}")
+        if not 0 < self.attack <= self.release or not -200 <= self.floor_db <= 0:
+            raise ValueError(f"need 0 < attack <= release and floor_db between -200 and 0, got {self}")
 
     def track(self, power: Tensor, frame_seconds: float, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the level of every frame and of the last one.
