@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -94,7 +95,7 @@ def resolve(name_or_path: str | Path | None = None) -> Path:
     name = default_name() if name_or_path is None else name_or_path
     if isinstance(name, str) and name in known:
         return _obtain(known[name])
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # not Path's own, which raises where there is no home
     if path.is_dir():
         return _only_model(path)
     if path.is_file() and path.suffix == _SUFFIX:
@@ -152,7 +153,7 @@ def check(model: ModelEntry) -> Path:
 def _read() -> dict[str, Any]:
     path = checkpoints_path()
     try:
-        document = parse_json(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file", "Install sbm-cli again.") from None
     except ValueError as error:

@@ -66,6 +66,7 @@ def common(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `sbm` on arguments, those of the process if None, and exit with its status."""
+    console.open_missing()
     try:
         # Not standalone: Typer would print usage errors in its own style, and exit before we can translate the rest.
         status = app(arguments, prog_name="sbm", standalone_mode=False)

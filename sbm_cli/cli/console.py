@@ -74,6 +74,19 @@ def drop_data() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def open_missing() -> None:
+    """Let stdin, stdout and stderr that the shell closed lead nowhere: files that are opened must not get their place,
+    and what prints must find them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+
+
 def note(message: str) -> None:
     """Say something on stderr unless told to be quiet."""
     if not _voice.quiet:

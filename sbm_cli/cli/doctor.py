@@ -166,7 +166,9 @@ def _version(distribution: str) -> str:
 
 
 def _writable(folder: Path) -> bool:
-    """Tell whether files can be put into a folder, or the folder be made."""
+    """Tell whether files can be put into a folder, or the folder be made; without a home not into one below ~."""
+    if folder.parts[:1] == ("~",):
+        return False
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

@@ -19,6 +19,7 @@ import operator
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
@@ -247,6 +248,9 @@ def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
 
 def _compiled(function: Callable[..., Any]) -> Any:
     options = {"nogil": True, "error_model": "numpy"}
+    beside = Path(__file__).with_name("__pycache__")
+    if os.path.expanduser("~") == "~" and not (os.environ.get("NUMBA_CACHE_DIR") or os.access(beside, os.W_OK)):
+        return numba.njit(**options)(function)  # without a home Numba would make a folder ~ wherever we are
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no writable place for the cache: compile in every process
