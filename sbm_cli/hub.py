@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import queue
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +21,8 @@ from sbm_cli.errors import ModelError
 
 _PACKAGE = Path(__file__).parent
 _SUFFIX = ".safetensors"
+_PATIENCE = 60.0  # s, for a download of nothing
+_SLOWEST = 20_000  # bytes/s, at which one still counts as going on
 
 
 @dataclass(frozen=True)
@@ -199,8 +203,27 @@ def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
         damaged.resolve().unlink(missing_ok=True)  # a link leads to it, where the system has links
         damaged.unlink(missing_ok=True)
     by_hand = f"Or fetch {model.file} and {model.config} from {model.page} and give the folder: --model FOLDER"
+    limit = _PATIENCE + model.bytes / _SLOWEST
+    answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def download() -> None:
+        try:
+            hf_hub_download(model.repository, file, revision=model.revision)
+            answers.put(None)
+        except Exception as error:
+            answers.put(error)
+
+    # The client's own limits are those of a silence: a server that gives a byte now and then holds it for ever.
+    threading.Thread(target=download, daemon=True).start()
     try:
-        hf_hub_download(model.repository, file, revision=model.revision)
+        error = answers.get(timeout=limit)
+        if error is not None:
+            raise error
+    except queue.Empty:
+        raise ModelError(
+            f"{model.name}: {file} did not come within {limit:.0f} s: the server or the network hangs",
+            f"Try again later.\n{by_hand}",
+        ) from None
     except LocalEntryNotFoundError:
         raise ModelError(
             f"{model.name}: not on this machine, and the network cannot be used (HF_HUB_OFFLINE set, or no connection)",

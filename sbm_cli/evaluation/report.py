@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from sbm_cli.cells import cell
 from sbm_cli.evaluation.metrics import METRICS
 from sbm_cli.evaluation.scoring import Record, real_time_factor
 from sbm_cli.evaluation.statistics import Interval, difference_interval, mean_interval
@@ -140,7 +141,8 @@ def to_csv(evaluation: Evaluation) -> str:
     writer.writerow(["file", "half", "system", "seconds", *evaluation.metrics, "problem"])
     for record in evaluation.records:
         scores = ["" if value is None else f"{value:.6g}" for value in map(record.scores.get, evaluation.metrics)]
-        writer.writerow([record.id, record.half, record.system, f"{record.seconds:.3f}", *scores, record.problem])
+        row = (record.id, record.half, record.system, f"{record.seconds:.3f}", *scores, record.problem)
+        writer.writerow(map(cell, row))
     return text.getvalue()
 
 

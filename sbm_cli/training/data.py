@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sbm_cli.cells import text_of
+from sbm_cli.cores import cores
 from sbm_cli.errors import AudioError, ConfigError
 
 Samples = NDArray[np.float32]
@@ -105,7 +107,7 @@ def open_corpus(
         digest.update(f"{clip}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
 
     def decode() -> Iterator[tuple[Mapping[str, object], NDArray[np.int16]]]:
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(16, cores())) as pool:
             for first in range(0, len(clips), 64):  # bounded: a large corpus must not pile up in memory
                 part = clips[first : first + 64]
                 for clip, (audio, gain) in zip(part, pool.map(_decode, part), strict=True):
@@ -218,7 +220,7 @@ def read_manifest(manifest: Path, present: bool = True) -> list[Clip]:
 
 
 def _read_row(manifest: Path, line: int, row: Mapping[str, str], present: bool) -> Clip:
-    text = {key: (row.get(key) or "").strip() for key in COLUMNS}
+    text = {key: text_of((row.get(key) or "").strip()) for key in COLUMNS}
     path, kind, split = manifest.parent / text["path"], text["kind"], text["split"] or "train"
     if kind not in KINDS or split not in SPLITS:
         what = f"kind {kind!r}" if kind not in KINDS else f"split {split!r}"

@@ -7,7 +7,6 @@ a stop in between changes it.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sbm_cli.checkpoint import load
+from sbm_cli.cores import cores
 from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
@@ -100,7 +100,7 @@ def train(
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("PyTorch finds no CUDA device", "Use --device cpu; `sbm doctor` says what is installed.")
     if processes is None:
-        processes = os.cpu_count() or 1 if device == "cpu" and sources is None else 1
+        processes = cores() if device == "cpu" and sources is None else 1
     make_folder(output, config)
     outcome = launch(_run, device, min(processes, config.batch), config, output, max_minutes, report, start, sources)
     if outcome.interrupted:
