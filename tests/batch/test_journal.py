@@ -162,6 +162,12 @@ def test_lines_of_another_kind_do_not_count(desk: Desk) -> None:
     assert desk.state() == ("done", "")
 
 
+def test_a_line_nested_too_deeply_does_not_count(desk: Desk) -> None:
+    desk.out.mkdir(parents=True)
+    (desk.out / NAME).write_text("[" * 100_000 + "\n")
+    assert desk.state() == ("new", "")
+
+
 def test_one_writer_at_a_time(desk: Desk) -> None:
     with desk.journal():
         with pytest.raises(SbmError, match="another sbm batch writes into it"), desk.journal():
