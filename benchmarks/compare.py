@@ -10,11 +10,11 @@ differences between their own first two seeds: what is not larger than that is n
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
 
+from sbm_cli.cores import cores
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.evaluation.metrics import METRICS, RATE, available_metrics, score_many
 from sbm_cli.evaluation.sets import HALVES, evaluation_set
@@ -39,7 +39,7 @@ def main() -> None:
     for path in [path for paths in seeds for path in paths]:
         enhancer = Enhancer.load(path)
         pairs += [(enhancer.enhance(mixture.noisy, RATE), mixture.clean) for mixture in mixtures]
-    scores = score_many(pairs, metrics, os.cpu_count() or 1, RATE)
+    scores = score_many(pairs, metrics, cores(), RATE)
 
     single = [f"{name} {seed}" for name, paths in zip(names, seeds, strict=True) for seed in range(len(paths))]
     print(f"| half | metric | {' | '.join(single)} | {names[1]} - {names[0]} (95 % interval) | seeds |")

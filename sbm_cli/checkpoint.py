@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sbm_cli.bridge.schedule import VE, Schedule
-from sbm_cli.config import build, dump
+from sbm_cli.config import build, dump, parse_json
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
@@ -36,6 +36,8 @@ class ModelConfig:
         # Files are named after it.
         if not self.name or Path(self.name).name != self.name or self.name.startswith(".") or "\\" in self.name:
             raise ValueError(f"name is the beginning of a file's name, without folders, got {self.name!r}")
+        if not 1000 <= self.rate <= 192_000:
+            raise ValueError(f"rate lies between 1000 and 192000 Hz, got {self.rate}")
         if self.stft.bins != self.network.bins:
             raise ValueError(f"the STFT has {self.stft.bins} frequencies, the network {self.network.bins}")
 
@@ -53,7 +55,7 @@ def load(path: Path) -> tuple[Network, ModelConfig]:
     """Return the network, in float32 and eval mode, and the config of a model file.
 
     Raises ModelError if the file or its config is missing, damaged, or does not fit the other one; ConfigError for an
-    unknown key.
+    unknown key or a value out of range.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -65,9 +67,15 @@ def load(path: Path) -> tuple[Network, ModelConfig]:
         raise ModelError(
             f"{path}: cannot be read as safetensors ({error})", "Download or copy the model again."
         ) from error
-    network = Network(config.network)
+    for name, tensor in weights.items():
+        if not (tensor.is_floating_point() and tensor.isfinite().all()):
+            raise ModelError(f"{path}: the weights {name!r} are not all finite numbers", "Copy the model again.")
+    with torch.device("meta"):  # neither memory nor random numbers nor torch's defaults for weights that follow
+        network = Network(config.network)
+    # A copy: those of float32 may lie in the file, which somebody may write to.
+    weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
     try:
-        network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ModelError(
             f"{path}: the weights do not fit {path.with_suffix('.json').name}",
@@ -80,7 +88,7 @@ def load_config(path: Path) -> ModelConfig:
     """Return the config that lies beside the weights at `path`."""
     beside = path.with_suffix(".json")
     try:
-        values = json.loads(beside.read_text())
+        values = parse_json(beside.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: its configuration {beside.name} is missing", "Put it beside the weights.") from error
     except ValueError as error:

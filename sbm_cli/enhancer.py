@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sbm_cli import checkpoint, hub
 from sbm_cli.audio.clipping import apply_clip_mode
@@ -24,6 +24,7 @@ from sbm_cli.audio.format import format_for
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.metadata import read_metadata
 from sbm_cli.audio.pipe import Pipe
+from sbm_cli.audio.samples import full_scale_one, whole_rate
 from sbm_cli.audio.writer import open_writer
 from sbm_cli.errors import AudioError
 from sbm_cli.options import DEFAULTS, Options
@@ -40,7 +41,8 @@ Result = TypeVar("Result")
 # Of a file read at a time: shorter, and calls cost; longer, and activations leave the caches of a CPU.
 BLOCK_SECONDS = {"cpu": 2.0, "cuda": 10.0}
 THREADS = 1  # already far faster than real time; several wait for each other wherever the machine is not idle
-MOST_CHANNELS = 1024  # as libsndfile has it; more are samples in the wrong place
+MOST_CHANNELS = 1024  # as libsndfile has it; more are samples in the wrong place,
+FEW_CHANNELS = 8  # and so are more than these where they are more than the samples
 
 
 @dataclass(frozen=True)
@@ -107,24 +109,23 @@ class Enhancer:
         stft = self.config.stft
         return (stft.window + self.config.network.lookahead * stft.hop) / self.config.rate
 
-    def enhance(self, samples: Samples, rate: int, options: Options = DEFAULTS) -> Samples:
-        """Return the enhanced samples, shaped like the input unless the options change rate or channels.
+    def enhance(self, samples: ArrayLike, rate: float, options: Options = DEFAULTS) -> Samples:
+        """Return the enhanced samples, float32, shaped like the input unless the options change rate or channels.
 
-        samples: float [samples] or [channels, samples], full scale 1; rate: their sampling rate in Hz.
+        samples: [samples] or [channels, samples]; float, full scale 1, or int8, uint8, int16 or int32, which are scaled
+        by their range as sound files do. rate: their sampling rate, a whole number of Hz.
 
-        Raises ValueError for another shape, or values that are not finite.
+        Raises ValueError for another shape or type, and for NaN, infinity and samples beyond 1e12 unless the options
+        replace them.
         """
-        samples = np.asarray(samples, dtype=np.float32)
+        samples, rate = full_scale_one(samples), whole_rate(rate)
         if samples.ndim not in (1, 2):
             raise ValueError(f"expected [samples] or [channels, samples], got shape {samples.shape}")
-        if samples.ndim == 2 and len(samples) > MOST_CHANNELS:
+        rows, columns = samples.shape if samples.ndim == 2 else (1, samples.size)
+        if rows > MOST_CHANNELS or (rows > FEW_CHANNELS and 0 < columns < rows):
             raise ValueError(f"expected [channels, samples], got shape {samples.shape}: transpose it")
-        if not np.isfinite(samples).all():
-            raise ValueError("samples must be finite, got NaN or infinity")
-        stream = self.stream(rate, 1 if samples.ndim == 1 else len(samples), options)
-        rows = np.atleast_2d(samples)
-        size = self._block(rate)
-        blocks = [stream.feed(rows[:, start : start + size]) for start in range(0, rows.shape[1], size)]
+        stream, size = self.stream(rate, rows, options), self._block(rate)
+        blocks = [stream.feed(samples.reshape(rows, columns)[:, k : k + size]) for k in range(0, columns, size)]
         clean = np.concatenate([*blocks, stream.flush()], axis=1)
         return clean[0] if samples.ndim == 1 else clean
 
@@ -228,8 +229,8 @@ class Enhancer:
         """Return how many samples of a file are read at a time."""
         return max(1, round(rate * BLOCK_SECONDS.get(self.device.type, BLOCK_SECONDS["cpu"])))
 
-    def stream(self, rate: int, channels: int = 1, options: Options = DEFAULTS) -> Stream:
-        """Return a stream for blocks of any size at `rate` Hz.
+    def stream(self, rate: float, channels: int = 1, options: Options = DEFAULTS) -> Stream:
+        """Return a stream for blocks of any size at `rate`, a whole number of Hz.
 
         Raises ModelError if the options ask for several steps of a model that has only one.
         """

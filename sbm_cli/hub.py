@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
+import os
+import queue
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sbm_cli.config import parse_json
 from sbm_cli.errors import ModelError
 
 _PACKAGE = Path(__file__).parent
 _SUFFIX = ".safetensors"
+_PATIENCE = 60.0  # s, for a download of nothing
+_SLOWEST = 20_000  # bytes/s, at which one still counts as going on
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def resolve(name_or_path: str | Path | None = None) -> Path:
     name = default_name() if name_or_path is None else name_or_path
     if isinstance(name, str) and name in known:
         return _obtain(known[name])
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # not Path's own, which raises where there is no home
     if path.is_dir():
         return _only_model(path)
     if path.is_file() and path.suffix == _SUFFIX:
@@ -152,17 +157,20 @@ def check(model: ModelEntry) -> Path:
 def _read() -> dict[str, Any]:
     path = checkpoints_path()
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file", "Install sbm-cli again.") from None
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error})") from None
-    if not isinstance(document, dict) or set(document) != {"default", "models"}:
+    keys = set(document) if isinstance(document, dict) else set()
+    if keys != {"default", "models"} or not isinstance(document["models"], dict):
         raise ModelError(f"{path}: expected exactly the keys 'default' and 'models'")
     return document
 
 
 def _entry(name: str, record: dict[str, Any]) -> ModelEntry:
+    if not isinstance(record, dict):
+        raise ModelError(f"{name}: checkpoints.json has no keys and values for it")
     known = {field.name for field in fields(ModelEntry)} - {"name"}
     required = known - {"repository", "revision"}
     if unknown := set(record) - known:
@@ -195,8 +203,27 @@ def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
         damaged.resolve().unlink(missing_ok=True)  # a link leads to it, where the system has links
         damaged.unlink(missing_ok=True)
     by_hand = f"Or fetch {model.file} and {model.config} from {model.page} and give the folder: --model FOLDER"
+    limit = _PATIENCE + model.bytes / _SLOWEST
+    answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def download() -> None:
+        try:
+            hf_hub_download(model.repository, file, revision=model.revision)
+            answers.put(None)
+        except Exception as error:
+            answers.put(error)
+
+    # The client's own limits are those of a silence: a server that gives a byte now and then holds it for ever.
+    threading.Thread(target=download, daemon=True).start()
     try:
-        hf_hub_download(model.repository, file, revision=model.revision)
+        error = answers.get(timeout=limit)
+        if error is not None:
+            raise error
+    except queue.Empty:
+        raise ModelError(
+            f"{model.name}: {file} did not come within {limit:.0f} s: the server or the network hangs",
+            f"Try again later.\n{by_hand}",
+        ) from None
     except LocalEntryNotFoundError:
         raise ModelError(
             f"{model.name}: not on this machine, and the network cannot be used (HF_HUB_OFFLINE set, or no connection)",

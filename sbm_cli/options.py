@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sbm_cli.audio.clipping import ClipMode
+from sbm_cli.audio.samples import whole_rate
 
 Sampler = Literal["ode", "sde"]
 Dtype = Literal["float32", "bfloat16"]
@@ -25,8 +26,10 @@ class Options:
     keep_high_band: pass through what lies above the model's band, lowered as the model lowers its uppermost octave.
     rate: sampling rate of the output in Hz, that of the input if None. mono: mix the channels into one before all else.
 
+    replace_nan: take NaN, infinity and samples beyond 1e12 as silence.
+
     Of files only, subtype: sample format, that of the source if None. clip_mode: what becomes of samples beyond full
-    scale. replace_nan: take NaN and infinity as silence.
+    scale.
 
     Raises ValueError for a value out of range, or a strength and an attenuation limit at once.
     """
@@ -61,8 +64,8 @@ class Options:
             raise ValueError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {self.sampler!r}")
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"dtype must be one of {', '.join(get_args(Dtype))}, got {self.dtype!r}")
-        if self.rate is not None and self.rate < 1:
-            raise ValueError(f"rate must be at least 1 Hz, got {self.rate}")
+        if self.rate is not None:
+            object.__setattr__(self, "rate", whole_rate(self.rate))  # a NumPy integer is none in JSON
 
     @property
     def share(self) -> float:

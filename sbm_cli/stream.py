@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sbm_cli.audio.resample import StreamResampler, resampled_length
+from sbm_cli.audio.samples import LIMIT, full_scale_one, usable, whole_rate
 from sbm_cli.chain import Carry, enhance_block, frames_late
 from sbm_cli.errors import ModelError
 from sbm_cli.options import Options
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from sbm_cli.enhancer import Enhancer
 
 Samples = NDArray[np.float32]
+_PROCESS = os.getpid()  # that imported us; another one has been forked from it
 
 
 class Streams:
@@ -77,19 +80,35 @@ class Streams:
 class Stream:
     """One recording: `feed` as sound arrives, `flush` at its end. Cutting differently changes nothing."""
 
-    def __init__(self, enhancer: Enhancer, rate: int, channels: int, options: Options) -> None:
+    def __init__(self, enhancer: Enhancer, rate: float, channels: int, options: Options) -> None:
         self.fed = 0  # samples
         self._channels = channels
-        self._streams = Streams(enhancer, [(rate, channels)], options)
+        self._replace_nan = options.replace_nan
+        self._streams = Streams(enhancer, [(whole_rate(rate), channels)], options)
         self._flat = False  # whether blocks come as [samples]
 
-    def feed(self, samples: Samples) -> Samples:
-        """Return what is ready of the enhanced sound after one more block, [channels, n] or [n] as the block."""
-        samples = np.ascontiguousarray(samples, dtype=np.float32)
+    def feed(self, samples: ArrayLike) -> Samples:
+        """Return what is ready of the enhanced sound after one more block, [channels, n] or [n] as the block.
+
+        samples: as `Enhancer.enhance` takes them; they may be overwritten afterwards.
+
+        Raises ValueError for another shape or type, and for NaN, infinity and samples beyond 1e12 unless the options
+        replace them. Nothing has happened then: the stream goes on with the next block.
+        """
+        samples = full_scale_one(samples)
+        rows = np.array(samples, ndmin=2)
+        if samples.ndim not in (1, 2) or len(rows) != self._channels:
+            given = f"{len(rows)} in a block of shape {list(samples.shape)}"
+            raise ValueError(f"expected {self._channels} channels, [samples] or [channels, samples], got {given}")
+        fit = usable(rows)
+        if not fit.all():
+            if not self._replace_nan:
+                first = self.fed + int(np.flatnonzero(~fit.all(axis=0))[0])
+                raise ValueError(
+                    f"sample {first} is NaN, infinite or beyond {LIMIT:.0e}; replace_nan takes it as silence"
+                )
+            rows = np.where(fit, rows, np.float32(0))
         self._flat = samples.ndim == 1
-        rows = np.atleast_2d(samples)
-        if rows.shape[0] != self._channels:
-            raise ValueError(f"expected {self._channels} channels, got {rows.shape[0]}")
         self.fed += rows.shape[1]
         return self._shaped(self._streams.feed([rows]))
 
@@ -186,7 +205,12 @@ def _joined(before: Samples, block: Samples) -> Samples:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Set torch's thread count for the length of a block and restore it."""
+    """Set torch's thread count for the length of a block and restore it.
+
+    In a forked process it is one: OpenMP waits there for threads that stayed behind in the parent.
+    """
+    if os.getpid() != _PROCESS:
+        count = 1
     before = torch.get_num_threads()
     if count == before:
         yield

@@ -149,7 +149,7 @@ def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
         ({"attenuation_limit": float("nan")}, "attenuation limit must be 0 dB or more"),
         ({"attenuation_limit": 6.0, "strength": 0.5}, "one thing in two units"),
         ({"dereverb": 1.5}, "dereverb must be between 0 and 1"),
-        ({"rate": 0}, "rate must be at least 1 Hz"),
+        ({"rate": 0}, "whole number of Hz, at least 1, got 0"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"seed": -1}, "seed 0, got 1 and -1"),
         ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),

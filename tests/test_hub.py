@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,15 @@ def test_entries_lack_nothing(bundle: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "not JSON"), ("[]", "exactly the keys"), ("{}", "exactly the keys")]
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON .nested too deeply"),
+        ("[]", "exactly the keys"),
+        ("{}", "exactly the keys"),
+        ('{"default": "a", "models": []}', "exactly the keys"),
+        ('{"default": "a", "models": {"a": 1}}', "a: checkpoints.json has no keys and values"),
+    ],
 )
 def test_a_broken_checkpoints_file_is_one_message(bundle: Any, text: str, message: str) -> None:
     hub.checkpoints_path().write_text(text)
@@ -149,3 +158,18 @@ def test_no_shipped_weights_lack_an_entry() -> None:
 
 def test_entries_are_plain_data(bundle: Any) -> None:
     assert json.loads(json.dumps(asdict(hub.entry())))["name"] == "small"
+
+
+def test_a_hub_that_hangs_is_given_up(bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    released = threading.Event()
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: released.wait(60))
+    monkeypatch.setattr(hub, "_PATIENCE", 0.1)
+    bundle.describe({"far": bundle.record(source="huggingface", repository="a/b", revision="0" * 40)}, "far")
+    try:
+        with pytest.raises(ModelError, match=r"far: small.safetensors did not come within 0 s: .* hangs") as caught:
+            hub.resolve("far")
+    finally:
+        released.set()
+    assert "Try again later" in caught.value.hint and "huggingface.co/a/b" in caught.value.hint

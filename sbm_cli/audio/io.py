@@ -15,9 +15,8 @@ import soundfile as sf
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Waveform
 from sbm_cli.audio.metadata.chunks import sample_bytes
 from sbm_cli.audio.pipe import Pipe, Samples, means_unknown
+from sbm_cli.audio.samples import LIMIT, usable
 from sbm_cli.errors import AudioError
-
-_LIMIT = 1e12  # of a sample: the power of larger ones leaves float32
 
 
 def read_format(path: str | Path) -> AudioFormat:
@@ -78,7 +77,7 @@ class SoundReader:
             raise _damaged(self.path, start, self.format, "the file ends there")
 
     def _finite(self, block: Waveform, start: int) -> Waveform:
-        finite = np.abs(block) < _LIMIT  # false for NaN too
+        finite = usable(block)
         if finite.all():
             return block
         if self._replace_nan:
@@ -86,7 +85,7 @@ class SoundReader:
         index = int(np.flatnonzero(~finite.all(axis=0))[0])
         seconds = (start + index) / self.format.rate
         raise AudioError(
-            f"{self.path}: sample {start + index} (at {seconds:.3f} s) is NaN, infinite or beyond {_LIMIT:.0e}.",
+            f"{self.path}: sample {start + index} (at {seconds:.3f} s) is NaN, infinite or beyond {LIMIT:.0e}.",
             "Use --replace-nan to read such samples as silence.",
         )
 

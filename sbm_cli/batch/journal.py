@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 from sbm_cli.audio.writer import remove_parts
 from sbm_cli.batch.plan import Job
+from sbm_cli.config import parse_json
 from sbm_cli.errors import DISK_FULL, FULL, SbmError
 from sbm_cli.hub import digest
 from sbm_cli.lock import lock
@@ -154,10 +155,10 @@ def _read(path: Path) -> dict[str, Entry]:
     entries = {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            entry = Entry(**json.loads(line))
+            entry = Entry(**parse_json(line))
             if _is_inside(entry.output) and all(isinstance(getattr(entry, name), kind) for name, kind in _KINDS):
                 entries[entry.output] = entry
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError):
             continue
     return entries
 

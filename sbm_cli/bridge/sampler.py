@@ -35,7 +35,7 @@ def grid(steps: int, t_min: float = T_MIN) -> Tensor:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not 0 < t_min < 1:
         raise ValueError(f"t_min must lie in (0, 1), got {t_min}")
-    return torch.linspace(1.0, t_min, steps + 1, dtype=torch.float64)
+    return torch.linspace(1.0, t_min, steps + 1, dtype=torch.float64, device="cpu")
 
 
 def ode_step(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MOST = 100.0  # of every parameter: exp(100) is the largest variance that float32 nearly holds
+
 
 @dataclass(frozen=True)
 class VE:
@@ -15,8 +17,8 @@ class VE:
     c: float = 0.4
 
     def __post_init__(self) -> None:
-        if not (self.k > 1 and self.c > 0):
-            raise ValueError(f"VE needs k > 1 and c > 0, got k = {self.k}, c = {self.c}")
+        if not (1 < self.k <= MOST and 0 < self.c <= MOST):
+            raise ValueError(f"VE needs 1 < k <= {MOST} and 0 < c <= {MOST}, got k = {self.k}, c = {self.c}")
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -37,8 +39,8 @@ class VP:
 
     def __post_init__(self) -> None:
         _check_betas("VP", self.beta0, self.beta1)
-        if not self.c > 0:
-            raise ValueError(f"VP needs c > 0, got c = {self.c}")
+        if not 0 < self.c <= MOST:
+            raise ValueError(f"VP needs 0 < c <= {MOST}, got c = {self.c}")
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-0.5 * _integral(self.beta0, self.beta1, t))
@@ -124,5 +126,5 @@ def _integral(beta0: float, beta1: float, t: Tensor) -> Tensor:
 
 
 def _check_betas(name: str, beta0: float, beta1: float) -> None:
-    if not 0 <= beta0 < beta1:
-        raise ValueError(f"{name} needs 0 <= beta0 < beta1, got beta0 = {beta0}, beta1 = {beta1}")
+    if not 0 <= beta0 < beta1 <= MOST:
+        raise ValueError(f"{name} needs 0 <= beta0 < beta1 <= {MOST}, got beta0 = {beta0}, beta1 = {beta1}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import time
@@ -40,6 +39,7 @@ from sbm_cli.cli.options import (
     wrong_usage,
 )
 from sbm_cli.cli.process import ending_signals
+from sbm_cli.cores import cores
 
 if TYPE_CHECKING:
     from sbm_cli.batch.journal import Journal
@@ -174,8 +174,7 @@ def _devices(device: str, workers: int | None, threads: int) -> list[str]:
         check_device(name)
     if names == ["auto"]:
         names = _gpus() or ["cpu"]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = workers or (max(1, cores // threads) if names == ["cpu"] else len(names))
+    count = workers or (max(1, cores() // threads) if names == ["cpu"] else len(names))
     return [names[i % len(names)] for i in range(count)]
 
 

@@ -17,6 +17,7 @@ import sbm_cli
 from sbm_cli import hub
 from sbm_cli.cli import console
 from sbm_cli.cli.options import Json
+from sbm_cli.cores import cores
 from sbm_cli.errors import SbmError
 
 
@@ -88,7 +89,7 @@ def _sbm() -> Iterator[Check]:
 def _torch() -> Iterator[Check]:
     import torch
 
-    yield Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores")
+    yield Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads on {cores()} cores")
     if torch.cuda.is_available():
         yield Check("cuda", "ok", f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
     else:
@@ -166,7 +167,9 @@ def _version(distribution: str) -> str:
 
 
 def _writable(folder: Path) -> bool:
-    """Tell whether files can be put into a folder, or the folder be made."""
+    """Tell whether files can be put into a folder, or the folder be made; without a home not into one below ~."""
+    if folder.parts[:1] == ("~",):
+        return False
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import Json, Quiet, Verbose, wrong_usage
+from sbm_cli.cores import cores
 from sbm_cli.errors import OutputExistsError
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def evaluate(
             items,
             systems,
             present,
-            workers or os.cpu_count() or 1,
+            workers or cores(),
             level,
             hear,
             lambda done: progress(done, total * (1 + len(systems))),

@@ -86,10 +86,7 @@ def train(
     changes = list(overrides or [])
     changes += [f"data.pack={json.dumps(str(pack))}"] if pack is not None else []
     changes += [f"loop.precision={precision}"] if precision is not None else []
-    if config is None and weights is not None:
-        recipe = load_recipe("finetune", changes, tuned_model(weights))
-    else:
-        recipe = load_recipe(config or "", changes)
+    recipe = load_recipe(config or "finetune", changes, tuned_model(weights) if weights is not None else None)
     folder = output or Path("runs") / recipe.model.name
     console.note(f"{recipe.model.name}: {recipe.steps} steps of {recipe.batch} mixtures -> {folder}")
     outcome = run(

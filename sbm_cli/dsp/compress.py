@@ -9,14 +9,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Compression:
-    """exponent in (0, 1]; factor > 0, one parameter together with the bridge's noise scale c."""
+    """exponent in [0.01, 1]; factor, one parameter together with the bridge's noise scale c."""
 
     exponent: float = 0.5
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.exponent <= 1 or self.factor <= 0:
-            raise ValueError(f"need exponent in (0, 1] and factor > 0, got {self}")
+        if not 0.01 <= self.exponent <= 1 or not 1e-3 <= self.factor <= 1e3:  # expanding takes 1 / exponent as a power
+            raise ValueError(f"need exponent in [0.01, 1] and factor in [0.001, 1000], got {self}")
 
     def compress(self, spectrum: Tensor) -> Tensor:
         """Return the compressed spectrum; zero stays zero. Not made for gradients: they are infinite at zero."""

@@ -32,6 +32,8 @@ class Stft:
     def __post_init__(self) -> None:
         if not 0 < self.hop < self.window <= self.n_fft or self.window % self.hop:
             raise ValueError(f"need hop < window <= n_fft and hop dividing window, got {self}")
+        if self.n_fft > 2**15 or self.window > 64 * self.hop:
+            raise ValueError(f"n_fft is at most {2**15} and window 64 hops, got {self}")
         if self.shape not in ("sqrt-hann", "hann"):
             raise ValueError(f"window shape is sqrt-hann or hann, got {self.shape!r}")
 
@@ -98,7 +100,7 @@ class Stft:
 def windows(stft: Stft, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the windows [window] of analysis and synthesis."""
     with torch.inference_mode(False):  # kept for later calls, which may want gradients
-        window = torch.hann_window(stft.window, dtype=torch.float64)
+        window = torch.hann_window(stft.window, dtype=torch.float64, device="cpu")
         if stft.shape == "sqrt-hann":
             window = window.sqrt()
         scale = window.square().sum().sqrt()

@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from sbm_cli.cores import cores
+
 
 def machine() -> str:
     """Return the processor's name, its cores that we may use, and how busy they were in the last minute."""
@@ -17,9 +19,8 @@ def machine() -> str:
     if cpuinfo.exists():
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
         names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")] or names
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{names[0]}, {cores} cores{load}"
+    return f"{names[0]}, {cores()} cores{load}"
 
 
 def software() -> str:

@@ -230,7 +230,7 @@ def _unfit(metric: Metric, estimate: Samples, clean: Samples | None) -> str:
         return "no samples"
     if not all(np.isfinite(signal).all() for signal in signals):
         return "samples are not finite"
-    if metric.needs_clean and metric.name != "si_sdr" and clean is not None and not clean.any():
+    if metric.needs_clean and clean is not None and not clean.any():
         return "the clean reference is silent"
     if metric.name in ("pesq", "speaker") and not estimate.any():
         return "the estimate is silent"

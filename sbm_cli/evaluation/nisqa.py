@@ -50,4 +50,4 @@ def missing_weights() -> str:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("SBM_NISQA") or "~/.torchmetrics/NISQA").expanduser()
+    return Path(os.path.expanduser(os.environ.get("SBM_NISQA") or "~/.torchmetrics/NISQA"))  # it stays ~ without a home

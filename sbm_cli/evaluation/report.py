@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from sbm_cli.cells import cell
 from sbm_cli.evaluation.metrics import METRICS
 from sbm_cli.evaluation.scoring import Record, real_time_factor
 from sbm_cli.evaluation.statistics import Interval, difference_interval, mean_interval
@@ -28,11 +29,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric on one half of the set, or all of it: a cell for every system, the noisy input first."""
+    """One metric on one half of the set, or all of it: a cell for every system, the noisy input first.
+
+    files: in that half; a mean is over fewer of them where some could not be scored.
+    """
 
     half: str
     metric: str
     cells: Mapping[str, Cell]
+    files: int
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def summarise(records: Sequence[Record], metrics: Sequence[str]) -> list[Row]:
                 )
                 for system in systems
             }
-            rows.append(Row(half, metric, cells))
+            rows.append(Row(half, metric, cells, max(map(len, values.values()))))
     return rows
 
 
@@ -94,7 +99,7 @@ def tables(evaluation: Evaluation) -> list[Table]:
     """Return the table of means and gains and, of several systems, the one of their differences to the first."""
     noisy, *systems = evaluation.systems
     rows = [
-        [row.half, label(row.metric), _mean(row.cells[noisy]), *(_with_gain(row.cells[system]) for system in systems)]
+        [row.half, label(row.metric), *(_cell(row.cells[system], row.files) for system in (noisy, *systems))]
         for row in evaluation.rows
     ]
     rows += [["all", label(metric), *["absent"] * (1 + len(systems))] for metric in evaluation.absent]
@@ -102,7 +107,7 @@ def tables(evaluation: Evaluation) -> list[Table]:
     if len(systems) > 1:
         first, *others = systems
         leads = [
-            [row.half, label(row.metric), *(_difference(row.cells[system].lead) for system in others)]
+            [row.half, label(row.metric), *(_difference(row.cells[system].lead, row.files) for system in others)]
             for row in evaluation.rows
         ]
         found.append(Table(f"difference to {first} (95 % interval)", ["half", "metric", *others], leads))
@@ -136,7 +141,8 @@ def to_csv(evaluation: Evaluation) -> str:
     writer.writerow(["file", "half", "system", "seconds", *evaluation.metrics, "problem"])
     for record in evaluation.records:
         scores = ["" if value is None else f"{value:.6g}" for value in map(record.scores.get, evaluation.metrics)]
-        writer.writerow([record.id, record.half, record.system, f"{record.seconds:.3f}", *scores, record.problem])
+        row = (record.id, record.half, record.system, f"{record.seconds:.3f}", *scores, record.problem)
+        writer.writerow(map(cell, row))
     return text.getvalue()
 
 
@@ -178,19 +184,21 @@ def label(metric: str) -> str:
     return f"{found.label} ({found.unit})" if found.unit else found.label
 
 
-def _mean(cell: Cell) -> str:
-    return f"{cell.mean.mean:.3f}" if cell.mean.count else "–"
+def _cell(cell: Cell, files: int) -> str:
+    mean = f"{cell.mean.mean:.3f}{_fewer(cell.mean, files)}" if cell.mean.count else "–"
+    return f"{mean} ({_difference(cell.gain, cell.mean.count)})" if cell.gain is not None and cell.gain.count else mean
 
 
-def _with_gain(cell: Cell) -> str:
-    return f"{_mean(cell)} ({_difference(cell.gain)})" if cell.gain is not None and cell.gain.count else _mean(cell)
-
-
-def _difference(interval: Interval | None) -> str:
+def _difference(interval: Interval | None, files: int) -> str:
     if interval is None or not interval.count:
         return "–"
     spread = "" if math.isnan(interval.low) else f", {interval.low:+.3f} to {interval.high:+.3f}"
-    return f"{interval.mean:+.3f}{spread}"
+    return f"{interval.mean:+.3f}{spread}{_fewer(interval, files)}"
+
+
+def _fewer(interval: Interval, files: int) -> str:
+    """Say over how many files a mean is, where it is not over all of them."""
+    return f" [{interval.count} of {files}]" if interval.count < files else ""
 
 
 def _numbers(interval: Interval | None) -> dict[str, float | None] | None:

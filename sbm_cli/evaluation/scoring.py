@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -42,23 +42,24 @@ def evaluate(
 ) -> list[Record]:
     """Return a record for the noisy input and each system on every item, in this order; `workers` changes none of them.
 
-    A system that fails on an item has a problem and no scores there; all others go on.
-    workers: processes that score. level: RMS in dBFS of everything scored, as it comes out if None.
+    A system that fails on an item has a problem and no scores there, and so it is if the process that scores it dies;
+    all others go on.
+    workers: processes that score, fewer if open files are few.
+    level: RMS in dBFS of everything scored, as it comes out if None.
     hear: given each item's number, the item and what was scored of it, by system.
     progress: called with the number of records done.
     """
     records: list[Record] = []
-    waiting: deque[tuple[Callable[[Scores], Record], Future[Scores]]] = deque()
+    waiting: deque[tuple[Callable[[str, Scores], Record], Callable[[], tuple[str, Scores]]]] = deque()
 
     def collect(most: int) -> None:
         while len(waiting) > most:
-            record, future = waiting.popleft()
-            records.append(record(future.result()))
+            record, result = waiting.popleft()
+            records.append(record(*result()))
             if progress is not None:
                 progress(len(records))
 
-    with ExitStack() as opened:
-        pool = opened.enter_context(ProcessPoolExecutor(workers, get_context("spawn"))) if workers > 1 else None
+    with _Scoring(metrics, workers) as scoring:
         for number, item in enumerate(items):
             heard: dict[str, Samples] = {}
             unread, seconds = "", 0.0
@@ -76,18 +77,65 @@ def evaluate(
                         elapsed = took if system is not None and system.timed else None
                 except (SbmError, OSError, ValueError) as error:
                     problem = _reason(error)
-                if problem:
-                    future = _done(_none(metrics, problem))
-                elif pool is None:
-                    future = _done(score(metrics, heard[name], clean, RATE))
-                else:
-                    future = pool.submit(score, metrics, heard[name], clean, RATE)
-                waiting.append((partial(Record, item.id, item.half, name, seconds, elapsed, problem), future))
+                result = partial(_none, metrics, problem) if problem else scoring.begin(heard[name], clean)
+                waiting.append((partial(Record, item.id, item.half, name, seconds, elapsed), result))
                 collect(WAITING * workers)
             if hear is not None and heard:
                 hear(number, item, heard)
         collect(0)
     return records
+
+
+class _Scoring:
+    """Scores signals in several processes, started by spawn, or in this one."""
+
+    def __init__(self, metrics: Sequence[str], workers: int) -> None:
+        self._metrics = metrics
+        self._workers = _openable(workers)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> _Scoring:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, estimate: Samples, clean: Samples | None) -> Callable[[], tuple[str, Scores]]:
+        """Begin to score; what is returned waits, and gives the problem ("" if there is none) and the scores."""
+        job = partial(score, self._metrics, estimate, clean, RATE)
+        if self._workers == 1:
+            scores = job()
+            return lambda: ("", scores)
+        try:
+            self._pool = self._pool or ProcessPoolExecutor(self._workers, get_context("spawn"))
+            future = self._pool.submit(job)
+        except BrokenProcessPool:
+            self._pool = None
+            return self.begin(estimate, clean)
+        return partial(self._finish, job, future)
+
+    def _finish(self, job: Callable[[], Scores], future: Future[Scores]) -> tuple[str, Scores]:
+        try:
+            return "", future.result()
+        except (
+            BrokenProcessPool
+        ):  # a process died, and with it the work of all: each on its own tells whose fault it is
+            with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+                try:
+                    return "", alone.submit(job).result()
+                except BrokenProcessPool:
+                    return _none(self._metrics, "the process that scored it died, as for lack of memory")
+
+
+def _openable(workers: int) -> int:
+    """Return as many processes as the limit of open files has room for; each takes a few."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return workers
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return workers if most == resource.RLIM_INFINITY else max(1, min(workers, (most - 32) // 4))
 
 
 def real_time_factor(records: Sequence[Record], system: str) -> float | None:
@@ -96,17 +144,11 @@ def real_time_factor(records: Sequence[Record], system: str) -> float | None:
     return sum(took for took, _ in timed if took) / sum(seconds for _, seconds in timed) if timed else None
 
 
-def _none(metrics: Sequence[str], reason: str) -> Scores:
+def _none(metrics: Sequence[str], problem: str) -> tuple[str, Scores]:
     scores = Scores()
     scores.update(dict.fromkeys(metrics))
-    scores.reasons.update(dict.fromkeys(metrics, reason))
-    return scores
-
-
-def _done(scores: Scores) -> Future[Scores]:
-    future: Future[Scores] = Future()
-    future.set_result(scores)
-    return future
+    scores.reasons.update(dict.fromkeys(metrics, problem))
+    return problem, scores
 
 
 def _reason(error: Exception) -> str:

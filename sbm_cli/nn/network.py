@@ -54,16 +54,21 @@ class NetworkConfig:
     output: str = "mask+residual"
 
     def __post_init__(self) -> None:
+        c = self
+        sizes = (c.bins, c.stride, *c.kernel, c.channels, c.blocks, c.state, c.cross_kernel, c.cross_groups, c.squeeze)
+        if min(*sizes, c.head) < 1 or min(c.embedding, c.fullband_squeeze, c.lookahead) < 0:
+            raise ValueError(f"every dimension must be at least 1, and nothing negative, got {self}")
+        large = c.bins > 2**14 + 1 or max(*sizes[1:], c.head, c.embedding, c.fullband_squeeze) > 4096
+        if large or max(c.blocks, c.state, c.lookahead, c.filter_frames) > 256:
+            raise ValueError(f"dimensions beyond every model that somebody could run, got {self}")
         if (self.bins - 1) % self.stride:
             raise ValueError(f"bins - 1 must be a multiple of stride, got {self.bins} and {self.stride}")
         if self.channels % self.cross_groups:
             raise ValueError(f"channels must be a multiple of cross_groups, got {self.channels}, {self.cross_groups}")
         if (self.kernel[1] - self.stride) % 2 or self.kernel[1] < self.stride:
             raise ValueError(f"the encoder's kernel must exceed stride by an even number, got {self}")
-        if self.embedding % 2 or min(self.embedding, self.fullband_squeeze, self.lookahead) < 0:
-            raise ValueError(f"embedding must be even, and nothing negative, got {self}")
-        if min(self.channels, self.blocks, self.state, self.squeeze, self.head, self.kernel[0]) < 1:
-            raise ValueError(f"every dimension must be at least 1, got {self}")
+        if self.embedding % 2:
+            raise ValueError(f"embedding must be even, got {self}")
         if self.untimed and self.embedding:
             raise ValueError(f"an untimed network has no time embedding, got embedding {self.embedding}; set it to 0")
         if self.filter_frames < 1 or (self.filter_frames > 1 and not 1 <= self.filter_bins <= self.bins):
@@ -189,20 +194,22 @@ class Network(nn.Module):
         """Return a network without time that equals this one where state = noisy, at the time t and for this room."""
         if not self.config.sees_state:
             return self
-        folded = Network(replace(self.config, embedding=0, untimed=False, keep_room=False)).to(self.head.weight.device)
+        with torch.device("meta"):  # its weights follow
+            folded = Network(replace(self.config, embedding=0, untimed=False, keep_room=False))
         left = ("embedding", "room")
-        weights = {k: v for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith(left)}
+        weights = {
+            k: v.clone() for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith(left)
+        }
         if self.embedding is not None:
-            device = self.head.weight.device
-            wish = torch.full((1,), room, device=device) if self.room is not None else None
-            embedding = self._embed(torch.full((1,), t, device=device), wish)
+            wish = self.head.weight.new_full((1,), room) if self.room is not None else None
+            embedding = self._embed(self.head.weight.new_full((1,), t), wish)
             for name, module in self.named_modules():
                 if isinstance(module, ModulatedNorm):
                     gain, offset = module.affine(embedding)
                     weights[f"{name}.weight"], weights[f"{name}.bias"] = gain[0], offset[0]
         for name in ("encoder.weight", "skip.weight"):
             weights[name] = weights[name][:, :2] + weights[name][:, 2:]
-        folded.load_state_dict(weights)
+        folded.load_state_dict(weights, assign=True)
         return folded.train(self.training)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sbm_cli.cores import cores
 from sbm_cli.training.corpora import BATCH, identity
 from sbm_cli.training.data import KINDS, RATE, SPLITS, Clip, name_rank, read_manifest, report_set, set_aside
 
@@ -80,7 +81,7 @@ def check(
     sounds: list[Sound | str] = []
     listen = np.zeros(len(clips), bool)
     listen[chosen] = True
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and NumPy run outside the interpreter's lock
+    with ThreadPoolExecutor(cores()) as pool:  # decoding and NumPy run outside the interpreter's lock
         for first in range(0, len(clips), BATCH):
             part = slice(first, first + BATCH)
             sounds += pool.map(examine, [clip.path for clip in clips[part]], listen[part].tolist())

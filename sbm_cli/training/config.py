@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sbm_cli.checkpoint import ModelConfig
-from sbm_cli.config import build, dump
+from sbm_cli.config import build, dump, parse_json
 from sbm_cli.errors import ConfigError
+from sbm_cli.training.data import RATE
 from sbm_cli.training.losses import LossConfig
 from sbm_cli.training.mixing import MixConfig
-from sbm_cli.training.perceptual import RATE
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -31,6 +30,12 @@ class DataConfig:
     speeds: tuple[float, ...] = ()  # the training speech also at these speeds: each makes a voice of its own
     pack: str = ""  # folder that `sbm data pack` wrote: instead of all these
     own_share: float = 0.0  # of the items: noise from the folders only; 0 draws folders and manifests alike
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rooms <= 10**6 or not 0 <= self.own_share <= 1:
+            raise ValueError(f"rooms lies between 1 and 1000000, own_share in [0, 1], got {self}")
+        if not all(0.5 <= speed <= 2 for speed in self.speeds):
+            raise ValueError(f"speeds lie between 0.5 and 2, got {self.speeds}")
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ class OptimizerConfig:
             raise ValueError(f"method is adamw or muon, got {self.method!r}")
         if not 0 < self.final_rate <= self.rate or not 0 < self.decay <= 1 or not 0 <= self.ema < 1:
             raise ValueError(f"need 0 < final_rate <= rate, 0 < decay <= 1, 0 <= ema < 1, got {self}")
+        if not all(0 <= share < 1 for share in (*self.betas, self.momentum)):
+            raise ValueError(f"betas and momentum lie in [0, 1), got {self}")
+        if not self.clip > 0 or self.weight_decay < 0 or self.warmup < 0:
+            raise ValueError(f"need clip > 0 and weight_decay, warmup >= 0, got {self}")
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,9 @@ class TimeConfig:
     final_part: float = 0.15  # of all steps
 
     def __post_init__(self) -> None:
-        if not 0 < self.t_min < 1 or not 0 <= self.end_mass <= 1 or not 0 <= self.final_end_mass <= 1:
-            raise ValueError(f"t_min lies in (0, 1), the masses in [0, 1], got {self}")
+        shares = (self.end_mass, self.final_end_mass, self.final_part)
+        if not 0 < self.t_min < 1 or not all(0 <= share <= 1 for share in shares):
+            raise ValueError(f"t_min lies in (0, 1), the masses and final_part in [0, 1], got {self}")
 
 
 @dataclass(frozen=True)
@@ -87,8 +97,10 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if min(self.micro_batch, self.validate_every) < 0 or min(self.skip_limit, self.report_every) < 1:
-            raise ValueError(f"need micro_batch, validate_every >= 0 and skip_limit, report_every >= 1, got {self}")
+        if min(self.micro_batch, self.validate_every) < 0:
+            raise ValueError(f"micro_batch and validate_every are not negative, got {self}")
+        if min(self.skip_limit, self.report_every, self.validate_items) < 1:
+            raise ValueError(f"skip_limit, report_every and validate_items are at least 1, got {self}")
 
 
 @dataclass(frozen=True)
@@ -112,10 +124,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch) < 1:
             raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
+        if not 0 <= self.seed < 2**63 or not 0 <= self.warm_level <= 1 or self.checkpoint_minutes < 0:
+            raise ValueError(
+                "seed lies between 0 and 2**63 - 1, warm_level in [0, 1], and checkpoint_minutes is not negative, got "
+                f"{self.seed}, {self.warm_level} and {self.checkpoint_minutes}"
+            )
+        if self.warm_level_db[0] > self.warm_level_db[1] or max(map(abs, self.warm_level_db)) > 60:
+            raise ValueError(f"warm_level_db is a range within 60 dB, got {self.warm_level_db}")
         if self.mix.p_keep_room and not self.model.network.keep_room:
             raise ValueError("mix.p_keep_room needs a network that can be asked for it: model.network.keep_room")
-        if self.loss.disturbance and self.model.rate != RATE:
-            raise ValueError(f"disturbance is defined at {RATE} Hz, the model's rate is {self.model.rate}")
+        if self.model.rate != RATE:
+            raise ValueError(f"mixtures are made at {RATE} Hz, and so is the model's rate, got {self.model.rate}")
 
 
 def load_recipe(name: str | Path, overrides: list[str] | None = None, model: ModelConfig | None = None) -> TrainConfig:
@@ -124,14 +143,12 @@ def load_recipe(name: str | Path, overrides: list[str] | None = None, model: Mod
     name: of a recipe in `sbm_cli/recipes`, such as "sbm-tiny" or "ablations/mapping", or a YAML or JSON file. What it
     does not say comes from the recipe that its `base` names, a file beside it or a shipped one; the model is then
     named after the file. JSON needs no YAML reader.
-    model: takes the place of the recipe's model, before the overrides.
+    model: takes the place of the model of `finetune`, in it and in recipes that are based on it.
 
     Raises ConfigError for a file that is not there, is not YAML or JSON, or has an unknown key.
     """
     path = _find(str(name), Path())
-    values, where = _inherited(path, ()), str(path)
-    if model is not None:
-        values["model"] = dump(model)
+    values, where = _inherited(path, (), model), str(path)
     for override in overrides or []:
         keys, equals, text = override.partition("=")
         if not equals:
@@ -162,8 +179,11 @@ def _find(name: str, folder: Path) -> Path:
     return folder / name if Path(name).suffix else recipes_folder() / f"{name}.yaml"
 
 
-def _inherited(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
-    """Return the values of a recipe and of those that it is based on, each checked under its own file's name."""
+def _inherited(path: Path, heirs: tuple[Path, ...], model: ModelConfig | None) -> dict[str, Any]:
+    """Return the values of a recipe and of those that it is based on, each checked under its own file's name.
+
+    model: as in `load_recipe`.
+    """
     try:
         text = path.read_text()
     except OSError as error:
@@ -183,7 +203,10 @@ def _inherited(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
         parent = _find(base, path.parent).resolve()
         if parent in (path.resolve(), *heirs):
             raise ConfigError(f"{path}: is based on itself, through base: {base}")
-        values = _merge(_merge(_inherited(parent, (path.resolve(), *heirs)), {"model": {"name": path.stem}}), values)
+        inherited = _inherited(parent, (path.resolve(), *heirs), model)
+        values = _merge(_merge(inherited, {"model": {"name": path.stem}}), values)
+    if model is not None and path.resolve() == recipes_folder().resolve() / "finetune.yaml":
+        values["model"] = dump(model)
     build(TrainConfig, values, str(path))
     return values
 
@@ -202,7 +225,7 @@ def _merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def _parse(text: str, where: str, json_only: bool = False) -> Any:
     """Return what a text in JSON or YAML says."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         if json_only:
             raise ConfigError(f"{where}: not valid JSON ({error})") from error
@@ -218,3 +241,5 @@ def _parse(text: str, where: str, json_only: bool = False) -> Any:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not valid YAML ({error})") from error
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply") from None

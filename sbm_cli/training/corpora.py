@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from sbm_cli.cells import cell
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.data import COLUMNS, KINDS, SPLITS, SUFFIXES, Clip, name_rank, read_manifest
 from sbm_cli.training.layouts import LAYOUTS, Layout, Rule
@@ -102,7 +103,8 @@ def write_manifest(path: Path, clips: Iterable[tuple[Clip, float | None]]) -> No
                 place = Path(clip.path)
                 place = place.relative_to(folder) if place.is_relative_to(folder) else place
                 row = {key: getattr(clip, key) for key in COLUMNS if hasattr(clip, key)}
-                writer.writerow({**row, "path": place.as_posix(), "seconds": seconds and f"{seconds:.2f}"})
+                row |= {"path": place.as_posix(), "seconds": seconds and f"{seconds:.2f}"}
+                writer.writerow({key: cell(value) for key, value in row.items()})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sbm_cli.cells import cell, text_of
 from sbm_cli.training.corpora import write_manifest
-from sbm_cli.training.data import RATE, Clip, Samples, decode, read_manifest, report_set, set_aside
+from sbm_cli.training.data import RATE, Clip, Samples, decode_mono, read_manifest, report_set, set_aside
 
 MANIFEST, SCORES = "manifest.csv", "scores.csv"
 COLUMNS = ("path", "before", "after")
@@ -67,7 +68,7 @@ def curate(
     def treat(clip: Clip) -> Utterance:
         target = output.resolve() / "speech" / f"{_name(clip)}.flac" if clean is not None else Path(clip.path)
         if clip.path not in known or not target.is_file():
-            samples = decode(clip)
+            samples = decode_mono(clip)
             before = after = math.nan if score is None else score(samples)
             if clean is not None:
                 name = next(
@@ -120,7 +121,7 @@ def _known(path: Path) -> dict[str, tuple[float, float]]:
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
-        return {row["path"]: (float(row["before"]), float(row["after"])) for row in csv.DictReader(file)}
+        return {text_of(row["path"]): (float(row["before"]), float(row["after"])) for row in csv.DictReader(file)}
 
 
 def _write_scores(path: Path, known: dict[str, tuple[float, float]]) -> None:
@@ -129,7 +130,8 @@ def _write_scores(path: Path, known: dict[str, tuple[float, float]]) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
-            writer.writerows((name, f"{before:.3f}", f"{after:.3f}") for name, (before, after) in sorted(known.items()))
+            for name, (before, after) in sorted(known.items()):
+                writer.writerow((cell(name), f"{before:.3f}", f"{after:.3f}"))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sbm_cli.cells import text_of
+from sbm_cli.cores import cores
 from sbm_cli.errors import AudioError, ConfigError, naming
 
 Samples = NDArray[np.float32]
@@ -112,7 +114,7 @@ def open_corpus(
         digest.update(f"{clip}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
 
     def decode() -> Iterator[tuple[Mapping[str, object], NDArray[np.int16]]]:
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(16, cores())) as pool:
             for first in range(0, len(clips), 64):  # bounded: a large corpus must not pile up in memory
                 part = clips[first : first + 64]
                 for clip, (audio, gain) in zip(part, pool.map(_decode, part), strict=True):
@@ -229,7 +231,7 @@ def read_manifest(manifest: Path, present: bool = True) -> list[Clip]:
 
 
 def _read_row(manifest: Path, line: int, row: Mapping[str, str], present: bool) -> Clip:
-    text = {key: (row.get(key) or "").strip() for key in COLUMNS}
+    text = {key: text_of((row.get(key) or "").strip()) for key in COLUMNS}
     path, kind, split = manifest.parent / text["path"], text["kind"], text["split"] or "train"
     if kind not in KINDS or split not in SPLITS:
         what = f"kind {kind!r}" if kind not in KINDS else f"split {split!r}"
@@ -259,7 +261,7 @@ def _read_folder(folder: Path, kind: str) -> list[Clip]:
     ]
 
 
-def decode(clip: Clip) -> Samples:
+def decode_mono(clip: Clip) -> Samples:
     """Read a recording as it is, at the clip's speed: one channel at 16 kHz, float32 [samples].
 
     Raises AudioError if it cannot be decoded.
@@ -275,12 +277,13 @@ def decode(clip: Clip) -> Samples:
     mono = np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
     if rate != RATE or clip.speed != 1:
         mono = soxr.resample(mono, rate * clip.speed, RATE, quality="HQ")
-    return mono
+    found: Samples = mono
+    return found
 
 
 def _decode(clip: Clip) -> tuple[NDArray[np.int16], float]:
     """Return a recording as int16 with its peak at full scale, and the gain that restores its level."""
-    mono = decode(clip)
+    mono = decode_mono(clip)
     if clip.kind == "noise":  # ESC clips are padded with digital silence
         loud = np.flatnonzero(np.abs(mono) > 1e-4)
         mono = mono[loud[0] : loud[-1] + 1] if len(loud) else mono[:0]

@@ -9,11 +9,11 @@ share material can be compared.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sbm_cli.config import parse_json
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.data import Clip
 
@@ -57,7 +57,7 @@ def _fsd50k(root: Path, licences: Sequence[str]) -> Details:
             splits[row["fname"]] = {"train": "train", "val": "valid"}.get(row.get("split", ""), "report")
         if licences:
             table = _table(root, f"FSD50K.metadata/{part}_clips_info_FSD50K.json", needed=True)
-            for name, clip in json.loads(table.read_text(encoding="utf-8")).items():
+            for name, clip in parse_json(table.read_text(encoding="utf-8")).items():
                 licence[name] = next((short for url, short in LICENCES.items() if url in clip["license"]), "")
 
     def details(clip: Clip, found: Mapping[str, str]) -> Clip | None:

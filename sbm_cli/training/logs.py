@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sbm_cli.cells import cell
 from sbm_cli.checkpoint import ModelConfig, write_atomically
 from sbm_cli.errors import naming
 from sbm_cli.training.validation import Score, Validation
@@ -107,5 +108,5 @@ def _csv(rows: list[Mapping[str, object]] | list[dict[str, str]], header: bool) 
     writer = csv.DictWriter(text, list(rows[0]))
     if header:
         writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()

@@ -7,7 +7,6 @@ a stop in between changes it.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sbm_cli.cores import cores
 from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
@@ -112,7 +112,7 @@ def train(
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("PyTorch finds no CUDA device", "Use --device cpu; `sbm doctor` says what is installed.")
     if processes is None:
-        processes = os.cpu_count() or 1 if device == "cpu" and sources is None else 1
+        processes = cores() if device == "cpu" and sources is None else 1
     with locked(output):
         if last.exists() and not resume:  # by one that has ended since
             raise in_use

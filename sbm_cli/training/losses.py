@@ -36,10 +36,12 @@ class LossConfig:
         weights = (self.magnitude, self.complex, self.multi_magnitude, self.multi_complex, self.snr, self.disturbance)
         if min(weights) < 0 or not 0 < self.exponent <= 1:
             raise ValueError(f"weights are not negative and exponent lies in (0, 1], got {self}")
+        if not any(weights):
+            raise ValueError("every weight of the loss is 0: nothing would be learnt")
         if (self.multi_magnitude or self.multi_complex) and not self.windows:
             raise ValueError("multi-resolution terms need windows")
-        if any(window < 2 or window % 2 for window in self.windows):
-            raise ValueError(f"windows are even numbers of samples, got {self.windows}")
+        if any(window % 2 or not 2 <= window <= 2**15 for window in self.windows):
+            raise ValueError(f"windows are even numbers of samples, {2**15} at most, got {self.windows}")
 
 
 def enhancement_loss(

@@ -63,6 +63,13 @@ class MixConfig:
                 raise ConfigError(f"{field.name} is {value}", "a probability lies between 0 and 1")
             if isinstance(value, (tuple, list)) and not (len(value) == 2 and value[0] <= value[1]):
                 raise ConfigError(f"{field.name} is {value}", "give the lower and the upper end of the range")
+            numbers = value if isinstance(value, (tuple, list)) else (value,)
+            if field.name.endswith(("_db", "_dbfs")) and not all(abs(number) <= 200 for number in numbers):
+                raise ConfigError(f"{field.name} is {value}", "levels lie between -200 and 200 dB")
+        if min(self.shelf_db, *self.clip_db) < 0:
+            raise ConfigError(f"shelf_db is {self.shelf_db}, clip_db {self.clip_db}", "neither is negative")
+        if not 0 <= self.offset <= 1:
+            raise ConfigError(f"offset is {self.offset}", "0 to 1 of full scale are possible")
         if self.p_reverb_only > self.p_reverb or self.p_clean + self.p_reverb > 1:
             raise ConfigError(
                 f"p_reverb_only {self.p_reverb_only}, p_reverb {self.p_reverb} and p_clean {self.p_clean} do not fit",

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sbm_cli.config import parse_json
+from sbm_cli.cores import cores
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.data import RATE, Clip, Corpus, name_rank
 from sbm_cli.training.rooms import Room, RoomBank
@@ -106,7 +108,7 @@ def open_pack(folder: Path) -> tuple[Corpus, RoomBank]:
 
     Raises ConfigError if there are none, or one is damaged or of another version.
     """
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # bzip2 lets the others run
+    with ThreadPoolExecutor(min(16, cores())) as pool:  # bzip2 lets the others run
         shards = [_read_shard(path, pool) for path in _shards(folder)]
 
     def joined(kind: str) -> tuple[list[dict[str, Any]], NDArray[np.int16]]:
@@ -210,7 +212,7 @@ def _write_shard(path: Path, kind: str, source: Iterator[_Record], limit: float)
 def _read_shard(path: Path, pool: ThreadPoolExecutor) -> _Shard:
     try:
         with zipfile.ZipFile(path) as file:
-            index = json.loads(file.read(INDEX))
+            index = parse_json(file.read(INDEX))
             if index["version"] != PACK_VERSION:
                 raise ConfigError(f"{path}: of version {index['version']}", "Pack again with this version of sbm.")
             blocks = sorted(name for name in file.namelist() if name != INDEX)

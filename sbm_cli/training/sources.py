@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sbm_cli.cores import cores
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.data import Corpus, open_corpus
 from sbm_cli.training.engine import Engine
@@ -123,7 +123,7 @@ def batches(
         made = source.batch(seed, step, items)
         return made if engine.device.type == "cpu" else tuple(tensor.pin_memory() for tensor in made)
 
-    workers = 1 if engine.device.type == "cpu" else max(1, (os.cpu_count() or 1) // engine.size)
+    workers = 1 if engine.device.type == "cpu" else max(1, cores() // engine.size)
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[tuple[Tensor, ...]]] = deque()
     coming = iter(steps)

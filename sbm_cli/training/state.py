@@ -6,7 +6,8 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from sbm_cli.checkpoint import ModelConfig, load, load_config, save, write_atomically
-from sbm_cli.config import build, dump
+from sbm_cli.config import build, dump, parse_json
 from sbm_cli.errors import ConfigError
 from sbm_cli.lock import lock
 from sbm_cli.nn.network import Network
@@ -75,11 +76,39 @@ def make_folder(output: Path, config: TrainConfig) -> None:
             path.unlink(missing_ok=True)
 
 
+# What may be another when a training goes on: how long, where the data lie, and what the machine asks for.
+MAY_CHANGE = re.compile(r"steps|checkpoint_minutes|loop\..+|data\.(manifests|speech|noise|rir|cache|pack)")
+SHOWN = 5  # values in a message
+
+
 def check(path: Path, config: TrainConfig) -> None:
-    """Raise ConfigError if a checkpoint is damaged or of another model than the recipe's."""
-    model = build(ModelConfig, json.loads(_read(path)["recipe"])["model"], str(path))
-    if model != config.model:
+    """Raise ConfigError if a checkpoint is damaged, or of another recipe but for what may change."""
+    try:
+        before = build(TrainConfig, parse_json(_read(path)["recipe"]), f"{path}: its recipe")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: its recipe cannot be read ({error})", "Use another --output.") from error
+    if before.model != config.model:
         raise ConfigError(f"{path}: of another model than this recipe's", "Use another --output.")
+    values = dict(_flat(dump(config)))
+    changed = [
+        f"{key} {value} -> {values[key]}"
+        for key, value in _flat(dump(before))
+        if value != values[key] and not MAY_CHANGE.fullmatch(key)
+    ]
+    if changed:
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        raise ConfigError(
+            f"{path}: of another recipe: {', '.join(changed[:SHOWN])}{more}",
+            "Only steps, loop, checkpoint_minutes and the paths of data may change; --from begins anew.",
+        )
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def check_start(path: Path, config: TrainConfig) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -173,3 +174,51 @@ def test_a_log_that_takes_nothing_does_not_stop_the_work(tmp_path: Path, noisy: 
     command = f"{sys.executable} -m sbm_cli enhance noisy.wav -o clean.wav -m {model_file} 2> /dev/full"
     assert subprocess.run(["bash", "-c", command], cwd=tmp_path).returncode == 0
     assert (tmp_path / "clean.wav").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="shells of Windows close nothing")
+@pytest.mark.parametrize("closed", ["2>&-", "<&-"])
+@pytest.mark.parametrize("command", ["doctor", "evaluate --set folder . --unprocessed --metrics si_sdr --workers 1"])
+def test_closed_standard_files_lead_nowhere(command: str, closed: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(8000, 0.1), 16000)
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -m sbm_cli {command} {closed}'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "fault" not in done.stdout + done.stderr
+    assert done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+UNKNOWN = """
+import os, pwd, resource, sys
+def unknown(user): raise KeyError(user)
+pwd.getpwuid = unknown
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from sbm_cli.cli.app import main
+if __name__ == "__main__":
+    main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows neither")
+@pytest.mark.parametrize(
+    "command", ["doctor", "evaluate --set folder . --unprocessed --metrics si_sdr,nisqa --workers 2"]
+)
+def test_without_home_or_password_entry(command: str, tmp_path: Path) -> None:
+    """Nor a locale, nor many open files, as in a container that runs with any number as its user."""
+    soundfile.write(tmp_path / "é.wav", np.full(8000, 0.1), 16000)
+    (tmp_path / "run.py").write_text(UNKNOWN)
+    done = subprocess.run(
+        [sys.executable, "run.py", *command.split()],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(sbm_cli.__file__).parents[1]), "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "fault" not in done.stdout + done.stderr, done.stdout + done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"é.wav", "run.py"}
+    if command == "doctor":
+        assert "~/.cache/huggingface/hub cannot be written" in done.stdout

@@ -69,6 +69,7 @@ def test_writable_looks_at_the_nearest_folder_there_is(tmp_path: Path) -> None:
     assert doctor._writable(tmp_path / "not" / "yet")
     (tmp_path / "file").touch()
     assert not doctor._writable(tmp_path / "file")
+    assert not doctor._writable(Path("~/.cache"))  # as it stays where there is no home
 
 
 def test_the_default_model_is_the_one_checked(sbm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ def test_without_a_reference_only_the_others_remain(clean: Samples) -> None:
         (np.zeros(0), np.zeros(0), dict.fromkeys(QUICK, "no samples")),
         (np.full(RATE, np.nan), np.ones(RATE), dict.fromkeys(QUICK, "samples are not finite")),
         (np.ones(RATE), np.full(RATE, np.inf), dict.fromkeys(INTRUSIVE, "samples are not finite")),
-        (np.ones(RATE), np.zeros(RATE), dict.fromkeys(("estoi", "pesq"), "the clean reference is silent")),
+        (np.ones(RATE), np.zeros(RATE), dict.fromkeys(("si_sdr", "estoi", "pesq"), "the clean reference is silent")),
         (np.zeros(RATE), np.ones(RATE), {"pesq": "the estimate is silent"}),
     ],
     ids=["empty", "NaN in the estimate", "infinity in the reference", "silent reference", "silent estimate"],

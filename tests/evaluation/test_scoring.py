@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from sbm_cli.errors import AudioError
+from sbm_cli.evaluation import scoring
 from sbm_cli.evaluation.folders import Item, Samples
-from sbm_cli.evaluation.metrics import si_sdr
+from sbm_cli.evaluation.metrics import Scores, score, si_sdr
 from sbm_cli.evaluation.report import Evaluation, summarise, tables, to_csv, to_json, to_latex, to_markdown
 from sbm_cli.evaluation.scoring import evaluate, real_time_factor
 
@@ -119,3 +121,35 @@ def test_workers_and_levels(items: list[Item]) -> None:
     heard: dict[int, float] = {}
     evaluate(items, [], [], level=-30, hear=lambda i, item, sounds: heard.update({i: float(np.std(sounds["noisy"]))}))
     assert heard == {i: pytest.approx(10 ** (-30 / 20), rel=1e-3) for i in range(5)}
+
+
+def test_means_over_fewer_files_say_so(evaluation: Evaluation) -> None:
+    noise, reverb = (line.split("|") for line in to_markdown(evaluation).replace(r"\|", "/").splitlines()[2:4])
+    assert not any("[" in cell for cell in noise)
+    assert [cell.count(" [2 of 3]") for cell in reverb[3:6]] == [1, 1, 0]  # the third cannot be read
+    assert " [1 of 3] (+" in reverb[5]  # and this system failed on another one
+    assert to_markdown(evaluation).splitlines()[-1].rstrip(" |").endswith(" [1 of 3]")
+
+
+def die(metrics: list[str], estimate: Samples, clean: Samples | None, rate: int) -> Scores:
+    if estimate[0] == 1:
+        os._exit(9)
+    return score(metrics, estimate, clean, rate)
+
+
+def test_a_process_that_dies_costs_its_file(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy, clean = items[1].load()
+    noisy[0] = 1
+    monkeypatch.setattr(scoring, "score", die)
+    records = evaluate([*items[:4], *items[:4]], [], ["si_sdr"], workers=2)
+    assert [record.id for record in records] == 2 * ["0", "1", "2", "3"]
+    for record in records:
+        assert bool(record.problem) == (record.scores["si_sdr"] is None) == (record.id == "1")
+    assert "the process that scored it died" in records[1].problem == records[1].scores.reasons["si_sdr"]
+
+
+def test_no_more_processes_than_files_can_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    for limits, workers in (((64, 64), 8), ((20, 20), 1), ((resource.RLIM_INFINITY,) * 2, 30), ((1024, 4096), 30)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, found=limits: found)
+        assert scoring._openable(30) == workers

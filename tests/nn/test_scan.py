@@ -327,6 +327,20 @@ def test_compiles_without_a_place_for_the_cache(monkeypatch: pytest.MonkeyPatch)
     assert cpu._compiled(twice)(21) == 42
 
 
+def test_without_a_home_no_folder_is_made_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sbm_cli.nn.scan import cpu
+
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(cpu.numba, "njit", lambda **options: asked.append(options) or (lambda function: function))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(cpu.os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(cpu.os, "access", lambda *_: False)
+    cpu._compiled(abs)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "somewhere")
+    cpu._compiled(abs)
+    assert [options.get("cache", False) for options in asked] == [False, True]
+
+
 def test_mamba_ssm_gives_no_gradient_through_its_carry(kernel: SimpleNamespace) -> None:
     inputs = [x.requires_grad_() for x in scan_inputs(SHAPES[0])]
     with scan.use("mamba_ssm"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,13 +122,75 @@ def test_json_needs_no_yaml_reader(tmp_path: Path) -> None:
         load_recipe(path)
 
 
-def test_disturbance_has_a_rate() -> None:
-    with pytest.raises(ConfigError, match="16000 Hz, the model's rate is 8000"):
-        load_recipe("sbm-tiny-3", ["model.rate=8000"])
-
-
 @pytest.mark.parametrize("name", ["../../x", "a/b", "", ".", "..", ".hidden", "a\\b", "/x"])
 def test_a_model_is_not_called_like_a_path(name: str) -> None:
     """Files are named after it, and whose recipe or model it is may be anybody."""
     with pytest.raises(ConfigError, match="name is the beginning of a file's name"):
         load_recipe("sbm-tiny", [f"model.name={json.dumps(name)}"])
+
+
+@pytest.mark.parametrize("rate", [8000, 48000])
+def test_the_model_has_the_rate_of_the_mixtures(rate: int) -> None:
+    with pytest.raises(ConfigError, match=f"mixtures are made at 16000 Hz, and so is the model's rate, got {rate}"):
+        load_recipe("sbm-tiny", [f"model.rate={rate}"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.rooms=0",
+        "data.own_share=1.5",
+        "mix.p_reverb=-0.1",
+        "mix.snr_db=[0, 1e9]",
+        "mix.shelf_db=-1",
+        "mix.clip_db=[-1, 3]",
+        "mix.level_dbfs=[.nan, 0]",
+        "loss={magnitude: 0, complex: 0, multi_magnitude: 0, multi_complex: 0, snr: 0, disturbance: 0}",
+        "loss.snr=-1",
+        "loss.snr=.inf",
+        "loss.windows=[1048576]",
+        "loss.exponent=0",
+        "optimizer.clip=0",
+        "optimizer.clip=-1",
+        "optimizer.betas=[0.9, 1]",
+        "optimizer.momentum=1",
+        "optimizer.weight_decay=-1",
+        "optimizer.warmup=-1",
+        "optimizer.ema=1",
+        "optimizer.rate=.nan",
+        "time.end_mass=2",
+        "time.final_part=1.5",
+        "time.t_min=0",
+        "loop.validate_items=0",
+        "loop.report_every=0",
+        "loop.micro_batch=-1",
+        "steps=0",
+        "seed=-1",
+        "warm_level=1.1",
+        "checkpoint_minutes=-1",
+    ],
+)
+def test_values_out_of_range_are_refused(override: str) -> None:
+    with pytest.raises(ConfigError):
+        load_recipe("sbm-tiny", [override])
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_what_is_nested_too_deeply_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"deep{suffix}"
+    path.write_text('{"steps": ' + 50_000 * "[" + 50_000 * "]" + "}")
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load_recipe(path)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load_recipe("sbm-tiny", ["steps=" + 5000 * "["])
+
+
+def test_the_model_to_tune_takes_the_place_of_finetune_s(tmp_path: Path) -> None:
+    tuned = replace(load_recipe("sbm-small").model, name="sbm-small-tuned")
+    heir = tmp_path / "mine.yaml"
+    heir.write_text("base: finetune\nsteps: 7\nmodel: {schedule: {c: 0.3}}\n")
+    assert load_recipe("finetune", [], tuned).model == tuned
+    assert load_recipe("finetune", ["model.name=other"], tuned).model == replace(tuned, name="other")
+    found = load_recipe(heir, [], tuned)
+    assert found.model == replace(tuned, name="mine", schedule=replace(tuned.schedule, c=0.3)) and found.steps == 7
+    assert load_recipe("sbm-tiny", [], tuned) == load_recipe("sbm-tiny")

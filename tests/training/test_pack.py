@@ -136,6 +136,13 @@ def test_every_beginning_is_a_sample_of_all() -> None:
     assert max(turns) - min(turns) <= 1
 
 
+def test_an_index_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "clips-000.zip", "w") as file:
+        file.writestr("index.json", "[" * 100_000)
+    with pytest.raises(ConfigError, match=r"not a whole shard of a pack \(nested too deeply\)"):
+        open_pack(tmp_path)
+
+
 def test_what_is_no_pack_is_refused(packed: tuple[Path, Pack], corpus: Corpus, bank: RoomBank, tmp_path: Path) -> None:
     folder, _ = packed
     with pytest.raises(ConfigError, match="holds a pack already"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from sbm_cli.checkpoint import load, save
 from sbm_cli.config import dump
 from sbm_cli.errors import ConfigError
 from sbm_cli.nn.network import Network, NetworkConfig
-from sbm_cli.training.config import TrainConfig
+from sbm_cli.training.config import DataConfig, LoopConfig, OptimizerConfig, TimeConfig, TrainConfig
 from sbm_cli.training.loop import train
+from sbm_cli.training.losses import LossConfig
+from sbm_cli.training.mixing import MixConfig
 from sbm_cli.training.optimizer import Optimizer
 from sbm_cli.training.state import LAST, begin_with, check, check_start, make_folder, write_checkpoint
 
@@ -72,6 +75,35 @@ def test_a_damaged_checkpoint_is_one_message(recipe: TrainConfig, tmp_path: Path
         path.write_bytes(damaged)
         with pytest.raises(ConfigError, match="cannot be resumed from"):
             check(path, recipe)
+
+
+CHANGES: list[tuple[dict[str, Any], str]] = [
+    ({"batch": 3}, "batch 4 -> 3"),
+    ({"seed": 9, "warm_level": 0.0}, "seed 0 -> 9, warm_level 0.3 -> 0.0"),
+    ({"optimizer": OptimizerConfig(warmup=2, rate=1e-3)}, "optimizer.rate 0.005 -> 0.001"),
+    ({"loss": LossConfig(snr=0)}, "loss.snr 1.0 -> 0"),
+    ({"mix": MixConfig(segment_seconds=0.5, snr_db=(0, 5))}, r"mix.snr_db \[-5.0, 20.0\] -> \[0, 5\]"),
+    ({"time": TimeConfig(end_mass=0.9)}, "time.end_mass 0.5 -> 0.9"),
+    ({"data": DataConfig(rooms=7)}, "data.rooms 4 -> 7"),
+]
+
+
+@pytest.mark.parametrize(("changes", "told"), CHANGES, ids=lambda value: value if isinstance(value, str) else "")
+def test_another_recipe_is_refused(recipe: TrainConfig, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    make_folder(tmp_path, recipe)
+    write_checkpoint(tmp_path, recipe, Optimizer(Network(recipe.model.network), recipe.optimizer), 3, 1.5)
+    with pytest.raises(ConfigError, match=f"last.pt: of another recipe: {told}"):
+        check(tmp_path / LAST, replace(recipe, **changes))
+    moved = replace(recipe.data, speech=("elsewhere",), manifests=("other.csv",), cache="there")
+    longer = {"steps": 99, "checkpoint_minutes": 1.0, "loop": LoopConfig(precision="bfloat16"), "data": moved}
+    check(tmp_path / LAST, replace(recipe, **longer))
+
+
+def test_a_checkpoint_with_a_hostile_recipe_is_one_message(recipe: TrainConfig, tmp_path: Path) -> None:
+    for hostile in ("[" * 100_000, "{", "[]", 7):
+        torch.save({"step": 1, "best": 1.0, "recipe": hostile, "tensors": {}}, tmp_path / LAST)
+        with pytest.raises(ConfigError, match="recipe"):
+            check(tmp_path / LAST, recipe)
 
 
 def test_what_a_killed_training_left_is_removed(recipe: TrainConfig, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ class Level:
     low_hz: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.attack <= self.release:
-            raise ValueError(f"need 0 < attack <= release, got {self}")
+        if not 0 < self.attack <= self.release or not -200 <= self.floor_db <= 0:
+            raise ValueError(f"need 0 < attack <= release and floor_db between -200 and 0, got {self}")
 
     def power(self, spectrum: Tensor, bin_hz: float) -> Tensor:
         """Return the mean power of every frame of a spectrum [batch, freq, frames], from low_hz on: [batch, frames]."""

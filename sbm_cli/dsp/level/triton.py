@@ -24,7 +24,8 @@ def follow(power, before, levels, frames, rise, fall):
 
 def levels_of(power: Tensor, before: Tensor, rise: float, fall: float) -> Tensor:
     """Return the level of every frame, shaped like power [groups, frames]; before: of the frame before, [groups]."""
-    power, levels = power.contiguous(), torch.empty(power.shape, device=power.device)
+    power = power.contiguous()
+    levels = torch.empty_like(power)
     with torch.cuda.device_of(power):
         follow[(len(power),)](power, before.contiguous(), levels, power.shape[1], rise, fall)
     return levels

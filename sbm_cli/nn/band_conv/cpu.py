@@ -426,8 +426,8 @@ class BandConv(torch.autograd.Function):
         frames = batch * time
         units = -(-frames // UNIT)
         turned = weight.unflatten(0, (-1, size)).transpose(1, 2).flatten(0, 1).flip(-1)
-        gx, gtaps = torch.empty(x.shape), torch.zeros(units, channels * size * kernel)
-        ggain, goffset, gbias = (torch.zeros(units, channels) for _ in range(3))
+        gx, gtaps = x.new_empty(x.shape), x.new_zeros(units, channels * size * kernel)
+        ggain, goffset, gbias = (x.new_zeros(units, channels) for _ in range(3))
         parts = _array(x), *_arrays(gain, offset, weight, bias), _array(gy), _packed(turned)
         outputs = map(_array, (gx, ggain, goffset, gtaps, gbias))
         _, run = _kernels(kernel, channels, size)

@@ -101,7 +101,7 @@ class _BandConv(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         kernel, rows = len(weight), x.shape[:3].numel()
         grad, gx = torch.empty_like(x, dtype=weight.dtype), torch.empty_like(x)
-        parts = torch.empty((PARTS, *weight.shape), device=x.device)
+        parts = torch.empty((PARTS, *weight.shape), dtype=torch.float32, device=x.device)
         grid, sizes = (triton.cdiv(rows, ROWS),), _sizes(x, kernel, (kernel - 1) // 2)
         turned = weight.mT.flip(0).contiguous()
         with torch.cuda.device_of(x):

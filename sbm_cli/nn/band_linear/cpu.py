@@ -261,9 +261,9 @@ class BandLinear(torch.autograd.Function):
         x, *weights = ctx.saved_tensors
         batch, time, bands, channels = x.shape
         size, frames = len(weights[0]), batch * time
-        units, gx = -(-frames // UNIT), torch.empty(x.shape)
+        units, gx = -(-frames // UNIT), x.new_empty(x.shape)
         shapes = [(size, channels), (size, bands), *(weight.shape for weight in weights[2:])]
-        sums = [torch.zeros(units, *shape) for shape in shapes]
+        sums = [x.new_zeros(units, *shape) for shape in shapes]
         scratch = bands * (2 * channels + 3 + 4 * size) + ROWS * max(channels, bands) * LANES
         _run(
             backward, units, scratch, frames, bands, _array(x), *map(_array, weights), _array(gy), _array(gx),

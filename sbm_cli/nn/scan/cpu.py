@@ -19,6 +19,7 @@ import operator
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
@@ -247,6 +248,9 @@ def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
 
 def _compiled(function: Callable[..., Any]) -> Any:
     options = {"nogil": True, "error_model": "numpy"}
+    beside = Path(__file__).with_name("__pycache__")
+    if os.path.expanduser("~") == "~" and not (os.environ.get("NUMBA_CACHE_DIR") or os.access(beside, os.W_OK)):
+        return numba.njit(**options)(function)  # without a home Numba would make a folder ~ wherever we are
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no writable place for the cache: compile in every process
@@ -764,7 +768,7 @@ def _total(parts: Tensor) -> Tensor:
     return torch.from_numpy(np.add.reduce(parts.numpy(), 0))  # row after row: the same order on every machine
 
 
-NOTHING = torch.empty(0)
+NOTHING = torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 def _scan(
@@ -775,8 +779,8 @@ def _scan(
     shape, dtype: of u and y; rows: u, dt, B, C, z; arrays: weight, bias, rates, D; both as in `_Scan`.
     """
     (batch, time, band, channel), (u, dt, B, C, z), (weight, bias, rates, D) = shape, rows, arrays
-    kept = torch.empty(batch * band * -(-time // SEGMENT) * rates.size if train else 0)
-    y, h = torch.empty(shape, dtype=dtype), torch.empty(before.shape)
+    kept = before.new_empty(batch * band * -(-time // SEGMENT) * rates.size if train else 0)
+    y, h = before.new_empty(shape, dtype=dtype), before.new_empty(before.shape)
     inputs = u, dt, weight, bias, rates, B, C, D, z
     scratch, serial = FORWARD_ROWS * SEGMENT * channel, y.numel() < SERIAL
     outputs = _array(before), _array(h), _array(kept), *_parts(y, channel)
@@ -795,7 +799,7 @@ def _scan_gradients(
     batch, time, band, channel = u.shape
     state, rank = rates.shape[0], weight.numel() // channel
     chunks = -(-batch * band // CHUNK)
-    sums = [torch.zeros(chunks, *x.shape) for x in (weight, bias, rates, D)]
+    sums = [D.new_zeros(chunks, *x.shape) for x in (weight, bias, rates, D)]
     inputs = _rows(u), _rows(dt), _array(weight), _array(bias), _array(rates), _rows(B), _rows(C), _array(D), _rows(z)
     outputs = _array(gh), *map(_rows, out), *map(_array, sums)
     lanes = max(2 * state, rank) * LANES + max(2 * state, rank)
@@ -830,7 +834,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor, gh: Tensor) -> tuple[Tensor | None, ...]:
         u, dt, rates, B, C, D, z, kept = ctx.saved_tensors
         gh = gh.clone(memory_format=torch.contiguous_format)
-        gu, gdt, gz, gB, gC = out = [torch.empty(x.shape) for x in (u, dt, z, B, C)]
+        gu, gdt, gz, gB, gC = out = [D.new_empty(x.shape) for x in (u, dt, z, B, C)]
         tensors = u, dt, NOTHING, NOTHING, rates, B, C, D, z
         _, _, grates, gD = _scan_gradients(tensors, kept, gy, gh, out)
         return gu, gdt, grates * LN2, gB, gC, gD, gz, gh, None
@@ -839,7 +843,7 @@ class _Scan(torch.autograd.Function):
 def _conv(shape: torch.Size, dtype: torch.dtype, x: Rows, arrays: Sequence[Any], before: Tensor) -> Tensor:
     """Return the convolution of x, of that shape and type; arrays: taps and bias; both and before as in `_Conv`."""
     batch, time, band, channel = shape
-    y = torch.empty(shape, dtype=dtype)
+    y = before.new_empty(shape, dtype=dtype)
     scratch, serial = CHUNK * (2 * TAPS - 2) * channel, y.numel() < SERIAL
     tensors = x, *arrays, _array(before), *_parts(y, channel)
     _run(conv_forward, batch * band, scratch, band, time, *tensors, serial=serial)
@@ -852,8 +856,8 @@ def _conv_gradients(
     """Fill gx; return the gradients of taps, bias and before."""
     batch, time, band, channel = x.shape
     chunks = -(-batch * band // CHUNK)
-    gbefore = torch.empty(before.shape)
-    gtaps, gbias = torch.zeros(chunks, TAPS, channel), torch.zeros(chunks, channel)
+    gbefore = bias.new_empty(before.shape)
+    gtaps, gbias = bias.new_zeros(chunks, TAPS, channel), bias.new_zeros(chunks, channel)
     inputs = _rows(x), _array(taps), _array(bias), _array(before), _rows(gy)
     outputs = _rows(gx), _array(gbefore), _array(gtaps), _array(gbias)
     _run(conv_backward, batch * band, CHUNK * (3 * TAPS - 2) * channel, band, time, *inputs, *outputs)
@@ -872,7 +876,7 @@ class _Conv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
         x, taps, bias, before = ctx.saved_tensors
-        gx = torch.empty(x.shape)
+        gx = x.new_empty(x.shape)
         return gx, *_conv_gradients(x, taps, bias, before, gy, gx)
 
 
@@ -952,9 +956,9 @@ class _Mamba(torch.autograd.Function):
             ctx.saved_tensors
         )
         split, dtype, (x_dtype, weight_dtype) = [len(weight), len(rates), len(rates)], x.dtype, ctx.types
-        gh = torch.zeros(x.shape[0], x.shape[2], *rates.shape) if gh is None else gh.clone().contiguous()
-        gout = torch.zeros(x.shape, dtype=dtype) if gout is None else gout.reshape(x.shape)
-        gwide, gnarrow = torch.empty(wide.shape, dtype=dtype), torch.empty(narrow.shape)
+        gh = rates.new_zeros(x.shape[0], x.shape[2], *rates.shape) if gh is None else gh.clone().contiguous()
+        gout = x.new_zeros(x.shape) if gout is None else gout.reshape(x.shape)
+        gwide, gnarrow = wide.new_empty(wide.shape), narrow.new_empty(narrow.shape)
         (v, z), (gv, gz) = wide.chunk(2, -1), gwide.chunk(2, -1)
         (low, B, C), (glow, gB, gC) = narrow.split(split, -1), gnarrow.split(split, -1)
         gy = gu = gout @ out_proj

@@ -293,7 +293,7 @@ def _strided(*tensors: Tensor) -> list[Any]:
 
 
 def _empty(*shape: int, like: Tensor) -> Tensor:
-    return torch.empty(shape, device=like.device)
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
 def _sizes(A: Tensor) -> dict[str, int]:

@@ -1,0 +1,42 @@
+"""What samples can be: the range that everything after them can stand, and the scale of integers."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LIMIT = 1e12  # of a sample: the power of larger ones leaves float32
+
+# The silence and full scale of integers as WAV files and their readers have them. No recording has 64 bits: that is
+# what Python's numbers become.
+_SCALES = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32": (0, 2**31)}
+
+
+def usable(samples: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which samples are finite and not absurdly large."""
+    found: NDArray[np.bool_] = np.abs(samples) < LIMIT  # false for NaN too
+    return found
+
+
+def full_scale_one(samples: ArrayLike) -> NDArray[np.float32]:
+    """Return samples as float32 of full scale 1: integers scaled by their range, floats as they are.
+
+    Raises ValueError for integers without a range that sound has, and for what is no real number.
+    """
+    samples = np.asarray(samples)
+    kind = samples.dtype.name
+    if kind in _SCALES:
+        silence, full = _SCALES[kind]
+        return ((samples.astype(np.float64) - silence) / full).astype(np.float32)
+    if samples.dtype.kind != "f":
+        raise ValueError(f"samples are float, full scale 1, or {', '.join(_SCALES)}, which have a range; got {kind}")
+    with np.errstate(over="ignore"):  # of float64: infinity, which `usable` finds
+        return samples.astype(np.float32, copy=False)
+
+
+def whole_rate(rate: float) -> int:
+    """Return a sampling rate of any numeric type in Hz as an integer.
+
+    Raises ValueError if it is none, or below 1 Hz.
+    """
+    if not (rate >= 1 and float(rate).is_integer()):
+        raise ValueError(f"a sampling rate is a whole number of Hz, at least 1, got {rate}")
+    return int(rate)
