@@ -35,14 +35,13 @@ class Decoder:
         self.notes: list[str] = []
         self._reason = reason or "damaged, or without a single sample"
         self._file, self._path, self._stream = file, path, stream
-        self._bare = ffmpeg.BARE.get(path.suffix.lower())
         beginning = sniff(file)
         self._parts = _parts(file, beginning)
         self._opened: Any = self._open(self._parts.streams[0])
         try:
             self.format = self._format()
             self.has_pictures = any(
-                other.type == "video" and not _is_still(other) for other in self._opened.streams
+                other.type == "video" and not is_still(other) for other in self._opened.streams
             )
         except BaseException:
             self.close()
@@ -75,13 +74,7 @@ class Decoder:
         import av
 
         try:
-            # By content: FFmpeg sees no name. Errors as "surrogateescape": tags in other encodings stay as they are.
-            return av.open(
-                Window(self._file, part.start, part.end),
-                format=self._bare,
-                options=_OPENING,
-                metadata_errors="surrogateescape",
-            )
+            return open_container(Window(self._file, part.start, part.end), self._path)
         except (av.FFmpegError, ValueError) as error:
             raise AudioError(
                 f"{self._path}: not a sound file ({self._reason}).",
@@ -201,8 +194,11 @@ class Decoder:
                 continue
             for frame in frames:
                 rate = frame.sample_rate
-                if self.has_pictures and frame.time is not None:
+                if told is None and frame.time is not None and self.format.origin is not None:
+                    self.format.origin.start = frame.time
+                if frame.time is not None:
                     told = frame.time - place if told is None else told
+                if self.has_pictures and frame.time is not None and told is not None:
                     gap = frame.time - told - place
                     if gap > _GAP:
                         count = round(gap * rate)
@@ -227,6 +223,18 @@ class Decoder:
         )
 
 
+def open_container(file: Window, path: Path) -> Any:
+    """Open a file for FFmpeg to read, by its content. Raises av.FFmpegError or ValueError if it cannot."""
+    import av
+
+    return av.open(
+        file,
+        format=ffmpeg.BARE.get(path.suffix.lower()),
+        options=_OPENING,
+        metadata_errors="surrogateescape",  # tags in other encodings stay as they are
+    )
+
+
 def _parts(file: BinaryIO, beginning: bytes) -> Parts:
     """Return the parts of a file that may have been joined, else the whole as one."""
     parts = Parts(())
@@ -244,7 +252,8 @@ def is_mpeg(beginning: bytes) -> bool:
     return len(beginning) > 1 and beginning[0] == 0xFF and beginning[1] >= 0xE0 and beginning[1] & 6 != 0
 
 
-def _is_still(stream: Any) -> bool:
+def is_still(stream: Any) -> bool:
+    """Whether a video stream is one picture, as that of an album."""
     return "ATTACHED_PIC" in str(stream.disposition).upper() or bool(int(stream.disposition) & 0x400)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 # Containers of sound and video that are read. Not among them: playlists and scripts, which name other files and
 # addresses, raw streams without any header, and pictures.
@@ -57,13 +57,17 @@ def subtype_of(codec: str, sample_format: str, extradata: bytes) -> str:
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder: its name, the samples it takes, the default bit rate of a channel, the bit rates that there are."""
+    """An encoder: its name, the samples it takes, the default bit rate of a channel, the bit rates that there are.
+
+    bits: of integers, where they are fewer than the samples have. rate: the only one that there is, of one channel.
+    """
 
     name: str
     samples: str
     bit_rate: int = 0
     bit_rates: tuple[int, ...] = ()
-    bits: int = 0  # of integers, where they are fewer than the samples have
+    bits: int = 0
+    rate: int = 0
 
 
 _AC3_RATES = tuple(1000 * kbps for kbps in (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640))
@@ -78,8 +82,8 @@ ENCODERS = {
     "EAC3": Encoder("eac3", "fltp", 96_000, _AC3_RATES),
     "WMAV1": Encoder("wmav1", "fltp", 64_000),
     "WMAV2": Encoder("wmav2", "fltp", 64_000),
-    "AMR_NB": Encoder("libopencore_amrnb", "s16", 12_200, (4750, 5150, 5900, 6700, 7400, 7950, 10_200, 12_200)),
-    "G722": Encoder("g722", "s16"),
+    "AMR_NB": Encoder("libopencore_amrnb", "s16", 12_200, (4750, 5150, 5900, 6700, 7400, 7950, 10_200, 12_200), rate=8000),
+    "G722": Encoder("g722", "s16", rate=16_000),
     "ALAC_16": Encoder("alac", "s16p"),
     "ALAC_24": Encoder("alac", "s32p", bits=24),
     "FLAC_16": Encoder("flac", "s16"),
@@ -111,37 +115,39 @@ INTEGER_BITS = {
 class Muxer:
     """A container that is written: its name, the subtypes it takes (a new one is of the first), what else fits in.
 
-    video: it takes other streams along. tags: it has room for them. delay: it tells players how much of the sound's
-    beginning the encoder added.
+    video: it takes other streams along. tags: it has room for them. delay: whether players are told how much the
+    encoder put before the sound, or at least the other streams are stamped alike.
     """
 
     name: str
     subtypes: tuple[str, ...]
     video: bool = False
     tags: bool = True
-    delay: bool = True
+    delay: Literal["told", "stamped", "none"] = "told"
 
 
 _PCM = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")
 _FLAC, _ALAC = ("FLAC_16", "FLAC_24"), ("ALAC_16", "ALAC_24")
 _MP4 = ("AAC", *_ALAC, *_FLAC, "OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "AC3", "EAC3")
-_MATROSKA = ("AAC", *_FLAC, *_PCM, *_ALAC, "OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "AC3", "EAC3", "WAVPACK_16")
+_MATROSKA = ("AAC", *_FLAC, *_PCM, *_ALAC, "OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "AC3", "EAC3")
 MUXERS = {
     "M4A": Muxer("ipod", ("AAC", *_ALAC, "AC3")),
     "MP4": Muxer("mp4", _MP4, video=True),
     "MOV": Muxer("mov", ("AAC", *_PCM, "PCM_U8", "ULAW", "ALAW", *_ALAC, "MPEG_LAYER_III", "AC3"), video=True),
     "3GP": Muxer("3gp", ("AAC", "AMR_NB"), video=True, tags=False),
-    "MATROSKA": Muxer("matroska", (*_MATROSKA, "TTA_16", "TTA_24"), video=True),
+    "MATROSKA": Muxer("matroska", _MATROSKA, video=True),
+    "MKA": Muxer("matroska", _MATROSKA),
     "WEBM": Muxer("webm", ("OPUS",), video=True),
-    "AVI": Muxer("avi", ("MPEG_LAYER_III", "PCM_16", "MPEG_LAYER_II", "AC3"), video=True, delay=False),
-    "MPEGTS": Muxer("mpegts", ("AAC", "MPEG_LAYER_II", "MPEG_LAYER_III", "AC3", "EAC3"), video=True, tags=False),
-    "FLV": Muxer("flv", ("AAC", "MPEG_LAYER_III"), video=True),
-    "ASF": Muxer("asf", ("WMAV2", "WMAV1"), video=True),
-    "AAC": Muxer("adts", ("AAC",), tags=False, delay=False),
-    "MP2": Muxer("mp2", ("MPEG_LAYER_II",), tags=False, delay=False),
-    "AC3": Muxer("ac3", ("AC3",), tags=False, delay=False),
-    "EAC3": Muxer("eac3", ("EAC3",), tags=False, delay=False),
-    "AMR": Muxer("amr", ("AMR_NB",), tags=False, delay=False),
+    "AVI": Muxer("avi", ("MPEG_LAYER_III", "PCM_16", "MPEG_LAYER_II", "AC3"), video=True, delay="none"),
+    "MPEGTS": Muxer("mpegts", ("AAC", "MPEG_LAYER_II", "MPEG_LAYER_III", "AC3", "EAC3"), True, False, "stamped"),
+    "FLV": Muxer("flv", ("AAC", "MPEG_LAYER_III"), video=True, delay="stamped"),
+    "ASF": Muxer("asf", ("WMAV2", "WMAV1"), video=True, delay="stamped"),
+    "WMA": Muxer("asf", ("WMAV2", "WMAV1"), delay="stamped"),
+    "AAC": Muxer("adts", ("AAC",), tags=False, delay="none"),
+    "MP2": Muxer("mp2", ("MPEG_LAYER_II",), tags=False, delay="none"),
+    "AC3": Muxer("ac3", ("AC3",), tags=False, delay="none"),
+    "EAC3": Muxer("eac3", ("EAC3",), tags=False, delay="none"),
+    "AMR": Muxer("amr", ("AMR_NB",), tags=False, delay="none"),
     "G722": Muxer("g722", ("G722",), tags=False),
     "WV": Muxer("wv", ("WAVPACK_16", "WAVPACK_8", "WAVPACK_32", "WAVPACK_FLOAT")),
     "TTA": Muxer("tta", ("TTA_16", "TTA_8", "TTA_24")),
@@ -156,14 +162,14 @@ CONTAINERS = {
     ".mov": "MOV",
     ".3gp": "3GP",
     ".mkv": "MATROSKA",
-    ".mka": "MATROSKA",
+    ".mka": "MKA",
     ".webm": "WEBM",
     ".avi": "AVI",
     ".ts": "MPEGTS",
     ".mts": "MPEGTS",
     ".m2ts": "MPEGTS",
     ".flv": "FLV",
-    ".wma": "ASF",
+    ".wma": "WMA",
     ".wmv": "ASF",
     ".asf": "ASF",
     ".aac": "AAC",
@@ -202,16 +208,21 @@ def is_available(subtype: str) -> bool:
 
 def encoder(subtype: str, rate: int, layout: str, bit_rate: int) -> Any:
     """Return an open encoder. Raises av.FFmpegError if it does not take such sound."""
-    from fractions import Fraction
-
     import av
 
+    context: Any = av.CodecContext.create(ENCODERS[subtype].name, "w")
+    configure(context, subtype, rate, layout, bit_rate)
+    context.open()
+    return context
+
+
+def configure(context: Any, subtype: str, rate: int, layout: str, bit_rate: int) -> None:
+    """Set up the context of an encoder that is not open yet."""
+    from fractions import Fraction
+
     kind = ENCODERS[subtype]
-    context: Any = av.CodecContext.create(kind.name, "w")
     context.sample_rate, context.time_base = rate, Fraction(1, rate)
     context.layout, context.format = layout, kind.samples
     if bit_rate:
         context.bit_rate = bit_rate
     context.options = {"bits_per_raw_sample": str(kind.bits)} if kind.bits else {}
-    context.open()
-    return context

@@ -55,16 +55,18 @@ _MOST_CHANNELS = {"MP3": 2, "FLAC": 8}
 _FOUR_GIB = 2**32 - 2**20  # the size fields of WAV, AIFF and AU have 32 bits; a megabyte is left for headers and tags
 
 
-@dataclass(frozen=True)
+@dataclass
 class Origin:
     """The file, open, that a sound was decoded from: pictures, chapters and tags are copied from it.
 
-    stream: which of its audio streams the sound is, from 0.
+    stream: which of its audio streams the sound is, from 0. start: seconds of its first sample on the clock of the
+    other streams, known once that is read.
     """
 
     path: Path
     file: BinaryIO
     stream: int
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class AudioFormat:
 
     samples: of each channel; None if only the end of the file will tell, as with codecs, whose headers estimate it, and
     with what other programs wrote into pipes. duration: such an estimate in seconds, 0 if there is none.
-    layout: of the channels, as FFmpeg names it ("5.1(side)"); "" if unknown. bit_rate: of a codec in bit/s, 0 if
+    was_late: whether it was of the same codec, in a container that does not tell how much of the beginning the encoder
+    added. layout: of the channels, as FFmpeg names it ("5.1(side)"); "" if unknown. bit_rate: of a codec in bit/s, 0 if
     unknown; variable: whether its frames differ in it.
     """
 
@@ -88,6 +91,7 @@ class AudioFormat:
     layout: str = field(default="", compare=False)
     bit_rate: int = field(default=0, compare=False)
     variable: bool = field(default=False, compare=False)
+    was_late: bool = field(default=False, compare=False)
     origin: Origin | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -157,7 +161,9 @@ def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None
     _check_limits(path, source, container, subtype)
     samples = round(source.seconds * source.rate) if source.samples is None else source.samples
     size = samples * source.channels * SAMPLE_BYTES.get(subtype, 0)
-    if container in ("WAV", "WAVEX") and (source.samples is None or size > _FOUR_GIB):
+    # An estimate may be wrong, by less than that.
+    is_sure = size <= (_FOUR_GIB if source.samples is not None else _FOUR_GIB // 4 if source.duration else -1)
+    if container in ("WAV", "WAVEX") and not is_sure:
         container = "RF64"
     elif size > _FOUR_GIB and container in ("AIFF", "AU"):
         raise AudioError(
@@ -172,7 +178,8 @@ def changes(path: str | Path, source: AudioFormat, target: AudioFormat) -> list[
     """Say what of the source's format an output `path` of the same kind does not keep, though nobody asked for it."""
     told = []
     family = _CONTAINERS.get(Path(path).suffix.lower(), (target.container,))
-    is_same = source.container in family or {source.container, target.container} == {"MP4", "M4A"}
+    muxers = {ffmpeg.MUXERS[name].name for name in (source.container, target.container) if name in ffmpeg.MUXERS}
+    is_same = source.container in family or len(muxers) == 1 or muxers <= {"mp4", "ipod", "mov", "3gp"} != set()
     if is_same and source.subtype != target.subtype:
         told.append(f"{source.subtype} becomes {target.subtype}")
     if source.layout and target.layout not in ("", source.layout) and source.channels == target.channels:
@@ -193,13 +200,25 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
         raise AudioError(f"{path}: {container} has no subtype {subtype}.", f"Use one of {', '.join(choice)}")
     subtype = subtype.upper()
     bit_rate = _bit_rate(source, subtype)
+    only = ffmpeg.ENCODERS[subtype].rate
+    if only and (source.rate, source.channels) != (only, 1):
+        raise AudioError(
+            f"{path}: {subtype} has one channel at {only} Hz, not {source.channels} at {source.rate} Hz.",
+            f"Use --mono --rate {only}, or choose another format, such as .wav or .flac.",
+        )
     for layout in dict.fromkeys([source.layout or _layout(source.channels), _layout(source.channels)]):
         try:
             ffmpeg.encoder(subtype, source.rate, layout, bit_rate)
         except (av.FFmpegError, ValueError):
             continue
         return replace(
-            source, container=container, subtype=subtype, endian="FILE", bit_rate=bit_rate, layout=layout
+            source,
+            container=container,
+            subtype=subtype,
+            endian="FILE",
+            bit_rate=bit_rate,
+            layout=layout,
+            was_late=subtype == source.subtype and _is_late(source.container),
         )
     rates = av.Codec(ffmpeg.ENCODERS[subtype].name, "w").audio_rates or []
     if rates and source.rate not in rates:
@@ -211,6 +230,12 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
         f"{path}: {container} {subtype} with {source.channels} channels at {source.rate} Hz cannot be written.",
         "Choose another format, such as .wav or .flac, or --mono and --rate.",
     )
+
+
+def _is_late(container: str) -> bool:
+    """Whether it does not tell how much the encoder put before the sound."""
+    muxer = ffmpeg.MUXERS.get("MP2" if container == "MP3" else container)
+    return muxer is not None and muxer.delay != "told"
 
 
 def _without_encoder(path: Path, name: str) -> AudioError:

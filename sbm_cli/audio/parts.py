@@ -83,6 +83,7 @@ def ogg_parts(file: BinaryIO) -> Parts:
     place = strange = 0
     in_headers, missing = False, 0.0
     granules: dict[bytes, int] = {}
+    lengths: dict[int, float] = {}  # seconds of the links
     while place < bytes_.size:
         head = bytes_.read(place, 27)
         if head[:4] != b"OggS" or len(head) < 27:
@@ -96,6 +97,7 @@ def ogg_parts(file: BinaryIO) -> Parts:
         begins = bool(head[5] & 2)
         if begins and not in_headers:
             links.append([place, place])
+            granules.clear()
         in_headers = begins
         serial, granule = head[14:18], int.from_bytes(head[6:14], "little", signed=True)
         if place + length > bytes_.size:  # what was to end on this page, and did not
@@ -104,8 +106,12 @@ def ogg_parts(file: BinaryIO) -> Parts:
         place += length
         if links:
             links[-1][1] = min(place, bytes_.size)
+            lengths[len(links) - 1] = max(granules.values()) / _ogg_rate(bytes_, links)
     last = len(links) - 1
-    parts = (Part(start, end, missing if index == last else 0.0) for index, (start, end) in enumerate(links))
+    parts = (
+        Part(start, end, missing if index == last else 0.0, lengths.get(index, 0.0))
+        for index, (start, end) in enumerate(links)
+    )
     return Parts(tuple(parts), strange)
 
 

@@ -8,15 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
+from typing import Any
 
+import numpy as np
 import soundfile as sf
 
+from sbm_cli.audio.encoder import SoundEncoder
 from sbm_cli.audio.format import AudioFormat, Waveform, storable
 from sbm_cli.audio.pipe import Pipe, PipeWriter, temporary_folder
 from sbm_cli.errors import AudioError, OutputExistsError
 
 _WRITE_FRAMES = 4096  # libsndfile overflows its stack on a Vorbis block of three million samples
 _UNREADABLE_WHEN_EMPTY = {"FLAC", "OPUS", "MP3"}  # libsndfile 1.2 writes them without a complaint and cannot open them
+_MP3_KBPS = {  # by whether the rate is one of MPEG-1
+    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_VORBIS_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 250)  # of a channel, by tenths of quality
 
 
 class SoundWriter:
@@ -54,7 +62,7 @@ class SoundWriter:
             hint = f"Make the folder {self._target.parent} first." if isinstance(error, FileNotFoundError) else ""
             raise AudioError(f"{self.path}: cannot be written ({reason}).", hint) from error
         try:
-            self._file = self._open()
+            self._file: sf.SoundFile | SoundEncoder = self._open()
         except BaseException:
             self._part.unlink(missing_ok=True)
             raise
@@ -77,18 +85,27 @@ class SoundWriter:
         try:
             if kind is not None:
                 with contextlib.suppress(sf.LibsndfileError):
-                    self._file.close()
+                    self._file.abandon() if isinstance(self._file, SoundEncoder) else self._file.close()
                 return
             with self._failing_as_audio_error():
                 self._file.close()  # soundfile syncs to disc first
-            if not self._written and {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY:
+            is_unreadable = self.format.is_encoded or {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY
+            if not self._written and is_unreadable:
                 raise AudioError(f"{self.path}: no {self.format.container} can be empty.", "Name a .wav as the output.")
             self._publish()
         finally:
             self._part.unlink(missing_ok=True)
 
-    def _open(self) -> sf.SoundFile:
+    @property
+    def notes(self) -> list[str]:
+        """What is to be told of the file that was written."""
+        return self._file.notes if isinstance(self._file, SoundEncoder) else []
+
+    def _open(self) -> sf.SoundFile | SoundEncoder:
         form = self.format
+        if form.is_encoded:
+            with self._failing_as_audio_error():
+                return SoundEncoder(self._part, form)
         try:
             file = sf.SoundFile(
                 os.fsencode(self._part) if os.name == "posix" else str(self._part),
@@ -98,6 +115,7 @@ class SoundWriter:
                 subtype=form.subtype,
                 endian=form.endian,
                 format=form.container,
+                **_quality(form),
             )
         except (sf.LibsndfileError, ValueError) as error:
             reason = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
@@ -138,8 +156,9 @@ class SoundWriter:
     def _failing_as_audio_error(self) -> Iterator[None]:
         try:
             yield
-        except (sf.LibsndfileError, AssertionError) as error:  # soundfile asserts that all frames were taken
+        except (sf.LibsndfileError, AssertionError, OSError) as error:  # soundfile asserts that all frames were taken
             reason = error.error_string if isinstance(error, sf.LibsndfileError) else "not all samples were taken"
+            reason = str(error.strerror).lower() if isinstance(error, OSError) else reason
             raise AudioError(
                 f"{self.path}: writing failed at {self._written / self.format.rate:.1f} s ({reason.rstrip('.')}).",
                 "Is the disc full?",
@@ -171,6 +190,25 @@ def remove_parts(folder: Path, process: int) -> None:
     """Remove the files that a process, killed since, left half-written in a folder."""
     for part in folder.glob(f".sbm-{process}-*.part"):
         part.unlink(missing_ok=True)
+
+
+def _quality(form: AudioFormat) -> dict[str, Any]:
+    """Return what makes libsndfile write a codec at a bit rate, where one is given."""
+    if not form.bit_rate:
+        return {}
+    kbps = form.bit_rate / 1000
+    if form.subtype == "MPEG_LAYER_III":
+        least, most = (32, 320) if form.rate >= 32000 else (8, 160) if form.rate >= 16000 else (8, 64)
+        rates = [rate for rate in _MP3_KBPS[form.rate >= 32000] if kbps <= rate + 0.5]
+        kbps = min(kbps if form.variable else min(rates, default=most), most)
+        mode = "AVERAGE" if form.variable else "CONSTANT"
+        return {"bitrate_mode": mode, "compression_level": min(0.99, (most - kbps) / (most - least))}
+    if form.subtype == "OPUS":
+        return {"compression_level": min(0.99, max(0.0, (256 - kbps / form.channels) / 250))}
+    if form.subtype == "VORBIS" and form.rate >= 26000:  # below, the quality says little of the bit rate
+        qualities = np.interp(kbps / form.channels, _VORBIS_KBPS, np.linspace(0, 1, len(_VORBIS_KBPS)))
+        return {"compression_level": 1 - float(qualities)}
+    return {}
 
 
 def _exists(path: Path) -> OutputExistsError:
