@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbm_cli.audio import ffmpeg
-from sbm_cli.audio.format import AudioFormat, Origin, Waveform
+from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Origin, Waveform
 from sbm_cli.audio.parts import Part, Parts, Window, cut_short, mpeg_parts, ogg_parts, sniff
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.errors import AudioError
@@ -20,6 +20,8 @@ _GAP = 0.02  # seconds without sound beside a picture that become silence; less 
 _OPUS_RATES = (8000, 12000, 16000, 24000)  # of what was encoded, which Opus decodes to 48 kHz all the same
 _TAGS = {name: name for name in ("title", "artist", "album", "comment", "copyright", "date", "genre")}
 _TAGS |= {"track": "tracknumber", "license": "license", "publisher": "organization"}
+# Whose plain samples libsndfile reads, unless their header is damaged: then FFmpeg's guess is not to be trusted either.
+_STRICT = {"wav", "w64", "aiff", "caf", "au", "nistsphere"}
 _OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
 
 
@@ -33,6 +35,7 @@ class Decoder:
 
     def __init__(self, file: BinaryIO, path: Path, stream: int | None = None, reason: str = "") -> None:
         self.notes: list[str] = []
+        self._refused = bool(reason)
         self._reason = reason or "damaged, or without a single sample"
         self._file, self._path, self._stream = file, path, stream
         beginning = sniff(file)
@@ -40,9 +43,7 @@ class Decoder:
         self._opened: Any = self._open(self._parts.streams[0])
         try:
             self.format = self._format()
-            self.has_pictures = any(
-                other.type == "video" and not is_still(other) for other in self._opened.streams
-            )
+            self.has_pictures = any(other.type == "video" and not is_still(other) for other in self._opened.streams)
         except BaseException:
             self.close()
             raise
@@ -68,6 +69,11 @@ class Decoder:
     def close(self) -> None:
         self._opened.close()
 
+    @property
+    def streams(self) -> int:
+        """How many streams of sound there are."""
+        return len(self._opened.streams.audio)
+
     # --- opening
 
     def _open(self, part: Part) -> Any:
@@ -76,16 +82,19 @@ class Decoder:
         try:
             return open_container(Window(self._file, part.start, part.end), self._path)
         except (av.FFmpegError, ValueError) as error:
-            raise AudioError(
-                f"{self._path}: not a sound file ({self._reason}).",
-                "Play it to see whether it is whole: neither libsndfile nor FFmpeg can read it.",
-            ) from error
+            raise self._unreadable() from error
+
+    def _unreadable(self) -> AudioError:
+        return AudioError(
+            f"{self._path}: not a sound file ({self._reason}).",
+            "Play it to see whether it is whole: neither libsndfile nor FFmpeg can read it.",
+        )
 
     def _chosen(self, container: Any) -> Any:
         """Return the stream that is meant: of several, the one that players play."""
         streams = container.streams.audio
         if not streams:
-            raise AudioError(f"{self._path}: holds no sound.")
+            raise AudioError(f"{self._path}: holds no sound ({self._reason}).")
         if self._stream is None:
             return container.streams.best("audio") or streams[0]
         if self._stream > len(streams):
@@ -100,7 +109,7 @@ class Decoder:
         stream = self._chosen(container)
         context = stream.codec_context
         if context is None or not context.sample_rate or not context.channels:
-            raise AudioError(f"{self._path}: FFmpeg has no decoder for its sound.")
+            raise self._unreadable()
         codec = context.codec.canonical_name
         self._rate = rate = context.sample_rate
         if codec == "opus" and (encoded := int.from_bytes(bytes(context.extradata or b"")[12:16], "little")):
@@ -114,12 +123,15 @@ class Decoder:
         if codec == "aac" and str(context.profile).startswith("HE"):
             bit_rate *= 2  # what we write is plain AAC, which needs about as much more
         name = container.format.name.split(",")[0]
+        subtype = ffmpeg.subtype_of(codec, context.format.name, bytes(context.extradata or b""))
+        if self._refused and subtype in SAMPLE_BYTES and name in _STRICT:
+            raise self._unreadable()
         return AudioFormat(
             rate=rate,
             channels=context.channels,
             samples=None,
             container={"mov": "MP4", "asf": "ASF", "matroska": "MATROSKA"}.get(name, name.upper()),
-            subtype=ffmpeg.subtype_of(codec, context.format.name, bytes(context.extradata or b"")),
+            subtype=subtype,
             tags=_tags(container.metadata | stream.metadata),
             duration=seconds,
             layout="" if context.layout.name.endswith(" channels") else context.layout.name,
@@ -263,9 +275,9 @@ def _waveform(frame: Any) -> Waveform:
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T
     if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if samples.dtype.kind == "i":
-        return (samples * 2.0 ** (1 - 8 * samples.dtype.itemsize)).astype(np.float32)
+        samples = (samples.astype(np.float32) - 128) / 128
+    elif samples.dtype.kind == "i":
+        samples = samples * 2.0 ** (1 - 8 * samples.dtype.itemsize)
     return samples.astype(np.float32)
 
 
@@ -274,7 +286,8 @@ def _with_channels(block: Waveform, channels: int) -> Waveform:
     if len(block) == channels:
         return block
     if channels == 1:
-        return block.mean(axis=0, keepdims=True, dtype=np.float32)
+        mono: Waveform = block.mean(axis=0, keepdims=True, dtype=np.float32)
+        return mono
     return np.concatenate([block, np.repeat(block[-1:], max(0, channels - len(block)), axis=0)])[:channels]
 
 

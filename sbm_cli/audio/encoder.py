@@ -36,6 +36,7 @@ class SoundEncoder:
         self.notes: list[str] = []
         self._form, self._muxer, self._kind = form, ffmpeg.MUXERS[form.container], ffmpeg.ENCODERS[form.subtype]
         self._written = 0
+        self._waiting: tuple[float, Any] | None = None
         with contextlib.ExitStack() as opened:
             self._file = opened.enter_context(path.open("w+b"))
             origin = form.origin
@@ -43,16 +44,17 @@ class SoundEncoder:
             with _as_os_error():
                 self._begin()
             self._opened = opened.pop_all()
-        self._rest = np.zeros((0, form.channels), np.float32)
-        self._skip = self._delay() if self._is_late() else 0
+        self._rest: NDArray[Any] = np.zeros((0, form.channels), np.float32)
+        self._delay = self._measured_delay()
+        self._begun = False
 
     def write(self, frames: NDArray[np.float32 | np.int32]) -> None:
         """Append samples [n, channels] as `storable` gives them."""
         self._rest = np.concatenate([self._rest, frames]) if len(self._rest) else frames
-        if len(self._rest) <= self._skip:
+        if len(self._rest) <= self._delay:
             return
         with _as_os_error():
-            self._drop_quiet()
+            self._make_room()
             size = self._stream.codec_context.frame_size or _FRAME
             whole = len(self._rest) // size * size
             for start in range(0, whole, size):
@@ -62,7 +64,9 @@ class SoundEncoder:
     def close(self) -> None:
         """Finish the file."""
         with self._opened, _as_os_error():
-            self._drop_quiet()
+            self._make_room()
+            if self._kind.delay:  # of which nothing but the sound's own end comes out
+                self._rest = np.concatenate([self._rest, np.zeros_like(self._rest, shape=(self._kind.delay, 1))])
             if len(self._rest):
                 self._encode(self._rest)
             self._output.mux(self._stream.encode(None))
@@ -105,13 +109,15 @@ class SoundEncoder:
         if self._source is None:
             return []
         assert self._form.origin is not None
-        streams = [stream for stream in self._source.streams if stream.type != "audio"]
+        from av.stream import Discard
+
+        sound = self._source.streams.audio[self._form.origin.stream]
+        # MP4 has chapters as a stream as well, which is written anew from them and not to be read.
+        others = [each for each in self._source.streams if each is not sound and each.discard != Discard.all]
         if self._muxer.video:
-            sound = self._source.streams.audio[self._form.origin.stream]
-            return [stream for stream in self._source.streams if stream is not sound]
-        if self._form.container in ("M4A", "MKA"):
-            return [stream for stream in streams if stream.type == "video" and is_still(stream)]
-        return []
+            return others
+        pictures = [stream for stream in others if stream.type == "video" and is_still(stream)]
+        return pictures if self._form.container in ("M4A", "MKA") else []
 
     def _add(self, others: list[Any]) -> None:
         """Open the output with the streams in the order of the source."""
@@ -121,8 +127,10 @@ class SoundEncoder:
         tags = {**source.metadata} if source else {}
         sound = source.streams.audio[origin.stream] if source and origin else None
         options = {}
+        if self._muxer.delay == "at 0":  # MP4 and its kin, which else count in milliseconds
+            options["movie_timescale"] = str(form.rate)
         if any(name.startswith(("com.apple.quicktime", "com.android")) for name in tags):
-            options["movflags"] = "use_metadata_tags"
+            options["movflags"] = "use_metadata_tags"  # else those that iTunes does not know are lost
         self._output: Any = av.open(
             self._file, "w", format=self._muxer.name, container_options=options, metadata_errors="surrogateescape"
         )
@@ -130,7 +138,7 @@ class SoundEncoder:
         streams = [*others, *([sound] if sound else [])]
         for stream in sorted(streams, key=lambda each: each.index) or [None]:
             if stream is sound:
-                self._stream = self._output.add_stream(self._kind.name, rate=form.rate)
+                self._stream: Any = self._output.add_stream(self._kind.name, rate=form.rate)
                 context = self._stream.codec_context
                 ffmpeg.configure(context, form.subtype, form.rate, form.layout, form.bit_rate)
                 target = self._stream
@@ -140,12 +148,13 @@ class SoundEncoder:
             if stream is not None:
                 target.metadata.update(_kept(stream.metadata))
                 target.disposition = stream.disposition
-        if sound is not None and "OGG" in str(source.format.name).upper():
+        if source and sound is not None and source.format.name == "ogg":
             tags |= sound.metadata  # whose tags are those of its streams
         self._output.metadata.update(_kept(tags) if source else dict(form.tags))
-        if source and self._muxer.tags and (chapters := source.chapters()):
-            self._output.set_chapters(chapters)
-        self._packets = self._others_packets([stream for stream in source.streams if stream.index in self._targets])
+        chapters = source.chapters() if source else []
+        self._output.set_chapters(chapters)
+        self._chapters = len(chapters)
+        self._packets = self._others_packets(others)
 
     def _others_packets(self, streams: list[Any]) -> Iterator[tuple[float, Any]]:
         """Yield the packets to copy, each with its time in seconds."""
@@ -154,7 +163,8 @@ class SoundEncoder:
         assert self._source is not None
         time = 0.0
         for packet in self._source.demux(streams):
-            if packet.size:
+            is_pause = packet.stream.type == "subtitle" and bytes(packet) == b"\0\0"  # in MP4, whose muxer puts its own
+            if packet.size and not is_pause:
                 stamp = packet.dts if packet.dts is not None else packet.pts
                 time = time if stamp is None else float(stamp * packet.time_base)
                 yield time, packet
@@ -168,29 +178,32 @@ class SoundEncoder:
             self._waiting = None
 
     def _next_packet(self) -> tuple[float, Any] | None:
-        if getattr(self, "_waiting", None) is None:
+        if self._waiting is None:
             self._waiting = next(self._packets, None)
         return self._waiting
 
     def _tell_lost_tags(self) -> None:
-        if not self._muxer.tags or not self._output.metadata:
-            return
+        import av
+
         wanted = {name.lower() for name in self._output.metadata}
-        with open_container(Window(self._file), Path()) as written:
-            there = written.metadata
-            for stream in written.streams.audio[:1] if not there else []:
-                there = stream.metadata
-        lost = sorted(wanted - {name.lower() for name in there} - _OWN_TAGS)
+        there, chapters = dict[str, str](), 0
+        if wanted or self._chapters:
+            with contextlib.suppress(av.FFmpegError), open_container(Window(self._file), Path()) as written:
+                there = written.metadata | (written.streams.audio[0].metadata if written.streams.audio else {})
+                chapters = len(written.chapters())
+        lost = [*sorted(wanted - {name.lower() for name in there} - _OWN_TAGS)]
         if lost:
             self.notes.append(f"{self._form.container} has no room for the tags {', '.join(lost)}: left out")
+        if self._chapters > chapters:
+            self.notes.append(f"{self._form.container} has no room for the {self._chapters} chapters: left out")
 
     # --- the sound
 
-    def _encode(self, frames: NDArray[np.float32 | np.int32]) -> None:
+    def _encode(self, frames: NDArray[Any]) -> None:
         import av
 
         form, kind = self._form, self._kind
-        samples: NDArray[Any] = frames
+        samples = frames
         if kind.samples.startswith("s16"):
             samples = (frames >> 16 if frames.dtype == np.int32 else frames).astype(np.int16)
         elif kind.samples.startswith("u8"):
@@ -206,34 +219,49 @@ class SoundEncoder:
         self._copy(start + self._written / form.rate)
         self._output.mux(self._stream.encode(frame))
 
-    def _is_late(self) -> bool:
-        """Whether what the encoder puts before the sound would delay it: nothing in the file says how much that is."""
-        return self._muxer.delay == "none" or (self._muxer.delay == "stamped" and not self._targets)
-
-    def _delay(self) -> int:
+    def _measured_delay(self) -> int:
         """Return how many samples the encoder puts before the sound."""
-        form = self._form
-        context = ffmpeg.encoder(form.subtype, form.rate, form.layout, form.bit_rate)
         import av
 
+        form = self._form
+        context = ffmpeg.encoder(form.subtype, form.rate, form.layout, form.bit_rate)
         frame = av.AudioFrame(format=self._kind.samples, layout=form.layout, samples=context.frame_size or _FRAME)
         for plane in frame.planes:
             plane.update(bytes(plane.buffer_size))
         frame.sample_rate, frame.time_base, frame.pts = form.rate, Fraction(1, form.rate), 0
         packets = [*context.encode(frame), *context.encode(None)]
-        return max(0, -packets[0].pts) if packets and packets[0].pts is not None else 0
+        told = -packets[0].pts if packets and packets[0].pts is not None else 0
+        return self._kind.delay or max(0, told)
 
-    def _drop_quiet(self) -> None:
-        """Let the silence before the sound take the place of as many samples, if they are next to silence."""
-        beginning = self._rest[: self._skip]
+    def _make_room(self) -> None:
+        """Let what the encoder puts before the sound take the place of what its last one put there, or of silence.
+
+        Only where players are not told of it: everything would come later by that much, and by more each time.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        if self._kind.leads:
+            self._written = -self._stream.codec_context.frame_size
+            self._rest = np.concatenate([np.zeros((-self._written, self._form.channels), np.float32), self._rest])
+        start = self._form.origin.start if self._form.origin else 0.0
+        is_told = self._muxer.delay == "always" or (
+            start * self._form.rate < self._delay
+            if self._muxer.delay == "at 0"
+            else self._muxer.delay == "beside" and bool(self._targets) and not self._form.was_late
+        )
+        if is_told:
+            return
+        beginning = self._rest[: self._delay]
         scale = 2.0**31 if beginning.dtype == np.int32 else 1.0
-        # What a decoder of the same codec gave before its first whole window was no sound either.
-        if self._skip and (self._form.was_late or np.abs(beginning / scale).max(initial=0.0) < _QUIET):
-            self._rest = self._rest[self._skip :]
-        elif self._skip:
-            seconds = self._skip / self._form.rate
+        # What a decoder of the same codec gave before its first whole window was no sound.
+        if self._form.was_late or np.abs(beginning / scale).max(initial=0.0) < _QUIET:
+            self._rest = self._rest[self._delay :]
+            self._written = self._delay
+        elif self._muxer.delay == "never" or not self._targets:
+            self._written = self._delay
+            seconds = self._delay / self._form.rate
             self.notes.append(f"the sound begins {seconds:.3f} s later: {self._form.container} cannot tell of a delay")
-        self._skip = 0
 
 
 def _kept(metadata: dict[str, str]) -> dict[str, str]:

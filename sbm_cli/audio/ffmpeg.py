@@ -60,6 +60,8 @@ class Encoder:
     """An encoder: its name, the samples it takes, the default bit rate of a channel, the bit rates that there are.
 
     bits: of integers, where they are fewer than the samples have. rate: the only one that there is, of one channel.
+    delay: samples that it puts before the sound without saying so. leads: whether decoders drop a frame more than it
+    puts there.
     """
 
     name: str
@@ -68,6 +70,8 @@ class Encoder:
     bit_rates: tuple[int, ...] = ()
     bits: int = 0
     rate: int = 0
+    delay: int = 0
+    leads: bool = False
 
 
 _AC3_RATES = tuple(1000 * kbps for kbps in (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640))
@@ -80,10 +84,12 @@ ENCODERS = {
     "MPEG_LAYER_II": Encoder("mp2", "s16", 128_000, _MP2_RATES),
     "AC3": Encoder("ac3", "fltp", 96_000, _AC3_RATES),
     "EAC3": Encoder("eac3", "fltp", 96_000, _AC3_RATES),
-    "WMAV1": Encoder("wmav1", "fltp", 64_000),
-    "WMAV2": Encoder("wmav2", "fltp", 64_000),
-    "AMR_NB": Encoder("libopencore_amrnb", "s16", 12_200, (4750, 5150, 5900, 6700, 7400, 7950, 10_200, 12_200), rate=8000),
-    "G722": Encoder("g722", "s16", rate=16_000),
+    "WMAV1": Encoder("wmav1", "fltp", 64_000, leads=True),
+    "WMAV2": Encoder("wmav2", "fltp", 64_000, leads=True),
+    "AMR_NB": Encoder(
+        "libopencore_amrnb", "s16", 12_200, (4750, 5150, 5900, 6700, 7400, 7950, 10_200, 12_200), rate=8000
+    ),
+    "G722": Encoder("g722", "s16", rate=16_000, delay=22),
     "ALAC_16": Encoder("alac", "s16p"),
     "ALAC_24": Encoder("alac", "s32p", bits=24),
     "FLAC_16": Encoder("flac", "s16"),
@@ -115,15 +121,14 @@ INTEGER_BITS = {
 class Muxer:
     """A container that is written: its name, the subtypes it takes (a new one is of the first), what else fits in.
 
-    video: it takes other streams along. tags: it has room for them. delay: whether players are told how much the
-    encoder put before the sound, or at least the other streams are stamped alike.
+    video: it takes other streams along. delay: whether players are told how much the encoder put before the sound; "at
+    0" only if the sound begins with the file; "beside" only by when other streams begin.
     """
 
     name: str
     subtypes: tuple[str, ...]
     video: bool = False
-    tags: bool = True
-    delay: Literal["told", "stamped", "none"] = "told"
+    delay: Literal["always", "at 0", "beside", "never"] = "always"
 
 
 _PCM = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")
@@ -131,27 +136,29 @@ _FLAC, _ALAC = ("FLAC_16", "FLAC_24"), ("ALAC_16", "ALAC_24")
 _MP4 = ("AAC", *_ALAC, *_FLAC, "OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "AC3", "EAC3")
 _MATROSKA = ("AAC", *_FLAC, *_PCM, *_ALAC, "OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "AC3", "EAC3")
 MUXERS = {
-    "M4A": Muxer("ipod", ("AAC", *_ALAC, "AC3")),
-    "MP4": Muxer("mp4", _MP4, video=True),
-    "MOV": Muxer("mov", ("AAC", *_PCM, "PCM_U8", "ULAW", "ALAW", *_ALAC, "MPEG_LAYER_III", "AC3"), video=True),
-    "3GP": Muxer("3gp", ("AAC", "AMR_NB"), video=True, tags=False),
+    "M4A": Muxer("ipod", ("AAC", *_ALAC, "AC3"), delay="at 0"),
+    "MP4": Muxer("mp4", _MP4, video=True, delay="at 0"),
+    "MOV": Muxer(
+        "mov", ("AAC", *_PCM, "PCM_U8", "ULAW", "ALAW", *_ALAC, "MPEG_LAYER_III", "AC3"), video=True, delay="at 0"
+    ),
+    "3GP": Muxer("3gp", ("AAC", "AMR_NB"), video=True, delay="at 0"),
     "MATROSKA": Muxer("matroska", _MATROSKA, video=True),
     "MKA": Muxer("matroska", _MATROSKA),
     "WEBM": Muxer("webm", ("OPUS",), video=True),
-    "AVI": Muxer("avi", ("MPEG_LAYER_III", "PCM_16", "MPEG_LAYER_II", "AC3"), video=True, delay="none"),
-    "MPEGTS": Muxer("mpegts", ("AAC", "MPEG_LAYER_II", "MPEG_LAYER_III", "AC3", "EAC3"), True, False, "stamped"),
-    "FLV": Muxer("flv", ("AAC", "MPEG_LAYER_III"), video=True, delay="stamped"),
-    "ASF": Muxer("asf", ("WMAV2", "WMAV1"), video=True, delay="stamped"),
-    "WMA": Muxer("asf", ("WMAV2", "WMAV1"), delay="stamped"),
-    "AAC": Muxer("adts", ("AAC",), tags=False, delay="none"),
-    "MP2": Muxer("mp2", ("MPEG_LAYER_II",), tags=False, delay="none"),
-    "AC3": Muxer("ac3", ("AC3",), tags=False, delay="none"),
-    "EAC3": Muxer("eac3", ("EAC3",), tags=False, delay="none"),
-    "AMR": Muxer("amr", ("AMR_NB",), tags=False, delay="none"),
-    "G722": Muxer("g722", ("G722",), tags=False),
+    "AVI": Muxer("avi", ("MPEG_LAYER_III", "PCM_16", "MPEG_LAYER_II", "AC3"), video=True, delay="never"),
+    "MPEGTS": Muxer("mpegts", ("AAC", "MPEG_LAYER_II", "MPEG_LAYER_III", "AC3", "EAC3"), True, "beside"),
+    "FLV": Muxer("flv", ("AAC", "MPEG_LAYER_III"), video=True, delay="beside"),
+    "ASF": Muxer("asf", ("WMAV2", "WMAV1"), video=True),
+    "WMA": Muxer("asf", ("WMAV2", "WMAV1")),
+    "AAC": Muxer("adts", ("AAC",), delay="never"),
+    "MP2": Muxer("mp2", ("MPEG_LAYER_II",), delay="never"),
+    "AC3": Muxer("ac3", ("AC3",), delay="never"),
+    "EAC3": Muxer("eac3", ("EAC3",), delay="never"),
+    "AMR": Muxer("amr", ("AMR_NB",), delay="never"),
+    "G722": Muxer("g722", ("G722",), delay="never"),
     "WV": Muxer("wv", ("WAVPACK_16", "WAVPACK_8", "WAVPACK_32", "WAVPACK_FLOAT")),
     "TTA": Muxer("tta", ("TTA_16", "TTA_8", "TTA_24")),
-    "VOC": Muxer("voc", ("PCM_16", "PCM_U8", "ULAW", "ALAW"), tags=False),
+    "VOC": Muxer("voc", ("PCM_16", "PCM_U8", "ULAW", "ALAW")),
     "OGG": Muxer("ogg", _FLAC),  # Vorbis and Opus are libsndfile's
 }
 CONTAINERS = {

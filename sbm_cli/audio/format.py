@@ -75,7 +75,7 @@ class AudioFormat:
 
     samples: of each channel; None if only the end of the file will tell, as with codecs, whose headers estimate it, and
     with what other programs wrote into pipes. duration: such an estimate in seconds, 0 if there is none.
-    was_late: whether it was of the same codec, in a container that does not tell how much of the beginning the encoder
+    was_late: whether it was of the same codec, in a container that may not tell how much of the beginning the encoder
     added. layout: of the channels, as FFmpeg names it ("5.1(side)"); "" if unknown. bit_rate: of a codec in bit/s, 0 if
     unknown; variable: whether its frames differ in it.
     """
@@ -174,13 +174,26 @@ def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None
     return replace(source, container=container, subtype=subtype, endian=endian, bit_rate=bit_rate)
 
 
-def changes(path: str | Path, source: AudioFormat, target: AudioFormat) -> list[str]:
-    """Say what of the source's format an output `path` of the same kind does not keep, though nobody asked for it."""
+def check_room(path: str | Path, streams: int) -> None:
+    """Refuse an output `path` that does not hold so many streams of sound: AudioError."""
+    container = ffmpeg.CONTAINERS.get(Path(path).suffix.lower())
+    if streams > 1 and (container is None or not ffmpeg.MUXERS[container].video):
+        raise AudioError(
+            f"{path}: has room for one of the {streams} audio streams.",
+            "Choose it by --audio-stream, or name a film, such as .mp4 or .mkv, as the output.",
+        )
+
+
+def changes(path: str | Path, source: AudioFormat, target: AudioFormat, ignore_subtype: bool = False) -> list[str]:
+    """Say what of the source's format an output `path` of the same kind does not keep.
+
+    ignore_subtype: somebody asked for another one.
+    """
     told = []
     family = _CONTAINERS.get(Path(path).suffix.lower(), (target.container,))
     muxers = {ffmpeg.MUXERS[name].name for name in (source.container, target.container) if name in ffmpeg.MUXERS}
     is_same = source.container in family or len(muxers) == 1 or muxers <= {"mp4", "ipod", "mov", "3gp"} != set()
-    if is_same and source.subtype != target.subtype:
+    if is_same and source.subtype != target.subtype and not ignore_subtype:
         told.append(f"{source.subtype} becomes {target.subtype}")
     if source.layout and target.layout not in ("", source.layout) and source.channels == target.channels:
         told.append(f"the channels {source.layout} become {target.layout}")
@@ -218,7 +231,7 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
             endian="FILE",
             bit_rate=bit_rate,
             layout=layout,
-            was_late=subtype == source.subtype and _is_late(source.container),
+            was_late=subtype == source.subtype and _may_be_late(source.container),
         )
     rates = av.Codec(ffmpeg.ENCODERS[subtype].name, "w").audio_rates or []
     if rates and source.rate not in rates:
@@ -232,10 +245,10 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
     )
 
 
-def _is_late(container: str) -> bool:
-    """Whether it does not tell how much the encoder put before the sound."""
+def _may_be_late(container: str) -> bool:
+    """Whether it may not tell how much the encoder put before the sound."""
     muxer = ffmpeg.MUXERS.get("MP2" if container == "MP3" else container)
-    return muxer is not None and muxer.delay != "told"
+    return muxer is not None and muxer.delay != "always"
 
 
 def _without_encoder(path: Path, name: str) -> AudioError:

@@ -64,6 +64,11 @@ class SoundReader:
             self._opened = opened.pop_all()
         self.format = _format_of(self._file) if isinstance(self._file, sf.SoundFile) else self._file.format
 
+    @property
+    def streams(self) -> int:
+        """How many streams of sound there are."""
+        return self._file.streams if isinstance(self._file, Decoder) else 1
+
     def __enter__(self) -> "SoundReader":
         return self
 

@@ -283,11 +283,17 @@ def sniff(file: BinaryIO) -> bytes:
 
 
 def cut_short(file: BinaryIO) -> int:
-    """Return how many bytes are missing from an MP4, Matroska or AVI file by the sizes of its outermost boxes."""
+    """Return how many bytes are missing from an MP4, Matroska, RIFF or CAF file by the sizes of its outermost boxes."""
     bytes_ = _Bytes(file)
     head = bytes_.read(0, 12)
     if head[:4] == b"RIFF":
-        return max(0, int.from_bytes(head[4:8], "little") + 8 - bytes_.size) if head[8:] == b"AVI " else 0
+        size = int.from_bytes(head[4:8], "little")
+        return max(0, size + 8 - bytes_.size) if size < 2**31 - 2**16 else 0  # larger ones come from pipes
+    if head[:4] == b"caff":
+        place = 8
+        while 0 <= place < bytes_.size:
+            place += 12 + int.from_bytes(bytes_.read(place + 4, 8), "big", signed=True)  # -1: to the end
+        return max(0, place - bytes_.size)
     if head[:4] == b"\x1aE\xdf\xa3":
         place = 4 + sum(_ebml_size(bytes_.read(4, 8)))
         size, length = _ebml_size(bytes_.read(place + 4, 8))

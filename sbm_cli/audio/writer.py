@@ -89,7 +89,9 @@ class SoundWriter:
                 return
             with self._failing_as_audio_error():
                 self._file.close()  # soundfile syncs to disc first
-            is_unreadable = self.format.is_encoded or {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY
+            is_unreadable = (
+                self.format.is_encoded or {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY
+            )
             if not self._written and is_unreadable:
                 raise AudioError(f"{self.path}: no {self.format.container} can be empty.", "Name a .wav as the output.")
             self._publish()

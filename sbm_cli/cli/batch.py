@@ -19,6 +19,7 @@ from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
     BAND_NOTE,
     AttenuationLimit,
+    AudioStream,
     ClipMode,
     Dtype,
     Ext,
@@ -35,6 +36,7 @@ from sbm_cli.cli.options import (
     Subtype,
     Verbose,
     check_device,
+    stream_of,
     suffix_of,
     wrong_usage,
 )
@@ -91,6 +93,7 @@ def batch(
     subtype: Subtype = None,
     clip_mode: ClipMode = "clamp",
     replace_nan: ReplaceNan = False,
+    audio_stream: AudioStream = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -135,6 +138,7 @@ def batch(
             subtype=subtype,
             clip_mode=clip_mode,
             replace_nan=replace_nan,
+            audio_stream=stream_of(audio_stream),
         )
     suffix = suffix_of(ext)
     jobs = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), suffix)
@@ -292,6 +296,8 @@ class _Account:
         self._clipped += report.get("clipped", 0)
         if limit := report.get("band_limit"):
             self._limits.add(limit)
+        for note in report.get("notes", ()):
+            console.warn(f"{job.source}: {note}")
         if self._json_lines:
             record = {"status": status, "source": str(job.source), "target": str(job.target), **report}
             console.data_line(record | ({"reason": reason} if reason else {}))
