@@ -149,7 +149,7 @@ class Decoder:
             if index:
                 self.close()
                 self._opened = self._open(part)
-            for block in self._uniform(self._part()):
+            for block in self._uniform(_up_to(part.samples, self._part())):
                 heard += block.shape[1]
                 yield block
             if part.missing:
@@ -257,6 +257,13 @@ def _parts(file: BinaryIO, beginning: bytes) -> Parts:
     if not parts.streams:
         parts = Parts((Part(0, file.seek(0, 2)),))
     return parts
+
+
+def _up_to(samples: int | None, blocks: Iterator[tuple[Waveform, int]]) -> Iterator[tuple[Waveform, int]]:
+    """Yield so many samples of the blocks, all if None."""
+    for block, rate in blocks:
+        yield block[:, :samples], rate
+        samples = None if samples is None else max(0, samples - block.shape[1])
 
 
 def is_mpeg(beginning: bytes) -> bool:

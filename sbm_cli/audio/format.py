@@ -52,6 +52,7 @@ _RATES = {
     "MPEG_LAYER_III": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
 }
 _MOST_CHANNELS = {"MP3": 2, "FLAC": 8}
+_KIN = ({"MP4", "M4A", "MOV", "3GP"}, {"MATROSKA", "MKA", "WEBM"}, {"ASF", "WMA"}, {"MP3", "MP2"})
 _FOUR_GIB = 2**32 - 2**20  # the size fields of WAV, AIFF and AU have 32 bits; a megabyte is left for headers and tags
 
 
@@ -191,8 +192,7 @@ def changes(path: str | Path, source: AudioFormat, target: AudioFormat, ignore_s
     """
     told = []
     family = _CONTAINERS.get(Path(path).suffix.lower(), (target.container,))
-    muxers = {ffmpeg.MUXERS[name].name for name in (source.container, target.container) if name in ffmpeg.MUXERS}
-    is_same = source.container in family or len(muxers) == 1 or muxers <= {"mp4", "ipod", "mov", "3gp"} != set()
+    is_same = source.container in family or any({source.container, target.container} <= kin for kin in _KIN)
     if is_same and source.subtype != target.subtype and not ignore_subtype:
         told.append(f"{source.subtype} becomes {target.subtype}")
     if source.layout and target.layout not in ("", source.layout) and source.channels == target.channels:

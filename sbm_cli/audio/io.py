@@ -157,7 +157,9 @@ def _open(file: BinaryIO, path: Path, is_pipe: bool, stream: int | None) -> sf.S
     """Open a file, or what a pipe of the name `path` was copied to, for reading."""
     beginning = sniff(file)
     if not beginning:
-        raise AudioError(f"{path}: not a sound file (it is empty, {file.seek(0, os.SEEK_END)} bytes).")
+        is_empty = not file.seek(0, os.SEEK_END)
+        reason = "it is empty, 0 bytes" if is_empty else "a tag without a single sample"
+        raise AudioError(f"{path}: not a sound file ({reason}).", "Copy it again.")
     fmt = _beginning(file).partition(b"fmt ")[2][4:6] if beginning.startswith(b"RIFF") else b""
     if (
         beginning.startswith(b"OggS")

@@ -28,7 +28,7 @@ class Part:
     """A stream of its own in the bytes from start to end.
 
     missing: seconds of sound that its headers promise and that are not there. seconds, 0 if unknown: what they promise.
-    variable: whether its frames differ in their bit rate.
+    variable: whether its frames differ in their bit rate. samples: where it ends, if decoders cannot tell.
     """
 
     start: int
@@ -36,6 +36,7 @@ class Part:
     missing: float = 0.0
     seconds: float = 0.0
     variable: bool = False
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,10 @@ class Window(io.RawIOBase):
         return self._place - self._start
 
     def readinto(self, buffer: Any) -> int:
+        if self._place >= self._end:
+            return 0
         self._file.seek(self._place)
-        data = self._file.read(max(0, min(len(buffer), self._end - self._place)))
+        data = self._file.read(min(len(buffer), self._end - self._place))
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)
@@ -84,6 +87,7 @@ def ogg_parts(file: BinaryIO) -> Parts:
     in_headers, missing = False, 0.0
     granules: dict[bytes, int] = {}
     lengths: dict[int, float] = {}  # seconds of the links
+    pages: dict[int, int] = {}  # of the links, with sound that ends on them
     while place < bytes_.size:
         head = bytes_.read(place, 27)
         if head[:4] != b"OggS" or len(head) < 27:
@@ -107,11 +111,14 @@ def ogg_parts(file: BinaryIO) -> Parts:
         if links:
             links[-1][1] = min(place, bytes_.size)
             lengths[len(links) - 1] = max(granules.values()) / _ogg_rate(bytes_, links)
-    last = len(links) - 1
-    parts = (
-        Part(start, end, missing if index == last else 0.0, lengths.get(index, 0.0))
-        for index, (start, end) in enumerate(links)
-    )
+            pages[len(links) - 1] = pages.get(len(links) - 1, 0) + (granule > 0)
+    parts = []
+    for index, (start, end) in enumerate(links):
+        # Of Vorbis on one page FFmpeg does not cut the end.
+        is_short = pages[index] == 1 and bytes_.read(start + 28, 7) == b"\1vorbis"
+        samples = round(lengths[index] * _ogg_rate(bytes_, links[: index + 1])) if is_short else None
+        short = missing if index == len(links) - 1 else 0.0
+        parts.append(Part(start, end, short, lengths[index], samples=samples))
     return Parts(tuple(parts), strange)
 
 
@@ -161,6 +168,8 @@ def mpeg_parts(file: BinaryIO) -> Parts:
                 kbps.add(frame.kbps)
             place += frame.length
             end = min(place, bytes_.size)
+            if bytes_.size - end == 128 and bytes_.read(end, 3) == b"TAG":
+                end = bytes_.size
         elif tag := _tag_length(bytes_, place):
             place += tag
         else:

@@ -120,7 +120,7 @@ def test_codecs_keep_length_and_lag(
     form = AudioFormat(rate, 2, samples, container, subtype)
     write(path, waveform, form)
     found = read(path)
-    assert replace(read_format(path), tags=()) == form
+    assert replace(read_format(path), tags=(), samples=samples) == form  # how many there are, the end tells
     assert found.shape == waveform.shape
     if samples > 1000:
         assert [lag(found[channel], waveform[channel]) for channel in range(2)] == [0, 0]
@@ -144,7 +144,7 @@ def test_a_large_block_reaches_libsndfile_in_small_ones(
     write(tmp_path / f"a{suffix}", waveform, format_for(f"a{suffix}", WAV), size=waveform.shape[1])
     assert max(sizes) <= 8192
     assert sum(sizes) == 100_001
-    assert read_format(tmp_path / f"a{suffix}").samples == 100_001
+    assert read(tmp_path / f"a{suffix}").shape == (1, 100_001)
 
 
 @pytest.mark.parametrize("channels", [1, 7])
@@ -202,7 +202,7 @@ def test_has_full_scale_says_whether_overs_survive(tmp_path: Path, container: st
 def test_empty_in_empty_out(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     write(path, np.zeros((1, 0), np.float32), format_for(path, WAV))
-    assert read_format(path).samples == 0
+    assert read_format(path).samples in (0, None)
     assert read(path).shape == (1, 0)
 
 
@@ -274,14 +274,14 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         (b"dear diary, today I recorded nothing\n" * 20, "Format not recognised"),
         (b"RIFF\x00\x00\x00\x00WAVE", "No 'data' chunk"),
         (b"fLaC" + bytes(100), "damaged, or without a single sample"),
-        (b"ID3\x03\0\0\0\0\0\x0aTIT2\0\0\0\0\0\0", "damaged, or without a single sample"),
+        (b"ID3\x03\0\0\0\0\0\x0aTIT2\0\0\0\0\0\0", "a tag without a single sample"),
     ],
 )
 def test_what_is_no_sound_names_path_reason_and_cure(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(AudioError, match=rf"a\.wav: not a sound file libsndfile can read \(.*{reason}.*\)") as caught:
+    with pytest.raises(AudioError, match=rf"a\.wav: not a sound file \(.*{reason}.*\)") as caught:
         read_format(tmp_path / "a.wav")
-    assert "ffmpeg" in caught.value.hint
+    assert caught.value.hint
 
 
 TRUNCATED = [
