@@ -124,7 +124,7 @@ class Decoder:
             bit_rate *= 2  # what we write is plain AAC, which needs about as much more
         name = container.format.name.split(",")[0]
         subtype = ffmpeg.subtype_of(codec, context.format.name, bytes(context.extradata or b""))
-        if self._refused and subtype in SAMPLE_BYTES and name in _STRICT:
+        if self._refused and subtype in SAMPLE_BYTES and not subtype.startswith("ALAC") and name in _STRICT:
             raise self._unreadable()
         return AudioFormat(
             rate=rate,
@@ -145,6 +145,7 @@ class Decoder:
     def _all(self) -> Iterator[Waveform]:
         """Yield the sound of all parts as waveforms of the first one's rate and channels."""
         self._lost, self._first_lost, heard = 0, 0.0, 0  # samples
+        self._error: Exception | None = None
         for index, part in enumerate(self._parts.streams):
             if index:
                 self.close()
@@ -156,8 +157,6 @@ class Decoder:
                 raise self._truncated(heard, part.missing)
         if self._lost and self._lost >= heard:
             raise AudioError(f"{self._path}: damaged: nothing of it can be decoded.")
-        if not heard and not self.format.duration:
-            return
         self._check_end(heard)
         if self._lost:
             self.notes.append(
@@ -190,7 +189,8 @@ class Decoder:
             try:
                 packet = next(packets, None)
             except (av.FFmpegError, ValueError) as error:
-                raise AudioError(f"{self._path}: damaged: readable for {place:.3f} s ({error}).") from error
+                self._error = error  # the end of a file that was cut, most often
+                packet = None
             if packet is None:
                 return
             try:
@@ -221,11 +221,15 @@ class Decoder:
 
     def _check_end(self, heard: int) -> None:
         """Refuse what ended before the bytes that its boxes promise."""
-        missing = cut_short(self._file)
-        seconds = self.format.duration - heard / self.format.rate
+        missing, place = cut_short(self._file), heard / self.format.rate
+        seconds = self.format.duration - place
+        if missing and self.format.container in ("AVI", "WAV"):  # of which no duration is known without the end
+            seconds = max(seconds, place * missing / self._file.seek(0, 2))
         counted = self.format.container in ("WV", "TTA", "APE")  # whose headers count samples
         if (missing and seconds > 0.1) or (counted and seconds > 0.5 / self.format.rate):
             raise self._truncated(heard, seconds)
+        if self._error is not None:
+            raise AudioError(f"{self._path}: damaged: readable for {place:.3f} s ({self._error}).") from self._error
 
     def _truncated(self, heard: int, seconds: float) -> AudioError:
         readable = heard / self.format.rate
@@ -239,12 +243,8 @@ def open_container(file: Window, path: Path) -> Any:
     """Open a file for FFmpeg to read, by its content. Raises av.FFmpegError or ValueError if it cannot."""
     import av
 
-    return av.open(
-        file,
-        format=ffmpeg.BARE.get(path.suffix.lower()),
-        options=_OPENING,
-        metadata_errors="surrogateescape",  # tags in other encodings stay as they are
-    )
+    bare = ffmpeg.BARE.get(path.suffix.lower())
+    return av.open(file, format=bare, options=_OPENING, **ffmpeg.raw_tags())
 
 
 def _parts(file: BinaryIO, beginning: bytes) -> Parts:
@@ -273,7 +273,9 @@ def is_mpeg(beginning: bytes) -> bool:
 
 def is_still(stream: Any) -> bool:
     """Whether a video stream is one picture, as that of an album."""
-    return "ATTACHED_PIC" in str(stream.disposition).upper() or bool(int(stream.disposition) & 0x400)
+    from av.stream import Disposition
+
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _waveform(frame: Any) -> Waveform:

@@ -6,6 +6,7 @@ What that file holds beside it (pictures, subtitles, chapters, attachments, tags
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -71,8 +72,9 @@ class SoundEncoder:
                 self._encode(self._rest)
             self._output.mux(self._stream.encode(None))
             self._copy(None)
+            tags = {name.lower() for name in self._output.metadata}
             self._output.close()
-            self._tell_lost_tags()
+            self._tell_lost(tags)
 
     def abandon(self) -> None:
         """Leave the file as it is, to be removed."""
@@ -98,9 +100,11 @@ class SoundEncoder:
                 self._file.seek(0)
                 self._file.truncate()
                 continue
-            lost = [f"{stream.type} {stream.index}" for stream in others if stream.type in left_out]
-            if lost:
-                self.notes.append(f"{self._form.container} has no room for {', '.join(lost)} of the source: left out")
+            lost = Counter(stream.type for stream in others if stream.type in left_out)
+            self.notes += [
+                f"{self._form.container} has no room for {count} streams of type {kind}: left out"
+                for kind, count in lost.items()
+            ]
             return
         raise AudioError(f"{self._form.container} {self._form.subtype} cannot be written ({error}).") from error
 
@@ -109,11 +113,10 @@ class SoundEncoder:
         if self._source is None:
             return []
         assert self._form.origin is not None
-        from av.stream import Discard
-
         sound = self._source.streams.audio[self._form.origin.stream]
-        # MP4 has chapters as a stream as well, which is written anew from them and not to be read.
-        others = [each for each in self._source.streams if each is not sound and each.discard != Discard.all]
+        others = [stream for stream in self._source.streams if stream is not sound]
+        if self._source.chapters():  # which MP4 has as a stream as well, written anew from them
+            others = [stream for stream in others if stream.type != "data"]
         if self._muxer.video:
             return others
         pictures = [stream for stream in others if stream.type == "video" and is_still(stream)]
@@ -129,10 +132,12 @@ class SoundEncoder:
         options = {}
         if self._muxer.delay == "at 0":  # MP4 and its kin, which else count in milliseconds
             options["movie_timescale"] = str(form.rate)
+        if self._muxer.brand:
+            options["brand"] = self._muxer.brand
         if any(name.startswith(("com.apple.quicktime", "com.android")) for name in tags):
             options["movflags"] = "use_metadata_tags"  # else those that iTunes does not know are lost
         self._output: Any = av.open(
-            self._file, "w", format=self._muxer.name, container_options=options, metadata_errors="surrogateescape"
+            self._file, "w", format=self._muxer.name, container_options=options, **ffmpeg.raw_tags()
         )
         self._targets = {}
         streams = [*others, *([sound] if sound else [])]
@@ -147,7 +152,7 @@ class SoundEncoder:
                 self._targets[stream.index] = target
             if stream is not None:
                 target.metadata.update(_kept(stream.metadata))
-                target.disposition = stream.disposition
+                target.disposition = stream.disposition.value
         if source and sound is not None and source.format.name == "ogg":
             tags |= sound.metadata  # whose tags are those of its streams
         self._output.metadata.update(_kept(tags) if source else dict(form.tags))
@@ -182,20 +187,23 @@ class SoundEncoder:
             self._waiting = next(self._packets, None)
         return self._waiting
 
-    def _tell_lost_tags(self) -> None:
+    def _tell_lost(self, tags: set[str]) -> None:
+        """Note those of the tags, chapters and streams that the file, read again, does not have."""
         import av
 
-        wanted = {name.lower() for name in self._output.metadata}
-        there, chapters = dict[str, str](), 0
-        if wanted or self._chapters:
-            with contextlib.suppress(av.FFmpegError), open_container(Window(self._file), Path()) as written:
-                there = written.metadata | (written.streams.audio[0].metadata if written.streams.audio else {})
-                chapters = len(written.chapters())
-        lost = [*sorted(wanted - {name.lower() for name in there} - _OWN_TAGS)]
+        wanted = Counter(stream.type for stream in self._targets.values())
+        if not (tags or self._chapters or wanted):
+            return
+        there, chapters, streams = dict[str, str](), 0, Counter[str]()
+        with contextlib.suppress(av.FFmpegError), open_container(Window(self._file), Path()) as written:
+            there = written.metadata | (written.streams.audio[0].metadata if written.streams.audio else {})
+            chapters, streams = len(written.chapters()), Counter(stream.type for stream in written.streams)
+        streams["audio"] -= 1
+        lost = [f"the tag {name}" for name in sorted(tags - {name.lower() for name in there} - _OWN_TAGS)]
+        lost += [f"{count} chapters" for count in [self._chapters] if count > chapters]
+        lost += [f"{count} streams of type {kind}" for kind, count in (wanted - streams).items()]
         if lost:
-            self.notes.append(f"{self._form.container} has no room for the tags {', '.join(lost)}: left out")
-        if self._chapters > chapters:
-            self.notes.append(f"{self._form.container} has no room for the {self._chapters} chapters: left out")
+            self.notes.append(f"{self._form.container} has no room for {', '.join(lost)}: left out")
 
     # --- the sound
 

@@ -122,13 +122,15 @@ class Muxer:
     """A container that is written: its name, the subtypes it takes (a new one is of the first), what else fits in.
 
     video: it takes other streams along. delay: whether players are told how much the encoder put before the sound; "at
-    0" only if the sound begins with the file; "beside" only by when other streams begin.
+    0" only if the sound begins with the file; "beside" only by when other streams begin. brand: what an MP4 calls
+    itself.
     """
 
     name: str
     subtypes: tuple[str, ...]
     video: bool = False
     delay: Literal["always", "at 0", "beside", "never"] = "always"
+    brand: str = ""
 
 
 _PCM = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")
@@ -136,7 +138,8 @@ _FLAC, _ALAC = ("FLAC_16", "FLAC_24"), ("ALAC_16", "ALAC_24")
 _MP4 = ("AAC", *_ALAC, *_FLAC, "OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "AC3", "EAC3")
 _MATROSKA = ("AAC", *_FLAC, *_PCM, *_ALAC, "OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "AC3", "EAC3")
 MUXERS = {
-    "M4A": Muxer("ipod", ("AAC", *_ALAC, "AC3"), delay="at 0"),
+    # Of its own muxer, "ipod", PyAV believes that it has no room for a cover.
+    "M4A": Muxer("mp4", ("AAC", *_ALAC, "AC3"), delay="at 0", brand="M4A "),
     "MP4": Muxer("mp4", _MP4, video=True, delay="at 0"),
     "MOV": Muxer(
         "mov", ("AAC", *_PCM, "PCM_U8", "ULAW", "ALAW", *_ALAC, "MPEG_LAYER_III", "AC3"), video=True, delay="at 0"
@@ -200,6 +203,13 @@ READ_ONLY = {  # for whose sound there is no encoder
     ".spx": "Speex",
     ".tak": "TAK",
 }
+
+
+def raw_tags() -> dict[str, Any]:
+    """Return the arguments by which PyAV leaves tags in other encodings as they are: from 19 on it always does."""
+    import av
+
+    return {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 def is_available(subtype: str) -> bool:

@@ -169,8 +169,9 @@ def _open(file: BinaryIO, path: Path, is_pipe: bool, stream: int | None) -> sf.S
     ):
         return Decoder(file, path, stream)
     try:
-        if is_pipe or beginning.startswith(b"fLaC"):
-            opened = _Forward(Window(file))
+        end = _end_of_wav(file)
+        if is_pipe or end is not None or beginning.startswith(b"fLaC"):
+            opened = _Forward(Window(file, 0, end))
         else:  # as bytes, names that are not valid UTF-8 can be opened too
             opened = _Forward(os.fsencode(path) if os.name == "posix" else path)
     except sf.LibsndfileError as error:
@@ -198,17 +199,22 @@ def _format_of(file: sf.SoundFile) -> AudioFormat:
     return AudioFormat(file.samplerate, file.channels, samples, file.format, file.subtype, file.endian, tags)
 
 
-def _strange_bytes(file: BinaryIO) -> list[str]:
-    """Tell of what stands behind a WAV and is neither a chunk nor empty: another file, perhaps."""
+def _end_of_wav(file: BinaryIO) -> int | None:
+    """Return where a WAV ends that is followed by what is neither a chunk nor empty: another file, perhaps."""
     head = _beginning(file)[:12]
     end, size = int.from_bytes(head[4:8], "little") + 8, file.seek(0, os.SEEK_END)
     if head[:4] + head[8:] != b"RIFFWAVE" or means_unknown(end) or end + end % 2 >= size:
-        return []
+        return None
     file.seek(end + end % 2)
     rest = file.read(2**16)
     if not any(rest) or (rest[:4].isalpha() and rest[:4] not in (b"RIFF", b"RIFX")) or rest[:3] in (b"ID3", b"id3"):
-        return []
-    return [f"{size - end} bytes follow its end and are left out"]
+        return None
+    return end
+
+
+def _strange_bytes(file: BinaryIO) -> list[str]:
+    end = _end_of_wav(file)
+    return [] if end is None else [f"{file.seek(0, os.SEEK_END) - end} bytes follow its end and are left out"]
 
 
 def _reason(beginning: bytes, error: Any) -> str:

@@ -24,6 +24,13 @@ _MP3_KBPS = {  # by whether the rate is one of MPEG-1
     True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+_VORBIS_ORDER = {  # of channels, by their places in a WAV
+    3: [0, 2, 1],
+    5: [0, 2, 1, 3, 4],
+    6: [0, 2, 1, 4, 5, 3],
+    7: [0, 2, 1, 5, 6, 4, 3],
+    8: [0, 2, 1, 6, 7, 4, 5, 3],
+}
 _VORBIS_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 250)  # of a channel, by tenths of quality
 
 
@@ -43,6 +50,9 @@ class SoundWriter:
         self.format = format
         self._overwrite = overwrite
         self._written = 0
+        # libsndfile takes the channels of Vorbis and Opus as they are stored.
+        in_ogg = format.container == "OGG" and not format.is_encoded
+        self._order = _VORBIS_ORDER.get(format.channels) if in_ogg else None
 
     def __enter__(self) -> "SoundWriter":
         # A link stays a link; what it points to is replaced.
@@ -74,6 +84,8 @@ class SoundWriter:
         Raises ValueError for another channel count or a sample that is not finite, AudioError if the disc is full.
         """
         frames = storable(block, self.format)
+        if self._order is not None:
+            frames = np.ascontiguousarray(frames[:, self._order])
         with self._failing_as_audio_error():
             for start in range(0, len(frames), _WRITE_FRAMES):
                 self._file.write(frames[start : start + _WRITE_FRAMES])
@@ -203,7 +215,9 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
         least, most = (32, 320) if form.rate >= 32000 else (8, 160) if form.rate >= 16000 else (8, 64)
         rates = [rate for rate in _MP3_KBPS[form.rate >= 32000] if kbps <= rate + 0.5]
         kbps = min(kbps if form.variable else min(rates, default=most), most)
-        mode = "AVERAGE" if form.variable else "CONSTANT"
+        frame = (144 if form.rate >= 32000 else 72) * kbps * 1000 / form.rate
+        # In a smaller frame of a constant rate LAME does not tell how much it put before the sound.
+        mode = "AVERAGE" if form.variable or frame < 200 else "CONSTANT"
         return {"bitrate_mode": mode, "compression_level": min(0.99, (most - kbps) / (most - least))}
     if form.subtype == "OPUS":
         return {"compression_level": min(0.99, max(0.0, (256 - kbps / form.channels) / 250))}
