@@ -150,7 +150,7 @@ class Decoder:
             if index:
                 self.close()
                 self._opened = self._open(part)
-            for block in self._uniform(_up_to(part.samples, self._part())):
+            for block in self._uniform(_up_to(part.samples, self._part(part))):
                 heard += block.shape[1]
                 yield block
             if part.missing:
@@ -177,12 +177,15 @@ class Decoder:
         if resampler is not None:
             yield resampler.flush()
 
-    def _part(self) -> Iterator[tuple[Waveform, int]]:
+    def _part(self, part: Part) -> Iterator[tuple[Waveform, int]]:
         """Decode one part, with silence in place of what cannot be decoded, and of gaps where there is a picture."""
         import av
 
         stream = self._chosen(self._opened)
         context = stream.codec_context
+        warms_up = part.samples is not None
+        if warms_up:  # what FFmpeg would cut is not the end
+            context.options = {"flags2": "+skip_manual"}
         rate, told, place = context.sample_rate, None, 0.0
         packets = self._opened.demux(stream)
         while True:
@@ -205,6 +208,9 @@ class Decoder:
                 yield np.zeros((self.format.channels, count), np.float32), rate
                 continue
             for frame in frames:
+                if warms_up:  # and this is no sound yet
+                    warms_up = False
+                    continue
                 rate = frame.sample_rate
                 if told is None and frame.time is not None and self.format.origin is not None:
                     self.format.origin.start = frame.time

@@ -114,7 +114,7 @@ def ogg_parts(file: BinaryIO) -> Parts:
             pages[len(links) - 1] = pages.get(len(links) - 1, 0) + (granule > 0)
     parts = []
     for index, (start, end) in enumerate(links):
-        # Of Vorbis on one page FFmpeg does not cut the end.
+        # Of Vorbis on one page FFmpeg cuts the end at the wrong place, or not at all.
         is_short = pages[index] == 1 and bytes_.read(start + 28, 7) == b"\1vorbis"
         samples = round(lengths[index] * _ogg_rate(bytes_, links[: index + 1])) if is_short else None
         short = missing if index == len(links) - 1 else 0.0

@@ -26,7 +26,7 @@ def speech(samples: int, rate: int, channels: int) -> Waveform:
     spectrum = np.fft.rfft(np.random.default_rng(samples).standard_normal((channels, samples)), axis=1)
     spectrum[:, int(3000 / rate * samples) :] = 0
     waveform = np.fft.irfft(spectrum, samples, axis=1)
-    waveform *= 0.1 / waveform.std()
+    waveform *= 0.1 / max(waveform.std(), 1e-9)
     waveform[:, : rate // 10] = 0
     return np.clip(waveform, -0.9, 0.9).astype(np.float32)
 

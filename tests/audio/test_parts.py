@@ -73,6 +73,14 @@ def test_flac_that_goes_on_as_another_is_refused_where_it_does(tmp_path: Path) -
         read(path)
 
 
+@pytest.mark.parametrize("samples", [1, 100, 444, 700, 5000, RATE, 20_001, 32_000])
+def test_vorbis_of_one_page_has_all_its_samples(tmp_path: Path, samples: int) -> None:
+    (tmp_path / "a.ogg").write_bytes(sound(samples, "OGG", "VORBIS"))
+    _, found, _ = read(tmp_path / "a.ogg")
+    assert found.shape[1] == samples
+    assert samples < 5000 or lag(found[0], speech(samples, RATE, 1)[0]) == 0
+
+
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
 @pytest.mark.parametrize("before", [b"", ID3, ID3 + ID3], ids=["", "ID3", "two ID3"])
 @pytest.mark.parametrize("after", [b"", ID3V1, APE + ID3V1, bytes(4000)], ids=["", "ID3v1", "APE", "zeros"])
