@@ -76,9 +76,10 @@ class AudioFormat:
 
     samples: of each channel; None if only the end of the file will tell, as with codecs, whose headers estimate it, and
     with what other programs wrote into pipes. duration: such an estimate in seconds, 0 if there is none.
-    was_late: whether it was of the same codec, in a container that may not tell how much of the beginning the encoder
-    added. layout: of the channels, as FFmpeg names it ("5.1(side)"); "" if unknown. bit_rate: of a codec in bit/s, 0 if
-    unknown; variable: whether its frames differ in it.
+    layout: of the channels, as FFmpeg names it ("5.1(side)"), "" if unknown; channel_map: the same by libsndfile.
+    valid_bits: of a sample, if fewer than it has. bit_rate: of a codec in bit/s, 0 if unknown; variable: whether its
+    frames differ in it. was_late: whether it was of the same codec, in a container that may not tell how much the
+    encoder put before the sound.
     """
 
     rate: int
@@ -90,6 +91,8 @@ class AudioFormat:
     tags: tuple[tuple[str, str], ...] = ()
     duration: float = field(default=0.0, compare=False)
     layout: str = field(default="", compare=False)
+    channel_map: tuple[int, ...] = field(default=(), compare=False)
+    valid_bits: int = field(default=0, compare=False)
     bit_rate: int = field(default=0, compare=False)
     variable: bool = field(default=False, compare=False)
     was_late: bool = field(default=False, compare=False)
@@ -191,6 +194,8 @@ def changes(path: str | Path, source: AudioFormat, target: AudioFormat, ignore_s
     ignore_subtype: somebody asked for another one.
     """
     told = []
+    if source.valid_bits and (source.container, source.subtype) == (target.container, target.subtype):
+        told.append(f"{source.valid_bits} valid bits of a sample become {target.integer_bits}")
     family = _CONTAINERS.get(Path(path).suffix.lower(), (target.container,))
     is_same = source.container in family or any({source.container, target.container} <= kin for kin in _KIN)
     if is_same and source.subtype != target.subtype and not ignore_subtype:

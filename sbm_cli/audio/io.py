@@ -17,7 +17,7 @@ import soundfile as sf
 
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.decoder import Decoder, is_mpeg
-from sbm_cli.audio.format import AudioFormat, Waveform
+from sbm_cli.audio.format import INTEGER_BITS, AudioFormat, Waveform
 from sbm_cli.audio.parts import Window, next_flac, sniff
 from sbm_cli.audio.pipe import Pipe, Samples, means_unknown
 from sbm_cli.errors import AudioError
@@ -62,7 +62,11 @@ class SoundReader:
                 opened.callback(self._file.close)
                 self.notes = self._file.notes if isinstance(self._file, Decoder) else _strange_bytes(bytes_)
             self._opened = opened.pop_all()
-        self.format = _format_of(self._file) if isinstance(self._file, sf.SoundFile) else self._file.format
+        if isinstance(self._file, sf.SoundFile):
+            assert not isinstance(bytes_, Samples)
+            self.format = _format_of(self._file, _beginning(bytes_))
+        else:
+            self.format = self._file.format
 
     @property
     def streams(self) -> int:
@@ -108,7 +112,7 @@ class SoundReader:
             return False
         self._flac = start
         self._file = self._opened.enter_context(_Forward(Window(self._bytes, start)))
-        more = _format_of(self._file)
+        more = _format_of(self._file, b"")
         if (more.rate, more.channels) != (self.format.rate, self.format.channels):
             raise AudioError(
                 f"{self.path}: after {self.format.seconds:.3f} s a FLAC of {more.rate} Hz and {more.channels} channels "
@@ -193,10 +197,17 @@ def _beginning(file: BinaryIO) -> bytes:
     return file.read(2**16)
 
 
-def _format_of(file: sf.SoundFile) -> AudioFormat:
+def _format_of(file: sf.SoundFile, beginning: bytes) -> AudioFormat:
     tags = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
     samples = None if file.frames >= 2**62 else file.frames  # FLAC from a pipe
-    return AudioFormat(file.samplerate, file.channels, samples, file.format, file.subtype, file.endian, tags)
+    form = AudioFormat(file.samplerate, file.channels, samples, file.format, file.subtype, file.endian, tags)
+    places = sf._ffi.new("int[]", file.channels)  # SFC_GET_CHANNEL_MAP_INFO, for which soundfile has no name:
+    if sf._snd.sf_command(file._file, 0x1100, places, sf._ffi.sizeof(places)):
+        form = replace(form, channel_map=tuple(places))
+    layout = beginning.partition(b"fmt ")[2]
+    valid = int.from_bytes(layout[22:24], "big" if file.endian == "BIG" else "little")
+    bits = INTEGER_BITS.get(file.subtype, 0)
+    return replace(form, valid_bits=valid) if file.format == "WAVEX" and 0 < valid < bits else form
 
 
 def _end_of_wav(file: BinaryIO) -> int | None:

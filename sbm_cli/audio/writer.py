@@ -137,6 +137,9 @@ class SoundWriter:
                 f"{self.path}: {form.container} {form.subtype} with {form.channels} channels at {form.rate} Hz "
                 f"cannot be written ({reason.rstrip('.')})."
             ) from error
+        if len(form.channel_map) == form.channels:
+            places = sf._ffi.new("int[]", form.channel_map)  # SFC_SET_CHANNEL_MAP_INFO; WAVEX, CAF and AIFF have room
+            sf._snd.sf_command(file._file, 0x1101, places, sf._ffi.sizeof(places))
         if form.container == "RF64" and form.samples is None:
             # SFC_RF64_AUTO_DOWNGRADE, for which soundfile has no name: a WAV, should it stay below 4 GiB.
             sf._snd.sf_command(file._file, 0x1210, sf._ffi.NULL, 1)

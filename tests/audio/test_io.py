@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbm_cli.audio.format import AudioFormat, format_for
+from sbm_cli.audio.format import AudioFormat, changes, format_for
 from sbm_cli.audio.io import SoundReader, read_format
 from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.errors import AudioError, OutputExistsError
@@ -152,6 +152,22 @@ def test_any_number_of_channels_in_their_order(tmp_path: Path, channels: int) ->
     waveform = np.repeat(np.arange(1, channels + 1, dtype=np.float32)[:, None] / np.float32(16), 50, axis=1)
     write(tmp_path / "a.wav", waveform, replace(WAV, channels=channels))
     assert np.array_equal(read(tmp_path / "a.wav"), waveform)
+
+
+def test_where_channels_stand_is_kept_and_valid_bits_are_told(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", np.zeros((10, 6)), 48000, "PCM_32", format="WAVEX")
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    place = content.index(b"fmt ") + 8
+    content[place + 18 : place + 24] = struct.pack("<HI", 24, 0x60F)  # valid bits; 5.1 with the speakers at the sides
+    (tmp_path / "a.wav").write_bytes(content)
+    with SoundReader(tmp_path / "a.wav") as reader:
+        form = format_for("b.wav", reader.format)
+        write(tmp_path / "b.wav", np.zeros((6, 10), np.float32), form)
+        assert changes("b.wav", reader.format, form) == ["24 valid bits of a sample become 32"]
+        assert changes("b.flac", reader.format, format_for("b.flac", reader.format)) == []
+    content = bytearray((tmp_path / "b.wav").read_bytes())
+    place = content.index(b"fmt ") + 8
+    assert struct.unpack("<HI", content[place + 18 : place + 24]) == (32, 0x60F)
 
 
 def test_byte_order_is_kept(tmp_path: Path) -> None:
