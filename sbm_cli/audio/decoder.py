@@ -16,10 +16,12 @@ from sbm_cli.audio.parts import Part, Parts, Window, cut_short, mpeg_parts, ogg_
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.errors import AudioError
 
-_GAP = 0.02  # seconds without sound beside a picture that become silence; less is the coarseness of time stamps
+# Seconds without sound beside a picture that become silence: less is the coarseness of time stamps, more another clock.
+_GAP, _MOST_GAP = 0.02, 600.0
+_SILENCE = 1.0  # seconds of it at a time
 _OPUS_RATES = (8000, 12000, 16000, 24000)  # of what was encoded, which Opus decodes to 48 kHz all the same
-_TAGS = {name: name for name in ("title", "artist", "album", "comment", "copyright", "date", "genre")}
-_TAGS |= {"track": "tracknumber", "license": "license", "publisher": "organization"}
+TAGS = {name: name for name in ("title", "artist", "album", "comment", "copyright", "date", "genre")}
+TAGS |= {"track": "tracknumber", "license": "license", "publisher": "organization"}
 # Whose plain samples libsndfile reads, unless their header is damaged: then FFmpeg's guess is not to be trusted either.
 _STRICT = {"wav", "w64", "aiff", "caf", "au", "nistsphere"}
 _OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
@@ -111,7 +113,7 @@ class Decoder:
         if context is None or not context.sample_rate or not context.channels:
             raise self._unreadable()
         codec = context.codec.canonical_name
-        self._rate = rate = context.sample_rate
+        rate = context.sample_rate
         if codec == "opus" and (encoded := int.from_bytes(bytes(context.extradata or b"")[12:16], "little")):
             rate = encoded if encoded in _OPUS_RATES else rate
         seconds = sum(part.seconds for part in self._parts.streams)
@@ -122,6 +124,7 @@ class Decoder:
         bit_rate = context.bit_rate or (round(size * 8 / seconds) if alone else 0)
         if codec == "aac" and str(context.profile).startswith("HE"):
             bit_rate *= 2  # what we write is plain AAC, which needs about as much more
+        self._origin = Origin(self._path, self._file, container.streams.audio.index(stream))
         name = container.format.name.split(",")[0]
         subtype = ffmpeg.subtype_of(codec, context.format.name, bytes(context.extradata or b""))
         if self._refused and subtype in SAMPLE_BYTES and not subtype.startswith("ALAC") and name in _STRICT:
@@ -137,7 +140,7 @@ class Decoder:
             layout="" if context.layout.name.endswith(" channels") else context.layout.name,
             bit_rate=bit_rate,
             variable=any(part.variable for part in self._parts.streams),
-            origin=Origin(self._path, self._file, container.streams.audio.index(stream)),
+            origin=self._origin,
         )
 
     # --- reading
@@ -186,7 +189,8 @@ class Decoder:
         warms_up = part.samples is not None
         if warms_up:  # what FFmpeg would cut is not the end
             context.options = {"flags2": "+skip_manual"}
-        rate, told, place = context.sample_rate, None, 0.0
+        rate, place = context.sample_rate, 0.0
+        told: float | None = None  # the time of the first frame, of the second after another clock began
         packets = self._opened.demux(stream)
         while True:
             try:
@@ -201,7 +205,7 @@ class Decoder:
             except av.EOFError:
                 return
             except av.FFmpegError:
-                count = round(float((packet.duration or 0) * stream.time_base) * rate)
+                count = round(min(float((packet.duration or 0) * stream.time_base), _SILENCE) * rate)
                 self._first_lost = self._first_lost or place
                 self._lost += count * self.format.rate // rate
                 place += count / rate
@@ -212,15 +216,16 @@ class Decoder:
                     warms_up = False
                     continue
                 rate = frame.sample_rate
-                if told is None and frame.time is not None and self.format.origin is not None:
-                    self.format.origin.start = frame.time
                 if frame.time is not None:
-                    told = frame.time - place if told is None else told
-                if self.has_pictures and frame.time is not None and told is not None:
+                    if told is None:
+                        told = frame.time - place
+                        self._origin.start = frame.time
                     gap = frame.time - told - place
-                    if gap > _GAP:
-                        count = round(gap * rate)
-                        place += count / rate
+                    if not -_MOST_GAP < gap < _MOST_GAP:
+                        told, gap = frame.time - place, 0.0
+                    while self.has_pictures and gap > _GAP:
+                        count = round(min(gap, _SILENCE) * rate)
+                        place, gap = place + count / rate, gap - count / rate
                         yield np.zeros((self.format.channels, count), np.float32), rate
                 place += frame.samples / rate
                 yield _waveform(frame), rate
@@ -309,7 +314,7 @@ def _with_channels(block: Waveform, channels: int) -> Waveform:
 def _tags(metadata: dict[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the tags that libsndfile knows as well, by its names."""
     found = {name.lower(): text for name, text in metadata.items()}
-    return tuple((ours, _readable(found[theirs])) for theirs, ours in _TAGS.items() if found.get(theirs))
+    return tuple((ours, _readable(found[theirs])) for theirs, ours in TAGS.items() if found.get(theirs))
 
 
 def _readable(text: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbm_cli.audio import ffmpeg
-from sbm_cli.audio.decoder import is_still, open_container
+from sbm_cli.audio.decoder import TAGS, is_still, open_container
 from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.parts import Window
 from sbm_cli.errors import AudioError
@@ -25,15 +25,19 @@ _QUIET = 1e-3  # of full scale: what may give way to the silence that an encoder
 _FRAME = 4096  # samples, for encoders that take any number of them
 # Tags about the file itself, which the new one gets anew.
 _OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "_statistics_tags"}
+_NAMES = {ours: theirs for theirs, ours in TAGS.items()}
 
 
 class SoundEncoder:
-    """Write a file by FFmpeg: what of `sf.SoundFile` a writer needs. notes: what could not be copied.
+    """Write a file by FFmpeg: what of `sf.SoundFile` a writer needs.
+
+    name: of the file in the end, for errors. notes: what could not be copied.
 
     Raises AudioError if the container does not take it, OSError while writing.
     """
 
-    def __init__(self, path: Path, form: AudioFormat) -> None:
+    def __init__(self, path: Path, form: AudioFormat, name: Path) -> None:
+        self._name = name
         self.notes: list[str] = []
         self._form, self._muxer, self._kind = form, ffmpeg.MUXERS[form.container], ffmpeg.ENCODERS[form.subtype]
         self._written = 0
@@ -106,7 +110,9 @@ class SoundEncoder:
                 for kind, count in lost.items()
             ]
             return
-        raise AudioError(f"{self._form.container} {self._form.subtype} cannot be written ({error}).") from error
+        raise AudioError(
+            f"{self._name}: {self._form.container} {self._form.subtype} cannot be written ({error})."
+        ) from error
 
     def _others(self) -> list[Any]:
         """Return the streams of the source that are to be copied: all beside the sound, or still pictures alone."""
@@ -155,7 +161,7 @@ class SoundEncoder:
                 target.disposition = stream.disposition.value
         if source and sound is not None and source.format.name == "ogg":
             tags |= sound.metadata  # whose tags are those of its streams
-        self._output.metadata.update(_kept(tags) if source else dict(form.tags))
+        self._output.metadata.update(_kept(tags) if source else {_NAMES[name]: text for name, text in form.tags})
         chapters = source.chapters() if source else []
         self._output.set_chapters(chapters)
         self._chapters = len(chapters)
@@ -253,17 +259,15 @@ class SoundEncoder:
             self._written = -self._stream.codec_context.frame_size
             self._rest = np.concatenate([np.zeros((-self._written, self._form.channels), np.float32), self._rest])
         start = self._form.origin.start if self._form.origin else 0.0
-        is_told = self._muxer.delay == "always" or (
-            start * self._form.rate < self._delay
-            if self._muxer.delay == "at 0"
-            else self._muxer.delay == "beside" and bool(self._targets) and not self._form.was_late
-        )
-        if is_told:
+        is_at_0 = start * self._form.rate < self._delay
+        was_told = self._form.source_delay == "always" or (self._form.source_delay == "at 0" and is_at_0)
+        is_beside = self._muxer.delay == "beside" and bool(self._targets) and was_told
+        if self._muxer.delay == "always" or (self._muxer.delay == "at 0" and is_at_0) or is_beside:
             return
         beginning = self._rest[: self._delay]
         scale = 2.0**31 if beginning.dtype == np.int32 else 1.0
         # What a decoder of the same codec gave before its first whole window was no sound.
-        if self._form.was_late or np.abs(beginning / scale).max(initial=0.0) < _QUIET:
+        if not was_told or np.abs(beginning / scale).max(initial=0.0) < _QUIET:
             self._rest = self._rest[self._delay :]
             self._written = self._delay
         elif self._muxer.delay == "never" or not self._targets:

@@ -37,7 +37,7 @@ _CONTAINERS: dict[str, tuple[str, ...]] = {
 }
 # Of files that tell what they are made of: those that are written, and all that are read.
 OUTPUT_SUFFIXES = (*(suffix for suffix in _CONTAINERS if suffix != ".raw"), *ffmpeg.CONTAINERS)
-SUFFIXES = (*OUTPUT_SUFFIXES, *ffmpeg.READ_ONLY)
+SUFFIXES = (*(suffix for suffix in OUTPUT_SUFFIXES if suffix != ".ts"), *ffmpeg.READ_ONLY)  # .ts is TypeScript too
 
 INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 INTEGER_BITS |= {f"ALAC_{bits}": bits for bits in (16, 20, 24, 32)}
@@ -78,8 +78,8 @@ class AudioFormat:
     with what other programs wrote into pipes. duration: such an estimate in seconds, 0 if there is none.
     layout: of the channels, as FFmpeg names it ("5.1(side)"), "" if unknown; channel_map: the same by libsndfile.
     valid_bits: of a sample, if fewer than it has. bit_rate: of a codec in bit/s, 0 if unknown; variable: whether its
-    frames differ in it. was_late: whether it was of the same codec, in a container that may not tell how much the
-    encoder put before the sound.
+    frames differ in it. source_delay: when the source tells how much its encoder put before the sound, as
+    `ffmpeg.Muxer` has it, if that was of the same codec.
     """
 
     rate: int
@@ -95,7 +95,7 @@ class AudioFormat:
     valid_bits: int = field(default=0, compare=False)
     bit_rate: int = field(default=0, compare=False)
     variable: bool = field(default=False, compare=False)
-    was_late: bool = field(default=False, compare=False)
+    source_delay: str = field(default="always", compare=False)
     origin: Origin | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -236,7 +236,7 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
             endian="FILE",
             bit_rate=bit_rate,
             layout=layout,
-            was_late=subtype == source.subtype and _may_be_late(source.container),
+            source_delay=_delay_of(source.container) if subtype == source.subtype else "always",
         )
     rates = av.Codec(ffmpeg.ENCODERS[subtype].name, "w").audio_rates or []
     if rates and source.rate not in rates:
@@ -250,10 +250,9 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
     )
 
 
-def _may_be_late(container: str) -> bool:
-    """Whether it may not tell how much the encoder put before the sound."""
+def _delay_of(container: str) -> str:
     muxer = ffmpeg.MUXERS.get("MP2" if container == "MP3" else container)
-    return muxer is not None and muxer.delay != "always"
+    return muxer.delay if muxer else "always"
 
 
 def _without_encoder(path: Path, name: str) -> AudioError:

@@ -119,7 +119,7 @@ class SoundWriter:
         form = self.format
         if form.is_encoded:
             with self._failing_as_audio_error():
-                return SoundEncoder(self._part, form)
+                return SoundEncoder(self._part, form, self.path)
         try:
             file = sf.SoundFile(
                 os.fsencode(self._part) if os.name == "posix" else str(self._part),

@@ -49,6 +49,23 @@ def test_again_and_again_it_stays_in_time(tmp_path: Path, film: Film) -> None:
     assert read(tmp_path / "4.mp4")[1].shape == read(tmp_path / "0.mp4")[1].shape
 
 
+def test_no_sound_is_lost_between_containers_that_tell_and_those_that_do_not(tmp_path: Path, film: Film) -> None:
+    """The beginning of an MP4 is sound already, of a raw stream what the encoder put there."""
+    (waveform,) = film("0.mp4", "mp4")
+    expected = read(tmp_path / "0.mp4")[1].shape[1]
+    for number, suffix in enumerate((".aac", ".mkv", ".aac", ".mp4", ".ts", ".m4a")):
+        source = next(tmp_path.glob(f"{number}.*"))
+        rewrite(source, tmp_path / f"{number + 1}{suffix}")
+        _, found, _ = read(tmp_path / f"{number + 1}{suffix}")
+        assert lag(found[0], waveform[0]) == 0, suffix
+        assert found.shape[1] >= expected
+
+
+def test_a_clock_that_begins_anew_is_no_gap(tmp_path: Path, film: Film) -> None:
+    film("in.mkv", "matroska", gap=5000.0)
+    assert read(tmp_path / "in.mkv")[1].shape[1] == pytest.approx(2 * 48000, abs=1500)
+
+
 def test_a_gap_in_the_sound_beside_a_picture_is_silence(tmp_path: Path, film: Film) -> None:
     """What a camera or a meeting did not record must not let the rest come early."""
     film("in.mkv", "matroska", gap=0.5)
