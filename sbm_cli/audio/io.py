@@ -61,6 +61,8 @@ class SoundReader:
                 self._file = _open(bytes_, self.path, isinstance(source, Pipe), stream)
                 opened.callback(self._file.close)
                 self.notes = self._file.notes if isinstance(self._file, Decoder) else _strange_bytes(bytes_)
+            if self.streams < (stream or 1) and not isinstance(self._file, Decoder):
+                raise AudioError(f"{self.path}: has one audio stream, not {stream}.", "Leave out --audio-stream.")
             self._opened = opened.pop_all()
         if isinstance(self._file, sf.SoundFile):
             assert not isinstance(bytes_, Samples)

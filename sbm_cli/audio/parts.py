@@ -69,13 +69,18 @@ class Window(io.RawIOBase):
     def tell(self) -> int:
         return self._place - self._start
 
-    def readinto(self, buffer: Any) -> int:
-        if self._place >= self._end:
-            return 0
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._end - self._place)
+        if not left:
+            return b""  # FFmpeg asks for places far behind the end
         self._file.seek(self._place)
-        data = self._file.read(min(len(buffer), self._end - self._place))
-        buffer[: len(data)] = data
+        data = self._file.read(left if size < 0 else min(size, left))
         self._place += len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
         return len(data)
 
 

@@ -283,6 +283,14 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_format(tmp_path / "pipe.wav")
 
 
+def test_a_sound_file_has_one_stream(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", np.zeros(9), 16000)
+    with SoundReader(tmp_path / "a.wav", stream=1) as reader:
+        assert reader.streams == 1
+    with pytest.raises(AudioError, match="has one audio stream, not 2"):
+        SoundReader(tmp_path / "a.wav", stream=2)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
