@@ -1,4 +1,4 @@
-"""Peak resident memory by length: python benchmarks/memory.py [--model PATH] [--folder DIR] [--hours N] [--only m4a] > t.md
+"""Peak resident memory by length: python benchmarks/memory.py [--model PATH] [--hours 10] [--only m4a] > table.md
 
 The model (1 minute and 1 hour of 16 kHz mono), and a network of a few thousand parameters (1 minute and --hours of
 48 kHz stereo, from a sparse file of silence), each file in a process of its own. The status is 1 if a long file needs

@@ -298,7 +298,7 @@ def _waveform(frame: Any) -> Waveform:
         samples = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":
         samples = samples * 2.0 ** (1 - 8 * samples.dtype.itemsize)
-    return samples.astype(np.float32)
+    return samples.astype(np.float32, copy=False)
 
 
 def _with_channels(block: Waveform, channels: int) -> Waveform:
