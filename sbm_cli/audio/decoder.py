@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Origin, Waveform
-from sbm_cli.audio.parts import Part, Parts, Window, cut_short, mpeg_parts, ogg_parts, sniff
+from sbm_cli.audio.mpeg import mpeg_parts
+from sbm_cli.audio.parts import Part, Parts, Window, cut_short, ogg_parts, sniff
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.errors import AudioError
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.io import SoundReader
-from sbm_cli.audio.parts import Window, cut_short, mpeg_parts, ogg_parts
+from sbm_cli.audio.mpeg import mpeg_parts
+from sbm_cli.audio.parts import Window, cut_short, ogg_parts
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.errors import AudioError
 from tests.audio.conftest import speech
