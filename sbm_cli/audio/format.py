@@ -198,6 +198,8 @@ def changes(path: str | Path, source: AudioFormat, target: AudioFormat, ignore_s
         told.append(f"{source.valid_bits} valid bits of a sample become {target.integer_bits}")
     family = _CONTAINERS.get(Path(path).suffix.lower(), (target.container,))
     is_same = source.container in family or any({source.container, target.container} <= kin for kin in _KIN)
+    if source.origin is not None:  # of one name, whatever is in it
+        is_same |= source.origin.path.suffix.lower() == Path(path).suffix.lower()
     if is_same and source.subtype != target.subtype and not ignore_subtype:
         told.append(f"{source.subtype} becomes {target.subtype}")
     if source.layout and target.layout not in ("", source.layout) and source.channels == target.channels:

@@ -24,6 +24,21 @@ from sbm_cli.errors import AudioError
 
 _LIMIT = 1e12  # of a sample: the power of larger ones leaves float32
 _MISCOUNTED = {"VOC", "MP3", "OGG"}  # by libsndfile, which may come upon them where nothing shows them beforehand
+# How files begin, at 0 or 4, in which libsndfile would look, loudly, for MP3: MP4, Matroska, ASF, AAC, AC-3, …
+_FOREIGN = (
+    b"\x1aE\xdf\xa3",
+    b"0&\xb2u",
+    b"\xff\xf1",
+    b"\xff\xf9",
+    b"\x0bw",
+    b"FLV",
+    b"wvpk",
+    b"TTA",
+    b"MAC ",
+    b"#!AMR",
+    b"G@",
+)
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _READ_AHEAD = 2**17  # bytes that libsndfile may have read beyond the last frame of a FLAC
 
 
@@ -168,7 +183,8 @@ def _open(file: BinaryIO, path: Path, is_pipe: bool, stream: int | None) -> sf.S
         raise AudioError(f"{path}: not a sound file ({reason}).", "Copy it again.")
     fmt = _beginning(file).partition(b"fmt ")[2][4:6] if beginning.startswith(b"RIFF") else b""
     if (
-        beginning.startswith(b"OggS")
+        beginning.startswith((b"OggS", *_FOREIGN))
+        or beginning[4:8] in _BOXES
         or is_mpeg(beginning)
         or path.suffix.lower() in ffmpeg.BARE
         or fmt in (b"\x50\0", b"\x55\0")  # MPEG in a WAV, which libsndfile miscounts

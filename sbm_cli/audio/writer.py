@@ -217,7 +217,8 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
     if form.subtype == "MPEG_LAYER_III":
         least, most = (32, 320) if form.rate >= 32000 else (8, 160) if form.rate >= 16000 else (8, 64)
         rates = [rate for rate in _MP3_KBPS[form.rate >= 32000] if kbps <= rate + 0.5]
-        kbps = min(kbps if form.variable else min(rates, default=most), most)
+        # A variable rate was lowered by every pause: the sound between them had more.
+        kbps = min(1.25 * kbps if form.variable else min(rates, default=most), most)
         frame = (144 if form.rate >= 32000 else 72) * kbps * 1000 / form.rate
         # In a smaller frame of a constant rate LAME does not tell how much it put before the sound.
         mode = "AVERAGE" if form.variable or frame < 200 else "CONSTANT"

@@ -93,6 +93,16 @@ def test_chapters_tags_languages_and_attachments_stay(tmp_path: Path, film: Film
         ]
 
 
+def test_tags_of_other_encodings_stay_as_they_are(tmp_path: Path, film: Film) -> None:
+    film("in.avi", "avi", "libmp3lame")
+    latin = "Größe!".encode("latin-1")
+    content = (tmp_path / "in.avi").read_bytes()
+    (tmp_path / "in.avi").write_bytes(content.replace(b"A film", latin))
+    assert rewrite(tmp_path / "in.avi", tmp_path / "out.avi") == []
+    assert latin in (tmp_path / "out.avi").read_bytes()
+    assert ("title", "Größe!") in read(tmp_path / "in.avi")[0].tags
+
+
 def test_what_has_no_room_is_named(tmp_path: Path, film: Film) -> None:
     film("in.mkv", "matroska", subtitles="subrip", attachment=True)
     told = rewrite(tmp_path / "in.mkv", tmp_path / "out.ts")

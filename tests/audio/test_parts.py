@@ -21,7 +21,7 @@ from sbm_cli.audio.parts import Window, cut_short, ogg_parts
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.errors import AudioError
 from tests.audio.conftest import speech
-from tests.audio.test_formats import lag, read
+from tests.audio.test_formats import lag, read, rewrite
 
 ID3 = b"ID3\3\0\0" + bytes([0, 0, 4, 0]) + bytes(512)
 ID3V1 = b"TAG" + b"Lied".ljust(125, b"\0")
@@ -186,6 +186,7 @@ def test_content_decides_and_not_the_name(tmp_path: Path, record: Callable[..., 
     for name, muxer, codec in (("a.mp3", "ipod", "aac"), ("b.wav", "mp3", "libmp3lame"), ("c.m4a", "wav", "pcm_s16le")):
         record(name, muxer, codec)
         assert read(tmp_path / name)[1].shape[1] >= 16123
+    assert rewrite(tmp_path / "a.mp3", tmp_path / "out.mp3") == ["AAC becomes MPEG_LAYER_III"]
 
 
 def test_lists_of_other_files_are_not_followed(tmp_path: Path) -> None:
@@ -240,8 +241,6 @@ def test_low_rates_of_opus_are_what_was_encoded(tmp_path: Path) -> None:
 
 def test_five_channels_and_a_half_keep_their_order(tmp_path: Path, record: Callable[..., Any]) -> None:
     """libsndfile has the channels of Vorbis in an order of their own."""
-    from tests.audio.test_formats import rewrite
-
     waveform = record("a.ac3", "ac3", "ac3", 48000, 6, bit_rate=640_000)
     rewrite(tmp_path / "a.ac3", tmp_path / "b.ogg")
     found = read(tmp_path / "b.ogg")[1]
