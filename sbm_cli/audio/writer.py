@@ -96,7 +96,7 @@ class SoundWriter:
     ) -> None:
         try:
             if kind is not None:
-                with contextlib.suppress(sf.LibsndfileError):
+                with contextlib.suppress(sf.LibsndfileError, OSError):
                     self._file.abandon() if isinstance(self._file, SoundEncoder) else self._file.close()
                 return
             with self._failing_as_audio_error():

@@ -222,7 +222,7 @@ def test_empty_in_empty_out(tmp_path: Path, suffix: str) -> None:
     assert read(path).shape == (1, 0)
 
 
-@pytest.mark.parametrize("suffix", [".flac", ".opus", ".mp3"])
+@pytest.mark.parametrize("suffix", [".flac", ".opus", ".mp3", ".m4a", ".wv"])
 def test_formats_that_cannot_be_empty_say_so(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     with pytest.raises(AudioError, match="can be empty"):
@@ -430,7 +430,7 @@ def test_nothing_has_the_targets_name_before_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus"])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus", ".m4a", ".mkv"])
 def test_an_exception_leaves_nothing(tmp_path: Path, error: type[BaseException], suffix: str) -> None:
     form = format_for(f"a{suffix}", WAV)
     with pytest.raises(error), SoundWriter(tmp_path / f"a{suffix}", form) as writer:
@@ -474,13 +474,14 @@ def test_a_killed_process_leaves_no_output(tmp_path: Path, number: signal.Signal
     assert not list(tmp_path.rglob("*.wav"))
 
 
-def test_a_full_disc_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".wav", ".m4a", ".tta"])
+def test_a_full_disc_is_an_error_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with pytest.raises(AudioError, match=r"a\.wav: writing failed at .* s") as caught:
-            write(tmp_path / "a.wav", speechlike(16000, 100_000, 1), WAV)
+        with pytest.raises(AudioError, match=rf"a\{suffix}: writing failed at .* s") as caught:
+            write(tmp_path / f"a{suffix}", speechlike(16000, 100_000, 1), format_for(f"a{suffix}", WAV))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
