@@ -9,9 +9,10 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -20,10 +21,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from sbm_cli import checkpoint, hub
 from sbm_cli.audio.clipping import apply_clip_mode
-from sbm_cli.audio.format import format_for
+from sbm_cli.audio.format import changes, check_room, format_for
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.metadata import read_metadata
-from sbm_cli.audio.pipe import Pipe
+from sbm_cli.audio.pipe import Pipe, temporary_folder
 from sbm_cli.audio.samples import full_scale_one, whole_rate
 from sbm_cli.audio.writer import open_writer
 from sbm_cli.errors import AudioError
@@ -52,6 +53,7 @@ class FileReport:
     rate, channels, samples: of the target; clipped: how many of its samples were beyond full scale.
     band_limit: Hz above which the source may hold something and nothing came out, None if nothing is missing.
     not_carried: names of the metadata that the target has no room for.
+    notes: what is to be told: what the source lacked, what of its format the target does not keep.
     """
 
     source: str
@@ -67,6 +69,7 @@ class FileReport:
     model: str
     options: Options
     not_carried: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Enhancer:
@@ -166,6 +169,8 @@ class Enhancer:
         Otherwise as `enhance_file`; progress also gets the index of the pair. Returns of each file its report, or the
         error that ended it and left the others alone. Where memory runs out, half as many go on side by side.
         """
+        if options.audio_stream == "all":
+            return [self._enhance_all_streams(*pair, options, overwrite) for pair in pairs]
         results: list[FileReport | Exception] = []
         while len(results) < len(pairs):
             group = pairs[len(results) :][: self._side_by_side]
@@ -178,6 +183,39 @@ class Enhancer:
                 self._side_by_side = max(1, len(group) // 2)
                 torch.cuda.empty_cache()
         return results
+
+    def _enhance_all_streams(
+        self, source: Place, target: Place, options: Options, overwrite: bool
+    ) -> FileReport | Exception:
+        """Enhance one audio stream of a film after the other; those that are not its turn are copied each time."""
+        reports: list[FileReport] = []
+        with contextlib.ExitStack() as opened:
+            try:
+                if isinstance(source, Pipe):
+                    source = opened.enter_context(source.rewindable())
+                with SoundReader(source) as reader:
+                    count = reader.streams
+                suffix = target.suffix if isinstance(target, Pipe) else Path(target).suffix
+                check_room(f"-{suffix}" if isinstance(target, Pipe) else target, count)
+                folder = Path(opened.enter_context(TemporaryDirectory(dir=temporary_folder())))
+                place: Place = source
+                for number in range(1, count + 1):
+                    next_place = target if number == count else folder / f"{number}{suffix}"
+                    only = replace(options, audio_stream=number)
+                    reports.append(self.enhance_file(place, next_place, only, overwrite=overwrite))
+                    place = next_place
+            except Exception as error:
+                return error
+        elapsed, seconds = sum(each.elapsed for each in reports), sum(each.seconds for each in reports)
+        return replace(
+            reports[-1],
+            source=str(source),
+            elapsed=elapsed,
+            rtf=elapsed / seconds if seconds else 0.0,
+            clipped=sum(each.clipped for each in reports),
+            options=options,
+            notes=tuple(dict.fromkeys(note for each in reports for note in each.notes)),
+        )
 
     def _enhance_group(
         self,
@@ -298,12 +336,14 @@ class _File:
         if self._options.clip_mode == "rescale" and isinstance(self.source, Pipe):
             self.source = self._opened.enter_context(self.source.rewindable())
         self._check_unchanged()
-        self.reader = self._opened.enter_context(SoundReader(self.source, self._options.replace_nan))
+        stream = self._options.audio_stream
+        assert stream != "all"
+        self.reader = self._opened.enter_context(SoundReader(self.source, self._options.replace_nan, stream))
 
     def open_target(self, overwrite: bool) -> None:
         options = self._options
-        name = f"-{self.target.suffix}" if isinstance(self.target, Pipe) else self.target
-        self._form = format_for(name, self.reader.format.converted(options.rate, options.mono), options.subtype)
+        self._name = f"-{self.target.suffix}" if isinstance(self.target, Pipe) else self.target
+        self._form = format_for(self._name, self.reader.format.converted(options.rate, options.mono), options.subtype)
         metadata = read_metadata(self.source, self.reader.format)
         source = None if isinstance(self.source, Pipe) else Path(self.source)
         self._writer = self._opened.enter_context(open_writer(self.target, self._form, overwrite, metadata, source))
@@ -325,7 +365,9 @@ class _File:
     def report(self, config: ModelConfig, rtf: float) -> FileReport:
         """Return what was done; rtf: of the whole batch."""
         options = self._options
-        limited = min(self.reader.format.rate, self._form.rate) > config.rate
+        source = self.reader.format
+        changed = changes(self._name, source, self._form, ignore_subtype=options.subtype is not None)
+        limited = min(source.rate, self._form.rate) > config.rate
         return FileReport(
             source=str(self.source),
             target=str(self.target),
@@ -340,6 +382,7 @@ class _File:
             model=config.name,
             options=options,
             not_carried=self._writer.not_carried,
+            notes=(*self.reader.notes, *changed, *self._writer.notes),
         )
 
 

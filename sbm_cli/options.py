@@ -29,7 +29,8 @@ class Options:
     replace_nan: take NaN, infinity and samples beyond 1e12 as silence.
 
     Of files only, subtype: sample format, that of the source if None. clip_mode: what becomes of samples beyond full
-    scale.
+    scale. audio_stream: which of several in a film, from 1, or "all"; the one that players play if None, and the others
+    are copied.
 
     Raises ValueError for a value out of range, or a strength and an attenuation limit at once.
     """
@@ -47,6 +48,7 @@ class Options:
     subtype: str | None = None
     clip_mode: ClipMode = "clamp"
     replace_nan: bool = False
+    audio_stream: int | Literal["all"] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -64,6 +66,8 @@ class Options:
             raise ValueError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {self.sampler!r}")
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"dtype must be one of {', '.join(get_args(Dtype))}, got {self.dtype!r}")
+        if self.audio_stream not in (None, "all") and (isinstance(self.audio_stream, str) or self.audio_stream < 1):
+            raise ValueError(f"audio stream must be a number from 1, or all, got {self.audio_stream!r}")
         if self.rate is not None:
             object.__setattr__(self, "rate", whole_rate(self.rate))  # a NumPy integer is none in JSON
 

@@ -212,7 +212,7 @@ def test_circles_are_found() -> None:
     ids=["import", "app"],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
-    heavy = "{'torch', 'numpy', 'soundfile', 'soxr', 'numba', 'librosa', 'huggingface_hub', 'rich', 'yaml'}"
+    heavy = "{'torch', 'numpy', 'soundfile', 'av', 'soxr', 'numba', 'librosa', 'huggingface_hub', 'rich', 'yaml'}"
     script = f"{code}\nimport sys\nprint(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

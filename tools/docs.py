@@ -1,4 +1,4 @@
-"""Write what the documentation takes from the program: the help of all commands, and the table of hostile files.
+"""Write what the documentation takes from the program: the help of all commands, tables of formats and hostile files.
 
 The same as make docs. tests/test_docs.py compares.
 """
@@ -41,7 +41,13 @@ def robustness() -> str:
     return text.rstrip() + "\n\n" + runpy.run_path(str(ROOT / "tests" / "cli" / "test_hostile.py"))["table"]()
 
 
-DOCUMENTS: dict[str, Callable[[], str]] = {"commands.md": commands, "robustness.md": robustness}
+def formats() -> str:
+    """Return docs/formats.md, whose end is the table of the formats in tests/audio/test_formats.py."""
+    text, _, _ = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8").partition("\n| ")
+    return text.rstrip() + "\n\n" + runpy.run_path(str(ROOT / "tests" / "audio" / "test_formats.py"))["table"]()
+
+
+DOCUMENTS: dict[str, Callable[[], str]] = {"commands.md": commands, "formats.md": formats, "robustness.md": robustness}
 
 if __name__ == "__main__":
     for name, document in DOCUMENTS.items():

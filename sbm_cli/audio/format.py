@@ -1,18 +1,20 @@
 """What a sound file is made of, and what its cleaned copy shall be made of."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
+from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.resample import resampled_length
 from sbm_cli.errors import AudioError
 
 Waveform = NDArray[np.float32]  # [channels, samples], ±1 full scale
 
-# First is what a suffix means, the others are kept when the input has them.
+# Of libsndfile. First is what a suffix means, the others are kept when the input has them.
 _CONTAINERS: dict[str, tuple[str, ...]] = {
     ".wav": ("WAV", "WAVEX", "RF64"),
     ".wave": ("WAV", "WAVEX", "RF64"),
@@ -29,33 +31,55 @@ _CONTAINERS: dict[str, tuple[str, ...]] = {
     ".caf": ("CAF",),
     ".au": ("AU",),
     ".snd": ("AU",),
+    ".sph": ("NIST",),
+    ".nist": ("NIST",),
     ".raw": ("RAW",),
 }
-SUFFIXES = tuple(suffix for suffix in _CONTAINERS if suffix != ".raw")  # of files that tell what they are made of
+# Of files that tell what they are made of: those that are written, and all that are read.
+OUTPUT_SUFFIXES = (*(suffix for suffix in _CONTAINERS if suffix != ".raw"), *ffmpeg.CONTAINERS)
+SUFFIXES = (*(suffix for suffix in OUTPUT_SUFFIXES if suffix != ".ts"), *ffmpeg.READ_ONLY)  # .ts is TypeScript too
 
 INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 INTEGER_BITS |= {f"ALAC_{bits}": bits for bits in (16, 20, 24, 32)}
-# How much a subtype can hold, for the choice of the nearest: floats hold more than any integer.
-_DEPTH = INTEGER_BITS | {"FLOAT": 33, "DOUBLE": 34}
 SAMPLE_BYTES = {"ULAW": 1, "ALAW": 1, "FLOAT": 4, "DOUBLE": 8} | {
     name: bits // 8 for name, bits in INTEGER_BITS.items()
 }
 # Those that keep the number of samples. ADPCM, GSM and DWVW pad to whole blocks: they are read, not written.
 _EXACT_LENGTH = {*SAMPLE_BYTES, "VORBIS", "OPUS", "MPEG_LAYER_III"}
-_WITHOUT_FULL_SCALE = {"FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
+_WITHOUT_FULL_SCALE = {"FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III", "WAVPACK_FLOAT"}
 _RATES = {
     "OPUS": (8000, 12000, 16000, 24000, 48000),
     "MPEG_LAYER_III": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
 }
 _MOST_CHANNELS = {"MP3": 2, "FLAC": 8}
+_KIN = ({"MP4", "M4A", "MOV", "3GP"}, {"MATROSKA", "MKA", "WEBM"}, {"ASF", "WMA"}, {"MP3", "MP2"})
 _FOUR_GIB = 2**32 - 2**20  # the size fields of WAV, AIFF and AU have 32 bits; a megabyte is left for headers and tags
+
+
+@dataclass
+class Origin:
+    """The file, open, that a sound was decoded from: pictures, chapters and tags are copied from it.
+
+    stream: which of its audio streams the sound is, from 0. start: seconds of its first sample on the clock of the
+    other streams, known once that is read.
+    """
+
+    path: Path
+    file: BinaryIO
+    stream: int
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
 class AudioFormat:
     """What a sound file is made of. Container, subtype and endian as libsndfile names them; tags are (name, text).
 
-    samples: of each channel; None if only the end of the file will tell, as with what other programs wrote into pipes.
+    samples: of each channel; None if only the end of the file will tell, as with codecs, whose headers estimate it, and
+    with what other programs wrote into pipes. duration: such an estimate in seconds, 0 if there is none.
+    layout: of the channels, as FFmpeg names it ("5.1(side)"), "" if unknown; channel_map: the same by libsndfile.
+    valid_bits: of a sample, if fewer than it has. bit_rate: of a codec in bit/s, 0 if unknown; variable: whether its
+    frames differ in it. source_delay: when the source tells how much its encoder put before the sound, as
+    `ffmpeg.Muxer` has it, if that was of the same codec.
     """
 
     rate: int
@@ -65,11 +89,29 @@ class AudioFormat:
     subtype: str
     endian: str = "FILE"
     tags: tuple[tuple[str, str], ...] = ()
+    duration: float = field(default=0.0, compare=False)
+    layout: str = field(default="", compare=False)
+    channel_map: tuple[int, ...] = field(default=(), compare=False)
+    valid_bits: int = field(default=0, compare=False)
+    bit_rate: int = field(default=0, compare=False)
+    variable: bool = field(default=False, compare=False)
+    source_delay: str = field(default="always", compare=False)
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
     @property
     def seconds(self) -> float:
         """Duration, 0 if unknown."""
-        return (self.samples or 0) / self.rate
+        return self.duration if self.samples is None else self.samples / self.rate
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether FFmpeg writes it, and not libsndfile."""
+        return self.container in ffmpeg.MUXERS and self.subtype in ffmpeg.MUXERS[self.container].subtypes
+
+    @property
+    def integer_bits(self) -> int | None:
+        """Bits of its samples, None if they are no integers."""
+        return (ffmpeg.INTEGER_BITS if self.is_encoded else INTEGER_BITS).get(self.subtype)
 
     @property
     def has_full_scale(self) -> bool:
@@ -80,7 +122,9 @@ class AudioFormat:
         """Return the format of the same recording at another rate, if one is given, and with one channel if mono."""
         rate = rate or self.rate
         samples = None if self.samples is None else resampled_length(self.samples, self.rate, rate)
-        return replace(self, rate=rate, channels=1 if mono else self.channels, samples=samples)
+        channels = 1 if mono else self.channels
+        layout = self.layout if channels == self.channels else ""
+        return replace(self, rate=rate, channels=channels, samples=samples, layout=layout)
 
 
 def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None) -> AudioFormat:
@@ -96,9 +140,19 @@ def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if suffix in ffmpeg.READ_ONLY:
+        raise _without_encoder(path, ffmpeg.READ_ONLY[suffix])
+    if suffix in ffmpeg.CONTAINERS:
+        return _encoded(path, ffmpeg.CONTAINERS[suffix], source, subtype)
     if suffix not in _CONTAINERS:
         shown = f"suffix {suffix}" if suffix else "a name without suffix"
-        raise AudioError(f"{path}: no sound format for {shown}.", f"Use one of {' '.join(SUFFIXES)}")
+        raise AudioError(f"{path}: no sound format for {shown}.", f"Use one of {' '.join(OUTPUT_SUFFIXES)}")
+    # What only FFmpeg writes, in containers that are else libsndfile's.
+    wanted = (subtype or source.subtype).upper()
+    if suffix in (".ogg", ".oga") and source.container == "OGG" and wanted in ffmpeg.MUXERS["OGG"].subtypes:
+        return _encoded(path, "OGG", source, subtype)
+    if suffix == ".mp3" and wanted == "MPEG_LAYER_II":
+        return _encoded(path, "MP2", source, subtype)
     family = _CONTAINERS[suffix]
     container = source.container if source.container in family else family[0]
     odd = source.samples is None or source.samples * source.channels % 2 == 1
@@ -109,8 +163,11 @@ def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None
         raise AudioError(f"{path}: {container} has no subtype {subtype}.", f"Use one of {', '.join(choice)}")
     subtype = subtype.upper()
     _check_limits(path, source, container, subtype)
-    size = (source.samples or 0) * source.channels * SAMPLE_BYTES.get(subtype, 0)
-    if container in ("WAV", "WAVEX") and (source.samples is None or size > _FOUR_GIB):
+    samples = round(source.seconds * source.rate) if source.samples is None else source.samples
+    size = samples * source.channels * SAMPLE_BYTES.get(subtype, 0)
+    # An estimate may be wrong, by less than that.
+    is_sure = size <= (_FOUR_GIB if source.samples is not None else _FOUR_GIB // 4 if source.duration else -1)
+    if container in ("WAV", "WAVEX") and not is_sure:
         container = "RF64"
     elif size > _FOUR_GIB and container in ("AIFF", "AU"):
         raise AudioError(
@@ -119,7 +176,139 @@ def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None
     endian = source.endian if container == source.container else "FILE"
     if (container, endian) == ("WAVEX", "BIG"):  # libsndfile reads it and cannot write it
         container = "WAV"
-    return replace(source, container=container, subtype=subtype, endian=endian)
+    bit_rate = 0 if _depth(source.subtype) else source.bit_rate
+    return replace(source, container=container, subtype=subtype, endian=endian, bit_rate=bit_rate)
+
+
+def check_room(path: str | Path, streams: int) -> None:
+    """Refuse an output `path` that does not hold so many streams of sound: AudioError."""
+    container = ffmpeg.CONTAINERS.get(Path(path).suffix.lower())
+    if streams > 1 and (container is None or not ffmpeg.MUXERS[container].video):
+        raise AudioError(
+            f"{path}: has room for one of the {streams} audio streams.",
+            "Choose it by --audio-stream, or name a film, such as .mp4 or .mkv, as the output.",
+        )
+
+
+def changes(path: str | Path, source: AudioFormat, target: AudioFormat, ignore_subtype: bool = False) -> list[str]:
+    """Say what of the source's format an output `path` of the same kind does not keep.
+
+    ignore_subtype: somebody asked for another one.
+    """
+    told = []
+    if source.valid_bits and (source.container, source.subtype) == (target.container, target.subtype):
+        told.append(f"{source.valid_bits} valid bits of a sample become {target.integer_bits}")
+    family = _CONTAINERS.get(Path(path).suffix.lower(), (target.container,))
+    is_same = source.container in family or any({source.container, target.container} <= kin for kin in _KIN)
+    if source.origin is not None:  # of one name, whatever is in it
+        is_same |= source.origin.path.suffix.lower() == Path(path).suffix.lower()
+    if is_same and source.subtype != target.subtype and not ignore_subtype:
+        told.append(f"{source.subtype} becomes {target.subtype}")
+    if source.layout and target.layout not in ("", source.layout) and source.channels == target.channels:
+        told.append(f"the channels {source.layout} become {target.layout}")
+    return told
+
+
+def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | None) -> AudioFormat:
+    """Return the format of an output that FFmpeg writes, which its encoder was asked about."""
+    import av
+
+    choice = [name for name in ffmpeg.MUXERS[container].subtypes if ffmpeg.is_available(name)]
+    if not choice:
+        raise _without_encoder(path, ffmpeg.MUXERS[container].subtypes[0])
+    if subtype is None:
+        subtype = _nearest_encoded(source.subtype, choice)
+    elif subtype.upper() not in choice:
+        raise AudioError(f"{path}: {container} has no subtype {subtype}.", f"Use one of {', '.join(choice)}")
+    subtype = subtype.upper()
+    bit_rate = _bit_rate(source, subtype)
+    only = ffmpeg.ENCODERS[subtype].rate
+    if only and (source.rate, source.channels) != (only, 1):
+        raise AudioError(
+            f"{path}: {subtype} has one channel at {only} Hz, not {source.channels} at {source.rate} Hz.",
+            f"Use --mono --rate {only}, or choose another format, such as .wav or .flac.",
+        )
+    for layout in dict.fromkeys([source.layout or _layout(source.channels), _layout(source.channels)]):
+        try:
+            ffmpeg.encoder(subtype, source.rate, layout, bit_rate)
+        except (av.FFmpegError, ValueError):
+            continue
+        return replace(
+            source,
+            container=container,
+            subtype=subtype,
+            endian="FILE",
+            bit_rate=bit_rate,
+            layout=layout,
+            source_delay=_delay_of(source.container) if subtype == source.subtype else "always",
+        )
+    rates = av.Codec(ffmpeg.ENCODERS[subtype].name, "w").audio_rates or []
+    if rates and source.rate not in rates:
+        raise AudioError(
+            f"{path}: {subtype} has no rate of {source.rate} Hz, only {', '.join(map(str, sorted(rates)))}.",
+            "Choose one by --rate, or another format, such as .wav or .flac.",
+        )
+    raise AudioError(
+        f"{path}: {container} {subtype} with {source.channels} channels at {source.rate} Hz cannot be written.",
+        "Choose another format, such as .wav or .flac, or --mono and --rate.",
+    )
+
+
+def _delay_of(container: str) -> str:
+    muxer = ffmpeg.MUXERS.get("MP2" if container == "MP3" else container)
+    return muxer.delay if muxer else "always"
+
+
+def _without_encoder(path: Path, name: str) -> AudioError:
+    return AudioError(
+        f"{path}: {name} is read, but there is no encoder to write it.",
+        "Choose another format: name the output .flac or .m4a, or use --ext flac.",
+    )
+
+
+def _layout(channels: int) -> str:
+    """Return FFmpeg's layout of so many channels where a file does not tell."""
+    known = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+    return known.get(channels, f"{channels} channels")
+
+
+def _nearest_encoded(subtype: str, choice: list[str]) -> str:
+    """Return the same, or what comes nearest: of its family, else the first, unless that would lose what it has."""
+    if subtype in choice:
+        return subtype
+    depth, family = _depth(subtype), subtype.partition("_")[0]
+    related = [name for name in choice if depth and name.partition("_")[0] == family]
+    lossless = related or [name for name in choice if _depth(name)]
+    if depth and (related or _depth(choice[0])):
+        enough = [name for name in lossless if _depth(name) >= depth]
+        return min(enough, key=_depth) if enough else max(lossless, key=_depth)
+    return choice[0]
+
+
+def _bit_rate(source: AudioFormat, subtype: str) -> int:
+    """Return the bit rate of an output: the source's or the next higher that there is, 0 where that does not count."""
+    kind = ffmpeg.ENCODERS[subtype]
+    if not kind.bit_rate:
+        return 0
+    wanted = 0 if _depth(source.subtype) else source.bit_rate
+    wanted = wanted or kind.bit_rate * source.channels
+    if subtype == "AAC":
+        wanted = min(wanted, 6 * source.channels * source.rate)  # 6144 bits for a frame of 1024 samples
+    elif subtype == "OPUS":
+        wanted = min(wanted, 256_000 * source.channels)
+    return next((rate for rate in kind.bit_rates if rate >= wanted), max(kind.bit_rates, default=wanted))
+
+
+def _depth(subtype: str) -> int:
+    """Return how much a subtype can hold, for the choice of the nearest; 0 of codecs that lose something."""
+    if subtype in INTEGER_BITS:
+        return INTEGER_BITS[subtype]
+    name, _, size = subtype.rpartition("_")
+    if subtype == "DOUBLE":
+        return 34
+    if subtype == "FLOAT" or size == "FLOAT":
+        return 33  # floats hold more than any integer
+    return int(size) if size.isdigit() and name.lower() in ffmpeg.LOSSLESS else 0
 
 
 def storable(block: Waveform, format: AudioFormat) -> NDArray[np.float32 | np.int32]:
@@ -131,7 +320,7 @@ def storable(block: Waveform, format: AudioFormat) -> NDArray[np.float32 | np.in
         raise ValueError(f"expected a block [{format.channels}, samples], got shape {list(block.shape)}")
     if not np.isfinite(block).all():
         raise ValueError("a sample to be written is NaN or infinite")
-    bits = INTEGER_BITS.get(format.subtype)
+    bits = format.integer_bits
     frames: NDArray[np.float32 | np.int32] = (block if bits is None else _to_integers(block, bits)).T
     return np.ascontiguousarray(frames)
 
@@ -157,12 +346,12 @@ def subtypes(container: str, odd: bool = False) -> list[str]:
 def _nearest(subtype: str, choice: list[str], container: str) -> str:
     if subtype in choice:
         return subtype
-    linear = [name for name in choice if name in _DEPTH]
-    if subtype not in _DEPTH or not linear:
+    linear = [name for name in choice if _depth(name)]
+    if not _depth(subtype) or not linear:
         default = sf.default_subtype(container)
         return default if default in choice else choice[0]
-    enough = [name for name in linear if _DEPTH[name] >= _DEPTH[subtype]]
-    return min(enough, key=_DEPTH.__getitem__) if enough else max(linear, key=_DEPTH.__getitem__)
+    enough = [name for name in linear if _depth(name) >= _depth(subtype)]
+    return min(enough, key=_depth) if enough else max(linear, key=_depth)
 
 
 def _check_limits(path: Path, source: AudioFormat, container: str, subtype: str) -> None:
@@ -171,7 +360,7 @@ def _check_limits(path: Path, source: AudioFormat, container: str, subtype: str)
         name = "Opus" if subtype == "OPUS" else container
         raise AudioError(
             f"{path}: {name} has no rate of {source.rate} Hz, only {', '.join(map(str, rates))}.",
-            "Choose another format, such as .wav or .flac.",
+            "Choose one by --rate, or another format, such as .wav or .flac.",
         )
     most = _MOST_CHANNELS.get(container)
     if most and source.channels > most:

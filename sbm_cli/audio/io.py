@@ -1,4 +1,7 @@
-"""Sound files in blocks: the reader, which refuses what is damaged; the writer stands in `writer.py`."""
+"""Sound files in blocks: the reader, which refuses what is damaged; the writer stands in `writer.py`.
+
+libsndfile reads the containers whose samples it counts exactly, FFmpeg (`decoder.py`) all others; the content decides.
+"""
 
 import contextlib
 import os
@@ -12,11 +15,32 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile as sf
 
-from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Waveform
+from sbm_cli.audio import ffmpeg
+from sbm_cli.audio.decoder import Decoder, is_mpeg
+from sbm_cli.audio.format import INTEGER_BITS, SAMPLE_BYTES, AudioFormat, Waveform
 from sbm_cli.audio.metadata.chunks import sample_bytes
+from sbm_cli.audio.parts import Window, next_flac, sniff
 from sbm_cli.audio.pipe import Pipe, Samples, means_unknown
 from sbm_cli.audio.samples import LIMIT, usable
 from sbm_cli.errors import AudioError
+
+_MISCOUNTED = {"VOC", "MP3", "OGG"}  # by libsndfile, which may come upon them where nothing shows them beforehand
+# How files begin, at 0 or 4, in which libsndfile would look, loudly, for MP3: MP4, Matroska, ASF, AAC, AC-3, …
+_FOREIGN = (
+    b"\x1aE\xdf\xa3",
+    b"0&\xb2u",
+    b"\xff\xf1",
+    b"\xff\xf9",
+    b"\x0bw",
+    b"FLV",
+    b"wvpk",
+    b"TTA",
+    b"MAC ",
+    b"#!AMR",
+    b"G@",
+)
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_READ_AHEAD = 2**17  # bytes that libsndfile may have read beyond the last frame of a FLAC
 
 
 def read_format(path: str | Path) -> AudioFormat:
@@ -29,25 +53,45 @@ class SoundReader:
     """Read a sound file, or a pipe, in blocks, whatever its format; a context manager with the file's `format`.
 
     replace_nan: read NaN, infinite and absurdly large samples as 0 instead of refusing the file.
+    stream: which of several audio streams, from 1; without it the one that players play.
     Of a pipe that cannot seek, only its beginning is read on opening if it is a WAV, all of it otherwise.
+    notes: what is to be told of the file, though it is no error; complete when all is read.
 
-    Raises AudioError, on opening, for a path that is no readable file, for one that libsndfile cannot read, and for a
-    file that is shorter than its header says; while reading, for a truncated or damaged stream and for NaN.
+    Raises AudioError, on opening, for a path that is no readable file, for one that cannot be decoded, and for a file
+    that is shorter than its header says; while reading, for a truncated or damaged stream and for NaN.
     """
 
-    def __init__(self, source: str | Path | Pipe, replace_nan: bool = False) -> None:
+    def __init__(self, source: str | Path | Pipe, replace_nan: bool = False, stream: int | None = None) -> None:
         self.path = Path(str(source))
         self._replace_nan = replace_nan
         self._position = 0
         if not isinstance(source, Pipe):
             _check_readable(self.path)
         with contextlib.ExitStack() as opened:
-            file = opened.enter_context(source.open()) if isinstance(source, Pipe) else self.path
-            self._file = file if isinstance(file, Samples) else opened.enter_context(_open(file, self.path))
+            bytes_ = opened.enter_context(source.open() if isinstance(source, Pipe) else self.path.open("rb"))
+            self._bytes, self._flac = bytes_, 0  # where its last FLAC begins, if it is one
+            self._file: Samples | Decoder | sf.SoundFile
+            if isinstance(bytes_, Samples):
+                self._file, self.notes = bytes_, []
+            else:
+                self._file = _open(bytes_, self.path, isinstance(source, Pipe), stream)
+                opened.callback(self._file.close)
+                self.notes = self._file.notes if isinstance(self._file, Decoder) else _strange_bytes(bytes_)
+            if self.streams < (stream or 1) and not isinstance(self._file, Decoder):
+                raise AudioError(f"{self.path}: has one audio stream, not {stream}.", "Leave out --audio-stream.")
             self._opened = opened.pop_all()
-        self.format = self._file.format if isinstance(self._file, Samples) else _format_of(self._file)
-        if self.format.container == "W64" and not isinstance(file, Samples):
-            self.format = replace(self.format, samples=_samples_of_w64(file, self.format))
+        if isinstance(self._file, sf.SoundFile):
+            assert not isinstance(bytes_, Samples)
+            self.format = _format_of(self._file, _beginning(bytes_))
+            if self.format.container == "W64":
+                self.format = replace(self.format, samples=_samples_of_w64(bytes_, self.format))
+        else:
+            self.format = self._file.format
+
+    @property
+    def streams(self) -> int:
+        """How many streams of sound there are."""
+        return self._file.streams if isinstance(self._file, Decoder) else 1
 
     def __enter__(self) -> "SoundReader":
         return self
@@ -63,18 +107,41 @@ class SoundReader:
         if size < 1:
             raise ValueError(f"block size must be at least 1, got {size}")
         while True:
-            start, samples = self._position, self.format.samples
+            start, samples = self._position, self.format.samples  # a FLAC may turn out to be longer
             count = size if samples is None else min(size, samples - start)  # an array as long is made first
             try:
                 frames = self._file.read(count, dtype="float32", always_2d=True)  # [n, channels]
             except sf.LibsndfileError as error:
                 raise _damaged(self.path, start, self.format, error.error_string) from error
             if not len(frames):
+                if start == samples and self._go_on():
+                    continue
                 break
             self._position += len(frames)
             yield self._finite(np.ascontiguousarray(frames.T), start)
         if samples not in (None, start):
             raise _damaged(self.path, start, self.format, "the file ends there")
+
+    def _go_on(self) -> bool:
+        """Open the next stream of a file of several FLAC streams, if there is one."""
+        if self.format.container != "FLAC" or isinstance(self._bytes, Samples):
+            return False
+        last = max(self._flac + 1, self._bytes.tell() - _READ_AHEAD)
+        start = next_flac(self._bytes, last)
+        if start is None:
+            return False
+        self._flac = start
+        self._file = self._opened.enter_context(_Forward(Window(self._bytes, start)))
+        more = _format_of(self._file, b"")
+        if (more.rate, more.channels) != (self.format.rate, self.format.channels):
+            raise AudioError(
+                f"{self.path}: after {self.format.seconds:.3f} s a FLAC of {more.rate} Hz and {more.channels} channels "
+                f"follows one of {self.format.rate} Hz and {self.format.channels}.",
+                "Cut the file there.",
+            )
+        total = None if more.samples is None else (self.format.samples or 0) + more.samples
+        self.format = replace(self.format, samples=total)
+        return True
 
     def _finite(self, block: Waveform, start: int) -> Waveform:
         finite = usable(block)
@@ -110,14 +177,33 @@ class _Forward(sf.SoundFile):  # type: ignore[misc]
         return False
 
 
-def _open(file: Path | BinaryIO, path: Path) -> sf.SoundFile:
+def _open(file: BinaryIO, path: Path, is_pipe: bool, stream: int | None) -> sf.SoundFile | Decoder:
     """Open a file, or what a pipe of the name `path` was copied to, for reading."""
+    beginning = sniff(file)
+    if not beginning:
+        is_empty = not file.seek(0, os.SEEK_END)
+        reason = "it is empty, 0 bytes" if is_empty else "a tag without a single sample"
+        raise AudioError(f"{path}: not a sound file ({reason}).", "Copy it again.")
+    fmt = _beginning(file).partition(b"fmt ")[2][4:6] if beginning.startswith(b"RIFF") else b""
+    if (
+        beginning.startswith((b"OggS", *_FOREIGN))
+        or beginning[4:8] in _BOXES
+        or is_mpeg(beginning)
+        or path.suffix.lower() in ffmpeg.BARE
+        or fmt in (b"\x50\0", b"\x55\0")  # MPEG in a WAV, which libsndfile miscounts
+    ):
+        return Decoder(file, path, stream)
     try:
-        # As bytes, names that are not valid UTF-8 can be opened too.
-        name = os.fsencode(file) if os.name == "posix" and isinstance(file, Path) else file
-        opened = _Forward(name)
+        end = _end_of_wav(file)
+        if is_pipe or end is not None or beginning.startswith(b"fLaC"):
+            opened = _Forward(Window(file, 0, end))
+        else:  # as bytes, names that are not valid UTF-8 can be opened too
+            opened = _Forward(os.fsencode(path) if os.name == "posix" else path)
     except sf.LibsndfileError as error:
-        raise _unreadable(path, _beginning(file), error) from error
+        return Decoder(file, path, stream, _reason(beginning, error))
+    if opened.format in _MISCOUNTED:
+        opened.close()
+        return Decoder(file, path, stream)
     try:
         _check_complete(path, _beginning(file), opened)
     except AudioError:
@@ -126,45 +212,58 @@ def _open(file: Path | BinaryIO, path: Path) -> sf.SoundFile:
     return opened
 
 
-def _beginning(file: Path | BinaryIO) -> bytes:
-    """Return the first bytes of a file, in which libsndfile may be reading."""
-    if isinstance(file, Path):
-        with file.open("rb") as opened:
-            return opened.read(2**16)
-    place = file.tell()
+def _beginning(file: BinaryIO) -> bytes:
+    """Return the first bytes of a file."""
     file.seek(0)
-    beginning = file.read(2**16)
-    file.seek(place)
-    return beginning
+    return file.read(2**16)
 
 
-def _format_of(file: sf.SoundFile) -> AudioFormat:
+def _format_of(file: sf.SoundFile, beginning: bytes) -> AudioFormat:
     tags = tuple((name, text) for name, text in file.copy_metadata().items() if text and name != "software")
     samples = None if file.frames >= 2**62 else file.frames  # FLAC from a pipe
-    return AudioFormat(file.samplerate, file.channels, samples, file.format, file.subtype, file.endian, tags)
+    form = AudioFormat(file.samplerate, file.channels, samples, file.format, file.subtype, file.endian, tags)
+    places = sf._ffi.new("int[]", file.channels)  # SFC_GET_CHANNEL_MAP_INFO, for which soundfile has no name:
+    if sf._snd.sf_command(file._file, 0x1100, places, sf._ffi.sizeof(places)):
+        form = replace(form, channel_map=tuple(places))
+    layout = beginning.partition(b"fmt ")[2]
+    valid = int.from_bytes(layout[22:24], "big" if file.endian == "BIG" else "little")
+    bits = INTEGER_BITS.get(file.subtype, 0)
+    return replace(form, valid_bits=valid) if file.format == "WAVEX" and 0 < valid < bits else form
 
 
-def _samples_of_w64(file: Path | BinaryIO, form: AudioFormat) -> int | None:
+def _samples_of_w64(file: BinaryIO, form: AudioFormat) -> int | None:
     """Return the number of samples: libsndfile takes what is behind them, were it padding, for more of them."""
-    with contextlib.nullcontext(file) if not isinstance(file, Path) else file.open("rb") as opened:
-        place = opened.tell()
-        size = sample_bytes(opened)
-        opened.seek(place)
+    place = file.tell()
+    size = sample_bytes(file)
+    file.seek(place)
     if size is None or form.samples is None or form.subtype not in SAMPLE_BYTES:
         return form.samples
     return min(form.samples, size // (form.channels * SAMPLE_BYTES[form.subtype]))
 
 
-def _unreadable(path: Path, beginning: bytes, error: Any) -> AudioError:
-    if not beginning:
-        reason = "it is empty, 0 bytes"
-    elif beginning.startswith((b"fLaC", b"OggS", b"ID3")):
-        reason = "damaged, or without a single sample"  # what libsndfile says of these, "possibly a pipe", misleads
-    else:
-        reason = error.error_string.rstrip(".")
-    return AudioError(
-        f"{path}: not a sound file libsndfile can read ({reason}).", f"Convert it first: ffmpeg -i {path.name} out.wav"
-    )
+def _end_of_wav(file: BinaryIO) -> int | None:
+    """Return where a WAV ends that is followed by what is neither a chunk nor empty: another file, perhaps."""
+    head = _beginning(file)[:12]
+    end, size = int.from_bytes(head[4:8], "little") + 8, file.seek(0, os.SEEK_END)
+    if head[:4] + head[8:] != b"RIFFWAVE" or means_unknown(end) or end + end % 2 >= size:
+        return None
+    file.seek(end + end % 2)
+    rest = file.read(2**16)
+    if not any(rest) or (rest[:4].isalpha() and rest[:4] not in (b"RIFF", b"RIFX")) or rest[:3] in (b"ID3", b"id3"):
+        return None
+    return end
+
+
+def _strange_bytes(file: BinaryIO) -> list[str]:
+    end = _end_of_wav(file)
+    return [] if end is None else [f"{file.seek(0, os.SEEK_END) - end} bytes follow its end and are left out"]
+
+
+def _reason(beginning: bytes, error: Any) -> str:
+    """Return why libsndfile does not read a file, should FFmpeg not either."""
+    if beginning.startswith(b"fLaC"):
+        return "damaged, or without a single sample"  # what libsndfile says of it, "possibly a pipe", misleads
+    return str(error.error_string).rstrip(".")
 
 
 def _damaged(path: Path, samples: int, form: AudioFormat, reason: str) -> AudioError:

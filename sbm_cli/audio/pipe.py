@@ -113,6 +113,7 @@ class PipeWriter:
     """
 
     def __init__(self, pipe: Pipe, format: AudioFormat) -> None:
+        self.notes: list[str] = []  # as `SoundWriter` has them
         self._file = pipe.file
         self._format = format
         self._padding = b""

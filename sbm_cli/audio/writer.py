@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
+from typing import Any
 
+import numpy as np
 import soundfile as sf
 
+from sbm_cli.audio.encoder import SoundEncoder
 from sbm_cli.audio.format import AudioFormat, Waveform, storable
 from sbm_cli.audio.metadata import Metadata
 from sbm_cli.audio.permissions import keep, mode_for_new
@@ -19,6 +22,18 @@ from sbm_cli.errors import DISK_FULL, FULL, AudioError, OutputExistsError
 
 _WRITE_FRAMES = 4096  # libsndfile overflows its stack on a Vorbis block of three million samples
 _UNREADABLE_WHEN_EMPTY = {"FLAC", "OPUS", "MP3"}  # libsndfile 1.2 writes them without a complaint and cannot open them
+_MP3_KBPS = {  # by whether the rate is one of MPEG-1
+    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_VORBIS_ORDER = {  # of channels, by their places in a WAV
+    3: [0, 2, 1],
+    5: [0, 2, 1, 3, 4],
+    6: [0, 2, 1, 4, 5, 3],
+    7: [0, 2, 1, 5, 6, 4, 3],
+    8: [0, 2, 1, 6, 7, 4, 5, 3],
+}
+_VORBIS_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 250)  # of a channel, by tenths of quality
 
 
 class SoundWriter:
@@ -50,6 +65,9 @@ class SoundWriter:
         self.format = format
         self._overwrite = overwrite
         self._written = 0
+        # libsndfile takes the channels of Vorbis and Opus as they are stored.
+        in_ogg = format.container == "OGG" and not format.is_encoded
+        self._order = _VORBIS_ORDER.get(format.channels) if in_ogg else None
 
     def __enter__(self) -> "SoundWriter":
         # A link stays a link; what it points to is replaced.
@@ -70,7 +88,7 @@ class SoundWriter:
             hint = f"Make the folder {self._target.parent} first." if isinstance(error, FileNotFoundError) else ""
             raise AudioError(f"{self.path}: cannot be written ({reason}).", hint) from error
         try:
-            self._file = self._open()
+            self._file: sf.SoundFile | SoundEncoder = self._open()
         except BaseException:
             self._part.unlink(missing_ok=True)
             raise
@@ -82,6 +100,8 @@ class SoundWriter:
         Raises ValueError for another channel count or a sample that is not finite, AudioError if the disc is full.
         """
         frames = storable(block, self.format)
+        if self._order is not None:
+            frames = np.ascontiguousarray(frames[:, self._order])
         with self._failing_as_audio_error():
             for start in range(0, len(frames), _WRITE_FRAMES):
                 self._file.write(frames[start : start + _WRITE_FRAMES])
@@ -92,21 +112,33 @@ class SoundWriter:
     ) -> None:
         try:
             if kind is not None:
-                with contextlib.suppress(sf.LibsndfileError):
-                    self._file.close()
+                with contextlib.suppress(sf.LibsndfileError, OSError):
+                    self._file.abandon() if isinstance(self._file, SoundEncoder) else self._file.close()
                 return
             with self._failing_as_audio_error():
                 self._file.close()  # soundfile syncs to disc first
-            if not self._written and {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY:
+            is_unreadable = (
+                self.format.is_encoded or {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY
+            )
+            if not self._written and is_unreadable:
                 raise AudioError(f"{self.path}: no {self.format.container} can be empty.", "Name a .wav as the output.")
-            with self._failing_as_audio_error():
-                self.not_carried = self._metadata.write(self._part, self.format)
+            if not self.format.is_encoded:  # the encoder has brought what it has room for
+                with self._failing_as_audio_error():
+                    self.not_carried = self._metadata.write(self._part, self.format)
             self._publish()
         finally:
             self._part.unlink(missing_ok=True)
 
-    def _open(self) -> sf.SoundFile:
+    @property
+    def notes(self) -> list[str]:
+        """What is to be told of the file that was written."""
+        return self._file.notes if isinstance(self._file, SoundEncoder) else []
+
+    def _open(self) -> sf.SoundFile | SoundEncoder:
         form = self.format
+        if form.is_encoded:
+            with self._failing_as_audio_error():
+                return SoundEncoder(self._part, form, self.path)
         try:
             file = sf.SoundFile(
                 os.fsencode(self._part) if os.name == "posix" else str(self._part),
@@ -116,6 +148,7 @@ class SoundWriter:
                 subtype=form.subtype,
                 endian=form.endian,
                 format=form.container,
+                **_quality(form),
             )
         except (sf.LibsndfileError, ValueError) as error:
             reason = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
@@ -123,6 +156,9 @@ class SoundWriter:
                 f"{self.path}: {form.container} {form.subtype} with {form.channels} channels at {form.rate} Hz "
                 f"cannot be written ({reason.rstrip('.')})."
             ) from error
+        if len(form.channel_map) == form.channels:
+            places = sf._ffi.new("int[]", form.channel_map)  # SFC_SET_CHANNEL_MAP_INFO; WAVEX, CAF and AIFF have room
+            sf._snd.sf_command(file._file, 0x1101, places, sf._ffi.sizeof(places))
         if form.container == "RF64" and form.samples is None:
             # SFC_RF64_AUTO_DOWNGRADE, for which soundfile has no name: a WAV, should it stay below 4 GiB.
             sf._snd.sf_command(file._file, 0x1210, sf._ffi.NULL, 1)
@@ -207,6 +243,28 @@ def remove_parts(folder: Path, process: int) -> None:
     """Remove the files that a process, killed since, left half-written in a folder."""
     for part in folder.glob(f".sbm-{process}-*.part"):
         part.unlink(missing_ok=True)
+
+
+def _quality(form: AudioFormat) -> dict[str, Any]:
+    """Return what makes libsndfile write a codec at a bit rate, where one is given."""
+    if not form.bit_rate:
+        return {}
+    kbps = form.bit_rate / 1000
+    if form.subtype == "MPEG_LAYER_III":
+        least, most = (32, 320) if form.rate >= 32000 else (8, 160) if form.rate >= 16000 else (8, 64)
+        rates = [rate for rate in _MP3_KBPS[form.rate >= 32000] if kbps <= rate + 0.5]
+        # A variable rate was lowered by every pause: the sound between them had more.
+        kbps = min(1.25 * kbps if form.variable else min(rates, default=most), most)
+        frame = (144 if form.rate >= 32000 else 72) * kbps * 1000 / form.rate
+        # In a smaller frame of a constant rate LAME does not tell how much it put before the sound.
+        mode = "AVERAGE" if form.variable or frame < 200 else "CONSTANT"
+        return {"bitrate_mode": mode, "compression_level": min(0.99, (most - kbps) / (most - least))}
+    if form.subtype == "OPUS":
+        return {"compression_level": min(0.99, max(0.0, (256 - kbps / form.channels) / 250))}
+    if form.subtype == "VORBIS" and form.rate >= 26000:  # below, the quality says little of the bit rate
+        qualities = np.interp(kbps / form.channels, _VORBIS_KBPS, np.linspace(0, 1, len(_VORBIS_KBPS)))
+        return {"compression_level": 1 - float(qualities)}
+    return {}
 
 
 def _exists(path: Path) -> OutputExistsError:

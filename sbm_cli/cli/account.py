@@ -55,6 +55,8 @@ class Account:
         self._not_carried.update(report.get("not_carried", ()))
         if limit := report.get("band_limit"):
             self._limits.add(limit)
+        for note in report.get("notes", ()):
+            console.warn(f"{job.source}: {note}")
         if self._json_lines:
             record = {"status": status, "source": str(job.source), "target": str(job.target), **report}
             console.data_line(record | ({"reason": reason} if reason else {}))

@@ -17,6 +17,7 @@ from sbm_cli.cli import console, errors
 from sbm_cli.cli.account import Account
 from sbm_cli.cli.options import (
     AttenuationLimit,
+    AudioStream,
     ClipMode,
     Dereverb,
     Dtype,
@@ -35,6 +36,7 @@ from sbm_cli.cli.options import (
     Subtype,
     Verbose,
     check_device,
+    stream_of,
     suffix_of,
     wrong_usage,
 )
@@ -95,6 +97,7 @@ def batch(
     subtype: Subtype = None,
     clip_mode: ClipMode = "clamp",
     replace_nan: ReplaceNan = False,
+    audio_stream: AudioStream = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -140,6 +143,7 @@ def batch(
             subtype=subtype,
             clip_mode=clip_mode,
             replace_nan=replace_nan,
+            audio_stream=stream_of(audio_stream),
         )
     suffix = suffix_of(ext)
     weights = hub.resolve(model)

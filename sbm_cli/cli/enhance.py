@@ -18,6 +18,7 @@ from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
     BAND_NOTE,
     AttenuationLimit,
+    AudioStream,
     ClipMode,
     Dereverb,
     Dtype,
@@ -37,6 +38,7 @@ from sbm_cli.cli.options import (
     Subtype,
     Verbose,
     check_device,
+    stream_of,
     suffix_of,
     wrong_usage,
 )
@@ -53,7 +55,7 @@ PIPE = "-"  # standard input or output, where a file's name would stand
 
 def enhance(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT", help="Recordings: WAV, FLAC, OGG, MP3, …; - is stdin.")
+        list[str], typer.Argument(metavar="INPUT", help="Recordings: WAV, MP3, M4A, MP4, …; - is stdin.")
     ],
     output: Annotated[
         str,
@@ -89,6 +91,7 @@ def enhance(
     subtype: Subtype = None,
     clip_mode: ClipMode = "clamp",
     replace_nan: ReplaceNan = False,
+    audio_stream: AudioStream = None,
     spectrogram: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw INPUT above OUTPUT, in one scale, into a picture.")
     ] = None,
@@ -98,7 +101,8 @@ def enhance(
 ) -> None:
     """Remove noise and reverberation from recordings.
 
-    The output has the rate, channels, length and sample format of the input. What lies above 8 kHz is lost, or kept by
+    The output has the rate, channels, length and sample format or codec of the input. Of a film the sound is replaced;
+    pictures, subtitles, chapters and other sound are copied as they are. What lies above 8 kHz is lost, or kept by
     --keep-high-band.
     For folders, and for many files on all cores, there is `sbm batch`.
     WAV and raw samples go through pipes as they come. Other formats, and --clip-mode rescale, wait for the end of stdin
@@ -114,6 +118,7 @@ def enhance(
       sbm enhance talk.wav -o walked.wav --steps 5 --sampler sde --seed 1
       sbm enhance tape.flac -o speech.wav --mono --rate 16000 --subtype PCM_16
       sbm enhance talk.wav -o talk.wav --overwrite replaced only when complete
+      sbm enhance talk.mp4 -o clean.mp4            the picture is copied
       sbm enhance talk.wav -o clean.wav --json | jq .rtf
       sbm enhance talk.wav -o clean.wav --spectrogram talk.png
       sbm enhance - -o - < noisy.wav > clean.wav
@@ -141,6 +146,7 @@ def enhance(
             subtype=subtype,
             clip_mode=clip_mode,
             replace_nan=replace_nan,
+            audio_stream=stream_of(audio_stream),
         )
     if json and output == PIPE:
         raise typer.BadParameter("only one of them can have stdout", param_hint="--json, --output")
@@ -300,6 +306,8 @@ def _drawn(
 
 
 def _summarise(report: FileReport) -> None:
+    for note in report.notes:
+        console.warn(f"{report.source}: {note}")
     if report.clipped:
         console.warn(
             f"{report.target}: {report.clipped} samples beyond full scale",

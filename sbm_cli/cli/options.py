@@ -56,6 +56,13 @@ ClipMode = Annotated[
     Literal["clamp", "rescale", "none"],
     typer.Option(help="What to do with samples beyond full scale, in integer formats."),
 ]
+AudioStream = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all",
+        help="Of several audio streams in a film: which, from 1, or all; the one that players play if not given.",
+    ),
+]
 ReplaceNan = Annotated[
     bool, typer.Option("--replace-nan", help="Take samples that are not numbers as silence, instead of failing.")
 ]
@@ -63,12 +70,22 @@ ReplaceNan = Annotated[
 
 def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
     """Return the suffix that --ext means, refusing all but those of sound files and `more`."""
-    from sbm_cli.audio.format import SUFFIXES
+    from sbm_cli.audio.format import OUTPUT_SUFFIXES
 
     suffix = None if ext is None else f".{ext.lower().lstrip('.')}"
-    if suffix not in (None, *SUFFIXES, *more):
-        raise typer.BadParameter(f"no sound format {ext}; known: {' '.join(SUFFIXES + more)}", param_hint="--ext")
+    if suffix not in (None, *OUTPUT_SUFFIXES, *more):
+        known = " ".join(OUTPUT_SUFFIXES + more)
+        raise typer.BadParameter(f"no sound format {ext}; known: {known}", param_hint="--ext")
     return suffix
+
+
+def stream_of(text: str | None) -> int | Literal["all"] | None:
+    """Return what --audio-stream means."""
+    if text is None or text == "all":
+        return text  # type: ignore[return-value]
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise typer.BadParameter(f"{text!r} is neither a number from 1 nor all", param_hint="--audio-stream")
+    return int(text)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sbm_cli.audio.format import SUFFIXES, AudioFormat, format_for
+from sbm_cli.audio.format import OUTPUT_SUFFIXES, AudioFormat, changes, format_for
 from sbm_cli.errors import AudioError
 
 WAV = AudioFormat(rate=48000, channels=2, samples=1000, container="WAV", subtype="PCM_24")
@@ -50,9 +50,58 @@ def test_container_follows_the_suffix_and_subtype_the_source(
     assert (found.rate, found.channels, found.samples) == (source.rate, source.channels, source.samples)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 def test_every_suffix_has_a_format(suffix: str) -> None:
-    assert format_for("a" + suffix, WAV).subtype
+    rate = {".amr": 8000, ".g722": 16000}.get(suffix, 48000)
+    assert format_for("a" + suffix, replace(WAV, rate=rate, channels=1)).subtype
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "container", "subtype", "bit_rate"),
+    [
+        (of("MP4", "AAC"), "a.m4a", "M4A", "AAC", 97_000),
+        (of("MP4", "ALAC_24"), "a.m4a", "M4A", "ALAC_24", 0),
+        (of("MP4", "AAC"), "a.wav", "WAV", "PCM_16", 97_000),
+        (of("MP4", "ALAC_24"), "a.wav", "WAV", "PCM_24", 0),
+        (of("WAV", "PCM_24"), "a.m4a", "M4A", "AAC", 160_000),
+        (of("WAV", "PCM_24"), "a.wv", "WV", "WAVPACK_32", 0),
+        (of("WAV", "PCM_24"), "a.tta", "TTA", "TTA_24", 0),
+        (of("WAV", "PCM_24"), "a.mov", "MOV", "PCM_24", 0),
+        (of("MP3", "MPEG_LAYER_II"), "a.mp2", "MP2", "MPEG_LAYER_II", 112_000),
+        (of("MP3", "MPEG_LAYER_II"), "a.mp3", "MP2", "MPEG_LAYER_II", 112_000),
+        (of("MP3", "MPEG_LAYER_III"), "a.mkv", "MATROSKA", "MPEG_LAYER_III", 112_000),
+        (of("MATROSKA", "OPUS"), "a.webm", "WEBM", "OPUS", 97_000),
+        (of("MATROSKA", "VORBIS"), "a.webm", "WEBM", "OPUS", 97_000),
+        (of("OGG", "FLAC_24"), "a.ogg", "OGG", "FLAC_24", 0),
+        (of("OGG", "SPEEX"), "a.ogg", "OGG", "VORBIS", 97_000),
+        (of("MP4", "AAC"), "a.ac3", "AC3", "AC3", 112_000),
+    ],
+)
+def test_codecs_stay_with_their_bit_rate_or_the_next(
+    source: AudioFormat, name: str, container: str, subtype: str, bit_rate: int
+) -> None:
+    found = format_for(name, replace(source, bit_rate=97_000))
+    assert (found.container, found.subtype, found.bit_rate) == (container, subtype, bit_rate)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "told"),
+    [
+        (of("WAV", "IMA_ADPCM"), "a.wav", ["IMA_ADPCM becomes PCM_16"]),
+        (of("MATROSKA", "VORBIS"), "a.webm", ["VORBIS becomes OPUS"]),
+        (of("OGG", "SPEEX"), "a.ogg", ["SPEEX becomes VORBIS"]),
+        (of("MP4", "AAC"), "a.wav", []),
+        (of("MP4", "AAC"), "a.m4a", []),
+        (replace(of("MP4", "AAC"), channels=6, layout="5.1(side)"), "a.mp4", []),
+        (
+            replace(of("MP4", "OPUS"), channels=6, layout="5.1(side)"),
+            "a.webm",
+            ["the channels 5.1(side) become 5.1"],
+        ),
+    ],
+)
+def test_what_is_not_kept_is_told(source: AudioFormat, name: str, told: list[str]) -> None:
+    assert changes(name, source, format_for(name, source)) == told
 
 
 def test_the_users_subtype_wins_in_any_case_of_letters() -> None:
@@ -89,7 +138,12 @@ def test_large_wav_becomes_rf64() -> None:
 @pytest.mark.parametrize(
     ("name", "source", "subtype", "message", "hint"),
     [
-        ("a.mp4", WAV, None, r"a\.mp4: no sound format for suffix \.mp4", r"\.wav .*\.flac"),
+        ("a.xyz", WAV, None, r"a\.xyz: no sound format for suffix \.xyz", r"\.wav .*\.flac .*\.mp4"),
+        ("a.ape", WAV, None, r"a\.ape: Monkey's Audio is read, but there is no encoder", "--ext flac"),
+        ("a.amr", WAV, None, r"AMR_NB has one channel at 8000 Hz, not 2 at 48000 Hz", "--mono --rate 8000"),
+        ("a.m4a", WAV, "OPUS", "M4A has no subtype OPUS", "AAC, ALAC_16"),
+        ("a.m4a", replace(WAV, rate=37000), None, "AAC has no rate of 37000 Hz, only 7350, 8000", "--rate"),
+        ("a.ac3", replace(WAV, channels=7), None, "AC3 AC3 with 7 channels at 48000 Hz cannot", "wav"),
         ("a", WAV, None, "a name without suffix", r"\.wav"),
         ("a.flac", WAV, "FLOAT", "FLAC has no subtype FLOAT", "PCM_16, PCM_24"),
         ("a.wav", WAV, "MPEG_LAYER_III", "WAV has no subtype", "PCM_16"),

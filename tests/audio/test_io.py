@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbm_cli.audio.format import AudioFormat, format_for
+from sbm_cli.audio.format import AudioFormat, changes, format_for
 from sbm_cli.audio.io import SoundReader, read_format
 from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.errors import AudioError, OutputExistsError
@@ -120,7 +120,7 @@ def test_codecs_keep_length_and_lag(
     form = AudioFormat(rate, 2, samples, container, subtype)
     write(path, waveform, form)
     found = read(path)
-    assert replace(read_format(path), tags=()) == form
+    assert replace(read_format(path), tags=(), samples=samples) == form  # how many there are, the end tells
     assert found.shape == waveform.shape
     if samples > 1000:
         assert [lag(found[channel], waveform[channel]) for channel in range(2)] == [0, 0]
@@ -144,7 +144,7 @@ def test_a_large_block_reaches_libsndfile_in_small_ones(
     write(tmp_path / f"a{suffix}", waveform, format_for(f"a{suffix}", WAV), size=waveform.shape[1])
     assert max(sizes) <= 8192
     assert sum(sizes) == 100_001
-    assert read_format(tmp_path / f"a{suffix}").samples == 100_001
+    assert read(tmp_path / f"a{suffix}").shape == (1, 100_001)
 
 
 @pytest.mark.parametrize("channels", [1, 7])
@@ -152,6 +152,22 @@ def test_any_number_of_channels_in_their_order(tmp_path: Path, channels: int) ->
     waveform = np.repeat(np.arange(1, channels + 1, dtype=np.float32)[:, None] / np.float32(16), 50, axis=1)
     write(tmp_path / "a.wav", waveform, replace(WAV, channels=channels))
     assert np.array_equal(read(tmp_path / "a.wav"), waveform)
+
+
+def test_where_channels_stand_is_kept_and_valid_bits_are_told(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", np.zeros((10, 6)), 48000, "PCM_32", format="WAVEX")
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    place = content.index(b"fmt ") + 8
+    content[place + 18 : place + 24] = struct.pack("<HI", 24, 0x60F)  # valid bits; 5.1 with the speakers at the sides
+    (tmp_path / "a.wav").write_bytes(content)
+    with SoundReader(tmp_path / "a.wav") as reader:
+        form = format_for("b.wav", reader.format)
+        write(tmp_path / "b.wav", np.zeros((6, 10), np.float32), form)
+        assert changes("b.wav", reader.format, form) == ["24 valid bits of a sample become 32"]
+        assert changes("b.flac", reader.format, format_for("b.flac", reader.format)) == []
+    content = bytearray((tmp_path / "b.wav").read_bytes())
+    place = content.index(b"fmt ") + 8
+    assert struct.unpack("<HI", content[place + 18 : place + 24]) == (32, 0x60F)
 
 
 def test_byte_order_is_kept(tmp_path: Path) -> None:
@@ -214,11 +230,11 @@ def test_has_full_scale_says_whether_overs_survive(tmp_path: Path, container: st
 def test_empty_in_empty_out(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     write(path, np.zeros((1, 0), np.float32), format_for(path, WAV))
-    assert read_format(path).samples == 0
+    assert read_format(path).samples in (0, None)
     assert read(path).shape == (1, 0)
 
 
-@pytest.mark.parametrize("suffix", [".flac", ".opus", ".mp3"])
+@pytest.mark.parametrize("suffix", [".flac", ".opus", ".mp3", ".m4a", ".wv"])
 def test_formats_that_cannot_be_empty_say_so(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     with pytest.raises(AudioError, match="can be empty"):
@@ -279,6 +295,14 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_format(tmp_path / "pipe.wav")
 
 
+def test_a_sound_file_has_one_stream(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", np.zeros(9), 16000)
+    with SoundReader(tmp_path / "a.wav", stream=1) as reader:
+        assert reader.streams == 1
+    with pytest.raises(AudioError, match="has one audio stream, not 2"):
+        SoundReader(tmp_path / "a.wav", stream=2)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -286,14 +310,14 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         (b"dear diary, today I recorded nothing\n" * 20, "Format not recognised"),
         (b"RIFF\x00\x00\x00\x00WAVE", "No 'data' chunk"),
         (b"fLaC" + bytes(100), "damaged, or without a single sample"),
-        (b"ID3\x03\0\0\0\0\0\x0aTIT2\0\0\0\0\0\0", "damaged, or without a single sample"),
+        (b"ID3\x03\0\0\0\0\0\x0aTIT2\0\0\0\0\0\0", "a tag without a single sample"),
     ],
 )
 def test_what_is_no_sound_names_path_reason_and_cure(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(AudioError, match=rf"a\.wav: not a sound file libsndfile can read \(.*{reason}.*\)") as caught:
+    with pytest.raises(AudioError, match=rf"a\.wav: not a sound file \(.*{reason}.*\)") as caught:
         read_format(tmp_path / "a.wav")
-    assert "ffmpeg" in caught.value.hint
+    assert caught.value.hint
 
 
 TRUNCATED = [
@@ -418,7 +442,7 @@ def test_nothing_has_the_targets_name_before_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus"])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus", ".m4a", ".mkv"])
 def test_an_exception_leaves_nothing(tmp_path: Path, error: type[BaseException], suffix: str) -> None:
     form = format_for(f"a{suffix}", WAV)
     with pytest.raises(error), SoundWriter(tmp_path / f"a{suffix}", form) as writer:
@@ -462,13 +486,14 @@ def test_a_killed_process_leaves_no_output(tmp_path: Path, number: signal.Signal
     assert not list(tmp_path.rglob("*.wav"))
 
 
-def test_a_full_disc_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".wav", ".m4a", ".tta"])
+def test_a_full_disc_is_an_error_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with pytest.raises(AudioError, match=r"a\.wav: writing failed at .* s \(file too large\)") as caught:
-            write(tmp_path / "a.wav", speechlike(16000, 100_000, 1), WAV)
+        with pytest.raises(AudioError, match=rf"a\{suffix}: writing failed at .* s \(file too large\)") as caught:
+            write(tmp_path / f"a{suffix}", speechlike(16000, 100_000, 1), format_for(f"a{suffix}", WAV))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)

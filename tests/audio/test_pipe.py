@@ -97,8 +97,8 @@ def test_what_has_to_be_sought_in_is_read_all_the_same(container: str, subtype: 
     expected, _ = sf.read(io.BytesIO(content), dtype="float32", always_2d=True)
     with through(content).rewindable() as source:
         for _ in range(2):
-            np.testing.assert_allclose(read(source).T, expected, atol=1e-6)  # MP3 read in blocks rounds differently
-    np.testing.assert_allclose(read(through(content)).T, expected, atol=1e-6)
+            np.testing.assert_allclose(read(source).T, expected, atol=1e-4)  # another decoder rounds differently
+    np.testing.assert_allclose(read(through(content)).T, expected, atol=1e-4)
 
 
 def test_a_wav_is_not_waited_for() -> None:

@@ -227,7 +227,7 @@ def test_another_format(copy: Any, folder: Path) -> None:
     ("options", "status", "message"),
     [
         (["-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
-        (["--ext", "m4a"], 2, "sbm: invalid value for --ext: no sound format m4a; known: .wav "),
+        (["--ext", "xyz"], 2, "sbm: invalid value for --ext: no sound format xyz; known: .wav "),
         (["--device", "cpu,gpu"], 2, "sbm: invalid value for --device: 'gpu' is none of "),
         (["--device", "cuda:98,cuda:99"], 1, "sbm: --device cuda:98: torch can use "),
         (["--include", "*.mp3"], 1, "sbm: no recordings found in in\n     Looked for *.mp3\n"),

@@ -23,7 +23,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from sbm_cli.audio.io import read_format
+from sbm_cli.audio.io import SoundReader, read_format
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="forks, and names and limits of files as Linux has them"
@@ -194,7 +194,7 @@ GROUPS = {
         Case(
             "0 bytes",
             lambda: Path("in.wav").touch(),
-            "in.wav: not a sound file libsndfile can read (it is empty, 0 bytes)",
+            "in.wav: not a sound file (it is empty, 0 bytes)",
         ),
         Case("text", lambda: Path("in.wav").write_text("dear diary\n" * 99), "in.wav: not a sound file"),
         Case("half of a file", cut, "in.wav: truncated: "),
@@ -348,6 +348,11 @@ def contents(folder: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
+def length(path: str) -> int:
+    with SoundReader(path) as reader:
+        return sum(block.shape[1] for block in reader.blocks(10_000))
+
+
 FORM = ("frames", "samplerate", "channels", "format", "subtype")
 
 
@@ -417,4 +422,4 @@ def test_bytes_changed_at_random(
         assert "Traceback" not in err and "fault of the program" not in err, err
         assert (status == 0) == (after.pop(case.target, None) is not None) and after == before
         if status == 0:
-            assert soundfile.info(case.target).frames == soundfile.info(case.source).frames
+            assert length(case.target) == length(case.source)

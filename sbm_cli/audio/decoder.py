@@ -1,0 +1,325 @@
+"""Sound that FFmpeg decodes: one stream of a file after the other, in order, at constant memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbm_cli.audio import ffmpeg
+from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Origin, Waveform
+from sbm_cli.audio.mpeg import mpeg_parts
+from sbm_cli.audio.parts import Part, Parts, Window, cut_short, ogg_parts, sniff
+from sbm_cli.audio.resample import StreamResampler
+from sbm_cli.errors import AudioError
+
+# Seconds without sound beside a picture that become silence: less is the coarseness of time stamps, more another clock.
+_GAP, _MOST_GAP = 0.02, 600.0
+_SILENCE = 1.0  # seconds of it at a time
+_OPUS_RATES = (8000, 12000, 16000, 24000)  # of what was encoded, which Opus decodes to 48 kHz all the same
+TAGS = {name: name for name in ("title", "artist", "album", "comment", "copyright", "date", "genre")}
+TAGS |= {"track": "tracknumber", "license": "license", "publisher": "organization"}
+# Whose plain samples libsndfile reads, unless their header is damaged: then FFmpeg's guess is not to be trusted either.
+_STRICT = {"wav", "w64", "aiff", "caf", "au", "nistsphere"}
+_OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
+
+
+class Decoder:
+    """The sound of a file, read in order; see `SoundReader`, which hands it out in blocks.
+
+    reason: why libsndfile did not read it, for the error. notes: what is to be told of it, complete once all is read.
+
+    Raises AudioError if it holds no sound that FFmpeg knows, or not so many streams of it.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path, stream: int | None = None, reason: str = "") -> None:
+        self.notes: list[str] = []
+        self._refused = bool(reason)
+        self._reason = reason or "damaged, or without a single sample"
+        self._file, self._path, self._stream = file, path, stream
+        beginning = sniff(file)
+        self._parts = _parts(file, beginning)
+        self._opened: Any = self._open(self._parts.streams[0])
+        try:
+            self.format = self._format()
+            self.has_pictures = any(other.type == "video" and not is_still(other) for other in self._opened.streams)
+        except BaseException:
+            self.close()
+            raise
+        if self._parts.strange:
+            self.notes.append(f"{self._parts.strange} bytes in it are neither sound nor a tag: left out")
+        self._waiting = np.zeros((self.format.channels, 0), np.float32)
+        self._blocks = self._all()
+
+    def read(self, frames: int, **_: object) -> NDArray[np.float32]:
+        """Return the next samples [n, channels], fewer than `frames` only at their end.
+
+        Raises AudioError where sound is missing.
+        """
+        blocks = [self._waiting]
+        count = self._waiting.shape[1]
+        while count < frames and (block := next(self._blocks, None)) is not None:
+            blocks.append(block)
+            count += block.shape[1]
+        waveform = np.concatenate(blocks, axis=1)
+        self._waiting = waveform[:, frames:]
+        return np.ascontiguousarray(waveform[:, :frames].T)
+
+    def close(self) -> None:
+        self._opened.close()
+
+    @property
+    def streams(self) -> int:
+        """How many streams of sound there are."""
+        return len(self._opened.streams.audio)
+
+    # --- opening
+
+    def _open(self, part: Part) -> Any:
+        import av
+
+        try:
+            return open_container(Window(self._file, part.start, part.end), self._path)
+        except (av.FFmpegError, ValueError) as error:
+            raise self._unreadable() from error
+
+    def _unreadable(self) -> AudioError:
+        return AudioError(
+            f"{self._path}: not a sound file ({self._reason}).",
+            "Play it to see whether it is whole: neither libsndfile nor FFmpeg can read it.",
+        )
+
+    def _chosen(self, container: Any) -> Any:
+        """Return the stream that is meant: of several, the one that players play."""
+        streams = container.streams.audio
+        if not streams:
+            raise AudioError(f"{self._path}: holds no sound ({self._reason}).")
+        if self._stream is None:
+            return container.streams.best("audio") or streams[0]
+        if self._stream > len(streams):
+            raise AudioError(
+                f"{self._path}: has {len(streams)} audio streams, not {self._stream}.",
+                f"Use --audio-stream 1 to {len(streams)}, or all.",
+            )
+        return streams[self._stream - 1]
+
+    def _format(self) -> AudioFormat:
+        container = self._opened
+        stream = self._chosen(container)
+        context = stream.codec_context
+        if context is None or not context.sample_rate or not context.channels:
+            raise self._unreadable()
+        codec = context.codec.canonical_name
+        rate = context.sample_rate
+        if codec == "opus" and (encoded := int.from_bytes(bytes(context.extradata or b"")[12:16], "little")):
+            rate = encoded if encoded in _OPUS_RATES else rate
+        seconds = sum(part.seconds for part in self._parts.streams)
+        seconds = seconds or (float(stream.duration * stream.time_base) if stream.duration else 0.0)
+        seconds = seconds or (container.duration or 0) / 1e6
+        alone = len(container.streams) == 1 and seconds
+        size = sum(part.end - part.start for part in self._parts.streams)
+        bit_rate = context.bit_rate or (round(size * 8 / seconds) if alone else 0)
+        if codec == "aac" and str(context.profile).startswith("HE"):
+            bit_rate *= 2  # what we write is plain AAC, which needs about as much more
+        self._origin = Origin(self._path, self._file, container.streams.audio.index(stream))
+        name = container.format.name.split(",")[0]
+        subtype = ffmpeg.subtype_of(codec, context.format.name, bytes(context.extradata or b""))
+        if self._refused and subtype in SAMPLE_BYTES and not subtype.startswith("ALAC") and name in _STRICT:
+            raise self._unreadable()
+        return AudioFormat(
+            rate=rate,
+            channels=context.channels,
+            samples=None,
+            container={"mov": "MP4", "asf": "ASF", "matroska": "MATROSKA"}.get(name, name.upper()),
+            subtype=subtype,
+            tags=_tags(container.metadata | stream.metadata),
+            duration=seconds,
+            layout="" if context.layout.name.endswith(" channels") else context.layout.name,
+            bit_rate=bit_rate,
+            variable=any(part.variable for part in self._parts.streams),
+            origin=self._origin,
+        )
+
+    # --- reading
+
+    def _all(self) -> Iterator[Waveform]:
+        """Yield the sound of all parts as waveforms of the first one's rate and channels."""
+        self._lost, self._first_lost, heard = 0, 0.0, 0  # samples
+        self._error: Exception | None = None
+        for index, part in enumerate(self._parts.streams):
+            if index:
+                self.close()
+                self._opened = self._open(part)
+            for block in self._uniform(_up_to(part.samples, self._part(part))):
+                heard += block.shape[1]
+                yield block
+            if part.missing:
+                raise self._truncated(heard, part.missing)
+        if self._lost and self._lost >= heard:
+            raise AudioError(f"{self._path}: damaged: nothing of it can be decoded.")
+        self._check_end(heard)
+        if self._lost:
+            self.notes.append(
+                f"{self._lost / self.format.rate:.3f} s could not be decoded and are silence, "
+                f"first at {self._first_lost:.3f} s"
+            )
+
+    def _uniform(self, blocks: Iterator[tuple[Waveform, int]]) -> Iterator[Waveform]:
+        """Bring blocks, each with its rate, to the rate and channels of the format."""
+        form, resampler = self.format, None
+        for block, rate in blocks:
+            block = _with_channels(block, form.channels)
+            if resampler is None or resampler.rate_in != rate:
+                if resampler is not None:
+                    yield resampler.flush()
+                resampler = StreamResampler(rate, form.rate, form.channels)
+            yield resampler.feed(block)
+        if resampler is not None:
+            yield resampler.flush()
+
+    def _part(self, part: Part) -> Iterator[tuple[Waveform, int]]:
+        """Decode one part, with silence in place of what cannot be decoded, and of gaps where there is a picture."""
+        import av
+
+        stream = self._chosen(self._opened)
+        context = stream.codec_context
+        warms_up = part.samples is not None
+        if warms_up:  # what FFmpeg would cut is not the end
+            context.options = {"flags2": "+skip_manual"}
+        rate, place = context.sample_rate, 0.0
+        told: float | None = None  # the time of the first frame, of the second after another clock began
+        packets = self._opened.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, ValueError) as error:
+                self._error = error  # the end of a file that was cut, most often
+                packet = None
+            if packet is None:
+                return
+            try:
+                frames = context.decode(packet)
+            except av.EOFError:
+                return
+            except av.FFmpegError:
+                count = round(min(float((packet.duration or 0) * stream.time_base), _SILENCE) * rate)
+                self._first_lost = self._first_lost or place
+                self._lost += count * self.format.rate // rate
+                place += count / rate
+                yield np.zeros((self.format.channels, count), np.float32), rate
+                continue
+            for frame in frames:
+                if warms_up:  # and this is no sound yet
+                    warms_up = False
+                    continue
+                rate = frame.sample_rate
+                if frame.time is not None:
+                    if told is None:
+                        told = frame.time - place
+                        self._origin.start = frame.time
+                    gap = frame.time - told - place
+                    if not -_MOST_GAP < gap < _MOST_GAP:
+                        told, gap = frame.time - place, 0.0
+                    while self.has_pictures and gap > _GAP:
+                        count = round(min(gap, _SILENCE) * rate)
+                        place, gap = place + count / rate, gap - count / rate
+                        yield np.zeros((self.format.channels, count), np.float32), rate
+                place += frame.samples / rate
+                yield _waveform(frame), rate
+
+    def _check_end(self, heard: int) -> None:
+        """Refuse what ended before the bytes that its boxes promise."""
+        missing, place = cut_short(self._file), heard / self.format.rate
+        seconds = self.format.duration - place
+        if missing and self.format.container in ("AVI", "WAV"):  # of which no duration is known without the end
+            seconds = max(seconds, place * missing / self._file.seek(0, 2))
+        counted = self.format.container in ("WV", "TTA", "APE")  # whose headers count samples
+        if (missing and seconds > 0.1) or (counted and seconds > 0.5 / self.format.rate):
+            raise self._truncated(heard, seconds)
+        if self._error is not None:
+            raise AudioError(f"{self._path}: damaged: readable for {place:.3f} s ({self._error}).") from self._error
+
+    def _truncated(self, heard: int, seconds: float) -> AudioError:
+        readable = heard / self.format.rate
+        return AudioError(
+            f"{self._path}: truncated: {readable:.3f} s are there, {seconds:.3f} s at the end are missing.",
+            f"Copy it again, or keep what is there: ffmpeg -i {self._path.name} out.wav",
+        )
+
+
+def open_container(file: Window, path: Path) -> Any:
+    """Open a file for FFmpeg to read, by its content. Raises av.FFmpegError or ValueError if it cannot."""
+    import av
+
+    bare = ffmpeg.BARE.get(path.suffix.lower())
+    return av.open(file, format=bare, options=_OPENING, **ffmpeg.raw_tags())
+
+
+def _parts(file: BinaryIO, beginning: bytes) -> Parts:
+    """Return the parts of a file that may have been joined, else the whole as one."""
+    parts = Parts(())
+    if beginning.startswith(b"OggS"):
+        parts = ogg_parts(file)
+    elif is_mpeg(beginning):
+        parts = mpeg_parts(file)
+    if not parts.streams:
+        parts = Parts((Part(0, file.seek(0, 2)),))
+    return parts
+
+
+def _up_to(samples: int | None, blocks: Iterator[tuple[Waveform, int]]) -> Iterator[tuple[Waveform, int]]:
+    """Yield so many samples of the blocks, all if None."""
+    for block, rate in blocks:
+        yield block[:, :samples], rate
+        samples = None if samples is None else max(0, samples - block.shape[1])
+
+
+def is_mpeg(beginning: bytes) -> bool:
+    """Whether these bytes may begin a frame of MPEG audio: not of AAC, whose layer is 0, which MPEG has not."""
+    return len(beginning) > 1 and beginning[0] == 0xFF and beginning[1] >= 0xE0 and beginning[1] & 6 != 0
+
+
+def is_still(stream: Any) -> bool:
+    """Whether a video stream is one picture, as that of an album."""
+    from av.stream import Disposition
+
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def _waveform(frame: Any) -> Waveform:
+    """Return a decoded frame as float32 [channels, samples], ±1 full scale."""
+    samples: NDArray[Any] = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    if samples.dtype == np.uint8:
+        samples = (samples.astype(np.float32) - 128) / 128
+    elif samples.dtype.kind == "i":
+        samples = samples * 2.0 ** (1 - 8 * samples.dtype.itemsize)
+    return samples.astype(np.float32, copy=False)
+
+
+def _with_channels(block: Waveform, channels: int) -> Waveform:
+    """Return a block with so many channels: one becomes several, several become one, of more the last are dropped."""
+    if len(block) == channels:
+        return block
+    if channels == 1:
+        mono: Waveform = block.mean(axis=0, keepdims=True, dtype=np.float32)
+        return mono
+    return np.concatenate([block, np.repeat(block[-1:], max(0, channels - len(block)), axis=0)])[:channels]
+
+
+def _tags(metadata: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the tags that libsndfile knows as well, by its names."""
+    found = {name.lower(): text for name, text in metadata.items()}
+    return tuple((ours, _readable(found[theirs])) for theirs, ours in TAGS.items() if found.get(theirs))
+
+
+def _readable(text: str) -> str:
+    data = text.encode("utf-8", "surrogateescape")
+    with contextlib.suppress(UnicodeDecodeError):
+        return data.decode()
+    return data.decode("latin-1")

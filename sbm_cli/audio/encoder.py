@@ -1,0 +1,290 @@
+"""Sound that FFmpeg encodes, into a container of its own or in place of the sound of the file that it came from.
+
+What that file holds beside it (pictures, subtitles, chapters, attachments, tags, other sound) is copied as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbm_cli.audio import ffmpeg
+from sbm_cli.audio.decoder import TAGS, is_still, open_container
+from sbm_cli.audio.format import AudioFormat
+from sbm_cli.audio.parts import Window
+from sbm_cli.errors import AudioError
+
+_QUIET = 1e-3  # of full scale: what may give way to the silence that an encoder puts before the sound
+_FRAME = 4096  # samples, for encoders that take any number of them
+# Tags about the file itself, which the new one gets anew.
+_OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "_statistics_tags"}
+_NAMES = {ours: theirs for theirs, ours in TAGS.items()}
+
+
+class SoundEncoder:
+    """Write a file by FFmpeg: what of `sf.SoundFile` a writer needs.
+
+    name: of the file in the end, for errors. notes: what could not be copied.
+
+    Raises AudioError if the container does not take it, OSError while writing.
+    """
+
+    def __init__(self, path: Path, form: AudioFormat, name: Path) -> None:
+        self._name = name
+        self.notes: list[str] = []
+        self._form, self._muxer, self._kind = form, ffmpeg.MUXERS[form.container], ffmpeg.ENCODERS[form.subtype]
+        self._written = 0
+        self._waiting: tuple[float, Any] | None = None
+        with contextlib.ExitStack() as opened:
+            self._file = opened.enter_context(path.open("w+b"))
+            origin = form.origin
+            self._source = opened.enter_context(open_container(Window(origin.file), origin.path)) if origin else None
+            with _as_os_error():
+                self._begin()
+            self._opened = opened.pop_all()
+        self._rest: NDArray[Any] = np.zeros((0, form.channels), np.float32)
+        self._delay = self._measured_delay()
+        self._begun = False
+
+    def write(self, frames: NDArray[np.float32 | np.int32]) -> None:
+        """Append samples [n, channels] as `storable` gives them."""
+        self._rest = np.concatenate([self._rest, frames]) if len(self._rest) else frames
+        if len(self._rest) <= self._delay:
+            return
+        with _as_os_error():
+            self._make_room()
+            size = self._stream.codec_context.frame_size or _FRAME
+            whole = len(self._rest) // size * size
+            for start in range(0, whole, size):
+                self._encode(self._rest[start : start + size])
+            self._rest = self._rest[whole:]
+
+    def close(self) -> None:
+        """Finish the file."""
+        with self._opened, _as_os_error():
+            self._make_room()
+            if self._kind.delay:  # of which nothing but the sound's own end comes out
+                self._rest = np.concatenate([self._rest, np.zeros_like(self._rest, shape=(self._kind.delay, 1))])
+            if len(self._rest):
+                self._encode(self._rest)
+            self._output.mux(self._stream.encode(None))
+            self._copy(None)
+            tags = {name.lower() for name in self._output.metadata}
+            self._output.close()
+            self._tell_lost(tags)
+
+    def abandon(self) -> None:
+        """Leave the file as it is, to be removed."""
+        self._opened.close()
+
+    # --- what is copied
+
+    def _begin(self) -> None:
+        """Write the header, with as many of the source's other streams as the container takes."""
+        import av
+
+        others = self._others()
+        kinds = {stream.type for stream in others}
+        error: Exception | None = None
+        for left_out in (set(), {"data"}, {"data", "attachment"}, {"data", "attachment", "subtitle"}, kinds):
+            if error and not left_out & kinds:
+                continue
+            try:
+                self._add([stream for stream in others if stream.type not in left_out])
+                self._output.start_encoding()
+            except (av.FFmpegError, ValueError) as refused:
+                error = refused
+                self._file.seek(0)
+                self._file.truncate()
+                continue
+            lost = Counter(stream.type for stream in others if stream.type in left_out)
+            self.notes += [
+                f"{self._form.container} has no room for {count} streams of type {kind}: left out"
+                for kind, count in lost.items()
+            ]
+            return
+        raise AudioError(
+            f"{self._name}: {self._form.container} {self._form.subtype} cannot be written ({error})."
+        ) from error
+
+    def _others(self) -> list[Any]:
+        """Return the streams of the source that are to be copied: all beside the sound, or still pictures alone."""
+        if self._source is None:
+            return []
+        assert self._form.origin is not None
+        sound = self._source.streams.audio[self._form.origin.stream]
+        others = [stream for stream in self._source.streams if stream is not sound]
+        if self._source.chapters():  # which MP4 has as a stream as well, written anew from them
+            others = [stream for stream in others if stream.type != "data"]
+        if self._muxer.video:
+            return others
+        pictures = [stream for stream in others if stream.type == "video" and is_still(stream)]
+        return pictures if self._form.container in ("M4A", "MKA") else []
+
+    def _add(self, others: list[Any]) -> None:
+        """Open the output with the streams in the order of the source."""
+        import av
+
+        form, source, origin = self._form, self._source, self._form.origin
+        tags = {**source.metadata} if source else {}
+        sound = source.streams.audio[origin.stream] if source and origin else None
+        options = {}
+        if self._muxer.delay == "at 0":  # MP4 and its kin, which else count in milliseconds
+            options["movie_timescale"] = str(form.rate)
+        if self._muxer.brand:
+            options["brand"] = self._muxer.brand
+        if any(name.startswith(("com.apple.quicktime", "com.android")) for name in tags):
+            options["movflags"] = "use_metadata_tags"  # else those that iTunes does not know are lost
+        self._output: Any = av.open(
+            self._file, "w", format=self._muxer.name, container_options=options, **ffmpeg.raw_tags()
+        )
+        self._targets = {}
+        streams = [*others, *([sound] if sound else [])]
+        for stream in sorted(streams, key=lambda each: each.index) or [None]:
+            if stream is sound:
+                self._stream: Any = self._output.add_stream(self._kind.name, rate=form.rate)
+                context = self._stream.codec_context
+                ffmpeg.configure(context, form.subtype, form.rate, form.layout, form.bit_rate)
+                target = self._stream
+            else:
+                target = self._output.add_stream_from_template(stream, opaque=True)
+                self._targets[stream.index] = target
+            if stream is not None:
+                target.metadata.update(_kept(stream.metadata))
+                target.disposition = stream.disposition.value
+        if source and sound is not None and source.format.name == "ogg":
+            tags |= sound.metadata  # whose tags are those of its streams
+        self._output.metadata.update(_kept(tags) if source else {_NAMES[name]: text for name, text in form.tags})
+        chapters = source.chapters() if source else []
+        self._output.set_chapters(chapters)
+        self._chapters = len(chapters)
+        self._packets = self._others_packets(others)
+
+    def _others_packets(self, streams: list[Any]) -> Iterator[tuple[float, Any]]:
+        """Yield the packets to copy, each with its time in seconds."""
+        if not streams:
+            return
+        assert self._source is not None
+        time = 0.0
+        for packet in self._source.demux(streams):
+            is_pause = packet.stream.type == "subtitle" and bytes(packet) == b"\0\0"  # in MP4, whose muxer puts its own
+            if packet.size and not is_pause:
+                stamp = packet.dts if packet.dts is not None else packet.pts
+                time = time if stamp is None else float(stamp * packet.time_base)
+                yield time, packet
+
+    def _copy(self, until: float | None) -> None:
+        """Copy the packets up to a time in seconds, or all that are left."""
+        while (entry := self._next_packet()) is not None and (until is None or entry[0] <= until):
+            packet = entry[1]
+            packet.stream = self._targets[packet.stream.index]
+            self._output.mux(packet)
+            self._waiting = None
+
+    def _next_packet(self) -> tuple[float, Any] | None:
+        if self._waiting is None:
+            self._waiting = next(self._packets, None)
+        return self._waiting
+
+    def _tell_lost(self, tags: set[str]) -> None:
+        """Note those of the tags, chapters and streams that the file, read again, does not have."""
+        import av
+
+        wanted = Counter(stream.type for stream in self._targets.values())
+        if not (tags or self._chapters or wanted):
+            return
+        there, chapters, streams = dict[str, str](), 0, Counter[str]()
+        with contextlib.suppress(av.FFmpegError), open_container(Window(self._file), Path()) as written:
+            there = written.metadata | (written.streams.audio[0].metadata if written.streams.audio else {})
+            chapters, streams = len(written.chapters()), Counter(stream.type for stream in written.streams)
+        streams["audio"] -= 1
+        lost = [f"the tag {name}" for name in sorted(tags - {name.lower() for name in there} - _OWN_TAGS)]
+        lost += [f"{count} chapters" for count in [self._chapters] if count > chapters]
+        lost += [f"{count} streams of type {kind}" for kind, count in (wanted - streams).items()]
+        if lost:
+            self.notes.append(f"{self._form.container} has no room for {', '.join(lost)}: left out")
+
+    # --- the sound
+
+    def _encode(self, frames: NDArray[Any]) -> None:
+        import av
+
+        form, kind = self._form, self._kind
+        samples = frames
+        if kind.samples.startswith("s16"):
+            samples = (frames >> 16 if frames.dtype == np.int32 else frames).astype(np.int16)
+        elif kind.samples.startswith("u8"):
+            samples = ((frames >> 24) + 128).astype(np.uint8)
+        elif form.has_full_scale and frames.dtype == np.float32:
+            samples = np.clip(frames, -1, 1)  # from far beyond it some encoders do not return
+        samples = samples.T if kind.samples.endswith("p") else samples.reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format=kind.samples, layout=form.layout)
+        start = form.origin.start if form.origin else 0.0
+        frame.sample_rate, frame.time_base = form.rate, Fraction(1, form.rate)
+        frame.pts = round(start * form.rate) + self._written
+        self._written += len(frames)
+        self._copy(start + self._written / form.rate)
+        self._output.mux(self._stream.encode(frame))
+
+    def _measured_delay(self) -> int:
+        """Return how many samples the encoder puts before the sound."""
+        import av
+
+        form = self._form
+        context = ffmpeg.encoder(form.subtype, form.rate, form.layout, form.bit_rate)
+        frame = av.AudioFrame(format=self._kind.samples, layout=form.layout, samples=context.frame_size or _FRAME)
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        frame.sample_rate, frame.time_base, frame.pts = form.rate, Fraction(1, form.rate), 0
+        packets = [*context.encode(frame), *context.encode(None)]
+        told = -packets[0].pts if packets and packets[0].pts is not None else 0
+        return self._kind.delay or max(0, told)
+
+    def _make_room(self) -> None:
+        """Let what the encoder puts before the sound take the place of what its last one put there, or of silence.
+
+        Only where players are not told of it: everything would come later by that much, and by more each time.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        if self._kind.leads:
+            self._written = -self._stream.codec_context.frame_size
+            self._rest = np.concatenate([np.zeros((-self._written, self._form.channels), np.float32), self._rest])
+        start = self._form.origin.start if self._form.origin else 0.0
+        is_at_0 = start * self._form.rate < self._delay
+        was_told = self._form.source_delay == "always" or (self._form.source_delay == "at 0" and is_at_0)
+        is_beside = self._muxer.delay == "beside" and bool(self._targets) and was_told
+        if self._muxer.delay == "always" or (self._muxer.delay == "at 0" and is_at_0) or is_beside:
+            return
+        beginning = self._rest[: self._delay]
+        scale = 2.0**31 if beginning.dtype == np.int32 else 1.0
+        # What a decoder of the same codec gave before its first whole window was no sound.
+        if not was_told or np.abs(beginning / scale).max(initial=0.0) < _QUIET:
+            self._rest = self._rest[self._delay :]
+            self._written = self._delay
+        elif self._muxer.delay == "never" or not self._targets:
+            self._written = self._delay
+            seconds = self._delay / self._form.rate
+            self.notes.append(f"the sound begins {seconds:.3f} s later: {self._form.container} cannot tell of a delay")
+
+
+def _kept(metadata: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in metadata.items() if name.lower() not in _OWN_TAGS}
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    import av
+
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise OSError(error.errno, error.strerror) from error

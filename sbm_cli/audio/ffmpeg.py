@@ -1,0 +1,245 @@
+"""What FFmpeg's libraries, through PyAV, read and write: their names and ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# Containers of sound and video that are read. Not among them: playlists and scripts, which name other files and
+# addresses, raw streams without any header, and pictures.
+DEMUXERS = (
+    "3dostr,aac,ac3,act,adx,aea,aiff,amr,ape,apm,asf,ast,au,avi,avr,bfstm,bonk,brstm,caf,daud,dsf,dss,dts,dtshd,dv,"
+    "eac3,epaf,flac,flv,fsb,g722,gsm,gxf,hca,iff,ilbc,ircam,iss,ivf,kux,lmlm4,loas,matroska,webm,mca,mlp,mlv,mmf,mov,mp4,"
+    "m4a,3gp,3g2,mj2,mp3,mpc,mpc8,mpeg,mpegts,mxf,nc,nistsphere,nsv,nut,ogg,oma,osq,paf,pvf,qcp,qoa,rka,rm,rso,sds,"
+    "sdx,shn,sln,sol,sox,swf,tak,truehd,tta,vag,vividas,vivo,voc,vqf,w64,wav,wavarc,wsd,wsaud,wtv,wv,wve,xa,xvag,xwma"
+)
+# Those that have no header and so nothing to be known by but their suffix, and what FFmpeg calls them.
+BARE = {".g722": "g722", ".gsm": "gsm"}
+
+_SUBTYPES = {
+    "mp1": "MPEG_LAYER_I",
+    "mp2": "MPEG_LAYER_II",
+    "mp3": "MPEG_LAYER_III",
+    "pcm_u8": "PCM_U8",
+    "pcm_s8": "PCM_S8",
+    "pcm_f32le": "FLOAT",
+    "pcm_f32be": "FLOAT",
+    "pcm_f64le": "DOUBLE",
+    "pcm_f64be": "DOUBLE",
+    "pcm_mulaw": "ULAW",
+    "pcm_alaw": "ALAW",
+    "adpcm_g722": "G722",
+    "amr_nb": "AMR_NB",
+    "amr_wb": "AMR_WB",
+}
+LOSSLESS = {"alac", "ape", "flac", "mlp", "shorten", "tak", "truehd", "tta", "wavpack", "wmalossless", "als", "osq"}
+
+
+def subtype_of(codec: str, sample_format: str, extradata: bytes) -> str:
+    """Return our name of a codec: as libsndfile has it, with the bits of a sample where nothing is lost."""
+    if codec in _SUBTYPES:
+        return _SUBTYPES[codec]
+    bits = {"u8": 8, "s16": 16, "s64": 32}.get(sample_format.rstrip("p"), 32)
+    if codec.startswith("pcm_"):
+        return f"PCM_{24 if 's24' in codec else bits}"
+    if codec not in LOSSLESS:
+        return codec.upper()
+    if sample_format.startswith(("flt", "dbl")):
+        return f"{codec.upper()}_FLOAT"
+    if bits == 32 and codec == "alac" and len(extradata) > 17:
+        bits = extradata[17]
+    elif bits == 32 and codec == "flac" and len(extradata) > 13:
+        bits = ((extradata[12] & 1) << 4 | extradata[13] >> 4) + 1
+    elif bits == 32 and codec != "wavpack":
+        bits = 24  # none of the others is written with more
+    return f"{codec.upper()}_{bits}"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder: its name, the samples it takes, the default bit rate of a channel, the bit rates that there are.
+
+    bits: of integers, where they are fewer than the samples have. rate: the only one that there is, of one channel.
+    delay: samples that it puts before the sound without saying so. leads: whether decoders drop a frame more than it
+    puts there.
+    """
+
+    name: str
+    samples: str
+    bit_rate: int = 0
+    bit_rates: tuple[int, ...] = ()
+    bits: int = 0
+    rate: int = 0
+    delay: int = 0
+    leads: bool = False
+
+
+_AC3_RATES = tuple(1000 * kbps for kbps in (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640))
+_MP2_RATES = tuple(1000 * kbps for kbps in (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384))
+_MP3_RATES = tuple(1000 * kbps for kbps in (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320))
+ENCODERS = {
+    "AAC": Encoder("aac", "fltp", 80_000),
+    "OPUS": Encoder("libopus", "flt", 64_000),
+    "MPEG_LAYER_III": Encoder("libmp3lame", "fltp", 96_000, _MP3_RATES),
+    "MPEG_LAYER_II": Encoder("mp2", "s16", 128_000, _MP2_RATES),
+    "AC3": Encoder("ac3", "fltp", 96_000, _AC3_RATES),
+    "EAC3": Encoder("eac3", "fltp", 96_000, _AC3_RATES),
+    "WMAV1": Encoder("wmav1", "fltp", 64_000, leads=True),
+    "WMAV2": Encoder("wmav2", "fltp", 64_000, leads=True),
+    "AMR_NB": Encoder(
+        "libopencore_amrnb", "s16", 12_200, (4750, 5150, 5900, 6700, 7400, 7950, 10_200, 12_200), rate=8000
+    ),
+    "G722": Encoder("g722", "s16", rate=16_000, delay=22),
+    "ALAC_16": Encoder("alac", "s16p"),
+    "ALAC_24": Encoder("alac", "s32p", bits=24),
+    "FLAC_16": Encoder("flac", "s16"),
+    "FLAC_24": Encoder("flac", "s32", bits=24),
+    "WAVPACK_8": Encoder("wavpack", "u8p"),
+    "WAVPACK_16": Encoder("wavpack", "s16p"),
+    "WAVPACK_32": Encoder("wavpack", "s32p"),
+    "WAVPACK_FLOAT": Encoder("wavpack", "fltp"),
+    "TTA_8": Encoder("tta", "u8"),
+    "TTA_16": Encoder("tta", "s16"),
+    "TTA_24": Encoder("tta", "s32", bits=24),
+    "PCM_U8": Encoder("pcm_u8", "u8"),
+    "PCM_16": Encoder("pcm_s16le", "s16"),
+    "PCM_24": Encoder("pcm_s24le", "s32", bits=24),
+    "PCM_32": Encoder("pcm_s32le", "s32"),
+    "FLOAT": Encoder("pcm_f32le", "flt"),
+    "ULAW": Encoder("pcm_mulaw", "s16"),
+    "ALAW": Encoder("pcm_alaw", "s16"),
+}
+SAMPLE_BITS = {"u8": 8, "s16": 16, "s32": 32}
+INTEGER_BITS = {
+    subtype: encoder.bits or SAMPLE_BITS[encoder.samples.rstrip("p")]
+    for subtype, encoder in ENCODERS.items()
+    if encoder.samples.rstrip("p") in SAMPLE_BITS
+}
+
+
+@dataclass(frozen=True)
+class Muxer:
+    """A container that is written: its name, the subtypes it takes (a new one is of the first), what else fits in.
+
+    video: it takes other streams along. delay: whether players are told how much the encoder put before the sound; "at
+    0" only if the sound begins with the file; "beside" only by when other streams begin. brand: what an MP4 calls
+    itself.
+    """
+
+    name: str
+    subtypes: tuple[str, ...]
+    video: bool = False
+    delay: Literal["always", "at 0", "beside", "never"] = "always"
+    brand: str = ""
+
+
+_PCM = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")
+_FLAC, _ALAC = ("FLAC_16", "FLAC_24"), ("ALAC_16", "ALAC_24")
+_MP4 = ("AAC", *_ALAC, *_FLAC, "OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "AC3", "EAC3")
+_MATROSKA = ("AAC", *_FLAC, *_PCM, *_ALAC, "OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "AC3", "EAC3")
+MUXERS = {
+    # Of its own muxer, "ipod", PyAV believes that it has no room for a cover.
+    "M4A": Muxer("mp4", ("AAC", *_ALAC, "AC3"), delay="at 0", brand="M4A "),
+    "MP4": Muxer("mp4", _MP4, video=True, delay="at 0"),
+    "MOV": Muxer(
+        "mov", ("AAC", *_PCM, "PCM_U8", "ULAW", "ALAW", *_ALAC, "MPEG_LAYER_III", "AC3"), video=True, delay="at 0"
+    ),
+    "3GP": Muxer("3gp", ("AAC", "AMR_NB"), video=True, delay="at 0"),
+    "MATROSKA": Muxer("matroska", _MATROSKA, video=True),
+    "MKA": Muxer("matroska", _MATROSKA),
+    "WEBM": Muxer("webm", ("OPUS",), video=True),
+    "AVI": Muxer("avi", ("MPEG_LAYER_III", "PCM_16", "MPEG_LAYER_II", "AC3"), video=True, delay="never"),
+    "MPEGTS": Muxer("mpegts", ("AAC", "MPEG_LAYER_II", "MPEG_LAYER_III", "AC3", "EAC3"), True, "beside"),
+    "FLV": Muxer("flv", ("AAC", "MPEG_LAYER_III"), video=True, delay="beside"),
+    "ASF": Muxer("asf", ("WMAV2", "WMAV1"), video=True),
+    "WMA": Muxer("asf", ("WMAV2", "WMAV1")),
+    "AAC": Muxer("adts", ("AAC",), delay="never"),
+    "MP2": Muxer("mp2", ("MPEG_LAYER_II",), delay="never"),
+    "AC3": Muxer("ac3", ("AC3",), delay="never"),
+    "EAC3": Muxer("eac3", ("EAC3",), delay="never"),
+    "AMR": Muxer("amr", ("AMR_NB",), delay="never"),
+    "G722": Muxer("g722", ("G722",), delay="never"),
+    "WV": Muxer("wv", ("WAVPACK_16", "WAVPACK_8", "WAVPACK_32", "WAVPACK_FLOAT")),
+    "TTA": Muxer("tta", ("TTA_16", "TTA_8", "TTA_24")),
+    "VOC": Muxer("voc", ("PCM_16", "PCM_U8", "ULAW", "ALAW")),
+    "OGG": Muxer("ogg", _FLAC),  # Vorbis and Opus are libsndfile's
+}
+CONTAINERS = {
+    ".m4a": "M4A",
+    ".m4b": "M4A",
+    ".mp4": "MP4",
+    ".m4v": "MP4",
+    ".mov": "MOV",
+    ".3gp": "3GP",
+    ".mkv": "MATROSKA",
+    ".mka": "MKA",
+    ".webm": "WEBM",
+    ".avi": "AVI",
+    ".ts": "MPEGTS",
+    ".mts": "MPEGTS",
+    ".m2ts": "MPEGTS",
+    ".flv": "FLV",
+    ".wma": "WMA",
+    ".wmv": "ASF",
+    ".asf": "ASF",
+    ".aac": "AAC",
+    ".mp2": "MP2",
+    ".ac3": "AC3",
+    ".eac3": "EAC3",
+    ".amr": "AMR",
+    ".g722": "G722",
+    ".wv": "WV",
+    ".tta": "TTA",
+    ".voc": "VOC",
+}
+READ_ONLY = {  # for whose sound there is no encoder
+    ".ape": "Monkey's Audio",
+    ".awb": "AMR-WB",
+    ".dts": "DTS",
+    ".gsm": "GSM 06.10",
+    ".mpc": "Musepack",
+    ".ra": "RealAudio",
+    ".shn": "Shorten",
+    ".spx": "Speex",
+    ".tak": "TAK",
+}
+
+
+def raw_tags() -> dict[str, Any]:
+    """Return the arguments by which PyAV leaves tags in other encodings as they are: from 19 on it always does."""
+    import av
+
+    return {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+def is_available(subtype: str) -> bool:
+    """Whether FFmpeg was built with an encoder for it."""
+    import av
+
+    try:
+        av.Codec(ENCODERS[subtype].name, "w")
+    except (KeyError, av.codec.codec.UnknownCodecError):
+        return False
+    return True
+
+
+def encoder(subtype: str, rate: int, layout: str, bit_rate: int) -> Any:
+    """Return an open encoder. Raises av.FFmpegError if it does not take such sound."""
+    import av
+
+    context: Any = av.CodecContext.create(ENCODERS[subtype].name, "w")
+    configure(context, subtype, rate, layout, bit_rate)
+    context.open()
+    return context
+
+
+def configure(context: Any, subtype: str, rate: int, layout: str, bit_rate: int) -> None:
+    """Set up the context of an encoder that is not open yet."""
+    from fractions import Fraction
+
+    kind = ENCODERS[subtype]
+    context.sample_rate, context.time_base = rate, Fraction(1, rate)
+    context.layout, context.format = layout, kind.samples
+    if bit_rate:
+        context.bit_rate = bit_rate
+    context.options = {"bits_per_raw_sample": str(kind.bits)} if kind.bits else {}

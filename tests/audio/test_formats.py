@@ -1,0 +1,282 @@
+"""Every format in and out: files that FFmpeg made come in whole, go out as they were, and keep tags and pictures.
+
+docs/formats.md shows the table below; each of its cells is a test. `make docs` writes it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sbm_cli.audio.format import AudioFormat, changes, format_for
+from sbm_cli.audio.io import SoundReader
+from sbm_cli.audio.writer import SoundWriter
+from sbm_cli.errors import AudioError
+
+
+@dataclass(frozen=True)
+class Row:
+    """A format: how FFmpeg makes such a file, what it comes in as, what it goes out as under the same suffix.
+
+    tags: whether a title survives. film: the sound of the films that are copied around it, "" if it holds none.
+    """
+
+    what: str
+    suffix: str
+    muxer: str
+    codec: str
+    read: str
+    written: str
+    rate: int = 16000
+    channels: int = 1
+    tags: bool = True
+    film: str = ""
+    video: str = "mpeg4"
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+ROWS = [
+    Row("WAV, 16 bits", ".wav", "wav", "pcm_s16le", "PCM_16", "PCM_16"),
+    Row("WAV, 24 bits, 5.1", ".wav", "wav", "pcm_s24le", "PCM_24", "PCM_24", 48000, 6),
+    Row("WAV, floats", ".wav", "wav", "pcm_f32le", "FLOAT", "FLOAT"),
+    Row("WAV, µ-law", ".wav", "wav", "pcm_mulaw", "ULAW", "ULAW", 8000),
+    Row("WAV, IMA ADPCM", ".wav", "wav", "adpcm_ima_wav", "IMA_ADPCM", "PCM_16"),
+    Row("WAV, Microsoft ADPCM", ".wav", "wav", "adpcm_ms", "MS_ADPCM", "PCM_16"),
+    Row("WAV, G.726", ".wav", "wav", "g726", "ADPCM_G726", "PCM_16", 8000, options=(("bit_rate", 32_000),)),
+    Row("WAV, MP3", ".wav", "wav", "libmp3lame", "MPEG_LAYER_III", "PCM_16", 44100),
+    Row("RF64", ".rf64", "wav", "pcm_s16le", "PCM_16", "PCM_16", options=(("options", {"rf64": "always"}),)),
+    Row("W64", ".w64", "w64", "pcm_s16le", "PCM_16", "PCM_16", tags=False),
+    Row("FLAC, 16 bits", ".flac", "flac", "flac", "PCM_16", "PCM_16", options=(("sample_format", "s16"),)),
+    Row("AIFF", ".aiff", "aiff", "pcm_s16be", "PCM_16", "PCM_16"),
+    Row("AU", ".au", "au", "pcm_s16be", "PCM_16", "PCM_16", tags=False),
+    Row("CAF", ".caf", "caf", "pcm_s16be", "PCM_16", "PCM_16"),
+    Row("CAF, ALAC", ".caf", "caf", "alac", "ALAC_16", "ALAC_16", options=(("sample_format", "s16p"),)),
+    Row("VOC", ".voc", "voc", "pcm_s16le", "PCM_16", "PCM_16", tags=False),
+    Row("MP3", ".mp3", "mp3", "libmp3lame", "MPEG_LAYER_III", "MPEG_LAYER_III", 44100, 2, tags=False),
+    Row(
+        "MP3 without Xing header",
+        ".mp3",
+        "mp3",
+        "libmp3lame",
+        "MPEG_LAYER_III",
+        "MPEG_LAYER_III",
+        tags=False,
+        options=(("options", {"write_xing": "0"}),),
+    ),
+    Row("MP2", ".mp2", "mp2", "mp2", "MPEG_LAYER_II", "MPEG_LAYER_II", 44100, tags=False),
+    Row("MP2 named .mp3", ".mp3", "mp2", "mp2", "MPEG_LAYER_II", "MPEG_LAYER_II", 32000, 2, tags=False),
+    Row("Ogg Vorbis", ".ogg", "ogg", "vorbis", "VORBIS", "VORBIS", 44100, 2),
+    Row("Ogg Opus", ".opus", "ogg", "libopus", "OPUS", "OPUS", 48000, 2),
+    Row("Ogg Opus of 16 kHz", ".opus", "ogg", "libopus", "OPUS", "OPUS"),
+    Row("Ogg FLAC", ".ogg", "ogg", "flac", "FLAC_16", "FLAC_16", options=(("sample_format", "s16"),)),
+    Row("M4A, AAC", ".m4a", "ipod", "aac", "AAC", "AAC", 44100, 2),
+    Row("M4A, ALAC", ".m4a", "ipod", "alac", "ALAC_24", "ALAC_24", 48000, 2, options=(("sample_format", "s32p"),)),
+    Row("Audiobook", ".m4b", "ipod", "aac", "AAC", "AAC", 22050),
+    Row("MP4", ".mp4", "mp4", "aac", "AAC", "AAC", 48000, 2, film="aac", video="libx264"),
+    Row("QuickTime", ".mov", "mov", "pcm_s24le", "PCM_24", "PCM_24", 48000, 2, film="pcm_s16le"),
+    Row(
+        "3GP, AMR",
+        ".3gp",
+        "3gp",
+        "libopencore_amrnb",
+        "AMR_NB",
+        "AMR_NB",
+        8000,
+        tags=False,
+        film="aac",
+        options=(("bit_rate", 12_200),),
+    ),
+    Row("AAC", ".aac", "adts", "aac", "AAC", "AAC", tags=False),
+    Row("AC-3, 5.1", ".ac3", "ac3", "ac3", "AC3", "AC3", 48000, 6, tags=False),
+    Row("E-AC-3", ".eac3", "eac3", "eac3", "EAC3", "EAC3", 48000, 2, tags=False),
+    Row("WebM", ".webm", "webm", "libopus", "OPUS", "OPUS", 48000, 2, film="libopus", video="libvpx"),
+    Row("WebM, Vorbis", ".webm", "webm", "vorbis", "VORBIS", "OPUS", 48000, 2),
+    Row("Matroska", ".mkv", "matroska", "aac", "AAC", "AAC", 44100, 2, film="aac"),
+    Row(
+        "Matroska, sound only",
+        ".mka",
+        "matroska",
+        "flac",
+        "FLAC_16",
+        "FLAC_16",
+        48000,
+        2,
+        options=(("sample_format", "s16"),),
+    ),
+    Row("AVI", ".avi", "avi", "libmp3lame", "MPEG_LAYER_III", "MPEG_LAYER_III", 44100, 2, film="libmp3lame"),
+    Row("MPEG-TS", ".ts", "mpegts", "aac", "AAC", "AAC", 48000, 2, tags=False, film="mp2", video="mpeg2video"),
+    Row("Flash", ".flv", "flv", "aac", "AAC", "AAC", 44100, 2, film="aac", video="flv"),
+    Row("WMA", ".wma", "asf", "wmav2", "WMAV2", "WMAV2", 44100, 2, options=(("bit_rate", 128_000),)),
+    Row(
+        "WMV",
+        ".wmv",
+        "asf",
+        "wmav2",
+        "WMAV2",
+        "WMAV2",
+        44100,
+        2,
+        film="wmav2",
+        video="msmpeg4",
+        options=(("bit_rate", 128_000),),
+    ),
+    Row(
+        "AMR", ".amr", "amr", "libopencore_amrnb", "AMR_NB", "AMR_NB", 8000, tags=False, options=(("bit_rate", 12_200),)
+    ),
+    Row("G.722", ".g722", "g722", "g722", "G722", "G722", tags=False),
+    Row("WavPack", ".wv", "wv", "wavpack", "WAVPACK_16", "WAVPACK_16", 44100, 2, options=(("sample_format", "s16p"),)),
+    Row("TTA", ".tta", "tta", "tta", "TTA_16", "TTA_16", 44100, 2, options=(("sample_format", "s16"),)),
+    Row("SoX", ".sox", "sox", "pcm_s32le", "PCM_32", "", tags=False),
+    Row("RealAudio, AC-3", ".ra", "rm", "ac3", "AC3", "", 44100, 2, tags=False),
+]
+
+
+def table() -> str:
+    """Return what docs/formats.md shows of them."""
+    rows = ["| format | suffix | read | written | tags | films |", "|---|---|---|---|---|---|"]
+    for row in ROWS:
+        written = f"`{row.written}`" if row.written else "no"
+        rows.append(
+            f"| {row.what} | `{row.suffix}` | `{row.read}` | {written} | {'yes' if row.tags else 'no'} "
+            f"| {'yes' if row.film else 'no'} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def read(path: Path, size: int = 5000) -> tuple[AudioFormat, NDArray[np.float32], list[str]]:
+    with SoundReader(path) as reader:
+        blocks = list(reader.blocks(size))
+        waveform = np.concatenate([np.zeros((reader.format.channels, 0), np.float32), *blocks], axis=1)
+        return reader.format, waveform, reader.notes
+
+
+def rewrite(source: Path, target: Path, stream: int | None = None) -> list[str]:
+    """Write what is read; return what is to be told."""
+    with SoundReader(source, stream=stream) as reader:
+        form = format_for(target, reader.format)
+        with SoundWriter(target, form) as writer:
+            for block in reader.blocks(5000):
+                writer.write(block)
+        return [*reader.notes, *changes(target, reader.format, form), *writer.notes]
+
+
+def lag(late: NDArray[np.float32], early: NDArray[np.float32]) -> int:
+    size = late.size + early.size
+    peak = int(np.fft.irfft(np.fft.rfft(late, size) * np.fft.rfft(early, size).conj(), size).argmax())
+    return peak if peak < late.size else peak - size
+
+
+def decoded(path: Path) -> int:
+    """Return how many samples FFmpeg itself decodes."""
+    with av.open(str(path), format="g722" if path.suffix == ".g722" else None) as file:
+        return sum(frame.samples for frame in file.decode(audio=0))
+
+
+@pytest.fixture(params=ROWS, ids=lambda row: f"{row.what} {row.suffix}")
+def row(request: pytest.FixtureRequest) -> Row:
+    found: Row = request.param
+    return found
+
+
+@pytest.fixture
+def made(row: Row, tmp_path: Path, record: Callable[..., Any]) -> tuple[Path, NDArray[np.float32]]:
+    waveform = record(f"in{row.suffix}", row.muxer, row.codec, row.rate, row.channels, **dict(row.options))
+    return tmp_path / f"in{row.suffix}", waveform
+
+
+FRAME = 2304  # samples of the longest frame of a codec, and as many as come before the sound where nothing tells
+
+
+def test_comes_in_whole(row: Row, made: tuple[Path, NDArray[np.float32]]) -> None:
+    path, waveform = made
+    form, found, notes = read(path)
+    assert (form.subtype, form.rate, form.channels) == (row.read, row.rate, row.channels)
+    assert notes == []
+    assert found.shape[1] == decoded(path) * row.rate // (48000 if row.read == "OPUS" else row.rate)
+    loses = row.what in ("WMA", "WMV", "CAF, ALAC")  # as FFmpeg writes them
+    assert found.shape[1] >= waveform.shape[1] - FRAME * loses
+    if row.read != "AMR_NB":  # a codec of speech: noise does not come back
+        assert -FRAME * loses <= lag(found[0], waveform[0]) <= FRAME
+    assert np.array_equal(read(path, 777)[1], found)  # however it is cut
+
+
+def test_goes_out_as_it_was(row: Row, made: tuple[Path, NDArray[np.float32]], tmp_path: Path) -> None:
+    path, _ = made
+    target = tmp_path / f"out{row.suffix}"
+    if not row.written:
+        with pytest.raises(AudioError):
+            rewrite(path, target)
+        return
+    told = rewrite(path, target)
+    before, early, _ = read(path)
+    after, late, _ = read(target)
+    assert (after.subtype, after.rate, after.channels) == (row.written, row.rate, row.channels)
+    assert told == ([] if row.read == row.written else [f"{row.read} becomes {row.written}"])
+    assert 0 <= late.shape[1] - early.shape[1] <= FRAME
+    if row.read != "AMR_NB":
+        assert lag(late[0], early[0]) == 0
+    if after.bit_rate and row.read == row.written and row.read != "VORBIS":
+        assert after.bit_rate > 0.9 * before.bit_rate
+
+
+def test_tags_stay_or_are_named(row: Row, made: tuple[Path, NDArray[np.float32]], tmp_path: Path) -> None:
+    if not row.written:
+        return
+    path, _ = made
+    target = tmp_path / f"out{row.suffix}"
+    had = dict(read(path)[0].tags)
+    rewrite(path, target)
+    has = dict(read(target)[0].tags)
+    assert (has.get("title") == "Grüße") == row.tags
+    assert not row.tags or had.get("title") == "Grüße"
+
+
+def packets(path: Path) -> dict[int, list[tuple[float, bytes]]]:
+    """Return all that is no sound, with its times."""
+    found: dict[int, list[tuple[float, bytes]]] = {}
+    with av.open(str(path)) as file:
+        for packet in file.demux():
+            if packet.size and packet.stream.type != "audio":
+                time = float((packet.pts or 0) * packet.time_base)
+                found.setdefault(packet.stream.index, []).append((time, bytes(packet)))
+    return found
+
+
+def heard(path: Path, stream: int = 0) -> tuple[float, NDArray[np.float32]]:
+    """Return when the sound begins, in seconds, and its first channel."""
+    with av.open(str(path)) as file:
+        frames = list(file.decode(file.streams.audio[stream]))
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=48000)
+        return frames[0].time, np.concatenate(
+            [part.to_ndarray()[0] for each in frames for part in resampler.resample(each)]
+        )
+
+
+def assert_same_film(before: Path, after: Path, stream: int = 0) -> None:
+    """Check that all but the sound is the same, and the sound in time with it."""
+    first, second = packets(before), packets(after)
+    assert {index: [data for _, data in found] for index, found in first.items()} == {
+        index: [data for _, data in found] for index, found in second.items()
+    }
+    times = [[time for index in sorted(each) for time, _ in each[index]] for each in (first, second)]
+    np.testing.assert_allclose(times[1], times[0], atol=1e-3)
+    (start, early), (then, late) = heard(before, stream), heard(after, stream)
+    assert abs(then - start + lag(late, early) / 48000) < 1e-3
+
+
+def test_films_keep_all_but_the_sound(row: Row, tmp_path: Path, film: Callable[..., Any]) -> None:
+    path, target = tmp_path / f"in{row.suffix}", tmp_path / f"out{row.suffix}"
+    if not row.film:
+        return
+    film(path.name, row.muxer, row.film, row.video)
+    rewrite(path, target)
+    assert_same_film(path, target)
+    with av.open(str(target)) as file:
+        assert sorted(stream.type for stream in file.streams if stream.type != "data") == ["audio", "video"]
