@@ -59,7 +59,7 @@ ROWS = [
     Row("CAF", ".caf", "caf", "pcm_s16be", "PCM_16", "PCM_16"),
     Row("CAF, ALAC", ".caf", "caf", "alac", "ALAC_16", "ALAC_16", options=(("sample_format", "s16p"),)),
     Row("VOC", ".voc", "voc", "pcm_s16le", "PCM_16", "PCM_16", tags=False),
-    Row("MP3", ".mp3", "mp3", "libmp3lame", "MPEG_LAYER_III", "MPEG_LAYER_III", 44100, 2, tags=False),
+    Row("MP3", ".mp3", "mp3", "libmp3lame", "MPEG_LAYER_III", "MPEG_LAYER_III", 44100, 2),
     Row(
         "MP3 without Xing header",
         ".mp3",
@@ -67,7 +67,6 @@ ROWS = [
         "libmp3lame",
         "MPEG_LAYER_III",
         "MPEG_LAYER_III",
-        tags=False,
         options=(("options", {"write_xing": "0"}),),
     ),
     Row("MP2", ".mp2", "mp2", "mp2", "MPEG_LAYER_II", "MPEG_LAYER_II", 44100, tags=False),
