@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | ci | clean | docs | publish        PYTHON=python3.12 make test   chooses another interpreter
+# make setup | demo | test | test-quick | lint | ci | clean | docs | publish        PYTHON=python3.12 make test   chooses another interpreter
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --progress-bar off -c constraints.txt
 RESULT ?= result/clean.wav
 
-.PHONY: setup demo test lint ci clean docs publish
+.PHONY: setup demo test test-quick lint ci clean docs publish
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.dev-installed
@@ -17,6 +17,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.dev-installed
 	@$(BIN)/python -m pytest -q
+
+# What runs in this process: no commands, no documents, no trainings of every recipe.
+test-quick: $(VENV)/.dev-installed
+	@$(BIN)/python -m pytest -q tests/audio tests/batch tests/bridge tests/dsp tests/nn tests/training tests/test_enhancer.py
 
 lint: $(VENV)/.dev-installed
 	@$(BIN)/ruff check .

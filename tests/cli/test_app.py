@@ -24,6 +24,7 @@ COMMANDS = [
     ["batch"],
     ["data", "prepare"],
     ["data", "check"],
+    ["data", "curate"],
     ["data", "pack"],
     ["train"],
     ["evaluate"],

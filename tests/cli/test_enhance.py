@@ -204,6 +204,7 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
     options = "--overwrite --model m --device cpu --threads 3 --subtype FLOAT --clip-mode none --replace-nan"
     options += (
         " --attenuation-limit 12 --rate 8000 --mono --steps 5 --sampler sde --seed 3 --dtype bfloat16 --keep-high-band"
+        " --dereverb 0.4"
     )
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", *options.split())
     assert result.status == 0
@@ -215,7 +216,7 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         "device": "cpu",
         "threads": 3,
         "overwrite": True,
-        "options": Options(1.0, 12.0, 5, "sde", 3, "bfloat16", True, 8000, True, "FLOAT", "none", True),
+        "options": Options(1.0, 12.0, 0.4, 5, "sde", 3, "bfloat16", True, 8000, True, "FLOAT", "none", True),
     }
     assert result.err == (
         "sbm: warning: clean.wav: 7 samples beyond full scale\n"
@@ -456,3 +457,10 @@ def test_real_pipes_and_a_reader_that_has_enough(folder: Path, model_file: Path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "141 0\n", "")
     np.testing.assert_array_equal(soundfile.read("piped.wav")[0], soundfile.read("clean.wav")[0])
     assert len(Path("beginning.wav").read_bytes()) == 100
+
+
+def test_keep_room_is_no_dereverberation(sbm: Any, tmp_path: Path, noisy: Path) -> None:
+    result = sbm("enhance", noisy, "-o", tmp_path / "out.wav", "--keep-room", "--model", "sbm-tiny")
+    assert result.status == 1 and "sbm-tiny was not trained to keep the room." in result.err
+    assert sbm("enhance", noisy, "-o", tmp_path / "out.wav", "--keep-room", "--quiet").status == 0
+    assert sbm("enhance", noisy, "-o", tmp_path / "out.wav", "--dereverb", "2").status == 2
