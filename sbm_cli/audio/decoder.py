@@ -100,6 +100,8 @@ class Decoder:
             raise AudioError(f"{self._path}: holds no sound ({self._reason}).")
         if self._stream is None:
             return container.streams.best("audio") or streams[0]
+        if self._stream > len(streams) == 1:
+            raise AudioError(f"{self._path}: has one audio stream, not {self._stream}.", "Leave out --audio-stream.")
         if self._stream > len(streams):
             raise AudioError(
                 f"{self._path}: has {len(streams)} audio streams, not {self._stream}.",
@@ -292,6 +294,7 @@ def is_still(stream: Any) -> bool:
 
 def _waveform(frame: Any) -> Waveform:
     """Return a decoded frame as float32 [channels, samples], ±1 full scale."""
+    frame = ffmpeg.rearranged(frame, planar=False) if ffmpeg.is_beyond_pyav(frame) else frame
     samples: NDArray[Any] = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T

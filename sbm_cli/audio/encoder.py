@@ -23,6 +23,7 @@ from sbm_cli.errors import AudioError
 
 _QUIET = 1e-3  # of full scale: what may give way to the silence that an encoder puts before the sound
 _FRAME = 4096  # samples, for encoders that take any number of them
+_TYPES = {"flt": np.float32, "s16": np.int16, "s32": np.int32, "u8": np.uint8}  # of FFmpeg's samples
 # Tags about the file itself, which the new one gets anew.
 _OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "_statistics_tags"}
 _NAMES = {ours: theirs for theirs, ours in TAGS.items()}
@@ -214,8 +215,6 @@ class SoundEncoder:
     # --- the sound
 
     def _encode(self, frames: NDArray[Any]) -> None:
-        import av
-
         form, kind = self._form, self._kind
         samples = frames
         if kind.samples.startswith("s16"):
@@ -224,10 +223,9 @@ class SoundEncoder:
             samples = ((frames >> 24) + 128).astype(np.uint8)
         elif form.has_full_scale and frames.dtype == np.float32:
             samples = np.clip(frames, -1, 1)  # from far beyond it some encoders do not return
-        samples = samples.T if kind.samples.endswith("p") else samples.reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format=kind.samples, layout=form.layout)
+        frame = ffmpeg.frame_of(samples, kind.samples, form.layout, form.rate)
         start = form.origin.start if form.origin else 0.0
-        frame.sample_rate, frame.time_base = form.rate, Fraction(1, form.rate)
+        frame.time_base = Fraction(1, form.rate)
         frame.pts = round(start * form.rate) + self._written
         self._written += len(frames)
         self._copy(start + self._written / form.rate)
@@ -235,14 +233,11 @@ class SoundEncoder:
 
     def _measured_delay(self) -> int:
         """Return how many samples the encoder puts before the sound."""
-        import av
-
         form = self._form
         context = ffmpeg.encoder(form.subtype, form.rate, form.layout, form.bit_rate)
-        frame = av.AudioFrame(format=self._kind.samples, layout=form.layout, samples=context.frame_size or _FRAME)
-        for plane in frame.planes:
-            plane.update(bytes(plane.buffer_size))
-        frame.sample_rate, frame.time_base, frame.pts = form.rate, Fraction(1, form.rate), 0
+        silence = np.zeros((context.frame_size or _FRAME, form.channels), _TYPES[self._kind.samples.rstrip("p")])
+        frame = ffmpeg.frame_of(silence, self._kind.samples, form.layout, form.rate)
+        frame.time_base, frame.pts = Fraction(1, form.rate), 0
         packets = [*context.encode(frame), *context.encode(None)]
         told = -packets[0].pts if packets and packets[0].pts is not None else 0
         return self._kind.delay or max(0, told)

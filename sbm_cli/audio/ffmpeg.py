@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+_PLANES = 8  # channels, each in an array of its own, at which PyAV reads beyond them
+
 # Containers of sound and video that are read. Not among them: playlists and scripts, which name other files and
 # addresses, raw streams without any header, and pictures.
 DEMUXERS = (
@@ -243,3 +248,31 @@ def configure(context: Any, subtype: str, rate: int, layout: str, bit_rate: int)
     if bit_rate:
         context.bit_rate = bit_rate
     context.options = {"bits_per_raw_sample": str(kind.bits)} if kind.bits else {}
+
+
+def frame_of(samples: NDArray[Any], format: str, layout: str, rate: int) -> Any:
+    """Return samples [n, channels] as a frame in a format of FFmpeg's whose type they have."""
+    import av
+
+    planar = format.endswith("p")
+    if planar and samples.shape[1] < _PLANES:
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format=format, layout=layout)
+    else:
+        row = np.ascontiguousarray(samples).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(row, format=format.rstrip("p"), layout=layout)
+    frame.sample_rate = rate
+    return rearranged(frame, planar=True) if planar and not frame.format.is_planar else frame
+
+
+def is_beyond_pyav(frame: Any) -> bool:
+    """Whether PyAV would read beyond the planes of a decoded frame: it crashes from eight of them on."""
+    return frame.format.is_planar and len(frame.layout.channels) >= _PLANES
+
+
+def rearranged(frame: Any, planar: bool) -> Any:
+    """Return a frame with its channels one after the other (planar) or sample by sample."""
+    import av
+
+    wanted = frame.format.planar if planar else frame.format.packed
+    (other,) = av.AudioResampler(format=wanted, layout=frame.layout, rate=frame.sample_rate).resample(frame)
+    return other

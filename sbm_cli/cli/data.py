@@ -207,7 +207,7 @@ def curate(
         with wrong_usage():
             cleaner = Program(Command.parse(system))
     elif enhanced is not None:
-        cleaner = Folder(enhanced.name, enhanced)
+        cleaner = Folder(enhanced.name, enhanced, exact=True)
     elif not as_is:
         (cleaner,) = load_models([model], [DEFAULTS], 1)
     with console.progress("curate", "files") as progress:
@@ -216,6 +216,7 @@ def curate(
             output,
             None if cleaner is None else lambda name, samples: run(cleaner, name, samples)[0],
             (lambda samples: p835(samples)["ovrl"]) if score else None,
+            how=str(model or system or enhanced or ("nothing" if as_is else "the default model")),
             limit_db=limit,
             least=least,
             without=[name.strip() for name in without.split(",")] if without else [],
@@ -223,6 +224,8 @@ def curate(
             progress=progress,
         )
     kept = sum(one.kept for one in found)
+    if not any(one.kept and one.clip.split == "train" for one in found):
+        console.warn("no speech to train on is left", "Lower --least, or leave fewer sources out.")
     console.note(f"{kept} of {len(found)} utterances kept")
     if score and found:
         means = [sum(getattr(one, when) for one in found) / len(found) for when in ("before", "after")]

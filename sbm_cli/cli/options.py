@@ -26,9 +26,9 @@ AttenuationLimit = Annotated[
     typer.Option(min=0, metavar="DB", help="The same in decibels, as in DeepFilterNet: lower nothing by more than DB."),
 ]
 Dereverb = Annotated[
-    float, typer.Option(min=0, max=1, help="How much of the reverberation to remove; 0 removes the noise alone.")
+    float, typer.Option(min=0, max=1, help="How much of the reverberation to remove; less than 1 by sbm-small alone.")
 ]
-KeepRoom = Annotated[bool, typer.Option("--keep-room", help="Remove the noise and keep the room: --dereverb 0.")]
+KeepRoom = Annotated[bool, typer.Option("--keep-room", help="Remove the noise and keep the room, as --dereverb 0.")]
 Steps = Annotated[int, typer.Option(min=1, metavar="N", help="Steps along the bridge, each a call of the network.")]
 Sampler = Annotated[Literal["ode", "sde"], typer.Option(help="Of several steps: the flow, or with noise of --seed.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")]

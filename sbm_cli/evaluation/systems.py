@@ -71,20 +71,24 @@ class Program:
 
 
 class Folder:
-    """What was enhanced before: below the folder, a file with the id of an item or, if only one has it, its name."""
+    """What was enhanced before: below the folder, a file with the id of an item or, if only one has it, its name.
+
+    exact: the id alone counts.
+    """
 
     timed = False
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, exact: bool = False) -> None:
         self.name, self._folder = name, folder
         files = sound_files(folder)
         names = Counter(Path(id).name for id, _ in files)
-        self._files = {Path(id).name: path for id, path in files if names[Path(id).name] == 1} | dict(files)
+        self._files = dict(files)
+        self._alone = {} if exact else {Path(id).name: path for id, path in files if names[Path(id).name] == 1}
         if not files:
             raise SbmError(f"{folder}: no sound files there.", "Name the folder that holds the enhanced files.")
 
     def enhance(self, id: str, noisy: Samples) -> Samples:
-        path = self._files.get(id) or self._files.get(Path(id).name)
+        path = self._files.get(id) or self._alone.get(Path(id).name)
         if path is None:
             raise AudioError(f"{self._folder}: has no {id}")
         return read_mono(path)

@@ -635,3 +635,16 @@ def test_writer_refuses_what_is_no_waveform(tmp_path: Path) -> None:
                 writer.write(wrong)
         with pytest.raises(ValueError, match="NaN"):
             writer.write(np.full((1, 5), np.nan, np.float32))
+
+
+@pytest.mark.parametrize("suffix", [".m4a", ".opus", ".mkv"])
+def test_eight_channels_come_back_in_their_places(tmp_path: Path, suffix: str) -> None:
+    """PyAV crashes on eight planes; it gets the channels sample by sample. The fourth is for low sounds alone."""
+    time, hertz = np.arange(24000) / 16000, [300, 400, 500, 60, 600, 700, 800, 900]
+    sound = np.stack([0.3 * np.sin(2 * np.pi * f * time) for f in hertz]).astype(np.float32)
+    form = AudioFormat(16000, 8, 24000, "WAV", "PCM_16", "FILE")
+    write(tmp_path / f"a{suffix}", sound, format_for(f"a{suffix}", form))
+    with SoundReader(tmp_path / f"a{suffix}") as reader:
+        found = np.concatenate(list(reader.blocks(5000)), axis=1)
+    spectra = np.abs(np.fft.rfft(found[:, 4000:20000]))
+    assert [int(spectrum.argmax()) for spectrum in spectra] == hertz
