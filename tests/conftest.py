@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,10 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     made = Bundle(tmp_path / "tree")
     monkeypatch.setattr(hub, "_PACKAGE", made.package)
     return made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heard_signals() -> None:
+    """Programs that the tests start inherit which signals are ignored, and nohup has SIGHUP ignored."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
