@@ -86,7 +86,7 @@ FEW = {
 
 
 def lines_of(path: Path) -> list[str]:
-    """Return the command lines of a document that can be run here; those for a lent GPU cannot."""
+    """Return the command lines of a document that can be run here; those for a rented GPU cannot."""
     if path.name == "gpu.md":
         return []
     code = "".join(block.code for block in blocks(path.read_text(encoding="utf-8")) if not block.runs)
