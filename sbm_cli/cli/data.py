@@ -216,7 +216,7 @@ def curate(
             output,
             None if cleaner is None else lambda name, samples: run(cleaner, name, samples)[0],
             (lambda samples: p835(samples)["ovrl"]) if score else None,
-            how=str(model or system or enhanced or ("nothing" if as_is else "the default model")),
+            how=str(model or system or enhanced or ("nothing" if cleaner is None else cleaner.name)),
             limit_db=limit,
             least=least,
             without=[name.strip() for name in without.split(",")] if without else [],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -76,7 +77,8 @@ def curate(
 
     def treat(clip: Clip) -> Utterance:
         target = output.resolve() / "speech" / f"{_name(clip)}.flac" if clean is not None else Path(clip.path)
-        if clip.path not in known or not target.is_file():
+        unscored = score is not None and math.isnan(known.get(clip.path, (math.nan,))[0])
+        if clip.path not in known or unscored or not target.is_file():
             samples = decode_mono(clip)
             before = after = math.nan if score is None else score(samples)
             if clean is not None:
@@ -128,16 +130,12 @@ def _name(clip: Clip) -> str:
 
 
 def _write(path: Path, samples: Samples) -> None:
-    """Write FLAC of 16 bits under a temporary name and rename it."""
     import soundfile
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        soundfile.write(temporary, samples.clip(-1, 1), RATE, "PCM_16", format="FLAC")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    data = io.BytesIO()
+    soundfile.write(data, samples.clip(-1, 1), RATE, "PCM_16", format="FLAC")
+    write_atomically(path, data.getvalue())
 
 
 def _known(path: Path) -> dict[str, tuple[float, float]]:
@@ -148,13 +146,9 @@ def _known(path: Path) -> dict[str, tuple[float, float]]:
 
 
 def _write_scores(path: Path, known: dict[str, tuple[float, float]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for name, (before, after) in sorted(known.items()):
-                writer.writerow((cell(name), f"{before:.3f}", f"{after:.3f}"))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, (before, after) in sorted(known.items()):
+        writer.writerow((cell(name), f"{before:.3f}", f"{after:.3f}"))
+    write_atomically(path, text.getvalue().encode())

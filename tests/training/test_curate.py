@@ -70,6 +70,11 @@ def test_nothing_is_done_twice(corpus: Path, tmp_path: Path) -> None:
         assert len(list(csv.DictReader(file))) == 5
 
 
+def test_what_was_not_scored_is_scored_later(corpus: Path, tmp_path: Path) -> None:
+    curate([corpus], tmp_path / "out", None, None)
+    assert [one.kept for one in run(corpus, tmp_path / "out", least=0.05)] == [True, True, False, True, True]
+
+
 def test_scored_as_it_is_without_a_cleaner(corpus: Path, tmp_path: Path) -> None:
     found = run(corpus, tmp_path / "out", least=0.05)
     assert [one.kept for one in found] == [True, True, False, True, True]
