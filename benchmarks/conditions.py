@@ -13,8 +13,8 @@ out than from the undisturbed input, median and worst of the utterances:
 Rooms, of models that can keep them: how much of the direct sound and of the late reverberation comes out (least
 squares), and SI-SDR against the direct sound and against the reverberant speech, for ten mixtures with noise at 8 dB.
 
-Quality cases: scores against the clean speech, of the input and of the output. MP3 comes back late by its own delay, which
-PESQ takes out and ESTOI does not: there it says nothing.
+Quality cases: scores against the clean speech, of the input and of the output. MP3 comes back late by its own delay,
+which PESQ takes out and ESTOI does not: there it says nothing.
 """
 
 from __future__ import annotations
