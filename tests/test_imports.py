@@ -28,16 +28,16 @@ ROOMS = {
     "dsp": set(),
     "bridge": set(),
     "nn": {"errors"},
-    "checkpoint": {"bridge", "dsp", "nn", "config", "errors"},
-    "chain": {"dsp", "bridge"},
-    "stream": {"audio", "chain", "options", "errors"},
-    "enhancer": {"audio", "stream", "checkpoint", "hub", "options", "errors"},
+    "model": {"bridge", "dsp", "nn", "config", "errors"},
+    "stream": {"audio", "bridge", "dsp", "model", "nn", "options", "errors"},
+    "files": {"audio", "model", "stream", "options", "errors"},
+    "enhancer": {"audio", "files", "model", "stream", "hub", "options"},
     # Its sets are made by the mixture generator.
     "evaluation": {"audio", "cells", "cores", "enhancer", "stream", "options", "training", "errors"},
-    "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "cells", "config", "cores", "lock", "errors"},
-    "batch": {"enhancer", "audio", "checkpoint", "hub", "config", "lock", "options", "errors"},
-    # nn only for what `sbm doctor` and `sbm --version` say about the scan, checkpoint for what `sbm models info` says
-    "cli": {"audio", "enhancer", "batch", "training", "evaluation", "hub", "checkpoint", "nn", "options"}
+    "training": {"dsp", "bridge", "nn", "model", "audio", "cells", "config", "cores", "lock", "errors"},
+    "batch": {"enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
+    # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
+    "cli": {"audio", "enhancer", "batch", "training", "evaluation", "hub", "files", "model", "nn", "options"}
     | {"cores", "errors", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
@@ -55,8 +55,8 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "dsp": ({"torch", "numpy"}, {"triton"}),
     "bridge": ({"torch"}, set()),
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
-    "checkpoint": ({"torch"}, {"safetensors"}),
-    "chain": ({"torch", "numpy"}, set()),
+    "model": ({"torch"}, {"safetensors"}),
+    "files": ({"torch", "numpy"}, set()),
     "stream": ({"torch", "numpy"}, set()),
     "enhancer": ({"torch", "numpy"}, set()),
     "batch": (set(), set()),
@@ -154,7 +154,7 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("sbm_cli.bridge.schedule", "from sbm_cli.nn.network import Network"),
+        ("sbm_cli.bridge.schedule", "from sbm_cli.nn.backbones.ospatialnet import OSpatialNet"),
         ("sbm_cli.bridge.schedule", "import numpy"),
         ("sbm_cli.audio.io", "def f():\n    import torch"),
         ("sbm_cli.nn.network", "import numba"),

@@ -6,16 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sbm_cli import checkpoint
-from sbm_cli.checkpoint import ModelConfig
+from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import ConfigError, ModelError
-from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.model import Model, ModelConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.options import Options
 
-SMALL = NetworkConfig(bins=33, channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
+SMALL = OSpatialNetConfig(
+    bins=33, channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2
+)
 
 
 @pytest.fixture
@@ -23,7 +27,7 @@ def model(tmp_path: Path) -> Path:
     from sbm_cli.dsp.stft import Stft
 
     path = tmp_path / "small.safetensors"
-    checkpoint.save(Network(SMALL), ModelConfig("small", stft=Stft(64, 64, 32), network=SMALL), path)
+    Model(OSpatialNet(SMALL), ModelConfig("small", stft=Stft(64, 64, 32), network=SMALL)).save(path)
     return path
 
 
@@ -33,18 +37,18 @@ def test_weights_that_are_no_numbers_are_refused(model: Path, value: float) -> N
     weights["decoder.bias"][0] = value
     save_file(weights, model)
     with pytest.raises(ModelError, match=r"small.safetensors: the weights 'decoder.bias' are not all finite numbers"):
-        checkpoint.load(model)
+        Model.load(model)
 
 
 def test_weights_of_another_type_are_refused(model: Path) -> None:
     save_file(load_file(model) | {"decoder.bias": torch.zeros(16, dtype=torch.int32)}, model)
     with pytest.raises(ModelError, match="are not all finite numbers"):
-        checkpoint.load(model)
+        Model.load(model)
 
 
 def test_loaded_weights_do_not_change_with_the_file(model: Path) -> None:
     save_file({name: weight.float() for name, weight in load_file(model).items()}, model)
-    network, _ = checkpoint.load(model)
+    network = Model.load(model).network
     before = network.decoder.weight.clone()
     data = model.read_bytes()
     with model.open("r+b") as file:
@@ -77,7 +81,7 @@ NESTED = '{"name": ' + "[" * 100_000 + "]" * 100_000 + "}"
         ({"network.lookahead": -1}, "nothing negative"),
         ({"network.blocks": 10**7}, "beyond every model"),
         ({"network.channels": 10**9}, "beyond every model"),
-        ({"network.state": 10**9}, "beyond every model"),
+        ({"network.d_state": 10**9}, "beyond every model"),
         ({"network.embedding": 10**9}, "beyond every model"),
         ({"network.lookahead": 10**9}, "beyond every model"),
         ({"network.kernel": [10**9, 16]}, "beyond every model"),
@@ -97,21 +101,43 @@ def test_configurations_out_of_range_are_refused(model: Path, change: dict[str, 
         place[last] = value
     config.write_text(json.dumps(values))
     with pytest.raises((ConfigError, ModelError), match=message) as refused:
-        checkpoint.load(model)
+        Model.load(model)
     assert len(refused.value.message) < 1000
 
 
 def test_a_configuration_nested_too_deeply_is_refused(model: Path) -> None:
     model.with_suffix(".json").write_text(NESTED)
     with pytest.raises(ModelError, match=r"not valid JSON \(nested too deeply\)"):
-        checkpoint.load(model)
+        Model.load(model)
 
 
 def test_the_largest_network_that_is_let_through_is_refused_at_once(model: Path) -> None:
     """Nothing is allocated for a network whose weights are not those of the file."""
     config = model.with_suffix(".json")
     values = json.loads(config.read_text())
-    values["network"] |= {"channels": 4096, "blocks": 256, "state": 256}
+    values["network"] |= {"channels": 4096, "blocks": 256, "d_state": 256}
     config.write_text(json.dumps(values))
     with pytest.raises(ModelError, match="do not fit"):
-        checkpoint.load(model)
+        Model.load(model)
+
+
+def test_a_model_written_by_the_first_version_does_what_it_did(tmp_path: Path) -> None:
+    """The outputs, of one step and of two with half of the room, were computed by that version."""
+    old = Path(__file__).parent / "fixtures" / "written-by-0.1.0.safetensors"
+    noisy = np.random.default_rng(0).normal(0, 0.1, 400).astype(np.float32)
+    expected = np.loadtxt(old.with_suffix(".csv"), delimiter=",").T
+    enhancer = Enhancer.load(old, "cpu")
+    enhancer.model.save(tmp_path / "new.safetensors")
+    for each in (enhancer, Enhancer.load(tmp_path / "new.safetensors", "cpu")):
+        outputs = [each.enhance(noisy, 16000, options) for options in (Options(), Options(steps=2, dereverb=0.5))]
+        np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    values = json.loads((tmp_path / "new.json").read_text())
+    assert values["format"] == 2 and values["network"]["kind"] == "ospatialnet" and values["network"]["d_state"] == 4
+
+
+@pytest.mark.parametrize("number", [3, 0, "2", None, [1]])
+def test_a_format_of_the_future_is_refused(model: Path, number: object) -> None:
+    config = model.with_suffix(".json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"format": number}))
+    with pytest.raises(ModelError, match=r"small.json: of format .*, which this version does not know"):
+        Model.load(model)

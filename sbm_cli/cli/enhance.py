@@ -48,7 +48,7 @@ from sbm_cli.errors import OutputExistsError, SbmError
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
     from sbm_cli.audio.pipe import Pipe
-    from sbm_cli.enhancer import FileReport
+    from sbm_cli.files import FileReport
 
 PIPE = "-"  # standard input or output, where a file's name would stand
 
@@ -293,8 +293,8 @@ def _drawn(
         yield
         return
     from sbm_cli.audio.permissions import mode_for_new
-    from sbm_cli.checkpoint import write_atomically
     from sbm_cli.evaluation.spectrogram import draw, spectrogram
+    from sbm_cli.model import write_atomically
 
     before = spectrogram(source, replace_nan)  # now: the target may replace it
     yield

@@ -80,7 +80,7 @@ def rtf(
             lambda number: recordings or made_clips(lengths, enhancer.config.rate, number),
             rounds,
             commands,
-            scan=scan.chosen(next(enhancer.network.parameters())),
+            scan=scan.chosen(next(enhancer.model.folded().parameters())),
             import_seconds=imported - begun,
             load_seconds=loaded - begun_loading,
             progress=progress,

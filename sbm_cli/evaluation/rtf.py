@@ -101,7 +101,7 @@ def benchmark(
 
     Raises SbmError if a program fails.
     """
-    parameters = list(enhancer.network.parameters())
+    parameters = list(enhancer.model.folded().parameters())
     where = machine()  # says how busy it was before us
     passes, calls = network_passes(enhancer, clips(0)[0])
     rows = measure(enhancer, (clips(number) for number in range(rounds + 1)), rounds + 1, commands, progress)
@@ -210,7 +210,7 @@ def network_passes(enhancer: Enhancer, clip: Clip) -> tuple[int, int]:
         frames += inputs[1].shape[-1]  # noisy: [batch, freq, frames]
         calls += 1
 
-    hook = enhancer.network.register_forward_hook(count)
+    hook = enhancer.model.folded().register_forward_hook(count)
     try:
         enhancer.enhance(clip.samples, clip.rate)
     finally:

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from sbm_cli.checkpoint import ModelConfig
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, SbmError
 from sbm_cli.evaluation import rtf
 from sbm_cli.evaluation.clips import Clip, made_clips, read_clip, speech_like
 from sbm_cli.evaluation.commands import Command
 from sbm_cli.evaluation.machine import machine, peak_memory
-from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.model import Model, ModelConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 
 COPY = (sys.executable, "-c", "import shutil, sys; shutil.copy(*sys.argv[1:])", "{in}", "{out}")
 
@@ -27,8 +27,8 @@ COPY = (sys.executable, "-c", "import shutil, sys; shutil.copy(*sys.argv[1:])", 
 @pytest.fixture(scope="module")
 def enhancer() -> Enhancer:
     torch.manual_seed(0)
-    small = NetworkConfig(channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
-    return Enhancer(Network(small), ModelConfig("small", network=small))
+    small = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
+    return Enhancer(Model(OSpatialNet(small), ModelConfig("small", network=small)))
 
 
 def test_every_round_times_every_system_on_every_clip(enhancer: Enhancer) -> None:
@@ -62,7 +62,7 @@ def test_every_round_times_every_system_on_every_clip(enhancer: Enhancer) -> Non
         assert (row.start > 0) == (row.system == "copy")
     assert done == [pytest.approx((0.8 * number, 2.4)) for number in (1, 2, 3)]
     assert (report.passes, report.dtype, report.threads, report.device) == (1, "float32", 1, "cpu")
-    assert report.parameters == sum(parameter.numel() for parameter in enhancer.network.parameters())
+    assert report.parameters == sum(parameter.numel() for parameter in enhancer.model.folded().parameters())
     json.dumps(dataclasses.asdict(report), allow_nan=False)
     text = rtf.to_markdown(report)
     for told in (machine().split(",")[0], "scan cpu", "median of 2 rounds", "imports 1.00 s, model 2.00 s", "| copy |"):
@@ -91,7 +91,7 @@ def test_one_step_sends_every_frame_once_through_the_network(enhancer: Enhancer,
     passes, calls = rtf.network_passes(enhancer, clip)
     assert passes == 1
     assert calls >= 3  # blocks of a second
-    assert not enhancer.network._forward_hooks
+    assert not enhancer.model.folded()._forward_hooks
 
 
 def test_several_steps_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,11 +101,9 @@ def test_several_steps_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
                 super().enhance(samples, rate)
             return super().enhance(samples, rate)
 
-    small = NetworkConfig(channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
-    assert (
-        rtf.network_passes(Thrice(Network(small), ModelConfig("s", network=small)), made_clips([1], 16000, 0)[0])[0]
-        == 3
-    )
+    small = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
+    thrice = Thrice(Model(OSpatialNet(small), ModelConfig("s", network=small)))
+    assert rtf.network_passes(thrice, made_clips([1], 16000, 0)[0])[0] == 3
 
 
 def test_latency_of_a_stream(enhancer: Enhancer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from sbm_cli.checkpoint import ModelConfig
-from sbm_cli.nn.network import NetworkConfig
+from sbm_cli.model import ModelConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
 from sbm_cli.training.config import DataConfig, LoopConfig, OptimizerConfig, TrainConfig
 from sbm_cli.training.mixing import MixConfig
 
-TINY = NetworkConfig(channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, fullband_squeeze=1, head=2, embedding=4)
+TINY = OSpatialNetConfig(
+    channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=1, head=2, embedding=4
+)
 
 
 @pytest.fixture(scope="session")

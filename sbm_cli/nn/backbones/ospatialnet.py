@@ -1,4 +1,4 @@
-"""The network: time-frequency compression, oSpatialNet-Mamba blocks, a full-band Mamba, decompression.
+"""The paper's backbone: time-frequency compression, oSpatialNet-Mamba blocks, a full-band Mamba, decompression.
 
 It predicts the clean spectrum (data prediction) as `G * noisy + R` with G and R complex and unbounded. Untrained it
 returns its input: G = 1 and R = 0. A bounded mask and a direct estimate are there to compare with.
@@ -14,52 +14,57 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sbm_cli.nn.blocks import CrossBandBlock, FullBandBlock, ModulatedNorm, NarrowBandBlock, TimeEmbedding
+from sbm_cli.nn.network import Carry, Network, NetworkConfig
 
-Carry = dict[str, Tensor]
 OUTPUTS = {"mask+residual": (1.0, 0.0, 0.0, 0.0), "mask": (1.0, 0.0), "direct": (0.0, 0.0)}  # and the untrained G, R
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """Dimensions of the network, stored beside its weights.
+class OSpatialNetConfig(NetworkConfig):
+    """Dimensions of an oSpatialNet-Mamba.
 
-    bins: frequencies of the spectrum, stride * bands + 1. embedding: size of the time embedding; 0 is a network
-    without time, which sees only the noisy spectrum (a mapping baseline, or a bridge model folded at t = 1).
+    bins: stride * bands + 1. d_state: states of every Mamba channel. embedding: size of the time embedding; 0 is a
+    network without time, which sees only the noisy spectrum (a mapping baseline, or a bridge model folded at t = 1).
     untimed: such a network sees the state too, and is not told its time.
-    lookahead: frames of future that the network sees; its output comes that many frames late.
     filter_frames: taps of a complex filter along time beside the mask, below `filter_bins`; 1 leaves it out. It can
     resolve harmonics that one window does not ("deep filtering", Mack & Habets, arXiv 1904.08369).
-    keep_room: whether the network can be asked to keep the reverberation and remove the noise alone.
     output: "mask+residual"; "mask", G with its size bounded by tanh (Hu et al., arXiv 2008.00264), untrained tanh(1);
     or "direct", R alone, untrained silence.
     """
 
-    bins: int = 257
     stride: int = 8  # bins per band
     kernel: tuple[int, int] = (3, 16)  # of the encoder: frames, bins
     channels: int = 64
     blocks: int = 4
-    state: int = 16
+    d_state: int = 16
     cross_kernel: int = 5  # bands
     cross_groups: int = 8
     squeeze: int = 8  # channels of the full-band linear map
     fullband_squeeze: int = 3  # channels per band of the full-band Mamba; 0 leaves it out
     head: int = 12  # channels at full frequency resolution
     embedding: int = 16
-    lookahead: int = 0
     filter_frames: int = 1
     filter_bins: int = 128
-    keep_room: bool = False
     untimed: bool = False
     output: str = "mask+residual"
 
     def __post_init__(self) -> None:
         c = self
-        sizes = (c.bins, c.stride, *c.kernel, c.channels, c.blocks, c.state, c.cross_kernel, c.cross_groups, c.squeeze)
+        sizes = (
+            c.bins,
+            c.stride,
+            *c.kernel,
+            c.channels,
+            c.blocks,
+            c.d_state,
+            c.cross_kernel,
+            c.cross_groups,
+            c.squeeze,
+        )
         if min(*sizes, c.head) < 1 or min(c.embedding, c.fullband_squeeze, c.lookahead) < 0:
             raise ValueError(f"every dimension must be at least 1, and nothing negative, got {self}")
         large = c.bins > 2**14 + 1 or max(*sizes[1:], c.head, c.embedding, c.fullband_squeeze) > 4096
-        if large or max(c.blocks, c.state, c.lookahead, c.filter_frames) > 256:
+        if large or max(c.blocks, c.d_state, c.lookahead, c.filter_frames) > 256:
             raise ValueError(f"dimensions beyond every model that somebody could run, got {self}")
         if (self.bins - 1) % self.stride:
             raise ValueError(f"bins - 1 must be a multiple of stride, got {self.bins} and {self.stride}")
@@ -78,6 +83,25 @@ class NetworkConfig:
         if self.output not in OUTPUTS:
             raise ValueError(f"output is one of {', '.join(OUTPUTS)}, got {self.output!r}")
 
+    def build(self) -> OSpatialNet:
+        return OSpatialNet(self)
+
+    def grown(self, wanted: NetworkConfig) -> NetworkConfig:
+        if not isinstance(wanted, OSpatialNetConfig):
+            return self
+        return replace(
+            self,
+            lookahead=max(self.lookahead, wanted.lookahead),
+            kernel=(self.kernel[0] + max(0, wanted.lookahead - self.lookahead), self.kernel[1]),
+            filter_frames=wanted.filter_frames if self.filter_frames == 1 else self.filter_frames,
+            filter_bins=wanted.filter_bins,
+            keep_room=self.keep_room or wanted.keep_room,
+        )
+
+    @property
+    def timed(self) -> bool:
+        return self.embedding > 0
+
     @property
     def bands(self) -> int:
         return (self.bins - 1) // self.stride
@@ -93,10 +117,12 @@ class NetworkConfig:
         return min(self.lookahead, self.filter_frames // 2)
 
 
-class Network(nn.Module):
-    """`(state, noisy, t) -> estimate`, all compressed and levelled spectra; causal but for the look-ahead."""
+class OSpatialNet(Network):
+    """Causal but for the look-ahead."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    config: OSpatialNetConfig
+
+    def __init__(self, config: OSpatialNetConfig) -> None:
         super().__init__()
         self.config = config
         inputs, start = 4 if config.sees_state else 2, torch.tensor(OUTPUTS[config.output])
@@ -111,9 +137,11 @@ class Network(nn.Module):
         self.cross = nn.ModuleList(
             CrossBandBlock(c.bands, c.channels, c.cross_kernel, c.cross_groups, c.squeeze) for _ in range(c.blocks)
         )
-        self.narrow = nn.ModuleList(NarrowBandBlock(c.channels, c.state, c.embedding) for _ in range(c.blocks))
+        self.narrow = nn.ModuleList(NarrowBandBlock(c.channels, c.d_state, c.embedding) for _ in range(c.blocks))
         self.full = (
-            FullBandBlock(c.bands, c.channels, c.fullband_squeeze, c.state, c.embedding) if c.fullband_squeeze else None
+            FullBandBlock(c.bands, c.channels, c.fullband_squeeze, c.d_state, c.embedding)
+            if c.fullband_squeeze
+            else None
         )
         self.norm = nn.LayerNorm(c.channels)
         self.decoder = nn.Linear(c.channels, c.stride * c.head)
@@ -129,13 +157,6 @@ class Network(nn.Module):
     def forward(
         self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
     ) -> tuple[Tensor, Carry]:
-        """Return the estimate of the clean spectrum and what the next block of frames needs.
-
-        state, noisy: complex [batch, freq, frames]; t: [batch], or [1] for all, the time of `state`.
-        carry: what the last block returned; None at the beginning of a recording.
-        room: how much of the reverberation is to stay, 0 (None) or 1, [batch]; the estimate is of what is asked for.
-        The estimate is shaped like noisy; frame k of it belongs to frame k - lookahead of the input.
-        """
         if noisy.shape[1] != self.config.bins:
             raise ValueError(f"expected {self.config.bins} frequencies, got a spectrum {tuple(noisy.shape)}")
         old, new = carry or {}, Carry()
@@ -190,12 +211,11 @@ class Network(nn.Module):
         return embedding + room[:, None] * self.room
 
     @torch.no_grad()
-    def fold(self, t: float = 1.0, room: float = 0.0) -> Network:
-        """Return a network without time that equals this one where state = noisy, at the time t and for this room."""
+    def fold(self, t: float = 1.0, room: float = 0.0) -> OSpatialNet:
         if not self.config.sees_state:
             return self
         with torch.device("meta"):  # its weights follow
-            folded = Network(replace(self.config, embedding=0, untimed=False, keep_room=False))
+            folded = OSpatialNet(replace(self.config, embedding=0, untimed=False, keep_room=False))
         left = ("embedding", "room")
         weights = {
             k: v.clone() for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith(left)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 from sbm_cli.nn.blocks import FullBandBlock, ModulatedNorm
-from sbm_cli.nn.network import Network, NetworkConfig
 
 END = torch.ones(1)
 
@@ -21,15 +21,15 @@ def spectra(batch: int = 2, frames: int = 30) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("embedding", [0, 16])
 @pytest.mark.parametrize("lookahead", [0, 3])
 def test_untrained_network_returns_its_input(embedding: int, lookahead: int) -> None:
-    network = Network(
-        NetworkConfig(bins=33, channels=8, blocks=1, cross_groups=2, embedding=embedding, lookahead=lookahead)
+    network = OSpatialNet(
+        OSpatialNetConfig(bins=33, channels=8, blocks=1, cross_groups=2, embedding=embedding, lookahead=lookahead)
     )
     state, noisy = spectra()
     estimate, _ = network(state, noisy, torch.rand(2))
     torch.testing.assert_close(estimate[..., lookahead:], noisy[..., : noisy.shape[2] - lookahead], rtol=0, atol=1e-6)
 
 
-def test_future_does_not_move_the_past(network: Network) -> None:
+def test_future_does_not_move_the_past(network: OSpatialNet) -> None:
     state, noisy = spectra()
     before, _ = network(state, noisy, END)
     state, noisy = state.clone(), noisy.clone()
@@ -44,7 +44,7 @@ def test_lookahead_is_used() -> None:
     """The estimate of frame k, which comes out at k + 2, changes with input frame k + 2."""
     from tests.nn.conftest import perturbed
 
-    network = perturbed(NetworkConfig(bins=33, channels=8, blocks=1, cross_groups=2, lookahead=2))
+    network = perturbed(OSpatialNetConfig(bins=33, channels=8, blocks=1, cross_groups=2, lookahead=2))
     _, noisy = spectra()
     before, _ = network(noisy, noisy, END)
     changed = noisy.clone()
@@ -54,7 +54,7 @@ def test_lookahead_is_used() -> None:
 
 
 @pytest.mark.parametrize("cuts", [[0], [1], [2, 3, 4], [13], [29, 30]])
-def test_blocks_with_carry_equal_the_whole(network: Network, cuts: list[int]) -> None:
+def test_blocks_with_carry_equal_the_whole(network: OSpatialNet, cuts: list[int]) -> None:
     state, noisy = spectra()
     whole, _ = network(state, noisy, END)
     carry, parts = None, []
@@ -65,7 +65,7 @@ def test_blocks_with_carry_equal_the_whole(network: Network, cuts: list[int]) ->
     torch.testing.assert_close(torch.cat(parts, 2), whole, rtol=0, atol=1e-5)
 
 
-def test_every_frame_of_history_is_carried(network: Network) -> None:
+def test_every_frame_of_history_is_carried(network: OSpatialNet) -> None:
     _, noisy = spectra()
     _, carry = network(noisy, noisy, END)
     fresh, _ = network(noisy, noisy, END)
@@ -74,7 +74,7 @@ def test_every_frame_of_history_is_carried(network: Network) -> None:
 
 
 @pytest.mark.parametrize("t", [1.0, 0.4])
-def test_folding_changes_nothing_at_its_time(network: Network, t: float) -> None:
+def test_folding_changes_nothing_at_its_time(network: OSpatialNet, t: float) -> None:
     _, noisy = spectra()
     folded = network.fold(t)
     assert folded.embedding is None and folded.config.embedding == 0
@@ -83,14 +83,14 @@ def test_folding_changes_nothing_at_its_time(network: Network, t: float) -> None
     assert sum(p.numel() for p in folded.parameters()) < sum(p.numel() for p in network.parameters())
 
 
-def test_time_and_state_matter_before_folding(network: Network) -> None:
+def test_time_and_state_matter_before_folding(network: OSpatialNet) -> None:
     state, noisy = spectra()
     base, _ = network(noisy, noisy, END)
     assert not torch.allclose(network(noisy, noisy, 0.5 * END)[0], base)
     assert not torch.allclose(network(state, noisy, END)[0], base)
 
 
-def test_a_time_for_each_item_equals_items_alone(network: Network) -> None:
+def test_a_time_for_each_item_equals_items_alone(network: OSpatialNet) -> None:
     state, noisy = spectra()
     t = torch.tensor([0.2, 0.9])
     together, _ = network(state, noisy, t)
@@ -114,14 +114,14 @@ def test_full_band_block_starts_as_the_identity() -> None:
 def test_gradients_reach_every_parameter() -> None:
     from tests.nn.conftest import perturbed
 
-    network = perturbed(NetworkConfig(bins=33, channels=8, blocks=2, cross_groups=2)).requires_grad_(True)
+    network = perturbed(OSpatialNetConfig(bins=33, channels=8, blocks=2, cross_groups=2)).requires_grad_(True)
     state, noisy = spectra()
     network(state, noisy, torch.rand(2))[0].abs().square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
-def test_refuses_another_number_of_frequencies(network: Network) -> None:
+def test_refuses_another_number_of_frequencies(network: OSpatialNet) -> None:
     noisy = torch.zeros(1, 30, 4, dtype=torch.complex64)
     with pytest.raises(ValueError, match="expected 33 frequencies"):
         network(noisy, noisy, END)
@@ -133,4 +133,4 @@ def test_refuses_another_number_of_frequencies(network: Network) -> None:
 )
 def test_config_refuses_what_does_not_fit(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError):
-        NetworkConfig(**wrong)  # type: ignore[arg-type]
+        OSpatialNetConfig(**wrong)  # type: ignore[arg-type]
