@@ -36,3 +36,23 @@ def test_the_tests_that_documents_name_exist() -> None:
         if not (ROOT / file).is_file() or (test and f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8"))
     ]
     assert len(named) > 20 and missing == []
+
+
+def anchors(text: str) -> set[str]:
+    """Return the names that the headings of a Markdown text have on GitHub."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.stem
+)
+def test_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", path.read_text(encoding="utf-8"))
+    targets = [(path.parent / file if file else path, anchor) for file, anchor in links]
+    broken = [
+        (target.name, anchor)
+        for target, anchor in targets
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8")))
+    ]
+    assert broken == []
