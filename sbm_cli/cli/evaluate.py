@@ -241,7 +241,7 @@ def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> N
     """Write the files of a report, each whole or not at all; the page if it was asked for."""
     from json import dumps
 
-    from sbm_cli.checkpoint import write_atomically
+    from sbm_cli.atomic import write_atomically
     from sbm_cli.evaluation.machine import machine, software
     from sbm_cli.evaluation.page import to_html
     from sbm_cli.evaluation.report import to_csv, to_json, to_latex, to_markdown
