@@ -6,22 +6,21 @@ NAME.safetensors has the weights, NAME.json everything else one needs to use the
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sbm_cli.atomic import write_atomically
 from sbm_cli.bridge.schedule import VE, Schedule
 from sbm_cli.config import build, dump, parse_json
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
-from sbm_cli.errors import ModelError, naming
+from sbm_cli.errors import ModelError
 from sbm_cli.nn.backbones import Backbone
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
 from sbm_cli.nn.network import Network, Windows
@@ -197,22 +196,3 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
         words = {"state": "d_state"}
         values["network"] = {"kind": "ospatialnet"} | {words.get(key, key): value for key, value in network.items()}
     return values
-
-
-def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write a file under a temporary name in its folder and rename it: it is there whole, or as it was before.
-
-    mode: of the file, still to be cut by the umask.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with naming(path), open(temporary, "wb", opener=partial(os.open, mode=mode)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk, say, does not name it
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -18,33 +18,35 @@ PACKAGE = Path(sbm_cli.__file__).parent
 # room -> rooms of ours that it may import, anywhere in its files
 ROOMS = {
     "errors": set(),
+    "atomic": {"errors"},
     "cores": set(),
     "cells": set(),
     "config": {"errors"},
     "hub": {"config", "errors"},
     "lock": set(),
-    "audio": {"errors"},
+    "audio": {"atomic", "errors"},
     "options": {"audio"},
     "dsp": set(),
     "bridge": set(),
     "nn": {"errors"},
-    "model": {"bridge", "dsp", "nn", "config", "errors"},
+    "model": {"atomic", "bridge", "dsp", "nn", "config", "errors"},
     "stream": {"audio", "bridge", "dsp", "model", "nn", "options", "errors"},
     "files": {"audio", "model", "stream", "options", "errors"},
     "enhancer": {"audio", "files", "model", "stream", "hub", "options"},
     # Its sets are made by the mixture generator.
     "evaluation": {"audio", "cells", "cores", "enhancer", "stream", "options", "training", "errors"},
-    "training": {"dsp", "bridge", "nn", "model", "audio", "cells", "config", "cores", "lock", "errors"},
-    "batch": {"enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
+    "training": {"atomic", "dsp", "bridge", "nn", "model", "audio", "cells", "config", "cores", "lock", "errors"},
+    "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
     "cli": {"audio", "enhancer", "batch", "training", "evaluation", "hub", "files", "model", "nn", "options"}
-    | {"cores", "errors", ""},
+    | {"atomic", "cores", "errors", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
 # room -> third parties at the top of its files; inside functions; nothing else may be imported
 THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
+    "atomic": (set(), set()),
     "cores": (set(), set()),
     "cells": (set(), set()),
     "config": (set(), set()),

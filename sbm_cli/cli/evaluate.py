@@ -241,10 +241,10 @@ def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> N
     """Write the files of a report, each whole or not at all; the page if it was asked for."""
     from json import dumps
 
+    from sbm_cli.atomic import write_atomically
     from sbm_cli.evaluation.machine import machine, software
     from sbm_cli.evaluation.page import to_html
     from sbm_cli.evaluation.report import to_csv, to_json, to_latex, to_markdown
-    from sbm_cli.model import write_atomically
 
     document = dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     texts = dict(zip(FILES, (to_csv(result), document, to_markdown(result) + "\n", to_latex(result)), strict=True))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sbm_cli.cli import console
-from sbm_cli.cli.options import Json, Model, Quiet, Verbose, check_device
+from sbm_cli.cli.options import Device, Json, Model, Quiet, Verbose, check_device
 
 
 def rtf(
@@ -19,7 +19,7 @@ def rtf(
         typer.Argument(metavar="[FILE]...", help="Recordings to time; speech-like noise is made if none is given."),
     ] = None,
     model: Model = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads, of other programs too where they ask.")] = 1,
     seconds: Annotated[
         str, typer.Option(metavar="S,S", help="Lengths of the clips that are made, at the model's rate.")

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from sbm_cli.atomic import replacing
 from sbm_cli.cells import cell
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.data import COLUMNS, KINDS, SPLITS, SUFFIXES, Clip, name_rank, read_manifest
@@ -94,20 +95,15 @@ def write_manifest(path: Path, clips: Iterable[tuple[Clip, float | None]]) -> No
     """Write clips and their seconds, if known, as a manifest; paths below its folder are relative to it."""
     folder = path.parent.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f"{path.suffix}.{os.getpid()}.part")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-            writer.writeheader()
-            for clip, seconds in clips:
-                place = Path(clip.path)
-                place = place.relative_to(folder) if place.is_relative_to(folder) else place
-                row = {key: getattr(clip, key) for key in COLUMNS if hasattr(clip, key)}
-                row |= {"path": place.as_posix(), "seconds": seconds and f"{seconds:.2f}"}
-                writer.writerow({key: cell(value) for key, value in row.items()})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        for clip, seconds in clips:
+            place = Path(clip.path)
+            place = place.relative_to(folder) if place.is_relative_to(folder) else place
+            row = {key: getattr(clip, key) for key in COLUMNS if hasattr(clip, key)}
+            row |= {"path": place.as_posix(), "seconds": seconds and f"{seconds:.2f}"}
+            writer.writerow({key: cell(value) for key, value in row.items()})
 
 
 def _fitting(layout: Layout, root: Path) -> Iterator[tuple[Rule, Clip, dict[str, str]]]:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sbm_cli.atomic import write_atomically
 from sbm_cli.cells import cell, text_of
 from sbm_cli.config import parse_json
 from sbm_cli.errors import ConfigError, SbmError
-from sbm_cli.model import write_atomically
 from sbm_cli.training.corpora import write_manifest
 from sbm_cli.training.data import RATE, Clip, Samples, decode_mono, read_manifest, report_set, set_aside
 

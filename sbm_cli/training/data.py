@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sbm_cli.atomic import replacing, write_atomically
 from sbm_cli.cells import text_of
 from sbm_cli.cores import cores
-from sbm_cli.errors import AudioError, ConfigError, naming
+from sbm_cli.errors import AudioError, ConfigError
 
 Samples = NDArray[np.float32]
 
@@ -138,21 +139,14 @@ def cached_store(
     folder.mkdir(parents=True, exist_ok=True)
     store_path, index_path = folder / f"{name}.i16", folder / f"{name}.json"
     if not _complete(store_path, index_path):
-        temporary = [path.with_suffix(f"{path.suffix}.{os.getpid()}.part") for path in (store_path, index_path)]
         records: list[dict[str, object]] = []
         total = 0
-        try:
-            with naming(store_path), temporary[0].open("wb") as file:
-                for record, audio in make():
-                    records.append({**record, "start": total, "samples": len(audio)})
-                    total += len(audio)
-                    file.write(audio.astype("<i2").tobytes())
-            temporary[1].write_text(json.dumps({"total": total, "records": records}), encoding="utf-8")
-            os.replace(temporary[0], store_path)
-            os.replace(temporary[1], index_path)
-        finally:
-            for path in temporary:
-                path.unlink(missing_ok=True)
+        with replacing(store_path) as part, part.open("wb") as file:
+            for record, audio in make():
+                records.append({**record, "start": total, "samples": len(audio)})
+                total += len(audio)
+                file.write(audio.astype("<i2").tobytes())
+        write_atomically(index_path, json.dumps({"total": total, "records": records}).encode())
     found = json.loads(index_path.read_text(encoding="utf-8"))
     empty = np.zeros(0, np.int16)
     # mode "c": private to the process, and writable, as torch wants its arrays

@@ -10,7 +10,6 @@ import bz2
 import functools
 import json
 import math
-import os
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sbm_cli.atomic import replacing
 from sbm_cli.config import parse_json
 from sbm_cli.cores import cores
 from sbm_cli.errors import ConfigError
@@ -178,35 +178,30 @@ def _write_shard(path: Path, kind: str, source: Iterator[_Record], limit: float)
     """Take so many recordings from `source` as fit into `limit` bytes (one at least), and write them."""
     records: list[dict[str, Any]] = []
     waiting, start, blocks = bytearray(), 0, 0
-    temporary = path.with_suffix(".part")
-    try:
-        with zipfile.ZipFile(temporary, "w") as file:
+    with replacing(path) as part, zipfile.ZipFile(part, "w") as file:
 
-            def flush(least: int) -> None:
-                nonlocal blocks
-                while len(waiting) >= least:
-                    file.writestr(f"{blocks:06d}.bz2", bz2.compress(waiting[:BLOCK]))
-                    del waiting[:BLOCK]
-                    blocks += 1
+        def flush(least: int) -> None:
+            nonlocal blocks
+            while len(waiting) >= least:
+                file.writestr(f"{blocks:06d}.bz2", bz2.compress(waiting[:BLOCK]))
+                del waiting[:BLOCK]
+                blocks += 1
 
-            assert file.fp is not None
-            # room for the recording that follows and for the index, both at their largest
-            while file.fp.tell() + len(waiting) + LONGEST + 300 * len(records) < limit or not records:
-                found = next(source, None)
-                if found is None:
-                    break
-                record, audio = found
-                records.append({**record, "start": start, "samples": len(audio)})
-                start += len(audio)
-                waiting += encode(audio).tobytes()
-                flush(BLOCK)
-            flush(1)
-            file.writestr(
-                INDEX, json.dumps({"version": PACK_VERSION, "kind": kind, "records": records}), zipfile.ZIP_DEFLATED
-            )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        assert file.fp is not None
+        # room for the recording that follows and for the index, both at their largest
+        while file.fp.tell() + len(waiting) + LONGEST + 300 * len(records) < limit or not records:
+            found = next(source, None)
+            if found is None:
+                break
+            record, audio = found
+            records.append({**record, "start": start, "samples": len(audio)})
+            start += len(audio)
+            waiting += encode(audio).tobytes()
+            flush(BLOCK)
+        flush(1)
+        file.writestr(
+            INDEX, json.dumps({"version": PACK_VERSION, "kind": kind, "records": records}), zipfile.ZIP_DEFLATED
+        )
 
 
 def _read_shard(path: Path, pool: ThreadPoolExecutor) -> _Shard:

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from sbm_cli.atomic import remove_parts, write_atomically
 from sbm_cli.config import build, dump, parse_json
 from sbm_cli.errors import ConfigError
 from sbm_cli.lock import lock
-from sbm_cli.model import Model, ModelConfig, load_config, upgraded, write_atomically
+from sbm_cli.model import Model, ModelConfig, load_config, upgraded
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.optimizer import Optimizer
@@ -71,9 +72,8 @@ def locked(output: Path) -> Iterator[None]:
 def make_folder(output: Path, config: TrainConfig) -> None:
     """Make the folder of a training, and remove from it what a killed one had half written."""
     (output / BEST).mkdir(parents=True, exist_ok=True)
-    for name in (LAST, f"{config.model.name}.*"):
-        for path in (*output.glob(f".{name}.*.tmp"), *(output / BEST).glob(f".{name}.*.tmp")):
-            path.unlink(missing_ok=True)
+    for folder in (output, output / BEST):
+        remove_parts(folder)
 
 
 # What may be another when a training goes on: how long, where the data lie, and what the machine asks for.

@@ -117,7 +117,7 @@ def test_a_checkpoint_with_a_hostile_recipe_is_one_message(recipe: TrainConfig, 
 
 def test_what_a_killed_training_left_is_removed(recipe: TrainConfig, tmp_path: Path) -> None:
     make_folder(tmp_path, recipe)
-    for left in (".last.pt.7.tmp", ".toy.json.7.tmp", "best/.toy.safetensors.7.tmp"):
+    for left in (".sbm-7-aa.part", "best/.sbm-8-bb.part"):
         (tmp_path / left).touch()
     (tmp_path / ".other.tmp").touch()
     make_folder(tmp_path, recipe)
