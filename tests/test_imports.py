@@ -77,6 +77,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
 
 # Kernels are decorated at the top of one file, and that file is imported in a function.
 KERNEL_FILES = {
+    "sbm_cli.nn.kernels.cpu.jit": {"numba"},
     "sbm_cli.nn.scan.cpu": {"numba", "llvmlite", "numpy"},
     "sbm_cli.nn.scan.triton": {"triton"},
     "sbm_cli.nn.band_conv.cpu": {"numba", "llvmlite", "numpy"},
