@@ -25,10 +25,10 @@ from sbm_cli import checkpoint, hub
 from sbm_cli.bridge import draw_noise, sample
 from sbm_cli.bridge.schedule import marginal, sample_state
 from sbm_cli.checkpoint import ModelConfig
+from sbm_cli.data.corpus import open_corpus
+from sbm_cli.data.test_sets import HALVES, Mixture, evaluation_set
 from sbm_cli.evaluation.metrics import METRICS, RATE, score_many
-from sbm_cli.evaluation.sets import HALVES, Mixture, evaluation_set
 from sbm_cli.nn.network import Network
-from sbm_cli.training.data import open_corpus
 from sbm_cli.training.objective import prepare
 
 SCORES = ("si_sdr", "estoi", "pesq")  # DNSMOS would take longer than all the rest

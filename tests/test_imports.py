@@ -32,12 +32,12 @@ ROOMS = {
     "chain": {"dsp", "bridge"},
     "stream": {"audio", "chain", "options", "errors"},
     "enhancer": {"audio", "stream", "checkpoint", "hub", "options", "errors"},
-    # Its sets are made by the mixture generator.
-    "evaluation": {"audio", "cells", "cores", "enhancer", "stream", "options", "training", "errors"},
-    "training": {"dsp", "bridge", "nn", "checkpoint", "audio", "cells", "config", "cores", "lock", "errors"},
+    "data": {"checkpoint", "cells", "config", "cores", "errors"},
+    "evaluation": {"audio", "cells", "cores", "data", "enhancer", "stream", "options", "errors"},
+    "training": {"data", "dsp", "bridge", "nn", "checkpoint", "audio", "cells", "config", "cores", "lock", "errors"},
     "batch": {"enhancer", "audio", "checkpoint", "hub", "config", "lock", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, checkpoint for what `sbm models info` says
-    "cli": {"audio", "enhancer", "batch", "training", "evaluation", "hub", "checkpoint", "nn", "options"}
+    "cli": {"audio", "data", "enhancer", "batch", "training", "evaluation", "hub", "checkpoint", "nn", "options"}
     | {"cores", "errors", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
@@ -60,6 +60,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "stream": ({"torch", "numpy"}, set()),
     "enhancer": ({"torch", "numpy"}, set()),
     "batch": (set(), set()),
+    "data": ({"torch", "numpy"}, {"soundfile", "soxr"}),
     "evaluation": (
         {"numpy"},
         {"torch", "scipy", "soundfile", "soxr", "librosa", "onnxruntime", "pesq", "pystoi", "speechmos", "PIL"}
@@ -67,7 +68,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "training": (
         {"torch", "numpy"},
-        {"yaml", "soundfile", "soxr", "safetensors", "lightning_fabric", "tensorboard"},
+        {"yaml", "safetensors", "lightning_fabric", "tensorboard"},
     ),
     "cli": ({"typer"}, {"rich", "torch", "numba", "huggingface_hub"}),
     "": (set(), set()),

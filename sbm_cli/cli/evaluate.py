@@ -15,10 +15,10 @@ from sbm_cli.cores import cores
 from sbm_cli.errors import OutputExistsError
 
 if TYPE_CHECKING:
+    from sbm_cli.data.test_sets import Mixture
     from sbm_cli.evaluation.folders import Item, Samples
     from sbm_cli.evaluation.page import Heard
     from sbm_cli.evaluation.report import Evaluation
-    from sbm_cli.evaluation.sets import Mixture
     from sbm_cli.evaluation.systems import System
 
 SHOWN = 5  # names of files in a message
@@ -170,9 +170,9 @@ def _items(
     set_name: Set, paths: list[Path], split: str, count: int, cache: Path
 ) -> tuple[Iterator[Item], int, bool, Sequence[str]]:
     """Return the items, their number, whether they have references, and files that belong to none."""
+    from sbm_cli.data.corpus import open_corpus
+    from sbm_cli.data.test_sets import evaluation_set
     from sbm_cli.evaluation.folders import Item, find_set
-    from sbm_cli.evaluation.sets import evaluation_set
-    from sbm_cli.training.data import open_corpus
 
     if set_name == "mixtures":
         made = evaluation_set(open_corpus(cache, paths), split, count)

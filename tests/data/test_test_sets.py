@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sbm_cli.data.corpus import RATE, Clip, Corpus, active_power
+from sbm_cli.data.test_sets import SNR_DB, evaluation_set
 from sbm_cli.errors import ConfigError
-from sbm_cli.evaluation.sets import SNR_DB, evaluation_set
-from sbm_cli.training.data import RATE, Clip, Corpus, active_power
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbm_cli.training import check as module
-from sbm_cli.training.check import Finding, Row, Sound, check, examine
-from sbm_cli.training.data import COLUMNS, report_set
+from sbm_cli.data import check as module
+from sbm_cli.data.check import Finding, Row, Sound, check, examine
+from sbm_cli.data.corpus import COLUMNS, report_set
 
 Rows = list[dict[str, str]]
 RATE = 16000

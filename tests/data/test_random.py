@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbm_cli.training.random import normals, philox, uniforms
+from sbm_cli.data.random import normals, philox, uniforms
 
 WORD = st.integers(0, 2**32 - 1)
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sbm_cli.data.corpus import RATE, Clip, Corpus, Samples
+from sbm_cli.data.filters import active_power, reverberate
+from sbm_cli.data.mixing import noise_gain
+from sbm_cli.data.room_responses import scaled, simulate_room
+from sbm_cli.data.segments import FADE, LEAST, OVERLAP, Pieces, lay
 from sbm_cli.errors import ConfigError
-from sbm_cli.training.data import RATE, Clip, Corpus, Samples
-from sbm_cli.training.filters import active_power, reverberate
-from sbm_cli.training.material import FADE, LEAST, OVERLAP, Pieces, lay
-from sbm_cli.training.mixing import noise_gain
-from sbm_cli.training.rooms import scaled, simulate_room
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,9 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from sbm_cli.errors import ConfigError
-from sbm_cli.training.data import LEVEL_DBFS, RATE, SPLITS, Corpus
-from sbm_cli.training.filters import (
+from sbm_cli.data.corpus import LEVEL_DBFS, RATE, SPLITS, Corpus
+from sbm_cli.data.filters import (
     active_power,
     band_limited,
     db_ratio,
@@ -19,9 +18,10 @@ from sbm_cli.training.filters import (
     shelved,
     through_room,
 )
-from sbm_cli.training.material import Material, draw_colour, lay, pieces_in, synthetic
-from sbm_cli.training.random import COLOURED, FLOOR, KEEP_ROOM, MIXTURE, SECOND_TALKER, Draws, Rows, rows_of, uniforms
-from sbm_cli.training.rooms import Responses, RoomBank
+from sbm_cli.data.random import COLOURED, FLOOR, KEEP_ROOM, MIXTURE, SECOND_TALKER, Draws, Rows, rows_of, uniforms
+from sbm_cli.data.room_responses import Responses, RoomBank
+from sbm_cli.data.segments import Material, draw_colour, lay, pieces_in, synthetic
+from sbm_cli.errors import ConfigError
 
 USUAL_POWER = 10 ** (LEVEL_DBFS / 10)
 

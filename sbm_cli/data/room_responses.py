@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sbm_cli.training.data import RATE, Corpus, Samples, cached_store
-from sbm_cli.training.random import Draws
+from sbm_cli.data.corpus import RATE, Corpus, Samples, cached_store
+from sbm_cli.data.random import Draws
 
 ROOMS_VERSION = 2  # raise it when the simulation changes
 SOUND_SPEED = 343.0  # m/s

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sbm_cli.data.corpus import LEVEL_DBFS, RATE, Clip, Corpus
+from sbm_cli.data.filters import db_ratio, filtered, frequencies
+from sbm_cli.data.random import Draws, Rows
 from sbm_cli.errors import ConfigError
-from sbm_cli.training.data import LEVEL_DBFS, RATE, Clip, Corpus
-from sbm_cli.training.filters import db_ratio, filtered, frequencies
-from sbm_cli.training.random import Draws, Rows
 
 PIECES_PER_SECOND = 4  # at most so many short recordings are set beside each other
 FADE = RATE // 200  # 5 ms: what is cut must not click

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from sbm_cli.training.data import FRAME, RATE
-from sbm_cli.training.rooms import LEAD, early_part
+from sbm_cli.data.corpus import FRAME, RATE
+from sbm_cli.data.room_responses import LEAD, early_part
 
 
 def reverberate(dry: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sbm_cli.training.data import RATE, Clip, Corpus
-from sbm_cli.training.random import Draws
-from sbm_cli.training.rooms import (
+from sbm_cli.data.corpus import RATE, Clip, Corpus
+from sbm_cli.data.random import Draws
+from sbm_cli.data.room_responses import (
     LEAD,
     Responses,
     align,

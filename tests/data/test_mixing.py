@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sbm_cli.errors import ConfigError
-from sbm_cli.evaluation.sets import _Material
-from sbm_cli.training import mixing
-from sbm_cli.training.data import LEVEL_DBFS, RATE, Clip, Corpus
-from sbm_cli.training.data import active_power as active_power_of_one
-from sbm_cli.training.filters import active_power, band_limited, fast_length, reverberate, shelved, through_room
-from sbm_cli.training.material import (
+from sbm_cli.data import mixing
+from sbm_cli.data.corpus import LEVEL_DBFS, RATE, Clip, Corpus
+from sbm_cli.data.corpus import active_power as active_power_of_one
+from sbm_cli.data.filters import active_power, band_limited, fast_length, reverberate, shelved, through_room
+from sbm_cli.data.mixing import MixConfig, Mixer, change, keep_room, noise_gain
+from sbm_cli.data.random import Draws
+from sbm_cli.data.room_responses import Room, RoomBank, scaled, simulate_room
+from sbm_cli.data.segments import (
     Material,
     Pieces,
     _lay_at_once,
@@ -30,9 +31,8 @@ from sbm_cli.training.material import (
     pieces_in,
     synthetic,
 )
-from sbm_cli.training.mixing import MixConfig, Mixer, change, keep_room, noise_gain
-from sbm_cli.training.random import Draws
-from sbm_cli.training.rooms import Room, RoomBank, scaled, simulate_room
+from sbm_cli.data.test_sets import _Material
+from sbm_cli.errors import ConfigError
 
 CPU = torch.device("cpu")
 DRY = MixConfig(segment_seconds=1.0, p_reverb=0, p_reverb_only=0, p_clean=0, p_floor=0, p_band_limit=0, p_clipped=0)

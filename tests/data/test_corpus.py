@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from sbm_cli.data import corpus as data
+from sbm_cli.data.corpus import COLUMNS, RATE, active_power, cached_store, open_corpus
 from sbm_cli.errors import AudioError, ConfigError
-from sbm_cli.training import data
-from sbm_cli.training.data import COLUMNS, RATE, active_power, cached_store, open_corpus
 
 
 def tone(path: Path, seconds: float = 1.0, rate: int = RATE, amplitude: float = 0.1) -> Path:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sbm_cli.cells import cell
+from sbm_cli.data.corpus import COLUMNS, KINDS, SPLITS, SUFFIXES, Clip, name_rank, read_manifest
+from sbm_cli.data.layouts import LAYOUTS, Layout, Rule
 from sbm_cli.errors import ConfigError
-from sbm_cli.training.data import COLUMNS, KINDS, SPLITS, SUFFIXES, Clip, name_rank, read_manifest
-from sbm_cli.training.layouts import LAYOUTS, Layout, Rule
 
 BATCH = 1024  # files handed to the threads at once: a corpus of a million must not pile up in memory
 

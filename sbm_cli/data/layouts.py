@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sbm_cli.config import parse_json
+from sbm_cli.data.corpus import Clip
 from sbm_cli.errors import ConfigError
-from sbm_cli.training.data import Clip
 
 # Completes a row, given the groups of its pattern, from what tables of the corpus say; None leaves the file out.
 Details = Callable[[Clip, Mapping[str, str]], Clip | None]

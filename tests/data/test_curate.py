@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from sbm_cli.data.corpus import RATE, Samples, read_manifest
+from sbm_cli.data.curate import MANIFEST, SCORES, Utterance, curate
 from sbm_cli.errors import AudioError, ConfigError
-from sbm_cli.training.curate import MANIFEST, SCORES, Utterance, curate
-from sbm_cli.training.data import RATE, Samples, read_manifest
-from tests.training.test_data import manifest, row, tone
+from tests.data.test_corpus import manifest, row, tone
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from sbm_cli.config import dump
+from sbm_cli.data import pack
+from sbm_cli.data.corpus import RATE, Clip, Corpus
+from sbm_cli.data.pack import DECODED, Pack, encode, interleaved, open_pack, write_pack
+from sbm_cli.data.room_responses import Room, RoomBank, align, simulate_room
 from sbm_cli.errors import ConfigError
-from sbm_cli.training import pack
 from sbm_cli.training.config import TrainConfig
-from sbm_cli.training.data import RATE, Clip, Corpus
-from sbm_cli.training.pack import DECODED, Pack, encode, interleaved, open_pack, write_pack
-from sbm_cli.training.rooms import Room, RoomBank, align, simulate_room
 
 
 def corpus_of(*rows: tuple[str, str, str, str, float]) -> Corpus:

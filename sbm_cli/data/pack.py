@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from sbm_cli.config import parse_json
 from sbm_cli.cores import cores
+from sbm_cli.data.corpus import RATE, Clip, Corpus, name_rank
+from sbm_cli.data.room_responses import Room, RoomBank
 from sbm_cli.errors import ConfigError
-from sbm_cli.training.data import RATE, Clip, Corpus, name_rank
-from sbm_cli.training.rooms import Room, RoomBank
 
 PACK_VERSION = 1
 LONGEST = 60 * RATE  # longer recordings are packed in parts
