@@ -26,9 +26,9 @@ import soundfile
 from sbm_cli import Enhancer
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.checkpoint import ModelConfig
-from sbm_cli.evaluation.clips import speech_like
-from sbm_cli.evaluation.machine import machine, peak_memory, software
 from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.timing.clips import speech_like
+from sbm_cli.timing.machine import machine, peak_memory, software
 
 MOST_GROWTH = 1.10
 FIXTURE = NetworkConfig(channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)

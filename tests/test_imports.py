@@ -33,12 +33,13 @@ ROOMS = {
     "stream": {"audio", "chain", "options", "errors"},
     "enhancer": {"audio", "stream", "checkpoint", "hub", "options", "errors"},
     "data": {"checkpoint", "cells", "config", "cores", "errors"},
-    "evaluation": {"audio", "cells", "cores", "data", "enhancer", "stream", "options", "errors"},
+    "timing": {"audio", "cores", "enhancer", "errors"},
+    "evaluation": {"audio", "cells", "cores", "data", "enhancer", "stream", "options", "timing", "errors"},
     "training": {"data", "dsp", "bridge", "nn", "checkpoint", "audio", "cells", "config", "cores", "lock", "errors"},
     "batch": {"enhancer", "audio", "checkpoint", "hub", "config", "lock", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, checkpoint for what `sbm models info` says
-    "cli": {"audio", "data", "enhancer", "batch", "training", "evaluation", "hub", "checkpoint", "nn", "options"}
-    | {"cores", "errors", ""},
+    "cli": {"audio", "data", "enhancer", "batch", "training", "evaluation", "timing", "hub", "checkpoint", "nn"}
+    | {"options", "cores", "errors", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
@@ -61,6 +62,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "enhancer": ({"torch", "numpy"}, set()),
     "batch": (set(), set()),
     "data": ({"torch", "numpy"}, {"soundfile", "soxr"}),
+    "timing": ({"numpy"}, {"torch", "PIL"}),
     "evaluation": (
         {"numpy"},
         {"torch", "scipy", "soundfile", "soxr", "librosa", "onnxruntime", "pesq", "pystoi", "speechmos", "PIL"}

@@ -196,8 +196,8 @@ def _systems(
     threads: int,
 ) -> list[System]:
     """Return what the options ask for: models, programs, folders, in this order."""
-    from sbm_cli.evaluation.commands import Command
     from sbm_cli.evaluation.systems import NOISY, Folder, Program, all_options, load_models
+    from sbm_cli.timing.commands import Command
 
     with wrong_usage():
         options = all_options([int(text) for text in steps.split(",")], [text.strip() for text in samplers.split(",")])
@@ -221,7 +221,7 @@ def _systems(
 
 def _check_output(output: Path | None, html: bool, players: int, overwrite: bool) -> None:
     """Refuse, before any work is done, a report that could not be written in the end."""
-    from sbm_cli.evaluation.chart import require_pillow
+    from sbm_cli.timing.chart import require_pillow
 
     if html and output is None:
         raise typer.BadParameter("a report needs a folder: --output", param_hint="--html")
@@ -242,9 +242,9 @@ def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> N
     from json import dumps
 
     from sbm_cli.checkpoint import write_atomically
-    from sbm_cli.evaluation.machine import machine, software
     from sbm_cli.evaluation.page import to_html
     from sbm_cli.evaluation.report import to_csv, to_json, to_latex, to_markdown
+    from sbm_cli.timing.machine import machine, software
 
     document = dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     texts = dict(zip(FILES, (to_csv(result), document, to_markdown(result) + "\n", to_latex(result)), strict=True))

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from sbm_cli.evaluation.clips import Clip, write_clip
 from sbm_cli.evaluation.folders import Item, Samples
 from sbm_cli.evaluation.metrics import RATE
 from sbm_cli.evaluation.report import Evaluation, Table, label, tables
@@ -22,6 +21,7 @@ from sbm_cli.evaluation.scoring import real_time_factor
 from sbm_cli.evaluation.spectrogram import draw, spectrogram
 from sbm_cli.evaluation.statistics import mean_interval
 from sbm_cli.evaluation.systems import NOISY
+from sbm_cli.timing.clips import Clip, write_clip
 
 PLOTTED = ("pesq", "ovrl", "estoi", "si_sdr", "p808")  # the first of them that was scored is the axis of quality
 WIDTH, HEIGHT, LEFT, RIGHT, LOW = 640, 300, 60, 150, 40  # pixels of the plot and its margins

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sbm_cli.evaluation import speaker
-from sbm_cli.evaluation.clips import speech_like
 from sbm_cli.evaluation.metrics import RATE, available_metrics, score
+from sbm_cli.timing.clips import speech_like
 
 
 @pytest.fixture(autouse=True)

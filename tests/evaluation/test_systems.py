@@ -12,9 +12,9 @@ import torch
 
 from sbm_cli.checkpoint import ModelConfig, save
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation.commands import Command
 from sbm_cli.evaluation.systems import Folder, Program, all_options, at_level, load_models, run
 from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.timing.commands import Command
 
 NOISY = np.random.default_rng(0).uniform(-0.1, 0.1, 8000).astype(np.float32)
 

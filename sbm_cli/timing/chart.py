@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sbm_cli.errors import DependencyError
-from sbm_cli.evaluation.rtf import Row
+from sbm_cli.timing.rtf import Row
 
 WIDTH, LINE, MARGIN = 960, 34, 24  # pixels
 LABELS = 260  # left of the bars

@@ -15,11 +15,11 @@ import torch
 from sbm_cli.checkpoint import ModelConfig
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation import rtf
-from sbm_cli.evaluation.clips import Clip, made_clips, read_clip, speech_like
-from sbm_cli.evaluation.commands import Command
-from sbm_cli.evaluation.machine import machine, peak_memory
 from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.timing import rtf
+from sbm_cli.timing.clips import Clip, made_clips, read_clip, speech_like
+from sbm_cli.timing.commands import Command
+from sbm_cli.timing.machine import machine, peak_memory
 
 COPY = (sys.executable, "-c", "import shutil, sys; shutil.copy(*sys.argv[1:])", "{in}", "{out}")
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.evaluation.clips import Clip, speech_like, write_clip
-from sbm_cli.evaluation.commands import Command
-from sbm_cli.evaluation.machine import machine, peak_memory, software
+from sbm_cli.timing.clips import Clip, speech_like, write_clip
+from sbm_cli.timing.commands import Command
+from sbm_cli.timing.machine import machine, peak_memory, software
 
 START_SECONDS = 0.1  # of the clip that measures a program's start
 STREAM_SECONDS = 10.0
