@@ -194,8 +194,8 @@ def curate(
 
     from sbm_cli.data.curate import MANIFEST
     from sbm_cli.data.curate import curate as run_curate
-    from sbm_cli.evaluation.dnsmos import p835
     from sbm_cli.evaluation.metrics import available_metrics
+    from sbm_cli.evaluation.metrics.dnsmos import p835
     from sbm_cli.evaluation.systems import Folder, Program, System, load_models, run
     from sbm_cli.options import DEFAULTS
     from sbm_cli.timing.commands import Command

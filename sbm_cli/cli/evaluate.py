@@ -17,7 +17,7 @@ from sbm_cli.errors import OutputExistsError
 if TYPE_CHECKING:
     from sbm_cli.data.test_sets import Mixture
     from sbm_cli.evaluation.folders import Item, Samples
-    from sbm_cli.evaluation.page import Heard
+    from sbm_cli.evaluation.html_report import Heard
     from sbm_cli.evaluation.report import Evaluation
     from sbm_cli.evaluation.systems import System
 
@@ -116,8 +116,8 @@ def evaluate(
     """
     console.adjust(quiet or json, verbose)
 
+    from sbm_cli.evaluation.html_report import chosen, keep
     from sbm_cli.evaluation.metrics import METRICS, available_metrics
-    from sbm_cli.evaluation.page import chosen, keep
     from sbm_cli.evaluation.report import Evaluation, summarise, to_json, to_markdown
     from sbm_cli.evaluation.scoring import evaluate as run
 
@@ -242,7 +242,7 @@ def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> N
     from json import dumps
 
     from sbm_cli.checkpoint import write_atomically
-    from sbm_cli.evaluation.page import to_html
+    from sbm_cli.evaluation.html_report import to_html
     from sbm_cli.evaluation.report import to_csv, to_json, to_latex, to_markdown
     from sbm_cli.timing.machine import machine, software
 

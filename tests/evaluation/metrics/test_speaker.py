@@ -8,8 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from sbm_cli.evaluation import speaker
-from sbm_cli.evaluation.metrics import RATE, available_metrics, score
+from sbm_cli.evaluation.metrics import RATE, available_metrics, score, speaker
 from sbm_cli.timing.clips import speech_like
 
 

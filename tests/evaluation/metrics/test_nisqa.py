@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from sbm_cli.evaluation import metrics as module
-from sbm_cli.evaluation import nisqa
-from sbm_cli.evaluation.metrics import RATE, available_metrics, score
+from sbm_cli.evaluation.metrics import RATE, available_metrics, nisqa, score
 from sbm_cli.timing.clips import speech_like
 
 SHARED = Path(__file__).parents[3] / "shared" / "models"  # beside the repository of a developer

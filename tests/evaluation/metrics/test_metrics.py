@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from sbm_cli.audio.sdr import LIMIT, si_sdr
-from sbm_cli.evaluation import dnsmos
 from sbm_cli.evaluation import metrics as module
-from sbm_cli.evaluation.metrics import METRICS, RATE, Samples, available_metrics, score, score_many
+from sbm_cli.evaluation.metrics import METRICS, RATE, Samples, available_metrics, dnsmos, score, score_many
 
 ALL = tuple(METRICS)
 INTRUSIVE = ("si_sdr", "estoi", "pesq")
@@ -244,7 +243,7 @@ def test_an_absent_package_is_named_with_its_extra(clean: Samples, monkeypatch: 
 
 
 def test_the_extras_are_those_of_the_package() -> None:
-    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    project = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
     for metric in METRICS.values():
         assert bool(metric.extra) == bool(metric.packages)
         assert not metric.extra or f"\n{metric.extra} = [" in project

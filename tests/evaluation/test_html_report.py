@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from sbm_cli.evaluation.folders import Item, Samples
-from sbm_cli.evaluation.page import chosen, keep, to_html
+from sbm_cli.evaluation.html_report import chosen, keep, to_html
 from sbm_cli.evaluation.report import Evaluation, summarise
 from sbm_cli.evaluation.scoring import evaluate
 

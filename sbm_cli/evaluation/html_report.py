@@ -62,7 +62,7 @@ def keep(item: Item, outputs: Mapping[str, Samples]) -> Heard:
 
 def to_html(evaluation: Evaluation, heard: Sequence[Heard], about: str) -> str:
     """Return the page. about: a sentence on how the numbers came about."""
-    template = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    template = Template(Path(__file__).with_name("html_report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"Evaluation on {evaluation.title}"),
         about=escape(about),

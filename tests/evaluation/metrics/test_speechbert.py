@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from sbm_cli.evaluation import metrics as module
-from sbm_cli.evaluation import speechbert
-from sbm_cli.evaluation.metrics import RATE, score
-from sbm_cli.evaluation.speechbert import ENCODER, LAYER, NAMES, Samples, bert_score
+from sbm_cli.evaluation.metrics import RATE, score, speechbert
+from sbm_cli.evaluation.metrics.speechbert import ENCODER, LAYER, NAMES, Samples, bert_score
 from sbm_cli.timing.clips import speech_like
 
 CLIP = speech_like(0.5, RATE)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbm_cli.audio.sdr import si_sdr
-from sbm_cli.evaluation import dnsmos, nisqa, speaker, speechbert
+from sbm_cli.evaluation.metrics import dnsmos, nisqa, speaker, speechbert
 
 Samples = NDArray[np.float32]
 Pair = tuple[Samples, Samples | None]  # estimate (or noisy), clean
