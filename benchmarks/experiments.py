@@ -24,10 +24,10 @@ from torch import Tensor
 from sbm_cli import hub
 from sbm_cli.bridge import draw_noise, sample
 from sbm_cli.bridge.schedule import marginal, sample_state
+from sbm_cli.data.corpus import open_corpus
+from sbm_cli.data.test_sets import HALVES, Mixture, evaluation_set
 from sbm_cli.evaluation.metrics import METRICS, RATE, score_many
-from sbm_cli.evaluation.sets import HALVES, Mixture, evaluation_set
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.training.data import open_corpus
 
 SCORES = ("si_sdr", "estoi", "pesq")  # DNSMOS would take longer than all the rest
 TIMES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)

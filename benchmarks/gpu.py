@@ -29,21 +29,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sbm_cli.data.corpus import RATE, Clip, Corpus
+from sbm_cli.data.mixing import Mixer
+from sbm_cli.data.pack import open_pack
+from sbm_cli.data.random import normals, uniforms
+from sbm_cli.data.room_responses import Room, RoomBank, simulate_room
 from sbm_cli.model import ModelConfig
 from sbm_cli.nn import scan
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 from sbm_cli.nn.band_conv import band_conv, band_conv_reference
 from sbm_cli.nn.band_linear import band_linear, band_linear_reference
 from sbm_cli.training.config import TrainConfig, load_recipe
-from sbm_cli.training.data import RATE, Clip, Corpus
 from sbm_cli.training.loop import Progress
 from sbm_cli.training.loop import train as run_training
-from sbm_cli.training.mixing import Mixer
 from sbm_cli.training.objective import batch_loss
 from sbm_cli.training.optimizer import Optimizer
-from sbm_cli.training.pack import open_pack
-from sbm_cli.training.random import normals, uniforms
-from sbm_cli.training.rooms import Room, RoomBank, simulate_room
 from sbm_cli.training.sources import Source, open_sources
 from sbm_cli.training.state import LAST
 

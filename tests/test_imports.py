@@ -33,13 +33,27 @@ ROOMS = {
     "stream": {"audio", "bridge", "dsp", "model", "nn", "options", "errors"},
     "files": {"audio", "model", "stream", "options", "errors"},
     "enhancer": {"audio", "files", "model", "stream", "hub", "options"},
-    # Its sets are made by the mixture generator.
-    "evaluation": {"audio", "cells", "cores", "enhancer", "stream", "options", "training", "errors"},
-    "training": {"atomic", "dsp", "bridge", "nn", "model", "audio", "cells", "config", "cores", "lock", "errors"},
+    "data": {"atomic", "cells", "config", "cores", "errors"},
+    "timing": {"audio", "cores", "enhancer", "errors"},
+    "evaluation": {"audio", "cells", "cores", "data", "enhancer", "stream", "options", "timing", "errors"},
+    "training": {
+        "atomic",
+        "audio",
+        "bridge",
+        "cells",
+        "config",
+        "cores",
+        "data",
+        "dsp",
+        "lock",
+        "model",
+        "nn",
+        "errors",
+    },
     "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
-    "cli": {"audio", "enhancer", "batch", "training", "evaluation", "hub", "files", "model", "nn", "options"}
-    | {"atomic", "cores", "errors", ""},
+    "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
+    | {"atomic", "cores", "errors", "training", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
@@ -62,6 +76,8 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "stream": ({"torch", "numpy"}, set()),
     "enhancer": ({"torch", "numpy"}, set()),
     "batch": (set(), set()),
+    "data": ({"torch", "numpy"}, {"soundfile", "soxr"}),
+    "timing": ({"numpy"}, {"torch", "PIL"}),
     "evaluation": (
         {"numpy"},
         {"torch", "scipy", "soundfile", "soxr", "librosa", "onnxruntime", "pesq", "pystoi", "speechmos", "PIL"}
@@ -69,7 +85,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "training": (
         {"torch", "numpy"},
-        {"yaml", "soundfile", "soxr", "safetensors", "lightning_fabric", "tensorboard"},
+        {"yaml", "safetensors", "lightning_fabric", "tensorboard"},
     ),
     "cli": ({"typer"}, {"rich", "torch", "numba", "huggingface_hub"}),
     "": (set(), set()),

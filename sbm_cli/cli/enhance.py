@@ -226,7 +226,7 @@ def _raw_format(text: str) -> AudioFormat:
 
 def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], overwrite: bool) -> None:
     """Refuse, before any work is done, a picture that could not be drawn in the end."""
-    from sbm_cli.evaluation.chart import require_pillow
+    from sbm_cli.timing.chart import require_pillow
 
     if len(jobs) > 1 or not all(isinstance(end, Path) for end in jobs[0]):
         raise typer.BadParameter("a picture is of one file before and after", param_hint="--spectrogram")

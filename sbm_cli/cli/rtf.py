@@ -54,11 +54,11 @@ def rtf(
 
     begun = time.perf_counter()
     from sbm_cli.enhancer import Enhancer
-    from sbm_cli.evaluation.chart import bar_chart, require_pillow
-    from sbm_cli.evaluation.clips import made_clips, read_clip
-    from sbm_cli.evaluation.commands import Command
-    from sbm_cli.evaluation.rtf import benchmark, to_markdown
     from sbm_cli.nn import scan
+    from sbm_cli.timing.chart import bar_chart, require_pillow
+    from sbm_cli.timing.clips import made_clips, read_clip
+    from sbm_cli.timing.commands import Command
+    from sbm_cli.timing.rtf import benchmark, to_markdown
 
     imported = time.perf_counter()
     if plot is not None:

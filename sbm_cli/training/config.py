@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sbm_cli.config import build, dump, parse_json
+from sbm_cli.data.corpus import RATE
+from sbm_cli.data.mixing import MixConfig
 from sbm_cli.errors import ConfigError
 from sbm_cli.model import ModelConfig, upgraded
-from sbm_cli.training.data import RATE
 from sbm_cli.training.losses import LossConfig
-from sbm_cli.training.mixing import MixConfig
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sbm_cli.bridge.schedule import sample_state
+from sbm_cli.data.mixing import keep_room
+from sbm_cli.data.random import BRIDGE_NOISE, TIME, WARM_LEVEL, normals, rows_of, uniforms
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TimeConfig, TrainConfig
 from sbm_cli.training.losses import enhancement_loss
-from sbm_cli.training.mixing import keep_room
-from sbm_cli.training.random import BRIDGE_NOISE, TIME, WARM_LEVEL, normals, rows_of, uniforms
 
 
 def batch_loss(config: TrainConfig, network: Network, noisy: Tensor, clean: Tensor, step: int, items: Tensor) -> Tensor:

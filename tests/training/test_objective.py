@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from sbm_cli.bridge.schedule import VE
+from sbm_cli.data.random import uniforms
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.training.config import TimeConfig, TrainConfig
 from sbm_cli.training.losses import LossConfig
 from sbm_cli.training.objective import batch_loss, draw_time, predict
-from sbm_cli.training.random import uniforms
 
 
 def mixtures(items: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from sbm_cli.config import dump
+from sbm_cli.data.mixing import MixConfig
 from sbm_cli.errors import ConfigError
 from sbm_cli.model import Model
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 from sbm_cli.training.config import DataConfig, LoopConfig, OptimizerConfig, TimeConfig, TrainConfig
 from sbm_cli.training.loop import train
 from sbm_cli.training.losses import LossConfig
-from sbm_cli.training.mixing import MixConfig
 from sbm_cli.training.optimizer import Optimizer
 from sbm_cli.training.state import LAST, begin_with, check, check_start, make_folder, write_checkpoint
 
