@@ -36,20 +36,8 @@ ROOMS = {
     "data": {"atomic", "cells", "config", "cores", "errors"},
     "timing": {"audio", "cores", "enhancer", "errors"},
     "evaluation": {"audio", "cells", "cores", "data", "enhancer", "stream", "options", "timing", "errors"},
-    "training": {
-        "atomic",
-        "audio",
-        "bridge",
-        "cells",
-        "config",
-        "cores",
-        "data",
-        "dsp",
-        "lock",
-        "model",
-        "nn",
-        "errors",
-    },
+    "training": {"atomic", "audio", "bridge", "cells", "config", "cores", "data", "dsp", "lock", "model", "nn"}
+    | {"errors"},
     "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
     "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
