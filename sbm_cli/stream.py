@@ -20,6 +20,7 @@ from torch import Tensor
 from sbm_cli.audio.resample import StreamResampler, resampled_length
 from sbm_cli.audio.samples import LIMIT, full_scale_one, usable, whole_rate
 from sbm_cli.bridge.sampler import SAMPLERS, sample
+from sbm_cli.bridge.schedule import Bridge
 from sbm_cli.dsp.level import Level, frame_power
 from sbm_cli.errors import ModelError
 from sbm_cli.model import Model
@@ -51,6 +52,8 @@ class Streams:
                 f"{config.name} was not trained to keep the room.",
                 "Leave out --keep-room and --dereverb, or use another model.",
             )
+        if SAMPLERS[options.sampler].draws and not isinstance(config.schedule, Bridge):
+            raise ModelError(f"{config.name} was trained on a flow, which has no SDE.", "Use --sampler ode or heun.")
         self._model = model
         self._options = options
         self._threads = threads
@@ -271,8 +274,8 @@ def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, 
 
 
 def _frames_late(model: Model, options: Options) -> int:
-    """Return by how many frames the output comes late: by the look-ahead of every step."""
-    return model.lookahead * options.steps
+    """Return by how many frames the output comes late: by the look-ahead of every network call."""
+    return model.lookahead * SAMPLERS[options.sampler].nfe(options.steps)
 
 
 def _of_channels(level: Tensor, carry: _Carry) -> Tensor:
@@ -295,9 +298,10 @@ def _estimate(model: Model, noisy: Tensor, options: Options, carry: _Carry) -> T
     """
     left = 1 - options.dereverb
     network: Callable[..., tuple[Tensor, nn.Carry]] = model.folded(left)
-    if options.steps > 1:
+    if options.steps > 1 or model.config.schedule.end_std:  # the folded one has seen the noisy signal alone
         network = partial(model.timed, room=noisy.real.new_tensor([left]) if left else None)
-    draws = _draws(noisy, options.steps, carry) if SAMPLERS[options.sampler].draws else iter(())
+    count = (options.steps - 1) * SAMPLERS[options.sampler].draws + (model.config.schedule.end_std > 0)
+    draws = _draws(noisy, count, carry) if count else iter(())
 
     numbers, waits = itertools.count(), itertools.count()
 
@@ -311,20 +315,20 @@ def _estimate(model: Model, noisy: Tensor, options: Options, carry: _Carry) -> T
             estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number))
         return estimate
 
-    def wait(*states: Tensor) -> tuple[Tensor, Tensor]:
-        number, frames = next(waits), model.lookahead
-        (state, noisy), carry.states[number] = _late(torch.stack(states), frames, carry.states.get(number))
-        return state, noisy
+    def wait(*tensors: Tensor) -> tuple[Tensor, ...]:
+        number = next(waits)
+        late, carry.states[number] = _late(torch.stack(tensors), model.lookahead, carry.states.get(number))
+        return late.unbind()
 
     schedule, draw = model.config.schedule, lambda _: next(draws)
     return sample(step, schedule, noisy, options.steps, options.sampler, draw, wait=wait)
 
 
-def _draws(noisy: Tensor, steps: int, carry: _Carry) -> Iterator[Tensor]:
-    """Yield noise for every step but the last; drawn frame after frame, so that it does not depend on the blocks."""
+def _draws(noisy: Tensor, count: int, carry: _Carry) -> Iterator[Tensor]:
+    """Yield noise so many times; drawn frame after frame, so that it does not depend on the blocks."""
     _, bins, frames = noisy.shape
     draws = [
-        generator.standard_normal((frames, steps - 1, channels, bins, 2), np.float32)
+        generator.standard_normal((frames, count, channels, bins, 2), np.float32)
         for generator, channels in zip(carry.noise, carry.channels, strict=True)
     ]
     parts = np.concatenate(draws, axis=2) * np.float32(0.5**0.5)

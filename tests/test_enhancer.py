@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbm_cli.audio.resample import resampled_length
-from sbm_cli.bridge import sample
+from sbm_cli.bridge import VE, Flow, Schedule, sample
 from sbm_cli.dsp.level import frame_power
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, ModelError, OutputExistsError
@@ -154,7 +154,7 @@ def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
         ({"steps": 0}, "steps must be at least 1"),
         ({"seed": -1}, "seed 0, got 1 and -1"),
         ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
-        ({"sampler": "euler"}, "sampler must be one of ode, sde, got 'euler'"),
+        ({"sampler": "euler"}, "sampler must be one of ode, sde, heun, got 'euler'"),
     ],
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
@@ -219,14 +219,16 @@ def test_a_file_of_another_rate_with_one_channel(enhancer: Enhancer, tmp_path: P
     cuts=st.lists(st.integers(0, 7000), max_size=5),
     steps=st.sampled_from([1, 2, 4]),
     lookahead=st.sampled_from([0, 2]),
-    sampler=st.sampled_from(["ode", "sde"]),
+    path=st.sampled_from([("ode", VE()), ("sde", VE()), ("heun", VE()), ("ode", Flow()), ("heun", Flow(0.3))]),
     seed=st.integers(0, 3),
 )
 def test_steps_do_not_depend_on_the_blocks(
-    cuts: list[int], steps: int, sampler: Any, seed: int, lookahead: int
+    cuts: list[int], steps: int, path: tuple[Any, Schedule], seed: int, lookahead: int
 ) -> None:
     """Nor does the noise between them: it belongs to the frame and the seed."""
-    enhancer, noisy = make(lookahead), sound(7000, 2)
+    (sampler, schedule), noisy = path, sound(7000, 2)
+    made = make(lookahead).model
+    enhancer = Enhancer(Model(made.network, replace(made.config, schedule=schedule)))
     options = Options(steps=steps, sampler=sampler, seed=seed)
     stream = enhancer.stream(16000, 2, options)
     parts = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
@@ -235,7 +237,14 @@ def test_steps_do_not_depend_on_the_blocks(
     one = np.abs(whole - enhancer.enhance(noisy, 16000)).max()
     assert (one > 1e-4) == (steps > 1)
     other = enhancer.enhance(noisy, 16000, replace(options, seed=seed + 1))
-    assert (np.abs(whole - other).max() > 1e-4) == (steps > 1 and sampler == "sde")
+    assert (np.abs(whole - other).max() > 1e-4) == (schedule.end_std > 0 or (steps > 1 and sampler == "sde"))
+
+
+def test_a_flow_has_no_sde() -> None:
+    made = make().model
+    flow = Enhancer(Model(made.network, replace(made.config, schedule=Flow())))
+    with pytest.raises(ModelError, match="trained on a flow, which has no SDE"):
+        flow.enhance(sound(300), 16000, Options(steps=2, sampler="sde"))
 
 
 def test_steps_are_those_of_the_sampler(enhancer: Enhancer) -> None:

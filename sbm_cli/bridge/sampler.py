@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sbm_cli.bridge.schedule import Schedule, expand, marginal, mean
+from sbm_cli.bridge.schedule import Bridge, Schedule, expand, mean
 
 T_MIN = 1e-4  # Jukić et al. 2024 and NeMo: smallest time in training, last time of the grid
 
@@ -50,18 +50,15 @@ def ode_step(
 ) -> Tensor:
     """Take one step of the probability flow: rescale the residual around the new mean.
 
-    state, estimate, noisy: [batch, ...]; t_from, t_to: [batch], t_to ≤ t_from. At t_from = 1 the state is `noisy` and
-    carries no residual: the step is the new mean, and nothing is divided by std(1) = 0.
-    Equal to the published three-weight form (arXiv 2407.16074; NeMo), without its singularity at t = 1.
+    state, estimate, noisy: [batch, ...]; t_from, t_to: [batch], t_to ≤ t_from.
+    Of a bridge it is equal to the published three-weight form (arXiv 2407.16074; NeMo), without its singularity at
+    t = 1; of a flow it is Euler's step.
 
     Raises ValueError if a time leaves [0, 1] or t_to > t_from.
     """
     _check_direction(t_from, t_to)
-    std_from, std_to = marginal(schedule, t_from)[2], marginal(schedule, t_to)[2]
-    at_rest = std_from <= 0
-    scale = torch.where(at_rest, 0.0, std_to / torch.where(at_rest, 1.0, std_from))
     residual = state - mean(schedule, estimate, noisy, t_from)
-    return mean(schedule, estimate, noisy, t_to) + expand(scale, state) * residual
+    return mean(schedule, estimate, noisy, t_to) + expand(schedule.carried(t_from, t_to), state) * residual
 
 
 def sde_step(
@@ -78,9 +75,11 @@ def sde_step(
     state, estimate, noise: [batch, ...]; t_from, t_to: [batch], t_to ≤ t_from, t_from > 0. Without noise it returns
     the mean of that draw. It does not look at `noisy`: the state holds what the bridge still has of it.
 
-    Raises ValueError if a time leaves [0, 1], t_to > t_from, or t_from = 0.
+    Raises ValueError if a time leaves [0, 1], t_to > t_from, or t_from = 0, and for a flow, which has no such step.
     """
     _check_direction(t_from, t_to)
+    if not isinstance(schedule, Bridge):
+        raise ValueError("a flow has no SDE: use the sampler ode or heun")
     if bool((t_from <= 0).any()):
         raise ValueError("an SDE step cannot start at t = 0, where the bridge has arrived")
     var_to = schedule.var(t_to)
@@ -103,35 +102,79 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
     return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
 
 
-class Step(Protocol):
-    """One update of the state [batch, ...] from t_from to t_to [batch], given the estimate at t_from."""
+Draw = Callable[[Tensor], Tensor]  # noise as of `draw_noise`
+# (t, state, noisy, others) -> the network's estimate, and the tensors that it was given as they belong to that
+Evaluate = Callable[..., tuple[Tensor, ...]]
+# (evaluate, schedule, state, noisy, t_from, t_to, draw) -> the state at t_to, and noisy beside it
+Step = Callable[[Evaluate, Schedule, Tensor, Tensor, Tensor, Tensor, Draw | None], tuple[Tensor, Tensor]]
 
-    def __call__(
-        self,
-        schedule: Schedule,
-        state: Tensor,
-        estimate: Tensor,
-        noisy: Tensor,
-        t_from: Tensor,
-        t_to: Tensor,
-        noise: Tensor | None,
-    ) -> Tensor: ...
+
+def _ode(
+    evaluate: Evaluate,
+    schedule: Schedule,
+    state: Tensor,
+    noisy: Tensor,
+    t_from: Tensor,
+    t_to: Tensor,
+    draw: Draw | None,
+) -> tuple[Tensor, Tensor]:
+    estimate, state, noisy = evaluate(t_from, state, noisy)
+    return ode_step(schedule, state, estimate, noisy, t_from, t_to), noisy
+
+
+def _sde(
+    evaluate: Evaluate,
+    schedule: Schedule,
+    state: Tensor,
+    noisy: Tensor,
+    t_from: Tensor,
+    t_to: Tensor,
+    draw: Draw | None,
+) -> tuple[Tensor, Tensor]:
+    estimate, state, noisy = evaluate(t_from, state, noisy)
+    return sde_step(schedule, state, estimate, noisy, t_from, t_to, draw(noisy) if draw else None), noisy
+
+
+def _heun(
+    evaluate: Evaluate,
+    schedule: Schedule,
+    state: Tensor,
+    noisy: Tensor,
+    t_from: Tensor,
+    t_to: Tensor,
+    draw: Draw | None,
+) -> tuple[Tensor, Tensor]:
+    """Average the estimates at both ends, by Heun's method; what is linear in the flow is solved exactly.
+
+    Second order on a flow (Karras et al. 2022, arXiv 2206.00364, Algorithm 1; Lu et al. 2022, arXiv 2206.00927); about
+    one and a half on a bridge, whose standard deviation has an infinite slope at t = 1.
+    """
+    first, state, noisy = evaluate(t_from, state, noisy)
+    there = ode_step(schedule, state, first, noisy, t_from, t_to)
+    second, _, noisy, state, first = evaluate(t_to, there, noisy, state, first)
+    return ode_step(schedule, state, (first + second) / 2, noisy, t_from, t_to), noisy
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way from noisy to clean: its update, its grid of times, and whether it draws noise for every step but the last.
+    """A way from noisy to clean: its step, how often that calls the network, what it draws, and its grid of times.
 
-    The SDE adds none in its last step, as sgmse and fdbm do and NeMo does not: no later step would remove it, and the
-    mean of the last draw is its best estimate.
+    draws: whether every step but the last draws noise. In its last step the SDE adds none, as sgmse and fdbm do and
+    NeMo does not: no later step would remove it, and the mean of the last draw is its best estimate.
+    calls: of the network in every step but the last, which calls it once.
     """
 
     step: Step
-    draws: bool
+    draws: bool = False
+    calls: int = 1
     grid: Callable[[int, float], Tensor] = grid
 
+    def nfe(self, steps: int) -> int:
+        """Return how many network calls so many steps take."""
+        return self.calls * (steps - 1) + 1
 
-SAMPLERS = {"ode": Sampler(ode_step, draws=False), "sde": Sampler(sde_step, draws=True)}
+
+SAMPLERS = {"ode": Sampler(_ode), "sde": Sampler(_sde, draws=True), "heun": Sampler(_heun, calls=2)}
 
 
 def sample(
@@ -140,17 +183,18 @@ def sample(
     noisy: Tensor,
     steps: int,
     sampler: str = "ode",
-    draw: Callable[[Tensor], Tensor] = draw_noise,
+    draw: Draw = draw_noise,
     t_min: float = T_MIN,
-    wait: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda state, noisy: (state, noisy),
+    wait: Callable[..., tuple[Tensor, ...]] = lambda *tensors: tensors,
 ) -> Tensor:
-    """Walk the bridge from `noisy` [batch, ...] to clean; NFE = steps.
+    """Walk from `noisy` [batch, ...] to clean.
 
     With one step every sampler is `one_step`: the update that would follow moves the estimate by noisy_weight(t_min)
     (3e-5 for VE) of its distance to noisy, back towards the noise.
-    draw: called in the order of the steps that draw, for noise as of `draw_noise`.
+    draw: called in the order of the steps that draw, for noise as of `draw_noise`; before them for the end of a path
+    that is not the noisy signal itself.
     wait: of a network whose estimates come late, as one with a look-ahead has them in a stream: called after each of
-    several steps, it returns state and noisy as they belong to its estimate.
+    several calls, it returns tensors as they belong to its estimate.
 
     Raises ValueError for an unknown sampler, steps < 1, or t_min outside (0, 1).
     """
@@ -158,15 +202,18 @@ def sample(
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
     chosen = SAMPLERS[sampler]
     times = chosen.grid(steps, t_min).tolist()
+    state = noisy + schedule.end_std * draw(noisy) if schedule.end_std else noisy
     if steps == 1:
-        return one_step(network, noisy)
-    state = noisy
+        return network(state, noisy, _times(noisy, 1.0))
+
+    def evaluate(t: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return network(tensors[0], tensors[1], t), *wait(*tensors)
+
     for index in range(steps):
-        t_from, t_to = _times(noisy, times[index]), _times(noisy, times[index + 1])
-        estimate = network(state, noisy, t_from)
-        state, noisy = wait(state, noisy)
-        noise = draw(noisy) if chosen.draws and index + 1 < steps else None
-        state = chosen.step(schedule, state, estimate, noisy, t_from, t_to, noise)
+        last = index + 1 == steps
+        step = _ode if last and chosen.calls > 1 else chosen.step
+        ends = _times(noisy, times[index]), _times(noisy, times[index + 1])
+        state, noisy = step(evaluate, schedule, state, noisy, *ends, draw if chosen.draws and not last else None)
     return state
 
 

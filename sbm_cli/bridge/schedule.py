@@ -1,4 +1,7 @@
-"""Schedules of the bridge and the marginal they fix (Jukić et al. 2024, arXiv 2407.16074, Table 1 and Eq. 11)."""
+"""Paths between clean and noisy: the schedules of the bridge, and the straight path of flow matching.
+
+Source of the bridge: Jukić et al. 2024 (arXiv 2407.16074), Table 1 and Eq. 11.
+"""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +13,41 @@ from torch import Tensor
 MOST = 100.0  # of every parameter: exp(100) is the largest variance that float32 nearly holds
 
 
+class Bridge:
+    """A path that ends at the noisy signal itself, fixed by its scale `alpha` and its accumulated variance `var`."""
+
+    end_std = 0.0  # of the state at t = 1
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def var(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def weights(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        end = torch.ones_like(t)
+        alpha, alpha_end = self.alpha(t), self.alpha(end)
+        var, var_end = self.var(t), self.var(end)
+        rest = (var_end - var).clamp_min(0)
+        clean_weight = alpha * rest / var_end
+        noisy_weight = alpha / alpha_end * var / var_end
+        std = alpha * (rest * var / var_end).sqrt()
+        # Said outright: rounding of a vectorised exp may differ between two equal elements, and sqrt'(0) is infinite.
+        at_end, zero = t >= 1, torch.zeros_like(t)
+        return clean_weight.where(~at_end, zero), noisy_weight.where(~at_end, end), std.where(~at_end, zero)
+
+    def carried(self, t_from: Tensor, t_to: Tensor) -> Tensor:
+        """Return how much of the state's distance to its mean the probability flow keeps from t_from to t_to.
+
+        At t_from = 1 the state is `noisy` and has none: nothing is divided by std(1) = 0.
+        """
+        std_from, std_to = self.weights(t_from)[2], self.weights(t_to)[2]
+        at_rest = std_from <= 0
+        return torch.where(at_rest, 0.0, std_to / torch.where(at_rest, 1.0, std_from))
+
+
 @dataclass(frozen=True)
-class VE:
+class VE(Bridge):
     """Variance exploding: f = 0, g² = c·k^(2t). Defaults of NVIDIA NeMo; larger c is a louder bridge."""
 
     k: float = 2.6
@@ -21,9 +57,6 @@ class VE:
         if not (1 < self.k <= MOST and 0 < self.c <= MOST):
             raise ValueError(f"VE needs 1 < k <= {MOST} and 0 < c <= {MOST}, got k = {self.k}, c = {self.c}")
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
     def var(self, t: Tensor) -> Tensor:
         # c·(k^(2t) - 1) / (2 ln k); expm1 keeps the digits of small t.
         log_k = math.log(self.k)
@@ -31,7 +64,7 @@ class VE:
 
 
 @dataclass(frozen=True)
-class VP:
+class VP(Bridge):
     """Variance preserving: f = -b(t)/2, g² = c·b(t), b linear from beta0 to beta1."""
 
     beta0: float = 0.01
@@ -51,7 +84,7 @@ class VP:
 
 
 @dataclass(frozen=True)
-class GMax:
+class GMax(Bridge):
     """Growing diffusion without drift: f = 0, g² = b(t), b linear from beta0 to beta1."""
 
     beta0: float = 0.01
@@ -60,39 +93,66 @@ class GMax:
     def __post_init__(self) -> None:
         _check_betas("GMax", self.beta0, self.beta1)
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
     def var(self, t: Tensor) -> Tensor:
         return _integral(self.beta0, self.beta1, t)
 
 
-SCHEDULES = {"ve": VE, "vp": VP, "gmax": GMax}
-Schedule = Annotated[VE | VP | GMax, SCHEDULES]
+@dataclass(frozen=True)
+class Brownian(Bridge):
+    """Brownian bridge: f = 0, g² = rho², so that the marginal's standard deviation is rho·√(t(1 - t))."""
+
+    rho: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rho <= MOST:
+            raise ValueError(f"Brownian needs 0 < rho <= {MOST}, got rho = {self.rho}")
+
+    def var(self, t: Tensor) -> Tensor:
+        return self.rho**2 * t
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The straight path of flow matching: (1 - t)·clean + t·noisy + t·sigma·noise.
+
+    sigma: of the noise around the noisy signal, where the path ends; 0 ends at the noisy signal itself.
+    Source: Lipman et al. 2023 (arXiv 2210.02747), with the noisy signal as the mean of the prior.
+    """
+
+    sigma: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sigma <= MOST:
+            raise ValueError(f"Flow needs 0 <= sigma <= {MOST}, got sigma = {self.sigma}")
+
+    @property
+    def end_std(self) -> float:
+        return self.sigma
+
+    def weights(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return 1 - t, t, self.sigma * t
+
+    def carried(self, t_from: Tensor, t_to: Tensor) -> Tensor:
+        """Return what a straight line to the estimate, Euler's step, keeps of the distance to the path."""
+        return t_to / t_from
+
+
+SCHEDULES = {"ve": VE, "vp": VP, "gmax": GMax, "brownian": Brownian, "flow": Flow}
+Schedule = Annotated[VE | VP | GMax | Brownian | Flow, SCHEDULES]
 
 
 def marginal(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weights of clean and noisy and the standard deviation of the bridge state.
+    """Return the weights of clean and noisy and the standard deviation of the state.
 
     t: bridge time in [0, 1], real, any shape; 0 is clean, 1 is noisy.
-    Returns three tensors shaped like t. At t = 1 they are exactly 0, 1, 0: no epsilon stands in for the end point.
+    Returns three tensors shaped like t. At t = 1 those of a bridge are exactly 0, 1, 0: no epsilon stands in there.
 
     Raises ValueError if t, on the CPU, leaves [0, 1] or is NaN; a GPU would have to be waited for.
     Source: Jukić et al. 2024 (arXiv 2407.16074), Eq. 11 and the lines below it.
     """
     if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
         raise ValueError(f"bridge time must lie in [0, 1], got {t.detach().flatten().tolist()[:8]}")
-    end = torch.ones_like(t)
-    alpha, alpha_end = schedule.alpha(t), schedule.alpha(end)
-    var, var_end = schedule.var(t), schedule.var(end)
-    rest = (var_end - var).clamp_min(0)
-    clean_weight = alpha * rest / var_end
-    noisy_weight = alpha / alpha_end * var / var_end
-    std = alpha * (rest * var / var_end).sqrt()
-    # Said outright: rounding of a vectorised exp may differ between two equal elements, and sqrt'(0) is infinite.
-    at_end = t >= 1
-    zero = torch.zeros_like(t)
-    return clean_weight.where(~at_end, zero), noisy_weight.where(~at_end, end), std.where(~at_end, zero)
+    return schedule.weights(t)
 
 
 def mean(schedule: Schedule, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:

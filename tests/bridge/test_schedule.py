@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbm_cli.bridge import VE, VP, GMax, Schedule, draw_noise, marginal, mean, sample_state
+from sbm_cli.bridge import VE, VP, Brownian, Flow, GMax, Schedule, draw_noise, marginal, mean, sample_state
 
-SCHEDULES: list[Schedule] = [VE(), VP(), GMax()]
+SCHEDULES: list[Schedule] = [VE(), VP(), GMax(), Brownian()]
 
 # t, clean weight, noisy weight, std: from the formulas in float64, rounded to the digits shown.
 TABLE: list[tuple[Schedule, float, float, float, float]] = [
@@ -27,6 +27,10 @@ TABLE: list[tuple[Schedule, float, float, float, float]] = [
     (GMax(), 0.5, 0.7498, 0.2502, 1.3701),
     (GMax(), 0.75, 0.4373, 0.5627, 1.5691),
     (GMax(), 0.9, 0.1899, 0.8101, 1.2406),
+    (Brownian(0.8), 0.25, 0.75, 0.25, 0.3464),
+    (Brownian(0.8), 0.5, 0.5, 0.5, 0.4),
+    (Flow(), 0.25, 0.75, 0.25, 0.0),
+    (Flow(0.5), 0.9, 0.1, 0.9, 0.45),
 ]
 COARSE_TABLE: list[tuple[Schedule, float, float, float, float]] = [
     (VE(), 0.1, 0.963, 0.037, 0.206),
@@ -149,3 +153,18 @@ def test_state_has_the_marginals_mean_and_power(schedule: Schedule) -> None:
     assert float(centred.real.square().mean()) == pytest.approx(std**2 / 2, rel=0.02)
     assert float(centred.imag.square().mean()) == pytest.approx(std**2 / 2, rel=0.02)
     assert abs(float((centred.real * centred.imag).mean())) < 0.01 * std**2
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+def test_a_flow_runs_straight_from_clean_to_its_prior(sigma: float) -> None:
+    clean, noisy, noise = torch.randn(3, 4, 5, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    states = [sample_state(Flow(sigma), clean, noisy, torch.full((4,), t), noise) for t in (0.0, 0.25, 0.5, 1.0)]
+    assert torch.equal(states[0], clean)
+    torch.testing.assert_close(states[3], noisy + sigma * noise)
+    torch.testing.assert_close((states[1] - states[0]) / 0.25, (states[3] - states[2]) / 0.5)  # one velocity
+
+
+@pytest.mark.parametrize(("schedule", "wrong"), [(Brownian, {"rho": 0.0}), (Flow, {"sigma": -1.0})])
+def test_paths_out_of_range_are_refused(schedule: type, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{schedule.__name__} needs "):
+        schedule(**wrong)
