@@ -20,7 +20,7 @@ test: $(VENV)/.dev-installed
 
 # What runs in this process: no commands, no documents, no trainings of every recipe.
 test-quick: $(VENV)/.dev-installed
-	@$(BIN)/python -m pytest -q tests/audio tests/batch tests/bridge tests/dsp tests/nn tests/training tests/test_enhancer.py
+	@$(BIN)/python -m pytest -q tests/audio tests/batch tests/bridge tests/dsp tests/data tests/nn tests/training tests/test_enhancer.py
 
 lint: $(VENV)/.dev-installed
 	@$(BIN)/ruff check .

@@ -13,9 +13,9 @@ import sys
 from functools import partial
 
 from sbm_cli import Enhancer
-from sbm_cli.evaluation.clips import Samples, speech_like
-from sbm_cli.evaluation.machine import machine, software
-from sbm_cli.evaluation.rtf import timed
+from sbm_cli.timing.clips import Samples, speech_like
+from sbm_cli.timing.machine import machine, software
+from sbm_cli.timing.rtf import timed
 
 
 def feed(enhancer: Enhancer, samples: Samples, rate: int, block: float) -> None:

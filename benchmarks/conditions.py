@@ -32,14 +32,14 @@ import torch
 from numpy.typing import NDArray
 
 from sbm_cli.audio.sdr import si_sdr
+from sbm_cli.data.corpus import RATE, Corpus, open_corpus
+from sbm_cli.data.filters import reverberate
+from sbm_cli.data.mixing import noise_gain
+from sbm_cli.data.room_responses import scaled, simulate_room
+from sbm_cli.data.test_sets import ROOM_SEEDS, _Material
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.evaluation.metrics import METRICS, score
-from sbm_cli.evaluation.sets import ROOM_SEEDS, _Material
 from sbm_cli.options import Options
-from sbm_cli.training.data import RATE, Corpus, open_corpus
-from sbm_cli.training.filters import reverberate
-from sbm_cli.training.mixing import noise_gain
-from sbm_cli.training.rooms import scaled, simulate_room
 
 Samples = NDArray[np.float32]
 SECONDS = 4.0

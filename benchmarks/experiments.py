@@ -21,15 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbm_cli import checkpoint, hub
+from sbm_cli import hub
 from sbm_cli.bridge import draw_noise, sample
 from sbm_cli.bridge.schedule import marginal, sample_state
-from sbm_cli.checkpoint import ModelConfig
+from sbm_cli.data.corpus import open_corpus
+from sbm_cli.data.test_sets import HALVES, Mixture, evaluation_set
 from sbm_cli.evaluation.metrics import METRICS, RATE, score_many
-from sbm_cli.evaluation.sets import HALVES, Mixture, evaluation_set
-from sbm_cli.nn.network import Network
-from sbm_cli.training.data import open_corpus
-from sbm_cli.training.objective import prepare
+from sbm_cli.model import Model, ModelConfig
 
 SCORES = ("si_sdr", "estoi", "pesq")  # DNSMOS would take longer than all the rest
 TIMES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -37,27 +35,24 @@ STEPS = (1, 2, 5, 10, 50)
 EVERY = 8  # frames from one look at the states to the next
 RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)  # as shares of the mean variance of a feature
 
-Model = tuple[Network, ModelConfig]
-
 
 def load(path: str, like: Model | None) -> Model:
     if path:
-        network, config = checkpoint.load(hub.resolve(path))
-    else:
-        assert like is not None, "the first model needs a path"
-        torch.manual_seed(0)
-        network, config = Network(like[1].network), like[1]
-    return network.eval().requires_grad_(False), config
+        return Model.load(hub.resolve(path)).to("cpu")
+    assert like is not None, "the first model needs a path"
+    torch.manual_seed(0)
+    return Model(like.config.network.build(), like.config).to("cpu")
 
 
 def spectra(config: ModelConfig, mixture: Mixture) -> tuple[Tensor, Tensor, Tensor]:
     """Return compressed noisy and clean spectra [1, freq, frames] and the level [1, frames]."""
-    return prepare(config, *(torch.from_numpy(x)[None] for x in (mixture.noisy, mixture.clean)))
+    noisy, clean = (torch.from_numpy(x)[None] for x in (mixture.noisy, mixture.clean))
+    y, level = config.to_network(noisy)
+    return y, config.compress(config.stft.forward(clean), level), level
 
 
 def waveform(config: ModelConfig, estimate: Tensor, level: Tensor, samples: int) -> np.ndarray:
-    spectrum = config.compression.expand(estimate) * level.sqrt()[:, None]
-    return config.stft.inverse(spectrum, samples)[0].numpy()
+    return config.to_waveform(estimate, level, samples)[0].numpy()
 
 
 def means(mixtures: Sequence[Mixture], outputs: Sequence[np.ndarray]) -> dict[str, list[float]]:
@@ -92,7 +87,8 @@ def time(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> No
     heading("model", "state", "t")
     curves: dict[str, list[tuple[float, float]]] = {}
     moved: list[str] = []
-    for name, (network, config) in models.items():
+    for name, model in models.items():
+        network, config = model.network, model.config
         for kind in ("noisy", "bridge"):
             for t in TIMES:
                 outputs, along = [], []
@@ -128,7 +124,8 @@ def projection(change: Tensor, direction: Tensor) -> tuple[float, float]:
 def steps(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> None:
     heading("model", "sampler", "steps")
     curves: dict[str, list[tuple[float, float]]] = {}
-    for name, (network, config) in models.items():
+    for name, model in models.items():
+        network, config = model.network, model.config
         for sampler in ("ode", "sde"):
             for count in STEPS:
                 outputs = []
@@ -158,7 +155,8 @@ def probe(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> N
     print("| model | what is looked at | clean - noisy | shuffled | difference of magnitudes | shuffled |")
     print("|---|---|---|---|---|---|")
     curves: dict[str, list[tuple[float, float]]] = {}
-    for name, (network, config) in models.items():
+    for name, model in models.items():
+        network, config = model.network, model.config
         blocks = config.network.blocks
         looks: dict[str, list[list[np.ndarray]]] = {"noisy frames": [[], []]}
         looks |= {f"block {i + 1}": [[], []] for i in range(blocks)}

@@ -29,28 +29,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbm_cli.checkpoint import ModelConfig
+from sbm_cli.data.corpus import RATE, Clip, Corpus
+from sbm_cli.data.mixing import Mixer
+from sbm_cli.data.pack import open_pack
+from sbm_cli.data.random import normals, uniforms
+from sbm_cli.data.room_responses import Room, RoomBank, simulate_room
+from sbm_cli.model import ModelConfig
 from sbm_cli.nn import scan
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 from sbm_cli.nn.band_conv import band_conv, band_conv_reference
 from sbm_cli.nn.band_linear import band_linear, band_linear_reference
-from sbm_cli.nn.network import Network, NetworkConfig
 from sbm_cli.training.config import TrainConfig, load_recipe
-from sbm_cli.training.data import RATE, Clip, Corpus
 from sbm_cli.training.loop import Progress
 from sbm_cli.training.loop import train as run_training
-from sbm_cli.training.mixing import Mixer
-from sbm_cli.training.objective import batch_loss, prepare
+from sbm_cli.training.objective import batch_loss
 from sbm_cli.training.optimizer import Optimizer
-from sbm_cli.training.pack import open_pack
-from sbm_cli.training.random import normals, uniforms
-from sbm_cli.training.rooms import Room, RoomBank, simulate_room
 from sbm_cli.training.sources import Source, open_sources
 from sbm_cli.training.state import LAST
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 FILE_SECONDS = 10
 PART = 16_000_000  # bytes; 16 MiB come back in one file, 64 MiB in all
-SMALL = NetworkConfig(channels=16, blocks=1, state=8, cross_groups=2, squeeze=2, head=4, embedding=4)
+SMALL = OSpatialNetConfig(channels=16, blocks=1, d_state=8, cross_groups=2, squeeze=2, head=4, embedding=4)
 
 Row = tuple[str, str, str, str, str]
 Check = tuple[str, str, float, float]  # what, case, error, bound
@@ -79,7 +79,7 @@ def toy_audio() -> tuple[Corpus, RoomBank]:
 def recipe(options: argparse.Namespace) -> TrainConfig:
     if options.recipe:
         return load_recipe(options.recipe, options.set)
-    config = TrainConfig(ModelConfig("sbm-tiny", network=SMALL if options.quick else NetworkConfig()))
+    config = TrainConfig(ModelConfig("sbm-tiny", network=SMALL if options.quick else OSpatialNetConfig()))
     return replace(config, mix=replace(config.mix, segment_seconds=0.5)) if options.quick else config
 
 
@@ -90,10 +90,10 @@ def use_precision(name: str) -> str:
     return "float32" if name == "tf32" else name
 
 
-def moved_network(config: TrainConfig) -> Network:
+def moved_network(config: TrainConfig) -> OSpatialNet:
     """Return a network away from its start, where branches are zero and errors would not show."""
     torch.manual_seed(0)
-    network = Network(config.model.network)
+    network = OSpatialNet(config.model.network)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
@@ -339,7 +339,7 @@ class Step:
 
     @torch.no_grad()
     def spectra(self) -> None:
-        prepare(self.config.model, self.noisy, self.clean)
+        self.config.model.to_network(self.noisy)
 
     def forward(self) -> None:
         self.loss = batch_loss(self.config, self.network, self.noisy, self.clean, 1, self.items)
@@ -384,7 +384,7 @@ def time_inference(config: TrainConfig, batch: int, precision: str, device: torc
     noisy, one = 0.1 * torch.randn(batch, FILE_SECONDS * model.rate, device=device), torch.ones(1, device=device)
 
     def enhance() -> None:
-        y, _, level = prepare(model, noisy, noisy)
+        y, level = model.to_network(noisy)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             estimate = network(y, y, one)[0]
         estimate = model.compression.expand(estimate) * level.sqrt()[:, None]

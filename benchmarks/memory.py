@@ -25,13 +25,13 @@ import soundfile
 
 from sbm_cli import Enhancer
 from sbm_cli.audio.io import SoundReader
-from sbm_cli.checkpoint import ModelConfig
-from sbm_cli.evaluation.clips import speech_like
-from sbm_cli.evaluation.machine import machine, peak_memory, software
-from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.model import Model, ModelConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.timing.clips import speech_like
+from sbm_cli.timing.machine import machine, peak_memory, software
 
 MOST_GROWTH = 1.10
-FIXTURE = NetworkConfig(channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
+FIXTURE = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
 
 
 def speech(path: Path, seconds: float) -> None:
@@ -87,7 +87,7 @@ def work(model: str, source: str) -> None:
         read(source)
         return
     enhancer = (
-        Enhancer(Network(FIXTURE), ModelConfig("fixture", network=FIXTURE))
+        Enhancer(Model(OSpatialNet(FIXTURE), ModelConfig("fixture", network=FIXTURE)))
         if model == "fixture"
         else Enhancer.load(model or None, "cpu")
     )

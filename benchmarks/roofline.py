@@ -25,14 +25,14 @@ from numba import njit
 from scan import best
 
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.evaluation.machine import machine, software
-from sbm_cli.nn.network import NetworkConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
 from sbm_cli.nn.scan.cpu import GROUP, LANES, exp2_negative, load, splat, store
+from sbm_cli.timing.machine import machine, software
 
 ROWS = 2048  # of a product: a block of a file has about as many
 
 
-def operations(config: NetworkConfig, rate: float) -> tuple[float, float, float]:
+def operations(config: OSpatialNetConfig, rate: float) -> tuple[float, float, float]:
     """Return products (floating-point operations), updates and bytes for one second of `rate` frames."""
     c, rows, bins = config, rate * config.bands, rate * config.bins
 
@@ -69,7 +69,7 @@ def updates_on_registers(values, count):  # type: ignore[no-untyped-def]
     store(values, 2 * LANES, total)
 
 
-def rates(config: NetworkConfig, seconds: float) -> tuple[float, float, float]:
+def rates(config: OSpatialNetConfig, seconds: float) -> tuple[float, float, float]:
     """Return products, updates and bytes a second."""
     shapes = [(config.channels, 4 * config.channels), (2 * config.channels, config.channels)]
     products = 0.0

@@ -45,7 +45,7 @@ def make_step(precision: str) -> Callable[[], float]:
     """Return a function that runs one step, forward and backward, and returns the loss."""
     import torch
 
-    from sbm_cli.nn.network import Network
+    from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
     from sbm_cli.training.config import load_recipe
 
     try:
@@ -59,7 +59,7 @@ def make_step(precision: str) -> Callable[[], float]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = load_recipe("sbm-tiny", [] if precision == "float32" else [f"loop.precision={precision}"])
-    network = Network(config.model.network)
+    network = OSpatialNet(config.model.network)
     with torch.no_grad():  # away from the start, where branches are zero
         for parameter in network.parameters():
             parameter += 0.02 * torch.randn_like(parameter)

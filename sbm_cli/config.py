@@ -9,7 +9,7 @@ import sys
 import types
 from collections.abc import Mapping
 from reprlib import Repr
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sbm_cli.errors import ConfigError
 
@@ -30,14 +30,14 @@ def parse_json(text: str | bytes) -> Any:
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Return a dataclass `cls` from a mapping of the kind that YAML and JSON give.
 
-    Nested dataclasses are nested mappings; where a field admits several, the mapping's `kind` names the class in
-    lower case. `where` names the source in messages.
+    Nested dataclasses are nested mappings. A field that admits several is declared as `Annotated[Base, CLASSES]` with
+    the classes by name; its mapping says which one as `kind`. `where` names the source in messages.
 
     Raises ConfigError for an unknown key (with the nearest name), a value of the wrong type, or one out of range.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected keys and values, got {_brief.repr(values)}")
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     for key in values:
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, 1)
@@ -53,31 +53,33 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def dump(config: Any) -> dict[str, Any]:
     """Return the mapping that `build` turns into an equal dataclass."""
-    return {f.name: _plain(getattr(config, f.name), f.type) for f in dataclasses.fields(config)}
+    hints = get_type_hints(type(config), include_extras=True)
+    return {field.name: _plain(getattr(config, field.name), hints[field.name]) for field in dataclasses.fields(config)}
 
 
-def _plain(value: Any, declared: Any) -> Any:
+def _plain(value: Any, hint: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        kind = {"kind": type(value).__name__.lower()} if declared == "Schedule" else {}
+        kind = next(({"kind": name} for name, option in _classes(hint).items() if option is type(value)), {})
         return kind | dump(value)
     return list(value) if isinstance(value, tuple) else value
 
 
+def _classes(hint: Any) -> Mapping[str, type]:
+    """Return the classes that a field admits by their names, none where it admits one only."""
+    classes: Mapping[str, type] = hint.__metadata__[0] if get_origin(hint) is Annotated else {}
+    return classes
+
+
 def _value(hint: Any, value: Any, where: str) -> Any:
+    if classes := _classes(hint):
+        kind = value.get("kind") if isinstance(value, Mapping) else None
+        if not isinstance(kind, str) or kind not in classes:
+            raise ConfigError(f"{where}: kind is one of {', '.join(classes)}, got {_brief.repr(kind)}")
+        return build(classes[kind], {k: v for k, v in value.items() if k != "kind"}, where)
     if get_origin(hint) in (Union, types.UnionType):
         options = get_args(hint)
         if value is None and type(None) in options:
             return None
-        classes = {
-            option.__name__.lower(): option
-            for option in options
-            if isinstance(option, type) and dataclasses.is_dataclass(option)
-        }
-        if classes:
-            kind = value.get("kind") if isinstance(value, Mapping) else None
-            if kind not in classes:
-                raise ConfigError(f"{where}: kind is one of {', '.join(classes)}, got {_brief.repr(kind)}")
-            return build(classes[kind], {k: v for k, v in value.items() if k != "kind"}, where)
         return _value(next(option for option in options if option is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]

@@ -1,88 +1,32 @@
-"""The chain from noisy to clean: resample, STFT, level, compression, one network step, and all the way back.
-
-A file, an array and a live stream go through the same code; they differ in the size of the blocks they are fed in.
-"""
+"""The model as most people use it: arrays, streams and files in, clean ones out."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from sbm_cli import checkpoint, hub
-from sbm_cli.audio.clipping import apply_clip_mode
-from sbm_cli.audio.format import changes, check_room, format_for
-from sbm_cli.audio.io import SoundReader
-from sbm_cli.audio.metadata import read_metadata
-from sbm_cli.audio.pipe import Pipe, temporary_folder
+from sbm_cli import hub
 from sbm_cli.audio.samples import full_scale_one, whole_rate
-from sbm_cli.audio.writer import open_writer
-from sbm_cli.errors import AudioError
+from sbm_cli.files import FileReport, Place, enhance_files
+from sbm_cli.model import Model, ModelConfig
 from sbm_cli.options import DEFAULTS, Options
-from sbm_cli.stream import Stream, Streams
+from sbm_cli.stream import Samples, Stream, block_samples
 
-if TYPE_CHECKING:
-    from sbm_cli.checkpoint import ModelConfig
-    from sbm_cli.nn.network import Network
-
-Samples = NDArray[np.float32]
-Place = str | Path | Pipe
-Result = TypeVar("Result")
-
-# Of a file read at a time: shorter, and calls cost; longer, and activations leave the caches of a CPU.
-BLOCK_SECONDS = {"cpu": 2.0, "cuda": 10.0}
 THREADS = 1  # already far faster than real time; several wait for each other wherever the machine is not idle
 MOST_CHANNELS = 1024  # as libsndfile has it; more are samples in the wrong place,
 FEW_CHANNELS = 8  # and so are more than these where they are more than the samples
 
 
-@dataclass(frozen=True)
-class FileReport:
-    """What `enhance_file` did; seconds of audio, elapsed seconds of work, rtf = elapsed / seconds.
-
-    rate, channels, samples: of the target; clipped: how many of its samples were beyond full scale.
-    band_limit: Hz above which the source may hold something and nothing came out, None if nothing is missing.
-    not_carried: names of the metadata that the target has no room for.
-    notes: what is to be told: what the source lacked, what of its format the target does not keep.
-    """
-
-    source: str
-    target: str
-    rate: int
-    channels: int
-    samples: int
-    seconds: float
-    elapsed: float
-    rtf: float
-    clipped: int
-    band_limit: float | None
-    model: str
-    options: Options
-    not_carried: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
 class Enhancer:
     """A model, loaded once, folded for one step at t = 1 and as it was trained for several."""
 
-    def __init__(self, network: Network, config: ModelConfig, device: str = "cpu", threads: int = THREADS) -> None:
-        self.config = config
-        self.device = torch.device(device)
+    def __init__(self, model: Model, device: str | torch.device = "cpu", threads: int = THREADS) -> None:
+        self.model = model.to(device)
         self.threads = threads
-        self._side_by_side: int | None = None  # as many files as memory had room for; None: it has not run out
-        self.timed_network = network.eval().requires_grad_(False).to(self.device)
-        self._folded: dict[float, Network] = {}
-        self.network = self.folded(0.0)
 
     @classmethod
     def load(cls, model: str | Path | None = None, device: str = "auto", threads: int = THREADS) -> Enhancer:
@@ -94,23 +38,23 @@ class Enhancer:
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        enhancer = cls(*checkpoint.load(hub.resolve(model)), device, threads)
+        enhancer = cls(Model.load(hub.resolve(model)), device, threads)
         # The first call compiles the kernels, once per machine: part of loading, not of the first file.
         enhancer.enhance(np.zeros(enhancer.config.rate, np.float32), enhancer.config.rate)
         return enhancer
 
-    def folded(self, room: float) -> Network:
-        """Return the network folded for one step that leaves so much of the reverberation, 0 to 1."""
-        if room not in self._folded:
-            network = self.timed_network.fold(room=room).eval().requires_grad_(False)
-            self._folded[room] = _pinned(network)
-        return self._folded[room]
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     @property
     def latency_seconds(self) -> float:
         """Algorithmic delay between an input sample and its output, without the resampler's: window and look-ahead."""
-        stft = self.config.stft
-        return (stft.window + self.config.network.lookahead * stft.hop) / self.config.rate
+        return self.model.latency_seconds
 
     def enhance(self, samples: ArrayLike, rate: float, options: Options = DEFAULTS) -> Samples:
         """Return the enhanced samples, float32, shaped like the input unless the options change rate or channels.
@@ -127,7 +71,7 @@ class Enhancer:
         rows, columns = samples.shape if samples.ndim == 2 else (1, samples.size)
         if rows > MOST_CHANNELS or (rows > FEW_CHANNELS and 0 < columns < rows):
             raise ValueError(f"expected [channels, samples], got shape {samples.shape}: transpose it")
-        stream, size = self.stream(rate, rows, options), self._block(rate)
+        stream, size = self.stream(rate, rows, options), block_samples(self.device, rate)
         blocks = [stream.feed(samples.reshape(rows, columns)[:, k : k + size]) for k in range(0, columns, size)]
         clean = np.concatenate([*blocks, stream.flush()], axis=1)
         return clean[0] if samples.ndim == 1 else clean
@@ -163,228 +107,12 @@ class Enhancer:
         overwrite: bool = False,
         progress: Callable[[int, float, float], None] | None = None,
     ) -> list[FileReport | Exception]:
-        """Enhance files side by side, in batches of the network: one alone leaves a GPU idle.
-
-        pairs: (source, target) of each, best of about the same length: a batch lasts as long as its longest file.
-        Otherwise as `enhance_file`; progress also gets the index of the pair. Returns of each file its report, or the
-        error that ended it and left the others alone. Where memory runs out, half as many go on side by side.
-        """
-        if options.audio_stream == "all":
-            return [self._enhance_all_streams(*pair, options, overwrite) for pair in pairs]
-        results: list[FileReport | Exception] = []
-        while len(results) < len(pairs):
-            group = pairs[len(results) :][: self._side_by_side]
-            told = None if progress is None else partial(_shifted, progress, len(results))
-            try:
-                results += self._enhance_group(group, options, overwrite, told)
-            except torch.OutOfMemoryError as error:
-                if len(group) == 1:
-                    results.append(error)
-                self._side_by_side = max(1, len(group) // 2)
-                torch.cuda.empty_cache()
-        return results
-
-    def _enhance_all_streams(
-        self, source: Place, target: Place, options: Options, overwrite: bool
-    ) -> FileReport | Exception:
-        """Enhance one audio stream of a film after the other; those that are not its turn are copied each time."""
-        reports: list[FileReport] = []
-        with contextlib.ExitStack() as opened:
-            try:
-                if isinstance(source, Pipe):
-                    source = opened.enter_context(source.rewindable())
-                with SoundReader(source) as reader:
-                    count = reader.streams
-                suffix = target.suffix if isinstance(target, Pipe) else Path(target).suffix
-                check_room(f"-{suffix}" if isinstance(target, Pipe) else target, count)
-                folder = Path(opened.enter_context(TemporaryDirectory(dir=temporary_folder())))
-                place: Place = source
-                for number in range(1, count + 1):
-                    next_place = target if number == count else folder / f"{number}{suffix}"
-                    only = replace(options, audio_stream=number)
-                    reports.append(self.enhance_file(place, next_place, only, overwrite=overwrite))
-                    place = next_place
-            except Exception as error:
-                return error
-        elapsed, seconds = sum(each.elapsed for each in reports), sum(each.seconds for each in reports)
-        return replace(
-            reports[-1],
-            source=str(source),
-            elapsed=elapsed,
-            rtf=elapsed / seconds if seconds else 0.0,
-            clipped=sum(each.clipped for each in reports),
-            options=options,
-            notes=tuple(dict.fromkeys(note for each in reports for note in each.notes)),
-        )
-
-    def _enhance_group(
-        self,
-        pairs: Sequence[tuple[Place, Place]],
-        options: Options,
-        overwrite: bool,
-        progress: Callable[[int, float, float], None] | None,
-    ) -> list[FileReport | Exception]:
-        start = time.monotonic()
-        files = [_File(source, target, options) for source, target in pairs]
-        with contextlib.ExitStack() as leaving:
-            for file in files:
-                leaving.push(file.leave)
-            if options.clip_mode == "rescale":  # one gain for the whole file, known before its first block: twice
-                for file in files:
-                    file.attempt(file.open_source)
-                self._run(files, options, _File.measure, None)
-            for file in files:
-                file.attempt(file.open_source)
-                file.attempt(file.open_target, overwrite)
-            self._run(files, options, _File.write, progress)
-            for file in files:
-                file.attempt(file.close)
-        elapsed, seconds = time.monotonic() - start, sum(file.seconds for file in files if not file.error)
-        share = elapsed / seconds if seconds else 0.0
-        return [file.error or file.report(self.config, share) for file in files]
-
-    def _run(
-        self,
-        files: Sequence[_File],
-        options: Options,
-        use: Callable[[_File, Samples], None],
-        progress: Callable[[int, float, float], None] | None,
-    ) -> None:
-        """Take those files that are open from their beginning to their end, side by side."""
-        opened = [(index, file) for index, file in enumerate(files) if not file.error]
-        forms = [(file.reader.format.rate, file.reader.format.channels) for _, file in opened]
-        streams = Streams(self, forms, options)
-        blocks = [file.reader.blocks(self._block(file.reader.format.rate)) for _, file in opened]
-        while not streams.finished and not all(file.error for _, file in opened):
-            heard = [file.attempt(next, source, None) for (_, file), source in zip(opened, blocks, strict=True)]
-            for (index, file), block, clean in zip(opened, heard, streams.feed(heard), strict=True):
-                file.attempt(use, file, clean)
-                if progress is not None and block is not None:
-                    file.heard += block.shape[1]
-                    progress(index, file.heard / file.reader.format.rate, file.reader.format.seconds)
-
-    def _block(self, rate: int) -> int:
-        """Return how many samples of a file are read at a time."""
-        return max(1, round(rate * BLOCK_SECONDS.get(self.device.type, BLOCK_SECONDS["cpu"])))
+        """Enhance files side by side, as `files.enhance_files` does."""
+        return enhance_files(self.model, pairs, options, overwrite=overwrite, progress=progress, threads=self.threads)
 
     def stream(self, rate: float, channels: int = 1, options: Options = DEFAULTS) -> Stream:
         """Return a stream for blocks of any size at `rate`, a whole number of Hz.
 
         Raises ModelError if the options ask for several steps of a model that has only one.
         """
-        return Stream(self, rate, channels, options)
-
-
-def _pinned(network: Network) -> Network:
-    """Let a network that stays as it is have its weights and layers as plain attributes as well.
-
-    What nn.Module's own look-up in Python takes for the three hundred of a hop is a tenth of the hop.
-    """
-    for module in network.modules():
-        module.__dict__.update(module._parameters | module._modules)
-    return network
-
-
-class _File:
-    """A file on its way from source to target, which is complete in the end or not there."""
-
-    def __init__(self, source: Place, target: Place, options: Options) -> None:
-        self.source = source
-        self.target = target
-        self.error: Exception | None = None
-        self.heard = 0  # samples of the source
-        self._options = options
-        self._samples = self._clipped = 0  # of the target
-        self._peak: float | None = None
-        self._found: os.stat_result | None = None  # of the source
-        self._opened = contextlib.ExitStack()
-
-    def attempt(self, action: Callable[..., Result], *arguments: Any) -> Result | None:
-        """Return what the action returns, None if it fails: that is this file's end and nobody else's."""
-        if self.error:
-            return None
-        try:
-            return action(*arguments)
-        except Exception as error:
-            self.error = error
-            self.leave(type(error), error, error.__traceback__)
-            return None
-
-    def leave(self, *error: Any) -> None:
-        self._opened.__exit__(*error)
-
-    def close(self) -> None:
-        self._check_unchanged()
-        self._opened.close()
-
-    def _check_unchanged(self) -> None:
-        """Raise AudioError if the source is not what it was when this was first asked.
-
-        One that is gone, or another file in its place, is no harm to who has read it.
-        """
-        if isinstance(self.source, Pipe):
-            return
-        try:
-            found = os.stat(self.source)
-        except OSError:
-            return
-        before = self._found = self._found or found
-        if found.st_ino == before.st_ino and (found.st_size, found.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise AudioError(f"{self.source}: changed while it was read.", "Wait until it is written, and try again.")
-
-    def open_source(self) -> None:
-        if self._options.clip_mode == "rescale" and isinstance(self.source, Pipe):
-            self.source = self._opened.enter_context(self.source.rewindable())
-        self._check_unchanged()
-        stream = self._options.audio_stream
-        assert stream != "all"
-        self.reader = self._opened.enter_context(SoundReader(self.source, self._options.replace_nan, stream))
-
-    def open_target(self, overwrite: bool) -> None:
-        options = self._options
-        self._name = f"-{self.target.suffix}" if isinstance(self.target, Pipe) else self.target
-        self._form = format_for(self._name, self.reader.format.converted(options.rate, options.mono), options.subtype)
-        metadata = read_metadata(self.source, self.reader.format)
-        source = None if isinstance(self.source, Pipe) else Path(self.source)
-        self._writer = self._opened.enter_context(open_writer(self.target, self._form, overwrite, metadata, source))
-
-    def measure(self, block: Samples) -> None:
-        self._peak = max(self._peak or 0.0, float(np.abs(block).max(initial=0.0)))
-
-    def write(self, block: Samples) -> None:
-        if self._form.has_full_scale:
-            block, count = apply_clip_mode(block, self._options.clip_mode, self._peak)
-            self._clipped += count
-        self._writer.write(block)
-        self._samples += block.shape[1]
-
-    @property
-    def seconds(self) -> float:
-        return self._samples / self._form.rate
-
-    def report(self, config: ModelConfig, rtf: float) -> FileReport:
-        """Return what was done; rtf: of the whole batch."""
-        options = self._options
-        source = self.reader.format
-        changed = changes(self._name, source, self._form, ignore_subtype=options.subtype is not None)
-        limited = min(source.rate, self._form.rate) > config.rate
-        return FileReport(
-            source=str(self.source),
-            target=str(self.target),
-            rate=self._form.rate,
-            channels=self._form.channels,
-            samples=self._samples,
-            seconds=self.seconds,
-            elapsed=rtf * self.seconds,
-            rtf=rtf if self._samples else 0.0,
-            clipped=self._clipped,
-            band_limit=config.rate / 2 if limited and options.share == 1 and not options.keep_high_band else None,
-            model=config.name,
-            options=options,
-            not_carried=self._writer.not_carried,
-            notes=(*self.reader.notes, *changed, *self._writer.notes),
-        )
-
-
-def _shifted(progress: Callable[[int, float, float], None], first: int, index: int, done: float, total: float) -> None:
-    progress(first + index, done, total)
+        return Stream(self.model, rate, channels, options, self.threads)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sbm_cli.audio.clipping import ClipMode
-from sbm_cli.audio.samples import whole_rate
-
 Sampler = Literal["ode", "sde"]
 Dtype = Literal["float32", "bfloat16"]
+ClipMode = Literal["clamp", "rescale", "none"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,8 @@ class Options:
         if self.audio_stream not in (None, "all") and (isinstance(self.audio_stream, str) or self.audio_stream < 1):
             raise ValueError(f"audio stream must be a number from 1, or all, got {self.audio_stream!r}")
         if self.rate is not None:
+            from sbm_cli.audio.samples import whole_rate
+
             object.__setattr__(self, "rate", whole_rate(self.rate))  # a NumPy integer is none in JSON
 
     @property

@@ -1,54 +1,64 @@
-"""Enhancement block by block: a stream as sound arrives, or several side by side as one batch of the network."""
+"""Enhancement block by block: a stream as sound arrives, or several side by side as one batch of the network.
+
+Each block passes the whole chain: resampling, STFT, level, compression, the network, and all the way back.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import InitVar, dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from sbm_cli.audio.resample import StreamResampler, resampled_length
 from sbm_cli.audio.samples import LIMIT, full_scale_one, usable, whole_rate
-from sbm_cli.chain import Carry, enhance_block, frames_late
+from sbm_cli.bridge.sampler import SAMPLERS, sample
+from sbm_cli.dsp.level import Level, frame_power
 from sbm_cli.errors import ModelError
+from sbm_cli.model import Model
+from sbm_cli.nn import network as nn
 from sbm_cli.options import Options
 
-if TYPE_CHECKING:
-    from sbm_cli.enhancer import Enhancer
-
 Samples = NDArray[np.float32]
+# Of a file read at a time: shorter, and calls cost; longer, and activations leave the caches of a CPU.
+BLOCK_SECONDS = {"cpu": 2.0, "cuda": 10.0}
+HIGH_BAND = Level(attack=0.02, release=0.02, floor_db=-120.0)  # smooths the gain of what the model does not see
+SILENCE = 1e-12  # frame power (-120 dBFS) below which there is nothing to enhance and the output is zero
 _PROCESS = os.getpid()  # that imported us; another one has been forked from it
 
 
 class Streams:
     """Recordings of any rates and lengths, block by block, side by side; each comes out as it would alone.
 
-    enhancer: the model. forms: rate in Hz and channels of each recording.
+    forms: rate in Hz and channels of each recording. threads: of the work on a CPU.
 
     Raises ModelError if the options ask for several steps of a model that has only one.
     """
 
-    def __init__(self, enhancer: Enhancer, forms: Sequence[tuple[int, int]], options: Options) -> None:
-        config = enhancer.config
-        if options.steps > 1 and not config.network.embedding:
+    def __init__(self, model: Model, forms: Sequence[tuple[int, int]], options: Options, threads: int) -> None:
+        config = model.config
+        if options.steps > 1 and not config.network.timed:
             raise ModelError(f"{config.name} was trained without time, for one step.", "Leave out --steps.")
         if options.dereverb < 1 and not config.network.keep_room:
             raise ModelError(
                 f"{config.name} was not trained to keep the room.",
                 "Leave out --keep-room and --dereverb, or use another model.",
             )
-        self._enhancer = enhancer
+        self._model = model
         self._options = options
-        self._lanes = [_Lane(enhancer, rate, channels, options) for rate, channels in forms]
+        self._threads = threads
+        self._lanes = [_Lane(model, rate, channels, options) for rate, channels in forms]
         self._high = any(lane.high for lane in self._lanes)
-        self._carry = Carry([lane.width for lane in self._lanes], options.seed)
+        self._carry = _Carry([lane.width for lane in self._lanes], options.seed)
         # Zeros before the beginning, and frames that the look-ahead holds back, come out first.
-        self._drop = config.stft.overlap + frames_late(enhancer, options) * config.stft.hop
+        self._drop = config.stft.overlap + _frames_late(model, options) * config.stft.hop
 
     @property
     def finished(self) -> bool:
@@ -64,9 +74,9 @@ class Streams:
             lane.end() if block is None else lane.take(block)
         count = min((lane.waiting for lane in self._lanes if not lane.finished), default=0)
         rows = np.concatenate([lane.give(count) for lane in self._lanes])
-        with torch.inference_mode(), threads(self._enhancer.threads):
-            noisy = torch.from_numpy(rows).to(self._enhancer.device)
-            clean = enhance_block(self._enhancer, noisy, self._options, self._high, self._carry)
+        with torch.inference_mode(), threads(self._threads):
+            noisy = torch.from_numpy(rows).to(self._model.device)
+            clean = _enhance_block(self._model, noisy, self._options, self._high, self._carry)
             drop = min(self._drop, clean.shape[1])
             self._drop -= drop
             parts = clean[:, drop:].unflatten(0, (-1, len(rows))).cpu().numpy()
@@ -80,11 +90,11 @@ class Streams:
 class Stream:
     """One recording: `feed` as sound arrives, `flush` at its end. Cutting differently changes nothing."""
 
-    def __init__(self, enhancer: Enhancer, rate: float, channels: int, options: Options) -> None:
+    def __init__(self, model: Model, rate: float, channels: int, options: Options, threads: int) -> None:
         self.fed = 0  # samples
         self._channels = channels
         self._replace_nan = options.replace_nan
-        self._streams = Streams(enhancer, [(whole_rate(rate), channels)], options)
+        self._streams = Streams(model, [(whole_rate(rate), channels)], options, threads)
         self._flat = False  # whether blocks come as [samples]
 
     def feed(self, samples: ArrayLike) -> Samples:
@@ -123,16 +133,16 @@ class Stream:
 class _Lane:
     """The way of one recording to the model's rate, and back to its own with the input or its high band mixed in."""
 
-    def __init__(self, enhancer: Enhancer, rate: int, channels: int, options: Options) -> None:
-        self._config = enhancer.config
-        self._late = frames_late(enhancer, options)
+    def __init__(self, model: Model, rate: int, channels: int, options: Options) -> None:
+        self._config = model.config
+        self._late = _frames_late(model, options)
         self._options = options
         self._rates = rate, options.rate or rate
         self.width = 1 if options.mono else channels
-        self.high = options.keep_high_band and min(self._rates) > enhancer.config.rate
+        self.high = options.keep_high_band and min(self._rates) > model.config.rate
         self._mixed = options.share < 1 or self.high
-        self._to_model = StreamResampler(rate, enhancer.config.rate, self.width)
-        self._from_model = StreamResampler(enhancer.config.rate, self._rates[1], self.width * (3 if self.high else 1))
+        self._to_model = StreamResampler(rate, model.config.rate, self.width)
+        self._from_model = StreamResampler(model.config.rate, self._rates[1], self.width * (3 if self.high else 1))
         self._to_output = StreamResampler(*self._rates, self.width)
         self._fed = self._heard = self._returned = 0  # samples; the last two at the model's rate
         self._ended = self.finished = False
@@ -203,6 +213,124 @@ def _joined(before: Samples, block: Samples) -> Samples:
     return np.concatenate([before, block], axis=1) if before.size else block
 
 
+@dataclass
+class _Carry:
+    """State of recordings side by side between two blocks, None at their beginning.
+
+    channels: of each recording; they share a level. seed: of each one's noise.
+    """
+
+    channels: list[int]
+    seed: InitVar[int]
+    noise: list[np.random.Generator] = field(init=False)
+    analysis: Tensor | None = None
+    level: Tensor | None = None
+    network: dict[int, nn.Carry] = field(default_factory=dict)  # of every step
+    # Of the frames that the look-ahead holds back: state and noisy of every step, the level [recordings, frames], and
+    # the spectrum.
+    states: dict[int, Tensor] = field(default_factory=dict)
+    late_level: Tensor | None = None
+    spectrum: Tensor | None = None
+    high: Tensor | None = None
+    synthesis: Tensor | None = None
+
+    def __post_init__(self, seed: int) -> None:
+        self.noise = [np.random.default_rng(seed) for _ in self.channels]
+
+
+def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, carry: _Carry) -> Tensor:
+    """Return the samples [channels, hops * hop] that this block [channels, n] at the model's rate completes.
+
+    The channels are those of one recording after the other, as the carry has it.
+    high: return three times as many rows: the enhanced sound, the sound as the model heard it, and the gain of what
+    lies above, all of them equally late. Resampled together they stay so.
+    """
+    config = model.config
+    spectrum, carry.analysis = config.stft.analyze(samples, carry.analysis)
+    if not spectrum.shape[2]:
+        return samples[:, :0].repeat(3 if high else 1, 1)
+    power = config.power(spectrum)
+    if len(power) > len(carry.channels):
+        power = torch.stack([channels.mean(0) for channels in power.split(carry.channels)])
+    level, carry.level = config.track(power, carry.level)
+    estimate = _estimate(model, config.compress(spectrum, _of_channels(level, carry)), options, carry)
+    lookahead = _frames_late(model, options)
+    level, carry.late_level = _late(torch.where(power > SILENCE, level, 0.0), lookahead, carry.late_level)
+    clean = config.expand(estimate, _of_channels(level, carry))
+    if high:
+        spectrum, carry.spectrum = _late(spectrum, lookahead, carry.spectrum)
+        top = config.stft.bins // 2  # the uppermost octave
+        powers = torch.cat([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
+        powers, carry.high = HIGH_BAND.track(powers, config.stft.hop / config.rate, carry.high)
+        lowered, heard = powers.chunk(2)
+        ones, _ = config.stft.analyze(samples.new_ones(1, config.stft.window), samples.new_zeros(1, 0))
+        # One gain a frame, in the shape of its window: overlap-add draws a smooth line through them.
+        clean = torch.cat([clean, spectrum, ones * (lowered / heard).sqrt().clamp(max=1)[:, None]])
+    clean, carry.synthesis = config.stft.synthesize(clean, carry.synthesis)
+    return clean
+
+
+def _frames_late(model: Model, options: Options) -> int:
+    """Return by how many frames the output comes late: by the look-ahead of every step."""
+    return model.lookahead * options.steps
+
+
+def _of_channels(level: Tensor, carry: _Carry) -> Tensor:
+    """Return the level of each recording, [recordings, frames], for each of its channels; one fits all of one alone."""
+    rows = [row for row, count in enumerate(carry.channels) for _ in range(count)]
+    return level[rows] if len(carry.channels) > 1 else level
+
+
+def _late(x: Tensor, frames: int, held: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return x [..., frames] so many frames late, as the network's output is, and what is held back."""
+    x = torch.cat([x.new_zeros(*x.shape[:-1], frames) if held is None else held, x], -1)
+    split = x.shape[-1] - frames
+    return x[..., :split], x[..., split:]
+
+
+def _estimate(model: Model, noisy: Tensor, options: Options, carry: _Carry) -> Tensor:
+    """Return the estimate of clean, shaped like the compressed spectrum `noisy` [channels, freq, frames].
+
+    Each step has a carry of its own: it sees the frames of its own time, in their order, however they are cut.
+    """
+    left = 1 - options.dereverb
+    network: Callable[..., tuple[Tensor, nn.Carry]] = model.folded(left)
+    if options.steps > 1:
+        network = partial(model.timed, room=noisy.real.new_tensor([left]) if left else None)
+    draws = _draws(noisy, options.steps, carry) if SAMPLERS[options.sampler].draws else iter(())
+
+    numbers, waits = itertools.count(), itertools.count()
+
+    def step(state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        number = next(numbers)
+        estimate: Tensor
+        # Entering it takes as long as a small operator: not where it would change nothing.
+        kind, half = noisy.device.type, options.dtype == "bfloat16"
+        cast = half or torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, torch.bfloat16, enabled=half) if cast else contextlib.nullcontext():
+            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number))
+        return estimate
+
+    def wait(*states: Tensor) -> tuple[Tensor, Tensor]:
+        number, frames = next(waits), model.lookahead
+        (state, noisy), carry.states[number] = _late(torch.stack(states), frames, carry.states.get(number))
+        return state, noisy
+
+    schedule, draw = model.config.schedule, lambda _: next(draws)
+    return sample(step, schedule, noisy, options.steps, options.sampler, draw, wait=wait)
+
+
+def _draws(noisy: Tensor, steps: int, carry: _Carry) -> Iterator[Tensor]:
+    """Yield noise for every step but the last; drawn frame after frame, so that it does not depend on the blocks."""
+    _, bins, frames = noisy.shape
+    draws = [
+        generator.standard_normal((frames, steps - 1, channels, bins, 2), np.float32)
+        for generator, channels in zip(carry.noise, carry.channels, strict=True)
+    ]
+    parts = np.concatenate(draws, axis=2) * np.float32(0.5**0.5)
+    yield from torch.view_as_complex(torch.from_numpy(parts)).to(noisy.device).permute(1, 2, 3, 0)
+
+
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     """Set torch's thread count for the length of a block and restore it.
@@ -220,3 +348,8 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def block_samples(device: torch.device, rate: int) -> int:
+    """Return how many samples of a file are enhanced at a time."""
+    return max(1, round(rate * BLOCK_SECONDS.get(device.type, BLOCK_SECONDS["cpu"])))

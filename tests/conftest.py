@@ -7,12 +7,15 @@ import json
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 from sbm_cli import hub
+
+if TYPE_CHECKING:
+    from sbm_cli.training.config import TrainConfig
 
 # No deadline: the machine is shared, and a first call compiles. Fixed examples: a failure is seen again.
 settings.register_profile("sbm", deadline=None, max_examples=20, derandomize=True)
@@ -25,6 +28,45 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """Six short "utterances" of gated tones, three noises and four rooms for a network of a few thousand parameters."""
+    import numpy as np
+    import soundfile
+
+    from sbm_cli.data.mixing import MixConfig
+    from sbm_cli.model import ModelConfig
+    from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
+    from sbm_cli.training.config import DataConfig, LoopConfig, OptimizerConfig, TrainConfig
+
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for kind in ("speech", "noise"):
+        (folder / kind).mkdir()
+    for i in range(6):
+        time = np.arange(24000) / 16000
+        tone = np.sin(2 * np.pi * (150 + 30 * i) * time) * (np.sin(2 * np.pi * 2 * time) > 0)
+        soundfile.write(folder / "speech" / f"{i}.wav", 0.2 * tone, 16000)
+    for i in range(3):
+        soundfile.write(folder / "noise" / f"{i}.wav", 0.05 * rng.standard_normal(32000), 16000)
+    tiny = OSpatialNetConfig(
+        channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=1, head=2, embedding=4
+    )
+    data = DataConfig(
+        speech=(str(folder / "speech"),), noise=(str(folder / "noise"),), rooms=4, cache=str(folder / "cache")
+    )
+    return TrainConfig(
+        ModelConfig("toy", network=tiny),
+        data,
+        MixConfig(segment_seconds=0.5),
+        optimizer=OptimizerConfig(warmup=2, rate=5e-3),
+        loop=LoopConfig(validate_every=0),
+        steps=6,
+        batch=4,
+        checkpoint_minutes=1000,
+    )
 
 
 class Bundle:

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbm_cli.cells import cell, text_of
+from sbm_cli.data.corpus import Clip, read_manifest
+from sbm_cli.data.prepare import write_manifest
 from sbm_cli.evaluation.metrics import Scores
 from sbm_cli.evaluation.report import Evaluation, to_csv
 from sbm_cli.evaluation.scoring import Record
-from sbm_cli.training.corpora import write_manifest
-from sbm_cli.training.data import Clip, read_manifest
 
 FORMULAS = ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", "-inf", "=HYPERLINK(1).wav", "'=1"]
 

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from sbm_cli.audio.resample import resampled_length
 from sbm_cli.bridge import sample
-from sbm_cli.checkpoint import ModelConfig
 from sbm_cli.dsp.level import frame_power
-from sbm_cli.enhancer import Enhancer, FileReport
+from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, ModelError, OutputExistsError
-from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.files import FileReport
+from sbm_cli.model import Model, ModelConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 from sbm_cli.options import Dtype, Options
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
@@ -31,12 +32,12 @@ DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 def make(lookahead: int = 0, perturbed: bool = True, keep_room: bool = False) -> Enhancer:
     """Return an enhancer with a network of a few thousand parameters that changes what it hears."""
     torch.manual_seed(0)
-    config = NetworkConfig(channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, head=2, lookahead=lookahead)
-    network = Network(config := replace(config, keep_room=keep_room))
+    config = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2, lookahead=lookahead)
+    network = OSpatialNet(config := replace(config, keep_room=keep_room))
     if perturbed:
         for parameter in network.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
-    return Enhancer(network, ModelConfig("small", network=config))
+    return Enhancer(Model(network, ModelConfig("small", network=config)))
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -
 def test_nothing_is_lowered_by_more_than_the_limit(gain: float, limit: float, rate: int) -> None:
     """Where the model is a gain: one of nothing at all comes out at the limit, one of one as it was."""
     enhancer = make(perturbed=False)
-    enhancer.network.head.bias[0] = gain**0.5  # of the compressed spectrum
+    enhancer.model.folded().head.bias[0] = gain**0.5  # of the compressed spectrum
     noisy = sound(3000)[0]
     limited = enhancer.enhance(noisy, rate, Options(attenuation_limit=limit))
     lowest = 10 ** (-limit / 20)
@@ -243,7 +244,7 @@ def test_steps_are_those_of_the_sampler(enhancer: Enhancer) -> None:
     spectrum = config.stft.forward(noisy)
     level = config.level.track(frame_power(spectrum), config.stft.hop / config.rate)[0].sqrt()[:, None]
     estimate = sample(
-        lambda state, noisy, t: enhancer.timed_network(state, noisy, t)[0],
+        lambda state, noisy, t: enhancer.model.timed(state, noisy, t)[0],
         config.schedule,
         config.compression.compress(spectrum / level),
         3,
@@ -272,7 +273,7 @@ def test_steps_of_a_network_that_changes_nothing_come_in_time(steps: int) -> Non
 @pytest.mark.parametrize("changes", [{"embedding": 0}, {"embedding": 0, "untimed": True}])
 def test_several_steps_need_a_model_of_the_bridge(changes: dict[str, Any]) -> None:
     config = replace(make().config.network, **changes)
-    other = Enhancer(Network(config), ModelConfig("other", network=config))
+    other = Enhancer(Model(OSpatialNet(config), ModelConfig("other", network=config)))
     assert other.enhance(sound(300), 16000).shape == (1, 300)
     with pytest.raises(ModelError, match="^other was trained without time") as caught:
         other.enhance(sound(300), 16000, Options(steps=2))
@@ -304,7 +305,7 @@ def test_the_high_band_is_kept_only_where_there_is_one(enhancer: Enhancer) -> No
 def test_a_model_that_is_a_gain_is_one_for_the_high_band(lookahead: int, rates: tuple[int, int], gain: float) -> None:
     """So one that does nothing gives all of its input back: the parts belong together, sample for sample."""
     enhancer = make(lookahead, perturbed=False)
-    enhancer.network.head.bias[0] = gain**0.5  # of the compressed spectrum
+    enhancer.model.folded().head.bias[0] = gain**0.5  # of the compressed spectrum
     noisy = np.random.default_rng(0).normal(0, 0.1, (2, rates[0] // 2)).astype(np.float32)
     found = enhancer.enhance(noisy, rates[0], Options(keep_high_band=True, rate=rates[1]))
     expected = noisy if rates[0] == rates[1] else np.stack([soxr.resample(row, *rates) for row in noisy])
@@ -322,7 +323,7 @@ def test_the_high_band_follows_the_model_in_time() -> None:
         return noisy * (frames * 256 < 16000), int(frames[-1]) + 1
 
     enhancer = make()
-    enhancer.network = first_second  # type: ignore[assignment]
+    enhancer.model._folded[0.0] = first_second  # type: ignore[assignment]
     time = np.arange(2 * 44100) / 44100
     noisy = sum(0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (6000, 12000)).astype(np.float32)
     found = enhancer.enhance(noisy, 44100, Options(keep_high_band=True))
@@ -416,7 +417,7 @@ def test_empty_file_stays_empty(enhancer: Enhancer, tmp_path: Path) -> None:
 
 def test_loud_output_is_clamped_rescaled_or_kept(tmp_path: Path) -> None:
     enhancer = make(perturbed=False)
-    enhancer.network.head.bias[0] = 3.0  # gain 3, complex and compressed: 9 in amplitude
+    enhancer.model.folded().head.bias[0] = 3.0  # gain 3, complex and compressed: 9 in amplitude
     soundfile.write(tmp_path / "in.wav", sound(8000)[0], 16000)
     peaks = {}
     for mode in ("clamp", "rescale", "none"):
@@ -469,8 +470,8 @@ def test_existing_output_is_kept_unless_told_otherwise(enhancer: Enhancer, tmp_p
 
 def test_threads_are_restored(tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    one = Enhancer(make().network, make().config, threads=1)
-    two = Enhancer(make().network, make().config, threads=2)
+    one = Enhancer(make().model, threads=1)
+    two = Enhancer(make().model, threads=2)
     np.testing.assert_allclose(one.enhance(sound(9000)[0], 16000), two.enhance(sound(9000)[0], 16000), atol=1e-5)
     assert torch.get_num_threads() == before
 
@@ -549,7 +550,7 @@ def test_where_memory_runs_out_half_as_many_go_on(tmp_path: Path, monkeypatch: p
     enhancer = make()
     pairs = write_all(tmp_path)
     batches: list[int] = []
-    whole = enhancer.network.forward
+    whole = enhancer.model.folded().forward
 
     def narrow(state: torch.Tensor, *others: Any) -> Any:
         batches.append(len(state))
@@ -557,12 +558,12 @@ def test_where_memory_runs_out_half_as_many_go_on(tmp_path: Path, monkeypatch: p
             raise torch.OutOfMemoryError("out of memory")
         return whole(state, *others)
 
-    monkeypatch.setattr(enhancer.network, "forward", narrow)
+    monkeypatch.setattr(enhancer.model.folded(), "forward", narrow)
     results = enhancer.enhance_files(pairs)  # of 6 channels in all
     assert all(isinstance(result, FileReport) for result in results)
     assert batches[0] == 6 and batches[1] == 3 and max(batches[2:]) == 2
     assert not list(tmp_path.glob(".sbm*"))
     batches.clear()
-    monkeypatch.setattr(enhancer.network, "forward", lambda *_: narrow(torch.zeros(3)))
+    monkeypatch.setattr(enhancer.model.folded(), "forward", lambda *_: narrow(torch.zeros(3)))
     (result,) = enhancer.enhance_files([(pairs[0][0], tmp_path / "never.wav")])
     assert isinstance(result, torch.OutOfMemoryError) and not (tmp_path / "never.wav").exists()

@@ -15,12 +15,12 @@ import resource, subprocess, sys
 from pathlib import Path
 import torch
 from sbm_cli.audio.pipe import Pipe
-from sbm_cli.checkpoint import ModelConfig
+from sbm_cli.model import Model, ModelConfig
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 torch.set_num_threads(1)
-small = NetworkConfig(channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, head=2)
-enhancer = Enhancer(Network(small), ModelConfig("small", network=small))
+small = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2)
+enhancer = Enhancer(Model(OSpatialNet(small), ModelConfig("small", network=small)))
 for name in ("short.wav", "long.wav"):
     path = Path(sys.argv[1], name)
     if sys.argv[2] == "pipe":

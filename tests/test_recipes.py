@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sbm_cli.bridge.schedule import Schedule, marginal
-from sbm_cli.nn.network import Network
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.training.config import TrainConfig, list_recipes, load_recipe
 from sbm_cli.training.objective import batch_loss
 
@@ -22,7 +22,7 @@ TABLE = Path(__file__).parent.parent / "docs" / "recipes.md"
 @lru_cache
 def parameters(name: str) -> tuple[int, int]:
     """Return the number of parameters as trained and folded."""
-    network = Network(load_recipe(name).model.network)
+    network = OSpatialNet(load_recipe(name).model.network)
     first, second = (sum(p.numel() for p in n.parameters()) for n in (network, network.fold()))
     return first, second
 
@@ -33,7 +33,7 @@ def shrunk(config: TrainConfig) -> TrainConfig:
         config.model.network,
         channels=8,
         blocks=1,
-        state=4,
+        d_state=4,
         cross_groups=2,
         squeeze=2,
         head=2,
@@ -48,7 +48,7 @@ def shrunk(config: TrainConfig) -> TrainConfig:
 def test_one_step_of_training_lowers_the_loss(name: str) -> None:
     config = shrunk(load_recipe(name))
     torch.manual_seed(0)
-    network = Network(config.model.network)
+    network = OSpatialNet(config.model.network)
     clean = 0.1 * torch.randn(2, 6000)
     noisy, items = clean + 0.1 * torch.randn(2, 6000), torch.arange(2)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)

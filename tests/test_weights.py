@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from sbm_cli import checkpoint, hub
+from sbm_cli import hub
 from sbm_cli.enhancer import Enhancer
+from sbm_cli.model import Model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "noisy.wav"
 
@@ -56,7 +57,7 @@ def test_loudness_of_the_input_hardly_matters(enhancer: Enhancer, noisy: np.ndar
 
 @pytest.mark.parametrize(("name", "most"), [("sbm-tiny", 300_000), ("sbm-live", 1_100_000), ("sbm-small", 1_100_000)])
 def test_size_is_what_the_model_card_says(name: str, most: int) -> None:
-    network, _ = checkpoint.load(hub.resolve(name))
+    network = Model.load(hub.resolve(name)).network
     counts = [sum(p.numel() for p in n.parameters()) for n in (network, network.fold())]
     assert counts[0] <= most
     card = (Path(__file__).parent.parent / "docs" / "models" / f"{name}.md").read_text()

@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from sbm_cli.evaluation.clips import Samples, made_clips
-from sbm_cli.evaluation.commands import THREAD_VARIABLES
-from sbm_cli.evaluation.machine import machine, software
+from sbm_cli.data.corpus import RATE, open_corpus
+from sbm_cli.data.test_sets import HALVES, evaluation_set
 from sbm_cli.evaluation.metrics import score_many
-from sbm_cli.evaluation.sets import HALVES, evaluation_set
-from sbm_cli.training.data import RATE, open_corpus
+from sbm_cli.timing.clips import Samples, made_clips
+from sbm_cli.timing.commands import THREAD_VARIABLES
+from sbm_cli.timing.machine import machine, software
 
 HERE = Path(__file__).parent
 PACKAGES = {

@@ -1,16 +1,13 @@
 """What to do with samples beyond full scale before they are stored in a format that cannot hold them."""
 
-from typing import Literal, get_args
-
 import numpy as np
 from numpy.typing import NDArray
 
-ClipMode = Literal["clamp", "rescale", "none"]
-CLIP_MODES: tuple[ClipMode, ...] = get_args(ClipMode)
+CLIP_MODES = ("clamp", "rescale", "none")
 
 
 def apply_clip_mode(
-    block: NDArray[np.float32], mode: ClipMode = "clamp", peak: float | None = None
+    block: NDArray[np.float32], mode: str = "clamp", peak: float | None = None
 ) -> tuple[NDArray[np.float32], int]:
     """Return the block ready for a format with a full scale, and how many of its samples are clipped.
 

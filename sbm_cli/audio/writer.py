@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 
+from sbm_cli import atomic
 from sbm_cli.audio.encoder import SoundEncoder
 from sbm_cli.audio.format import AudioFormat, Waveform, storable
 from sbm_cli.audio.metadata import Metadata
@@ -78,11 +78,9 @@ class SoundWriter:
             raise _exists(self.path)
         if self._target.exists() and not os.access(self._target, os.W_OK):  # a new file in its place would not ask
             raise AudioError(f"{self.path}: is read-only.", "Make it writable, or name another output.")
-        # Not with a sound file's suffix: should we be killed, a later batch must not take it for a recording.
-        self._part = self._target.with_name(f".sbm-{os.getpid()}-{secrets.token_hex(6)}.part")
         try:
             mode = 0o600 if self._target.exists() else mode_for_new(self._target, self._source)
-            os.close(os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+            self._part = atomic.new_part(self._target, mode)
         except OSError as error:
             reason = str(error.strerror).lower()
             hint = f"Make the folder {self._target.parent} first." if isinstance(error, FileNotFoundError) else ""
@@ -116,7 +114,7 @@ class SoundWriter:
                     self._file.abandon() if isinstance(self._file, SoundEncoder) else self._file.close()
                 return
             with self._failing_as_audio_error():
-                self._file.close()  # soundfile syncs to disc first
+                self._file.close()
             is_unreadable = (
                 self.format.is_encoded or {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY
             )
@@ -170,19 +168,13 @@ class SoundWriter:
     def _publish(self) -> None:
         """Give the finished file its name."""
         try:
-            if self._overwrite:
-                if self._target.exists():
-                    keep(self._part, self._target)
-                self._part.replace(self._target)
+            atomic.sync(self._part)
+            if not self._overwrite:
+                atomic.publish_new(self._part, self._target)
                 return
-            try:
-                os.link(self._part, self._target)  # unlike a rename it never replaces
-            except FileExistsError:
-                raise
-            except OSError:  # a file system without links, such as FAT
-                if self._target.exists():
-                    raise FileExistsError from None
-                self._part.rename(self._target)
+            if self._target.exists():
+                keep(self._part, self._target)
+            self._part.replace(self._target)
         except FileExistsError as error:
             raise _exists(self.path) from error
         except OSError as error:
@@ -237,12 +229,6 @@ def open_writer(
             with path.open("rb") as file:
                 shutil.copyfileobj(file, target.file, 2**20)
             target.file.flush()
-
-
-def remove_parts(folder: Path, process: int) -> None:
-    """Remove the files that a process, killed since, left half-written in a folder."""
-    for part in folder.glob(f".sbm-{process}-*.part"):
-        part.unlink(missing_ok=True)
 
 
 def _quality(form: AudioFormat) -> dict[str, Any]:

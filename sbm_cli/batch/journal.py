@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Literal
 
-from sbm_cli.audio.writer import remove_parts
+from sbm_cli.atomic import remove_parts
 from sbm_cli.batch.plan import Job
 from sbm_cli.config import parse_json
 from sbm_cli.errors import DISK_FULL, FULL, SbmError

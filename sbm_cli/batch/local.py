@@ -23,7 +23,7 @@ from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-def
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sbm_cli.audio.writer import remove_parts
+from sbm_cli.atomic import remove_parts
 from sbm_cli.batch.plan import Job
 from sbm_cli.errors import SbmError
 from sbm_cli.hub import digest

@@ -3,14 +3,17 @@
 Knows torch and nothing else: a state is any tensor [batch, ...], complex or real.
 """
 
-from sbm_cli.bridge.sampler import Network, draw_noise, grid, ode_step, one_step, sample, sde_step
-from sbm_cli.bridge.schedule import VE, VP, GMax, Schedule, marginal, mean, sample_state
+from sbm_cli.bridge.sampler import SAMPLERS, Network, Sampler, draw_noise, grid, ode_step, one_step, sample, sde_step
+from sbm_cli.bridge.schedule import SCHEDULES, VE, VP, GMax, Schedule, marginal, mean, sample_state
 
 __all__ = [
+    "SAMPLERS",
+    "SCHEDULES",
     "VE",
     "VP",
     "GMax",
     "Network",
+    "Sampler",
     "Schedule",
     "draw_noise",
     "grid",

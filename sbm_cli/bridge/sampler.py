@@ -5,7 +5,8 @@ x = y together with t = 1, the pair it met in training.
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -39,7 +40,13 @@ def grid(steps: int, t_min: float = T_MIN) -> Tensor:
 
 
 def ode_step(
-    schedule: Schedule, state: Tensor, estimate: Tensor, noisy: Tensor, t_from: Tensor, t_to: Tensor
+    schedule: Schedule,
+    state: Tensor,
+    estimate: Tensor,
+    noisy: Tensor,
+    t_from: Tensor,
+    t_to: Tensor,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Take one step of the probability flow: rescale the residual around the new mean.
 
@@ -58,12 +65,18 @@ def ode_step(
 
 
 def sde_step(
-    schedule: Schedule, state: Tensor, estimate: Tensor, t_from: Tensor, t_to: Tensor, noise: Tensor | None
+    schedule: Schedule,
+    state: Tensor,
+    estimate: Tensor,
+    noisy: Tensor,
+    t_from: Tensor,
+    t_to: Tensor,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Take one step of the SDE: draw x_(t_to) given x_(t_from) and the estimate, exact for a constant estimate.
 
     state, estimate, noise: [batch, ...]; t_from, t_to: [batch], t_to ≤ t_from, t_from > 0. Without noise it returns
-    the mean of that draw.
+    the mean of that draw. It does not look at `noisy`: the state holds what the bridge still has of it.
 
     Raises ValueError if a time leaves [0, 1], t_to > t_from, or t_from = 0.
     """
@@ -90,30 +103,61 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
     return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
 
 
+class Step(Protocol):
+    """One update of the state [batch, ...] from t_from to t_to [batch], given the estimate at t_from."""
+
+    def __call__(
+        self,
+        schedule: Schedule,
+        state: Tensor,
+        estimate: Tensor,
+        noisy: Tensor,
+        t_from: Tensor,
+        t_to: Tensor,
+        noise: Tensor | None,
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way from noisy to clean: its update, its grid of times, and whether it draws noise for every step but the last.
+
+    The SDE adds none in its last step, as sgmse and fdbm do and NeMo does not: no later step would remove it, and the
+    mean of the last draw is its best estimate.
+    """
+
+    step: Step
+    draws: bool
+    grid: Callable[[int, float], Tensor] = grid
+
+
+SAMPLERS = {"ode": Sampler(ode_step, draws=False), "sde": Sampler(sde_step, draws=True)}
+
+
 def sample(
     network: Network,
     schedule: Schedule,
     noisy: Tensor,
     steps: int,
-    method: Literal["ode", "sde"] = "ode",
+    sampler: str = "ode",
     draw: Callable[[Tensor], Tensor] = draw_noise,
     t_min: float = T_MIN,
     wait: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda state, noisy: (state, noisy),
 ) -> Tensor:
     """Walk the bridge from `noisy` [batch, ...] to clean; NFE = steps.
 
-    With one step both methods are `one_step`: the update that would follow moves the estimate by noisy_weight(t_min)
-    (3e-5 for VE) of its distance to noisy, back towards the noise. The SDE adds no noise in its last step, as sgmse and
-    fdbm do and NeMo does not: no later step would remove it, and the mean of the last draw is its best estimate.
-    Only the SDE draws: it calls `draw` for every step but the last, in their order, for noise as of `draw_noise`.
+    With one step every sampler is `one_step`: the update that would follow moves the estimate by noisy_weight(t_min)
+    (3e-5 for VE) of its distance to noisy, back towards the noise.
+    draw: called in the order of the steps that draw, for noise as of `draw_noise`.
     wait: of a network whose estimates come late, as one with a look-ahead has them in a stream: called after each of
     several steps, it returns state and noisy as they belong to its estimate.
 
-    Raises ValueError for an unknown method, steps < 1, or t_min outside (0, 1).
+    Raises ValueError for an unknown sampler, steps < 1, or t_min outside (0, 1).
     """
-    if method not in ("ode", "sde"):
-        raise ValueError(f"method must be 'ode' or 'sde', got {method!r}")
-    times = grid(steps, t_min).tolist()
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    chosen = SAMPLERS[sampler]
+    times = chosen.grid(steps, t_min).tolist()
     if steps == 1:
         return one_step(network, noisy)
     state = noisy
@@ -121,11 +165,8 @@ def sample(
         t_from, t_to = _times(noisy, times[index]), _times(noisy, times[index + 1])
         estimate = network(state, noisy, t_from)
         state, noisy = wait(state, noisy)
-        if method == "ode":
-            state = ode_step(schedule, state, estimate, noisy, t_from, t_to)
-        else:
-            noise = draw(noisy) if index + 1 < steps else None
-            state = sde_step(schedule, state, estimate, t_from, t_to, noise)
+        noise = draw(noisy) if chosen.draws and index + 1 < steps else None
+        state = chosen.step(schedule, state, estimate, noisy, t_from, t_to, noise)
     return state
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -66,7 +67,8 @@ class GMax:
         return _integral(self.beta0, self.beta1, t)
 
 
-Schedule = VE | VP | GMax
+SCHEDULES = {"ve": VE, "vp": VP, "gmax": GMax}
+Schedule = Annotated[VE | VP | GMax, SCHEDULES]
 
 
 def marginal(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

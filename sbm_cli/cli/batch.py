@@ -16,32 +16,18 @@ import typer
 from sbm_cli.cli import console, errors
 from sbm_cli.cli.account import Account
 from sbm_cli.cli.options import (
-    AttenuationLimit,
-    AudioStream,
-    ClipMode,
-    Dereverb,
-    Dtype,
     Ext,
-    KeepHighBand,
-    KeepRoom,
     Model,
-    Mono,
     Quiet,
-    Rate,
-    ReplaceNan,
-    Sampler,
-    Seed,
-    Steps,
-    Strength,
-    Subtype,
     Verbose,
     check_device,
-    stream_of,
+    check_existing,
     suffix_of,
-    wrong_usage,
+    takes_options,
 )
 from sbm_cli.cli.process import ending_signals
 from sbm_cli.cores import cores
+from sbm_cli.options import Options
 
 if TYPE_CHECKING:
     from sbm_cli.batch.journal import Journal
@@ -51,9 +37,11 @@ if TYPE_CHECKING:
 GPU_BATCH = 32  # files at a time that keep a GPU busy; halved where its memory is too small
 
 
+@takes_options
 def batch(
     inputs: Annotated[list[str], typer.Argument(metavar="DIR", help="Folders of recordings, or single ones.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The folder for the clean ones.")],
+    *,
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Only files of such a name, 'day1/*.wav'; all sound files if not given."),
@@ -82,22 +70,8 @@ def batch(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for each of them.")] = 1,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, or GPUs: cuda:0,cuda:1.")] = "auto",
-    strength: Strength = 1.0,
-    attenuation_limit: AttenuationLimit = None,
-    dereverb: Dereverb = 1.0,
-    keep_room: KeepRoom = False,
-    steps: Steps = 1,
-    sampler: Sampler = "ode",
-    seed: Seed = 0,
-    dtype: Dtype = "float32",
-    keep_high_band: KeepHighBand = False,
-    rate: Rate = None,
-    mono: Mono = False,
+    options: Options,
     model: Model = None,
-    subtype: Subtype = None,
-    clip_mode: ClipMode = "clamp",
-    replace_nan: ReplaceNan = False,
-    audio_stream: AudioStream = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -116,8 +90,7 @@ def batch(
       sbm batch recordings/ -o cleaned/ --json-lines | jq -r 'select(.status == "failed") | .source'
     """
     console.adjust(quiet or json_lines, verbose)
-    if overwrite and skip_existing:
-        raise typer.BadParameter("either replace or keep what exists", param_hint="--overwrite, --skip-existing")
+    check_existing(overwrite, skip_existing)
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is a file, and the outputs need a folder", param_hint="--output")
     devices = _devices(device, workers, threads)
@@ -126,25 +99,7 @@ def batch(
     from sbm_cli.batch.journal import Journal
     from sbm_cli.batch.local import Work
     from sbm_cli.batch.plan import SOUND_FILES, Filter, expand, find_jobs
-    from sbm_cli.options import Options
 
-    with wrong_usage():
-        options = Options(
-            strength=strength,
-            attenuation_limit=attenuation_limit,
-            dereverb=0.0 if keep_room else dereverb,
-            steps=steps,
-            sampler=sampler,
-            seed=seed,
-            dtype=dtype,
-            keep_high_band=keep_high_band,
-            rate=rate,
-            mono=mono,
-            subtype=subtype,
-            clip_mode=clip_mode,
-            replace_nan=replace_nan,
-            audio_stream=stream_of(audio_stream),
-        )
     suffix = suffix_of(ext)
     weights = hub.resolve(model)
     plan = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), suffix)

@@ -14,7 +14,7 @@ from sbm_cli.cli.options import Json, Quiet, Verbose, wrong_usage
 from sbm_cli.errors import DependencyError, OutputExistsError
 
 if TYPE_CHECKING:
-    from sbm_cli.training.check import Row
+    from sbm_cli.data.check import Row
 
 app = typer.Typer(
     help="Prepare, check and pack corpora.",
@@ -74,8 +74,8 @@ def prepare(
     """
     console.adjust(quiet, verbose)
 
-    from sbm_cli.training import corpora
-    from sbm_cli.training.layouts import LAYOUTS, LICENCES
+    from sbm_cli.data import prepare as corpora
+    from sbm_cli.data.layouts import LAYOUTS, LICENCES
 
     licences = [item.strip().lower() for item in licence.split(",")] if licence else []
     if name not in LAYOUTS:
@@ -125,7 +125,7 @@ def check(
     """
     console.adjust(quiet or json, verbose)
 
-    from sbm_cli.training.check import check as run
+    from sbm_cli.data.check import check as run
 
     with console.progress("check", "files") as progress:
         rows, findings = run(manifest, limit, progress)
@@ -192,13 +192,13 @@ def curate(
     if least and not score:
         raise typer.BadParameter("needs the scores", param_hint="--least, --no-score")
 
-    from sbm_cli.evaluation.commands import Command
-    from sbm_cli.evaluation.dnsmos import p835
+    from sbm_cli.data.curate import MANIFEST
+    from sbm_cli.data.curate import curate as run_curate
     from sbm_cli.evaluation.metrics import available_metrics
+    from sbm_cli.evaluation.metrics.dnsmos import p835
     from sbm_cli.evaluation.systems import Folder, Program, System, load_models, run
     from sbm_cli.options import DEFAULTS
-    from sbm_cli.training.curate import MANIFEST
-    from sbm_cli.training.curate import curate as run_curate
+    from sbm_cli.timing.commands import Command
 
     if score and (missing := available_metrics()["ovrl"]):
         raise DependencyError(f"DNSMOS cannot be computed: {missing}", "Or leave it out: --no-score")
@@ -257,10 +257,10 @@ def pack(
     """
     console.adjust(quiet, verbose)
 
+    from sbm_cli.data.corpus import open_corpus
+    from sbm_cli.data.pack import write_pack
+    from sbm_cli.data.room_responses import open_rooms
     from sbm_cli.training.config import DataConfig
-    from sbm_cli.training.data import open_corpus
-    from sbm_cli.training.pack import write_pack
-    from sbm_cli.training.rooms import open_rooms
     from sbm_cli.training.sources import ROOM_SEED
 
     with console.progress("decode", "files") as progress:

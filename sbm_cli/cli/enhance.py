@@ -17,42 +17,30 @@ import typer
 from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
     BAND_NOTE,
-    AttenuationLimit,
-    AudioStream,
-    ClipMode,
-    Dereverb,
-    Dtype,
+    Device,
     Ext,
     Json,
-    KeepHighBand,
-    KeepRoom,
     Model,
-    Mono,
     Quiet,
-    Rate,
-    ReplaceNan,
-    Sampler,
-    Seed,
-    Steps,
-    Strength,
-    Subtype,
     Verbose,
     check_device,
-    stream_of,
+    check_existing,
     suffix_of,
-    wrong_usage,
+    takes_options,
 )
 from sbm_cli.cli.process import interrupted_by_signals
 from sbm_cli.errors import OutputExistsError, SbmError
+from sbm_cli.options import Options
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
     from sbm_cli.audio.pipe import Pipe
-    from sbm_cli.enhancer import FileReport
+    from sbm_cli.files import FileReport
 
 PIPE = "-"  # standard input or output, where a file's name would stand
 
 
+@takes_options
 def enhance(
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT", help="Recordings: WAV, MP3, M4A, MP4, …; - is stdin.")
@@ -63,6 +51,7 @@ def enhance(
             "--output", "-o", metavar="OUTPUT", help="The clean file, a folder to put it into, or - (stdout)."
         ),
     ],
+    *,
     overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace OUTPUT if it exists.")] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", "-n", help="Leave it at an OUTPUT that exists.")
@@ -74,24 +63,10 @@ def enhance(
             metavar="RATE[:CHANNELS[:SUBTYPE]]", help="Stdin is bare little-endian samples, 16000 means 16000:1:PCM_16."
         ),
     ] = None,
-    strength: Strength = 1.0,
-    attenuation_limit: AttenuationLimit = None,
-    dereverb: Dereverb = 1.0,
-    keep_room: KeepRoom = False,
-    steps: Steps = 1,
-    sampler: Sampler = "ode",
-    seed: Seed = 0,
-    dtype: Dtype = "float32",
-    keep_high_band: KeepHighBand = False,
-    rate: Rate = None,
-    mono: Mono = False,
+    options: Options,
     model: Model = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more help on an idle machine only.")] = 1,
-    subtype: Subtype = None,
-    clip_mode: ClipMode = "clamp",
-    replace_nan: ReplaceNan = False,
-    audio_stream: AudioStream = None,
     spectrogram: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw INPUT above OUTPUT, in one scale, into a picture.")
     ] = None,
@@ -126,28 +101,8 @@ def enhance(
       arecord -f S16_LE -r 16000 -t raw | sbm enhance - --raw 16000 -o - --ext raw | aplay -f S16_LE -r 16000
     """
     console.adjust(quiet or json, verbose)
-    if overwrite and skip_existing:
-        raise typer.BadParameter("either replace or keep what exists", param_hint="--overwrite, --skip-existing")
+    check_existing(overwrite, skip_existing)
 
-    from sbm_cli.options import Options
-
-    with wrong_usage():
-        options = Options(
-            strength=strength,
-            attenuation_limit=attenuation_limit,
-            dereverb=0.0 if keep_room else dereverb,
-            steps=steps,
-            sampler=sampler,
-            seed=seed,
-            dtype=dtype,
-            keep_high_band=keep_high_band,
-            rate=rate,
-            mono=mono,
-            subtype=subtype,
-            clip_mode=clip_mode,
-            replace_nan=replace_nan,
-            audio_stream=stream_of(audio_stream),
-        )
     if json and output == PIPE:
         raise typer.BadParameter("only one of them can have stdout", param_hint="--json, --output")
     jobs = _jobs(inputs, output, ext, raw)
@@ -172,7 +127,7 @@ def enhance(
             name = source.name if isinstance(source, Path) else "stdin"
             with (
                 interrupted_by_signals(),
-                _drawn(spectrogram, source, target, replace_nan, overwrite),
+                _drawn(spectrogram, source, target, options.replace_nan, overwrite),
                 console.progress(name) as progress,
             ):
                 report = enhancer.enhance_file(source, target, options, overwrite=overwrite, progress=progress)
@@ -271,7 +226,7 @@ def _raw_format(text: str) -> AudioFormat:
 
 def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], overwrite: bool) -> None:
     """Refuse, before any work is done, a picture that could not be drawn in the end."""
-    from sbm_cli.evaluation.chart import require_pillow
+    from sbm_cli.timing.chart import require_pillow
 
     if len(jobs) > 1 or not all(isinstance(end, Path) for end in jobs[0]):
         raise typer.BadParameter("a picture is of one file before and after", param_hint="--spectrogram")
@@ -292,8 +247,8 @@ def _drawn(
     if picture is None or not isinstance(source, Path) or not isinstance(target, Path):
         yield
         return
+    from sbm_cli.atomic import write_atomically
     from sbm_cli.audio.permissions import mode_for_new
-    from sbm_cli.checkpoint import write_atomically
     from sbm_cli.evaluation.spectrogram import draw, spectrogram
 
     before = spectrogram(source, replace_nan)  # now: the target may replace it

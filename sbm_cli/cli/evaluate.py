@@ -15,10 +15,10 @@ from sbm_cli.cores import cores
 from sbm_cli.errors import OutputExistsError
 
 if TYPE_CHECKING:
+    from sbm_cli.data.test_sets import Mixture
     from sbm_cli.evaluation.folders import Item, Samples
-    from sbm_cli.evaluation.page import Heard
+    from sbm_cli.evaluation.html_report import Heard
     from sbm_cli.evaluation.report import Evaluation
-    from sbm_cli.evaluation.sets import Mixture
     from sbm_cli.evaluation.systems import System
 
 SHOWN = 5  # names of files in a message
@@ -116,8 +116,8 @@ def evaluate(
     """
     console.adjust(quiet or json, verbose)
 
+    from sbm_cli.evaluation.html_report import chosen, keep
     from sbm_cli.evaluation.metrics import METRICS, available_metrics
-    from sbm_cli.evaluation.page import chosen, keep
     from sbm_cli.evaluation.report import Evaluation, summarise, to_json, to_markdown
     from sbm_cli.evaluation.scoring import evaluate as run
 
@@ -170,9 +170,9 @@ def _items(
     set_name: Set, paths: list[Path], split: str, count: int, cache: Path
 ) -> tuple[Iterator[Item], int, bool, Sequence[str]]:
     """Return the items, their number, whether they have references, and files that belong to none."""
+    from sbm_cli.data.corpus import open_corpus
+    from sbm_cli.data.test_sets import evaluation_set
     from sbm_cli.evaluation.folders import Item, find_set
-    from sbm_cli.evaluation.sets import evaluation_set
-    from sbm_cli.training.data import open_corpus
 
     if set_name == "mixtures":
         made = evaluation_set(open_corpus(cache, paths), split, count)
@@ -196,8 +196,8 @@ def _systems(
     threads: int,
 ) -> list[System]:
     """Return what the options ask for: models, programs, folders, in this order."""
-    from sbm_cli.evaluation.commands import Command
     from sbm_cli.evaluation.systems import NOISY, Folder, Program, all_options, load_models
+    from sbm_cli.timing.commands import Command
 
     with wrong_usage():
         options = all_options([int(text) for text in steps.split(",")], [text.strip() for text in samplers.split(",")])
@@ -221,7 +221,7 @@ def _systems(
 
 def _check_output(output: Path | None, html: bool, players: int, overwrite: bool) -> None:
     """Refuse, before any work is done, a report that could not be written in the end."""
-    from sbm_cli.evaluation.chart import require_pillow
+    from sbm_cli.timing.chart import require_pillow
 
     if html and output is None:
         raise typer.BadParameter("a report needs a folder: --output", param_hint="--html")
@@ -241,10 +241,10 @@ def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> N
     """Write the files of a report, each whole or not at all; the page if it was asked for."""
     from json import dumps
 
-    from sbm_cli.checkpoint import write_atomically
-    from sbm_cli.evaluation.machine import machine, software
-    from sbm_cli.evaluation.page import to_html
+    from sbm_cli.atomic import write_atomically
+    from sbm_cli.evaluation.html_report import to_html
     from sbm_cli.evaluation.report import to_csv, to_json, to_latex, to_markdown
+    from sbm_cli.timing.machine import machine, software
 
     document = dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     texts = dict(zip(FILES, (to_csv(result), document, to_markdown(result) + "\n", to_latex(result)), strict=True))

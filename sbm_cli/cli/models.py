@@ -151,8 +151,8 @@ def _document(model: hub.ModelEntry, default: str) -> dict[str, Any]:
 
 def _latency(model: hub.ModelEntry) -> dict[str, float] | None:
     """Return the parts of a stream's latency in milliseconds; None if the model is not here, or damaged."""
-    from sbm_cli.checkpoint import load_config
-    from sbm_cli.evaluation.rtf import resampler_delay
+    from sbm_cli.model import load_config
+    from sbm_cli.timing.rtf import resampler_delay
 
     path = hub.local_file(model)
     if path is None:

@@ -1,71 +1,130 @@
 """Options that several commands share, each described once."""
 
 import contextlib
+import functools
+import inspect
 import re
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
 
 import typer
 
 from sbm_cli.errors import DependencyError
+from sbm_cli.options import DEFAULTS, ClipMode, Dtype, Options, Sampler
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens.")]
 
-# How a recording is enhanced
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="NAME|PATH", help="A name of `sbm models list`, or a .safetensors file."),
 ]
-Strength = Annotated[
-    float, typer.Option(min=0, max=1, help="1 is the enhanced sound, 0 the input, between them both are mixed.")
-]
-AttenuationLimit = Annotated[
-    float | None,
-    typer.Option(min=0, metavar="DB", help="The same in decibels, as in DeepFilterNet: lower nothing by more than DB."),
-]
-Dereverb = Annotated[
-    float, typer.Option(min=0, max=1, help="How much of the reverberation to remove; less than 1 by sbm-small alone.")
-]
-KeepRoom = Annotated[bool, typer.Option("--keep-room", help="Remove the noise and keep the room, as --dereverb 0.")]
-Steps = Annotated[int, typer.Option(min=1, metavar="N", help="Steps along the bridge, each a call of the network.")]
-Sampler = Annotated[Literal["ode", "sde"], typer.Option(help="Of several steps: the flow, or with noise of --seed.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")]
-Dtype = Annotated[
-    Literal["float32", "bfloat16"],
-    typer.Option(help="Of the network's products: bfloat16 is faster on processors that know it, and less exact."),
-]
-KeepHighBand = Annotated[
-    bool,
-    typer.Option(
-        "--keep-high-band", help="Pass through what lies above 8 kHz, lowered as the model lowers the octave below."
-    ),
-]
-BAND_NOTE = "nothing above {:g} kHz comes out; --keep-high-band passes it through, lowered as the octave below"
-Rate = Annotated[int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the output, if not INPUT's.")]
-Mono = Annotated[bool, typer.Option("--mono", help="Mix the channels into one.")]
-Subtype = Annotated[
-    str | None,
-    typer.Option(metavar="SUBTYPE", help="Sample format, such as PCM_24 or FLOAT; that of INPUT if not given."),
-]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Ext = Annotated[
     str | None, typer.Option(metavar="EXT", help="Suffix and so format of outputs that have no name yet, such as flac.")
 ]
-ClipMode = Annotated[
-    Literal["clamp", "rescale", "none"],
-    typer.Option(help="What to do with samples beyond full scale, in integer formats."),
-]
-AudioStream = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|all",
-        help="Of several audio streams in a film: which, from 1, or all; the one that players play if not given.",
-    ),
-]
-ReplaceNan = Annotated[
-    bool, typer.Option("--replace-nan", help="Take samples that are not numbers as silence, instead of failing.")
-]
+BAND_NOTE = "nothing above {:g} kHz comes out; --keep-high-band passes it through, lowered as the octave below"
+
+
+def _options(
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="1 is the enhanced sound, 0 the input, between them both are mixed.")
+    ] = DEFAULTS.strength,
+    attenuation_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="DB", help="The same in decibels, as in DeepFilterNet: lower nothing by more than DB."
+        ),
+    ] = DEFAULTS.attenuation_limit,
+    dereverb: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="How much of the reverberation to remove; less than 1 by sbm-small alone."),
+    ] = DEFAULTS.dereverb,
+    keep_room: Annotated[
+        bool, typer.Option("--keep-room", help="Remove the noise and keep the room, as --dereverb 0.")
+    ] = False,
+    steps: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Steps along the bridge, each a call of the network.")
+    ] = DEFAULTS.steps,
+    sampler: Annotated[
+        Sampler, typer.Option(help="Of several steps: the flow, or with noise of --seed.")
+    ] = DEFAULTS.sampler,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")] = DEFAULTS.seed,
+    dtype: Annotated[
+        Dtype,
+        typer.Option(help="Of the network's products: bfloat16 is faster on processors that know it, and less exact."),
+    ] = DEFAULTS.dtype,
+    keep_high_band: Annotated[
+        bool,
+        typer.Option(
+            "--keep-high-band", help="Pass through what lies above 8 kHz, lowered as the model lowers the octave below."
+        ),
+    ] = DEFAULTS.keep_high_band,
+    rate: Annotated[
+        int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the output, if not INPUT's.")
+    ] = DEFAULTS.rate,
+    mono: Annotated[bool, typer.Option("--mono", help="Mix the channels into one.")] = DEFAULTS.mono,
+    subtype: Annotated[
+        str | None,
+        typer.Option(metavar="SUBTYPE", help="Sample format, such as PCM_24 or FLOAT; that of INPUT if not given."),
+    ] = DEFAULTS.subtype,
+    clip_mode: Annotated[
+        ClipMode, typer.Option(help="What to do with samples beyond full scale, in integer formats.")
+    ] = DEFAULTS.clip_mode,
+    replace_nan: Annotated[
+        bool, typer.Option("--replace-nan", help="Take samples that are not numbers as silence, instead of failing.")
+    ] = DEFAULTS.replace_nan,
+    audio_stream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Of several audio streams in a film: which, from 1, or all; the one that players play if not given.",
+        ),
+    ] = None,
+) -> Options:
+    """Return what the options of a command that enhances mean together."""
+    with wrong_usage():
+        return Options(
+            strength=strength,
+            attenuation_limit=attenuation_limit,
+            dereverb=0.0 if keep_room else dereverb,
+            steps=steps,
+            sampler=sampler,
+            seed=seed,
+            dtype=dtype,
+            keep_high_band=keep_high_band,
+            rate=rate,
+            mono=mono,
+            subtype=subtype,
+            clip_mode=clip_mode,
+            replace_nan=replace_nan,
+            audio_stream=_stream(audio_stream),
+        )
+
+
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let the parameter `options` of a command stand for the options of `_options`, in its place in the help."""
+    shared = inspect.signature(_options).parameters
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        parameters += shared.values() if parameter.name == "options" else [parameter]
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        options = _options(**{name: given.pop(name) for name in shared})
+        command(options=options, **given)
+
+    by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    wrapper.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in by_name}
+    return wrapper
+
+
+def check_existing(overwrite: bool, skip_existing: bool) -> None:
+    """Refuse to do both with outputs that exist."""
+    if overwrite and skip_existing:
+        raise typer.BadParameter("either replace or keep what exists", param_hint="--overwrite, --skip-existing")
 
 
 def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
@@ -79,7 +138,7 @@ def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
     return suffix
 
 
-def stream_of(text: str | None) -> int | Literal["all"] | None:
+def _stream(text: str | None) -> int | Literal["all"] | None:
     """Return what --audio-stream means."""
     if text is None or text == "all":
         return text  # type: ignore[return-value]

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sbm_cli.cli import console
-from sbm_cli.cli.options import Json, Model, Quiet, Verbose, check_device
+from sbm_cli.cli.options import Device, Json, Model, Quiet, Verbose, check_device
 
 
 def rtf(
@@ -19,7 +19,7 @@ def rtf(
         typer.Argument(metavar="[FILE]...", help="Recordings to time; speech-like noise is made if none is given."),
     ] = None,
     model: Model = None,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads, of other programs too where they ask.")] = 1,
     seconds: Annotated[
         str, typer.Option(metavar="S,S", help="Lengths of the clips that are made, at the model's rate.")
@@ -54,11 +54,11 @@ def rtf(
 
     begun = time.perf_counter()
     from sbm_cli.enhancer import Enhancer
-    from sbm_cli.evaluation.chart import bar_chart, require_pillow
-    from sbm_cli.evaluation.clips import made_clips, read_clip
-    from sbm_cli.evaluation.commands import Command
-    from sbm_cli.evaluation.rtf import benchmark, to_markdown
     from sbm_cli.nn import scan
+    from sbm_cli.timing.chart import bar_chart, require_pillow
+    from sbm_cli.timing.clips import made_clips, read_clip
+    from sbm_cli.timing.commands import Command
+    from sbm_cli.timing.rtf import benchmark, to_markdown
 
     imported = time.perf_counter()
     if plot is not None:
@@ -80,7 +80,7 @@ def rtf(
             lambda number: recordings or made_clips(lengths, enhancer.config.rate, number),
             rounds,
             commands,
-            scan=scan.chosen(next(enhancer.network.parameters())),
+            scan=scan.chosen(next(enhancer.model.folded().parameters())),
             import_seconds=imported - begun,
             load_seconds=loaded - begun_loading,
             progress=progress,

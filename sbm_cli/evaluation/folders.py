@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sbm_cli.audio.format import SUFFIXES
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation.clips import read_clip
 from sbm_cli.evaluation.metrics import RATE
+from sbm_cli.timing.clips import read_clip
 
 Samples = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbm_cli.audio.io import SoundReader
-from sbm_cli.evaluation.chart import GRID, INK, MARGIN, require_pillow
+from sbm_cli.timing.chart import GRID, INK, MARGIN, require_pillow
 
 WIDTH, HEIGHT = 1000, 300  # pixels of one spectrogram
 LABELS, LINE = 64, 26  # left of it; above and below it

@@ -14,11 +14,11 @@ import numpy as np
 
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation.clips import Clip, write_clip
-from sbm_cli.evaluation.commands import Command
 from sbm_cli.evaluation.folders import Samples, read_mono, sound_files
 from sbm_cli.evaluation.metrics import RATE
 from sbm_cli.options import DEFAULTS, Options
+from sbm_cli.timing.clips import Clip, write_clip
+from sbm_cli.timing.commands import Command
 
 NOISY = "noisy"  # the input, which every table shows beside the systems
 SLACK = 0.05  # s; programs that work in frames end a little early or late

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sbm_cli.checkpoint import ModelConfig
 from sbm_cli.config import build, dump, parse_json
+from sbm_cli.data.corpus import RATE
+from sbm_cli.data.mixing import MixConfig
 from sbm_cli.errors import ConfigError
-from sbm_cli.training.data import RATE
+from sbm_cli.model import ModelConfig, upgraded
 from sbm_cli.training.losses import LossConfig
-from sbm_cli.training.mixing import MixConfig
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -205,6 +205,8 @@ def _inherited(path: Path, heirs: tuple[Path, ...], model: ModelConfig | None) -
             raise ConfigError(f"{path}: is based on itself, through base: {base}")
         inherited = _inherited(parent, (path.resolve(), *heirs), model)
         values = _merge(_merge(inherited, {"model": {"name": path.stem}}), values)
+    elif isinstance(values.get("model"), dict):
+        values["model"] = upgraded(values["model"])
     if model is not None and path.resolve() == recipes_folder().resolve() / "finetune.yaml":
         values["model"] = dump(model)
     build(TrainConfig, values, str(path))

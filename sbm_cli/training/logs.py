@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sbm_cli.atomic import write_atomically
 from sbm_cli.cells import cell
-from sbm_cli.checkpoint import ModelConfig, write_atomically
 from sbm_cli.errors import naming
+from sbm_cli.model import ModelConfig
 from sbm_cli.training.validation import Score, Validation
 
 if TYPE_CHECKING:

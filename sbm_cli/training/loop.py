@@ -19,7 +19,6 @@ from torch import Tensor
 
 from sbm_cli.cores import cores
 from sbm_cli.errors import ConfigError, TrainingError
-from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.engine import Engine, launch, on_stop
 from sbm_cli.training.logs import Logs, read_scores
@@ -150,7 +149,7 @@ class _Training:
         if engine.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if config.loop.tf32 else "highest")
         torch.manual_seed(config.seed)
-        self.network = Network(config.model.network)
+        self.network = config.model.network.build()
         last = output / LAST
         tuned = start is not None and not last.exists()
         if start is not None and tuned:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.stft import Stft
+from sbm_cli.model import ModelConfig
 from sbm_cli.training.perceptual import disturbance
 
 FLOOR = 1e-8  # of a power beside a level of 1: bounds the gradient of |X|**p, p < 1, which is infinite at zero
@@ -46,8 +46,7 @@ class LossConfig:
 
 def enhancement_loss(
     config: LossConfig,
-    stft: Stft,
-    compression: Compression,
+    model: ModelConfig,
     estimate: Tensor,
     clean: Tensor,
     level: Tensor,
@@ -58,13 +57,14 @@ def enhancement_loss(
     estimate, clean: compressed and levelled spectra [batch, freq, frames]; level: [batch, frames], the power that
     both were divided by; target: the clean waveform [batch, samples].
     """
+    compression = model.compression
     power = config.exponent / compression.exponent  # of the compressed magnitude
     pair = (estimate / compression.factor, clean / compression.factor)
     loss = _distance(*pair, power, config.magnitude, config.complex)
     multi = config.multi_magnitude or config.multi_complex
     if not (config.snr or config.disturbance or multi):
         return loss
-    waveform = stft.inverse(compression.expand(estimate) * level.sqrt()[:, None], target.shape[-1])
+    waveform = model.to_waveform(estimate, level, target.shape[-1])
     if config.snr:
         loss = loss - config.snr * snr(waveform, target).mean()
     if config.disturbance:

@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sbm_cli.bridge.schedule import sample_state
-from sbm_cli.checkpoint import ModelConfig
+from sbm_cli.data.mixing import keep_room
+from sbm_cli.data.random import BRIDGE_NOISE, TIME, WARM_LEVEL, normals, rows_of, uniforms
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TimeConfig, TrainConfig
 from sbm_cli.training.losses import enhancement_loss
-from sbm_cli.training.mixing import keep_room
-from sbm_cli.training.random import BRIDGE_NOISE, TIME, WARM_LEVEL, normals, rows_of, uniforms
 
 
 def batch_loss(config: TrainConfig, network: Network, noisy: Tensor, clean: Tensor, step: int, items: Tensor) -> Tensor:
@@ -28,36 +27,21 @@ def batch_loss(config: TrainConfig, network: Network, noisy: Tensor, clean: Tens
     warm, gain = uniforms(config.seed, step, items, WARM_LEVEL, 2).unbind(1)
     low, high = config.warm_level_db
     start = torch.where(warm < config.warm_level, 10 ** (0.1 * (low + (high - low) * gain)), 0.0)
-    y, x0, level = prepare(model, noisy, clean, start)
+    y, level = model.to_network(noisy, start)
+    x0 = model.compress(model.stft.forward(clean), level)
     noise = torch.zeros_like(y)  # at t = 1 it has no weight
     rows = rows_of(t < 1)
     parts = normals(config.seed, step, items[rows], BRIDGE_NOISE, 2 * y[0].numel()).reshape(*noise[rows].shape, 2)
     noise[rows] = torch.view_as_complex(parts) * 0.5**0.5  # E|noise|² = 1
     room = keep_room(config.mix, config.seed, step, items).float() if config.mix.p_keep_room else None
     estimate = predict(config, network, sample_state(model.schedule, x0, y, t, noise), y, t, room)
-    return enhancement_loss(config.loss, model.stft, model.compression, estimate, x0, level, clean)
+    return enhancement_loss(config.loss, model, estimate, x0, level, clean)
 
 
 def draw_time(config: TimeConfig, step: int, steps: int, at_end: Tensor, t: Tensor) -> Tensor:
     """Return bridge times from uniform numbers in [0, 1): 1 with the point mass's probability, else on [t_min, 1]."""
     mass = config.final_end_mass if step >= steps * (1 - config.final_part) else config.end_mass
     return torch.where(at_end < mass, 1.0, config.t_min + (1 - config.t_min) * t)
-
-
-def prepare(
-    model: ModelConfig, noisy: Tensor, clean: Tensor, start: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the levelled, compressed spectra of noisy and clean [items, freq, frames] and their level [items, frames].
-
-    start: the level before the first frame, [items], as a factor on the segment's mean power; 0 (or None for all)
-    takes the first frame's own power.
-    """
-    spectra = (model.stft.forward(noisy), model.stft.forward(clean))
-    power = model.level.power(spectra[0], model.rate / model.stft.n_fft).clamp_min(10 ** (model.level.floor_db / 10))
-    carry = None if start is None else torch.where(start > 0, start * power.mean(1), power[:, 0])
-    level, _ = model.level.track(power, model.stft.hop / model.rate, carry)
-    y, x0 = (model.compression.compress(spectrum / level.sqrt()[:, None]) for spectrum in spectra)
-    return y, x0, level
 
 
 def predict(

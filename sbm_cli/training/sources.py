@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from sbm_cli.cores import cores
+from sbm_cli.data.corpus import Corpus, open_corpus
+from sbm_cli.data.mixing import Mixer
+from sbm_cli.data.pack import open_pack
+from sbm_cli.data.random import OWN_NOISE, uniforms
+from sbm_cli.data.room_responses import open_rooms
 from sbm_cli.training.config import TrainConfig
-from sbm_cli.training.data import Corpus, open_corpus
 from sbm_cli.training.engine import Engine
-from sbm_cli.training.mixing import Mixer
-from sbm_cli.training.pack import open_pack
-from sbm_cli.training.random import OWN_NOISE, uniforms
-from sbm_cli.training.rooms import open_rooms
 
 ROOM_SEED = 1  # the rooms of `evaluation.sets` have others
 AHEAD = 2  # steps that each thread makes in advance

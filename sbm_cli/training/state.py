@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from sbm_cli.checkpoint import ModelConfig, load, load_config, save, write_atomically
+from sbm_cli.atomic import remove_parts, write_atomically
 from sbm_cli.config import build, dump, parse_json
 from sbm_cli.errors import ConfigError
 from sbm_cli.lock import lock
+from sbm_cli.model import Model, ModelConfig, load_config, upgraded
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.optimizer import Optimizer
@@ -44,9 +45,9 @@ def write_model(folder: Path, config: TrainConfig, optimizer: Optimizer) -> None
     if find_spec("safetensors") is None:
         return
     average = {name[4:]: tensor for name, tensor in optimizer.tensors().items() if name.startswith("ema.")}
-    network = Network(config.model.network)
+    network = config.model.network.build()
     network.load_state_dict(average)
-    save(network, config.model, folder / f"{config.model.name}.safetensors")
+    Model(network, config.model).save(folder / f"{config.model.name}.safetensors")
 
 
 @contextlib.contextmanager
@@ -71,9 +72,8 @@ def locked(output: Path) -> Iterator[None]:
 def make_folder(output: Path, config: TrainConfig) -> None:
     """Make the folder of a training, and remove from it what a killed one had half written."""
     (output / BEST).mkdir(parents=True, exist_ok=True)
-    for name in (LAST, f"{config.model.name}.*"):
-        for path in (*output.glob(f".{name}.*.tmp"), *(output / BEST).glob(f".{name}.*.tmp")):
-            path.unlink(missing_ok=True)
+    for folder in (output, output / BEST):
+        remove_parts(folder)
 
 
 # What may be another when a training goes on: how long, where the data lie, and what the machine asks for.
@@ -84,7 +84,8 @@ SHOWN = 5  # values in a message
 def check(path: Path, config: TrainConfig) -> None:
     """Raise ConfigError if a checkpoint is damaged, or of another recipe but for what may change."""
     try:
-        before = build(TrainConfig, parse_json(_read(path)["recipe"]), f"{path}: its recipe")
+        recipe = parse_json(_read(path)["recipe"])
+        before = build(TrainConfig, recipe | {"model": upgraded(recipe["model"])}, f"{path}: its recipe")
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: its recipe cannot be read ({error})", "Use another --output.") from error
     if before.model != config.model:
@@ -118,15 +119,7 @@ def check_start(path: Path, config: TrainConfig) -> None:
     filter, or the wish to keep the room: see `begin_with`.
     """
     found, wanted = load_config(path), config.model
-    old, new = found.network, wanted.network
-    grown = replace(
-        old,
-        lookahead=max(old.lookahead, new.lookahead),
-        kernel=(old.kernel[0] + max(0, new.lookahead - old.lookahead), old.kernel[1]),
-        filter_frames=new.filter_frames if old.filter_frames == 1 else old.filter_frames,
-        filter_bins=new.filter_bins,
-        keep_room=old.keep_room or new.keep_room,
-    )
+    grown = found.network.grown(wanted.network)
     if replace(found, name=wanted.name, level=wanted.level, network=grown) != wanted:
         raise ConfigError(
             f"{path}: of another model than the recipe's", f"Use the recipe that {found.name} was trained with."
@@ -140,7 +133,7 @@ def begin_with(path: Path, network: Network) -> None:
     What that one lacks has no effect at first: taps for frames of the future are zero, and so is a filter. The network
     then does what the smaller one did, later by the look-ahead.
     """
-    weights = load(path)[0].state_dict()
+    weights = Model.load(path).network.state_dict()
     for name, tensor in network.state_dict().items():
         if (old := weights.get(name)) is not None:
             tensor.zero_()[tuple(map(slice, old.shape))] = old

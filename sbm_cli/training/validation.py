@@ -12,7 +12,7 @@ from sbm_cli.audio.sdr import si_sdr
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.losses import enhancement_loss
-from sbm_cli.training.objective import predict, prepare
+from sbm_cli.training.objective import predict
 from sbm_cli.training.sources import Source
 
 
@@ -42,12 +42,12 @@ def validate(config: TrainConfig, network: Network, source: Source, device: torc
     # Step 0 of seed 0 whatever the recipe's seed: two trainings are validated on the same mixtures.
     noisy, clean = (tensor.to(device) for tensor in source.batch(0, 0, range(config.loop.validate_items)))
     for a, b in zip(noisy.split(together), clean.split(together), strict=True):
-        y, x0, level = prepare(model, a, b)
+        y, level = model.to_network(a)
+        x0 = model.compress(model.stft.forward(b), level)
         spectrum = predict(config, network, y, y, torch.ones(len(y), device=device))
-        loss = enhancement_loss(config.loss, model.stft, model.compression, spectrum, x0, level, b)
+        loss = enhancement_loss(config.loss, model, spectrum, x0, level, b)
         losses.append(loss * len(a) / len(noisy))
-        spectrum = model.compression.expand(spectrum) * level.sqrt()[:, None]
-        estimates.append(model.stft.inverse(spectrum, a.shape[-1]))
+        estimates.append(model.to_waveform(spectrum, level, a.shape[-1]))
     noisy, estimate, clean = (tensor.cpu() for tensor in (noisy, torch.cat(estimates), clean))
     before, after = (
         float(np.mean([si_sdr(x.numpy(), ref.numpy()) for x, ref in zip(signal, clean, strict=True)]))

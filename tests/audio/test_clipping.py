@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbm_cli.audio.clipping import CLIP_MODES, ClipMode, apply_clip_mode
+from sbm_cli.audio.clipping import CLIP_MODES, apply_clip_mode
 
 BLOCK = np.array([[0.5, -1.5, 1.0], [2.0, -1.0, 0.0]], np.float32)
 
@@ -31,7 +31,7 @@ def test_rescale_divides_by_the_peak_of_the_recording_and_clips_nothing() -> Non
 
 
 @pytest.mark.parametrize("mode", CLIP_MODES)
-def test_what_fits_passes_as_it_is(mode: ClipMode) -> None:
+def test_what_fits_passes_as_it_is(mode: str) -> None:
     quiet = (BLOCK / 2).astype(np.float32)
     block, clipped = apply_clip_mode(quiet, mode, peak=1.0)
     assert block is quiet
@@ -39,7 +39,7 @@ def test_what_fits_passes_as_it_is(mode: ClipMode) -> None:
 
 
 @pytest.mark.parametrize("mode", CLIP_MODES)
-def test_an_empty_block_is_no_problem(mode: ClipMode) -> None:
+def test_an_empty_block_is_no_problem(mode: str) -> None:
     block, clipped = apply_clip_mode(np.zeros((2, 0), np.float32), mode, peak=0.0)
     assert block.shape == (2, 0)
     assert clipped == 0

@@ -156,7 +156,7 @@ def test_sde_steps_reproduce_mean_and_std_of_the_marginal(schedule: Schedule) ->
     clean, noisy = torch.full((1, count), 1.0 - 1.0j), torch.full((1, count), -0.5 + 2.0j)
     state, times = noisy, grid(5).float()
     for t_from, t_to in zip(times[:-1].split(1), times[1:].split(1), strict=True):
-        state = sde_step(schedule, state, clean, t_from, t_to, draw_noise(noisy, generator))
+        state = sde_step(schedule, state, clean, noisy, t_from, t_to, draw_noise(noisy, generator))
         clean_weight, noisy_weight, std = (float(w) for w in marginal(schedule, t_to))
         expected = clean_weight * (1 - 1j) + noisy_weight * (-0.5 + 2j)
         assert abs(complex(state.mean()) - expected) < 4 * std / math.sqrt(count) + 1e-6
@@ -252,7 +252,7 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="down"):
         ode_step(VE(), noisy, clean, noisy, low, high)
     with pytest.raises(ValueError, match="down"):
-        sde_step(VE(), noisy, clean, low, high, None)
+        sde_step(VE(), noisy, clean, noisy, low, high)
     with pytest.raises(ValueError, match="t = 0"):
-        sde_step(VE(), noisy, clean, torch.zeros(2), torch.zeros(2), None)
+        sde_step(VE(), noisy, clean, noisy, torch.zeros(2), torch.zeros(2))
     assert network.times == []

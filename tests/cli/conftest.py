@@ -45,13 +45,13 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Store a network of a few thousand parameters; untrained, it returns its input."""
     import torch
 
-    from sbm_cli.checkpoint import ModelConfig, save
-    from sbm_cli.nn.network import Network, NetworkConfig
+    from sbm_cli.model import Model, ModelConfig
+    from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 
     torch.manual_seed(0)
-    small = NetworkConfig(channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
+    small = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    save(Network(small), ModelConfig("small", network=small), path)
+    Model(OSpatialNet(small), ModelConfig("small", network=small)).save(path)
     return path
 
 

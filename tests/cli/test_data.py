@@ -138,7 +138,7 @@ def test_pack_holds_what_the_manifest_names(sbm: Any, tmp_path: Path) -> None:
     assert result.status == 0 and result.out == f"{pack}\n"
     assert "speech train" in result.err and "noise  valid" in result.err and "shards" in result.err
 
-    from sbm_cli.training.pack import open_pack
+    from sbm_cli.data.pack import open_pack
 
     corpus, _ = open_pack(pack)
     assert len(corpus.where("speech", "train")) == 3
@@ -164,7 +164,7 @@ def test_what_is_wrong_is_said(
 
 
 def test_help_names_every_corpus(sbm: Any) -> None:
-    from sbm_cli.training.layouts import LAYOUTS, LICENCES
+    from sbm_cli.data.layouts import LAYOUTS, LICENCES
 
     words = " ".join(sbm("data", "prepare", "-h").out.split()).replace("- ", "-")
     assert all(name in words for name in (*LAYOUTS, *LICENCES.values()))

@@ -21,7 +21,8 @@ import pytest
 import soundfile
 
 from sbm_cli.cli import batch, enhance
-from sbm_cli.enhancer import Enhancer, FileReport
+from sbm_cli.enhancer import Enhancer
+from sbm_cli.files import FileReport
 from sbm_cli.options import Options
 
 

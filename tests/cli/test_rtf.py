@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sbm_cli.evaluation import rtf
+from sbm_cli.timing import rtf
 
 COPY = f'copy={sys.executable} -c "import shutil, sys; shutil.copy(*sys.argv[1:])" {{in}} {{out}}'
 

@@ -10,11 +10,11 @@ import pytest
 import soundfile
 import torch
 
-from sbm_cli.checkpoint import ModelConfig, save
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation.commands import Command
 from sbm_cli.evaluation.systems import Folder, Program, all_options, at_level, load_models, run
-from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.model import Model, ModelConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.timing.commands import Command
 
 NOISY = np.random.default_rng(0).uniform(-0.1, 0.1, 8000).astype(np.float32)
 
@@ -22,9 +22,9 @@ NOISY = np.random.default_rng(0).uniform(-0.1, 0.1, 8000).astype(np.float32)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    small = NetworkConfig(channels=8, blocks=1, state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
+    small = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
     path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    save(Network(small), ModelConfig("small", network=small), path)
+    Model(OSpatialNet(small), ModelConfig("small", network=small)).save(path)
     return path
 
 

@@ -1,136 +1,124 @@
-"""The network is causal, streams exactly, starts as the identity, and folds exactly."""
+"""A backbone is one file: a toy one here, causal or not, goes the whole way from its configuration to a clean file."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
 import pytest
+import soundfile
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sbm_cli.nn.blocks import FullBandBlock, ModulatedNorm
-from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.dsp.stft import Stft
+from sbm_cli.enhancer import Enhancer
+from sbm_cli.model import Model, ModelConfig
+from sbm_cli.nn.backbones import BACKBONES
+from sbm_cli.nn.network import Carry, Network, NetworkConfig, Windows
+from sbm_cli.options import Options
 
-END = torch.ones(1)
-
-
-def spectra(batch: int = 2, frames: int = 30) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    state, noisy = torch.randn(2, batch, 33, frames, dtype=torch.complex64, generator=generator)
-    return state, noisy
+STFT = Stft(64, 64, 32)
 
 
-@pytest.mark.parametrize("embedding", [0, 16])
-@pytest.mark.parametrize("lookahead", [0, 3])
-def test_untrained_network_returns_its_input(embedding: int, lookahead: int) -> None:
-    network = Network(
-        NetworkConfig(bins=33, channels=8, blocks=1, cross_groups=2, embedding=embedding, lookahead=lookahead)
-    )
-    state, noisy = spectra()
-    estimate, _ = network(state, noisy, torch.rand(2))
-    torch.testing.assert_close(estimate[..., lookahead:], noisy[..., : noisy.shape[2] - lookahead], rtol=0, atol=1e-6)
+@dataclass(frozen=True)
+class GainConfig(NetworkConfig):
+    """One gain for all, plus the time's; a backbone that wants whole utterances sees their mean as well."""
+
+    bins: int = 33
+    timed: ClassVar[bool] = True  # type: ignore[misc]
+
+    def build(self) -> Network:
+        return Gain(self)
 
 
-def test_future_does_not_move_the_past(network: Network) -> None:
-    state, noisy = spectra()
-    before, _ = network(state, noisy, END)
-    state, noisy = state.clone(), noisy.clone()
-    state[..., 20:] += 1
-    noisy[..., 20:] += 1
-    after, _ = network(state, noisy, END)
-    assert torch.equal(before[..., :20], after[..., :20])
-    assert not torch.allclose(before[..., 20], after[..., 20])
+@dataclass(frozen=True)
+class WholeConfig(GainConfig):
+    causal: ClassVar[bool] = False
 
 
-def test_lookahead_is_used() -> None:
-    """The estimate of frame k, which comes out at k + 2, changes with input frame k + 2."""
-    from tests.nn.conftest import perturbed
+class Gain(Network):
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gain = nn.Parameter(torch.tensor(0.5))
 
-    network = perturbed(NetworkConfig(bins=33, channels=8, blocks=1, cross_groups=2, lookahead=2))
-    _, noisy = spectra()
-    before, _ = network(noisy, noisy, END)
-    changed = noisy.clone()
-    changed[..., 12] += 1
-    after, _ = network(changed, changed, END)
-    assert not torch.allclose(before[..., 12], after[..., 12])  # the estimate of frame 10
+    def forward(
+        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+    ) -> tuple[Tensor, Carry]:
+        whole = 0.0 if self.config.causal else noisy.abs().mean((1, 2), keepdim=True).sqrt()
+        return (self.gain * t[:, None, None] + whole) * (state + noisy) / 2, {"seen": torch.ones(1)}
 
 
-@pytest.mark.parametrize("cuts", [[0], [1], [2, 3, 4], [13], [29, 30]])
-def test_blocks_with_carry_equal_the_whole(network: Network, cuts: list[int]) -> None:
-    state, noisy = spectra()
-    whole, _ = network(state, noisy, END)
+@pytest.fixture(params=[GainConfig, WholeConfig], ids=["causal", "whole"])
+def enhancer(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enhancer:
+    """A released model of a new kind."""
+    monkeypatch.setitem(BACKBONES, "toy", request.param)
+    network = request.param(bins=33)
+    Model(network.build(), ModelConfig("toy", stft=STFT, network=network)).save(tmp_path / "toy.safetensors")
+    return Enhancer.load(tmp_path / "toy.safetensors", "cpu")
+
+
+def sound(samples: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.1, samples).astype(np.float32)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_new_backbone_enhances_and_streams(enhancer: Enhancer, steps: int, tmp_path: Path) -> None:
+    noisy, options = sound(70_000), Options(steps=steps)
+    whole = enhancer.enhance(noisy, 16000, options)
+    assert whole.shape == noisy.shape
+    stream = enhancer.stream(16000, 1, options)
+    parts = [stream.feed(noisy[k : k + 4999]) for k in range(0, noisy.size, 4999)]
+    np.testing.assert_allclose(np.concatenate([*parts, stream.flush()]), whole, atol=1e-5)
+    soundfile.write(tmp_path / "noisy.wav", noisy, 16000, subtype="FLOAT")
+    enhancer.enhance_file(tmp_path / "noisy.wav", tmp_path / "clean.wav", options)
+    np.testing.assert_allclose(soundfile.read(tmp_path / "clean.wav")[0], whole, atol=1e-5)
+
+
+def test_a_causal_gain_is_that_gain(enhancer: Enhancer) -> None:
+    noisy = sound(5000)
+    if enhancer.config.network.causal:
+        np.testing.assert_allclose(enhancer.enhance(noisy, 16000), 0.25 * noisy, atol=1e-6)  # 0.5, of a square root
+        assert enhancer.latency_seconds == STFT.window / 16000
+    else:
+        assert enhancer.latency_seconds == (STFT.window + 512 * STFT.hop) / 16000
+
+
+@pytest.mark.parametrize(("length", "hop"), [(8, 8), (8, 4), (12, 3), (6, 1)])
+@pytest.mark.parametrize("cuts", [[50], [1] * 50, [3, 0, 17, 30]])
+def test_windows_of_what_needs_none_change_nothing(length: int, hop: int, cuts: list[int]) -> None:
+    windows = Windows(Gain(GainConfig()), length, hop)
+    noisy, t = torch.randn(2, 33, 50, dtype=torch.complex64), torch.ones(1)
     carry, parts = None, []
-    for s, n in zip(torch.tensor_split(state, cuts, 2), torch.tensor_split(noisy, cuts, 2), strict=True):
-        if n.shape[2]:
-            part, carry = network(s, n, END, carry)
-            parts.append(part)
-    torch.testing.assert_close(torch.cat(parts, 2), whole, rtol=0, atol=1e-5)
+    padded = torch.cat([noisy, noisy.new_zeros(2, 33, length)], -1)
+    for block in padded.split([*cuts, length], -1):
+        estimate, carry = windows(block, block, t, carry)
+        assert estimate.shape == block.shape
+        parts.append(estimate)
+    late = torch.cat(parts, -1)[..., windows.lookahead :]
+    torch.testing.assert_close(late, 0.5 * noisy, rtol=0, atol=1e-6)
+    assert carry is not None
+    assert carry["seen"].shape[-1] < length and carry["ready"].shape[-1] < 2 * hop  # however long it went on
 
 
-def test_every_frame_of_history_is_carried(network: Network) -> None:
-    _, noisy = spectra()
-    _, carry = network(noisy, noisy, END)
-    fresh, _ = network(noisy, noisy, END)
-    continued, _ = network(noisy, noisy, END, carry)
-    assert not torch.allclose(fresh[..., :3], continued[..., :3])
+def test_windows_are_whole() -> None:
+    with pytest.raises(ValueError, match="hop must divide length, got 3 and 8"):
+        Windows(Gain(GainConfig()), 8, 3)
 
 
-@pytest.mark.parametrize("t", [1.0, 0.4])
-def test_folding_changes_nothing_at_its_time(network: Network, t: float) -> None:
-    _, noisy = spectra()
-    folded = network.fold(t)
-    assert folded.embedding is None and folded.config.embedding == 0
-    expected, _ = network(noisy, noisy, torch.full((1,), t))
-    torch.testing.assert_close(folded(noisy, noisy, END)[0], expected, rtol=0, atol=1e-5)
-    assert sum(p.numel() for p in folded.parameters()) < sum(p.numel() for p in network.parameters())
+def test_what_cannot_fold_is_called_with_what_it_was_folded_for() -> None:
+    seen = []
 
+    class Spy(Gain):
+        def forward(
+            self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+        ) -> tuple[Tensor, Carry]:
+            seen.append((state, t, room))
+            return noisy, {}
 
-def test_time_and_state_matter_before_folding(network: Network) -> None:
-    state, noisy = spectra()
-    base, _ = network(noisy, noisy, END)
-    assert not torch.allclose(network(noisy, noisy, 0.5 * END)[0], base)
-    assert not torch.allclose(network(state, noisy, END)[0], base)
-
-
-def test_a_time_for_each_item_equals_items_alone(network: Network) -> None:
-    state, noisy = spectra()
-    t = torch.tensor([0.2, 0.9])
-    together, _ = network(state, noisy, t)
-    for i in range(2):
-        alone, _ = network(state[i : i + 1], noisy[i : i + 1], t[i : i + 1])
-        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-5)
-
-
-def test_modulation_starts_as_a_plain_norm() -> None:
-    norm = ModulatedNorm(8, 4)
-    x = torch.randn(2, 5, 3, 8)
-    torch.testing.assert_close(norm(x, torch.randn(2, 4)), norm(x))
-
-
-def test_full_band_block_starts_as_the_identity() -> None:
-    block = FullBandBlock(bands=4, channels=8, squeezed=2, state=4, embedding=4)
-    x = torch.randn(2, 6, 4, 8)
-    assert torch.equal(block(x, torch.randn(2, 4))[0], x)
-
-
-def test_gradients_reach_every_parameter() -> None:
-    from tests.nn.conftest import perturbed
-
-    network = perturbed(NetworkConfig(bins=33, channels=8, blocks=2, cross_groups=2)).requires_grad_(True)
-    state, noisy = spectra()
-    network(state, noisy, torch.rand(2))[0].abs().square().mean().backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
-
-
-def test_refuses_another_number_of_frequencies(network: Network) -> None:
-    noisy = torch.zeros(1, 30, 4, dtype=torch.complex64)
-    with pytest.raises(ValueError, match="expected 33 frequencies"):
-        network(noisy, noisy, END)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"bins": 256}, {"cross_groups": 5}, {"kernel": (3, 15)}, {"embedding": 3}, {"lookahead": -1}, {"blocks": 0}],
-)
-def test_config_refuses_what_does_not_fit(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError):
-        NetworkConfig(**wrong)  # type: ignore[arg-type]
+    noisy = torch.randn(1, 33, 4, dtype=torch.complex64)
+    Spy(replace(GainConfig(), keep_room=True)).fold(0.7, 0.25)(torch.zeros_like(noisy), noisy, torch.ones(1))
+    ((state, t, room),) = seen
+    assert torch.equal(state, noisy) and t.item() == pytest.approx(0.7) and room.item() == 0.25

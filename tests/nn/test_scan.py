@@ -298,7 +298,8 @@ def test_works_after_a_fork() -> None:
 def test_without_numba_says_so_once_and_works(
     monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    monkeypatch.delitem(sys.modules, "sbm_cli.nn.scan.cpu", raising=False)
+    for module in ("sbm_cli.nn.scan.cpu", "sbm_cli.nn.kernels.cpu.jit"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     inputs, conv = scan_inputs(SHAPES[0]), conv_inputs(1, 5, 2, 16)
     with pytest.warns(RuntimeWarning, match="pip install numba"):
@@ -312,33 +313,6 @@ def test_without_numba_says_so_once_and_works(
     assert "pip install numba" in scan.available()["cpu"]
     with pytest.raises(ValueError, match="pip install numba"), scan.use("cpu"):
         pass
-
-
-def test_compiles_without_a_place_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    from numba.core import caching
-
-    from sbm_cli.nn.scan import cpu
-
-    monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])
-
-    def twice(x):  # type: ignore[no-untyped-def]
-        return 2 * x
-
-    assert cpu._compiled(twice)(21) == 42
-
-
-def test_without_a_home_no_folder_is_made_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sbm_cli.nn.scan import cpu
-
-    asked: list[dict[str, object]] = []
-    monkeypatch.setattr(cpu.numba, "njit", lambda **options: asked.append(options) or (lambda function: function))
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    monkeypatch.setattr(cpu.os.path, "expanduser", lambda path: path)
-    monkeypatch.setattr(cpu.os, "access", lambda *_: False)
-    cpu._compiled(abs)
-    monkeypatch.setenv("NUMBA_CACHE_DIR", "somewhere")
-    cpu._compiled(abs)
-    assert [options.get("cache", False) for options in asked] == [False, True]
 
 
 def test_mamba_ssm_gives_no_gradient_through_its_carry(kernel: SimpleNamespace) -> None:

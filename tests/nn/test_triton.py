@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sbm_cli.dsp.level import Level
 from sbm_cli.nn import scan
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 from sbm_cli.nn.band_conv import band_conv
 from sbm_cli.nn.mamba import Mamba
-from sbm_cli.nn.network import Network, NetworkConfig
 from sbm_cli.nn.scan import causal_conv1d, selective_scan
 
 HAS_CUDA = torch.cuda.is_available()
@@ -221,7 +221,7 @@ def test_the_level_is_followed_as_by_numpy(device: str) -> None:
 @pytest.mark.parametrize("device", [ON_CUDA])
 def test_the_network_on_the_gpu_is_that_on_the_cpu(device: str) -> None:
     torch.manual_seed(0)
-    network = Network(NetworkConfig())
+    network = OSpatialNet(OSpatialNetConfig())
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     y, t = torch.view_as_complex(draw((2, 257, 20, 2))[0]), torch.ones(1)

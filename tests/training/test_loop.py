@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sbm_cli import checkpoint
 from sbm_cli.errors import ConfigError, TrainingError
+from sbm_cli.model import Model
 from sbm_cli.training.config import LoopConfig, OptimizerConfig, TrainConfig
 from sbm_cli.training.loop import Progress, train
 from sbm_cli.training.sources import Sources
@@ -91,7 +91,8 @@ def test_loss_falls_and_the_average_is_released(recipe: TrainConfig, tmp_path: P
     assert [progress.step for progress in seen] == [50, 60] and outcome.step == 60
     assert seen[1].loss < 0.8 * seen[0].loss
     assert all(0 <= progress.waiting < 1 and progress.skipped == 0 for progress in seen)
-    network, config = checkpoint.load(tmp_path / "toy.safetensors")
+    found = Model.load(tmp_path / "toy.safetensors")
+    network, config = found.network, found.config
     average = last(tmp_path)
     assert config == recipe.model
     for name, tensor in network.state_dict().items():
@@ -137,7 +138,7 @@ def test_validation_finds_the_best_on_fixed_mixtures(recipe: TrainConfig, tmp_pa
     assert column(tmp_path / "a" / "valid.csv", "loss") == pytest.approx(losses)
     assert losses[-1] < losses[0]
     assert torch.load(tmp_path / "a" / "last.pt", weights_only=True)["best"] == min(losses)
-    checkpoint.load(tmp_path / "a" / "best" / "toy.safetensors")
+    Model.load(tmp_path / "a" / "best" / "toy.safetensors")
     assert list((tmp_path / "a" / "tensorboard").iterdir())
     # Of another seed, begun with the first one's weights: the same mixtures, and the same score before its first step.
     other = replace(recipe, loop=loop, steps=1, optimizer=OptimizerConfig(rate=1e-5))
@@ -169,7 +170,7 @@ def test_training_begins_with_released_weights(recipe: TrainConfig, tmp_path: Pa
     slow = replace(recipe, model=replace(recipe.model, name="new"), steps=1, optimizer=OptimizerConfig(rate=1e-5))
     train(slow, tmp_path / "new", processes=1, start=released)
     old, new = (
-        checkpoint.load(tmp_path / name)[0].state_dict() for name in ("old/toy.safetensors", "new/new.safetensors")
+        Model.load(tmp_path / name).network.state_dict() for name in ("old/toy.safetensors", "new/new.safetensors")
     )
     for name in old:
         torch.testing.assert_close(old[name], new[name], rtol=2e-3, atol=1e-4)

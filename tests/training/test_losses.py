@@ -10,18 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.stft import Stft
+from sbm_cli.model import ModelConfig
 from sbm_cli.training.losses import FLOOR, LossConfig, enhancement_loss, snr
 from sbm_cli.training.perceptual import disturbance
 
-STFT, COMPRESSION = Stft(), Compression()
+MODEL = ModelConfig("any")
+STFT, COMPRESSION = MODEL.stft, MODEL.compression
 
 
 def loss(config: LossConfig, estimate: Tensor, target: Tensor) -> Tensor:
     clean = COMPRESSION.compress(STFT.forward(target))
     level = torch.ones(len(target), clean.shape[2])
-    return enhancement_loss(config, STFT, COMPRESSION, estimate, clean, level, target)
+    return enhancement_loss(config, MODEL, estimate, clean, level, target)
 
 
 def test_truth_costs_nothing_but_the_best_snr() -> None:
@@ -92,7 +93,7 @@ def test_multi_resolution_terms_do_not_hear_the_level() -> None:
     values = []
     for gain in (1.0, 0.01):
         level = torch.full((1, clean.shape[2]), gain**2)
-        values.append(enhancement_loss(config, STFT, COMPRESSION, estimate, clean, level, gain * target).item())
+        values.append(enhancement_loss(config, MODEL, estimate, clean, level, gain * target).item())
     assert values[0] == pytest.approx(values[1], rel=1e-4) and values[0] > 1
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from sbm_cli.bridge.schedule import VE
-from sbm_cli.nn.network import Network
+from sbm_cli.data.random import uniforms
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.training.config import TimeConfig, TrainConfig
 from sbm_cli.training.losses import LossConfig
-from sbm_cli.training.objective import batch_loss, draw_time, predict, prepare
-from sbm_cli.training.random import uniforms
+from sbm_cli.training.objective import batch_loss, draw_time, predict
 
 
 def mixtures(items: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,9 +20,9 @@ def mixtures(items: int) -> tuple[torch.Tensor, torch.Tensor]:
     return clean + 0.05 * torch.randn(items, 4000, generator=torch.Generator().manual_seed(1)), clean
 
 
-def moved(config: TrainConfig) -> Network:
+def moved(config: TrainConfig) -> OSpatialNet:
     torch.manual_seed(0)
-    network = Network(config.model.network)
+    network = OSpatialNet(config.model.network)
     with torch.no_grad():  # away from the start, where it returns its input whatever the time
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -44,28 +44,28 @@ def test_without_noise_the_untrained_network_loses_what_its_input_does(recipe: T
     """At t = 1 it returns the noisy spectrum; the waveform term alone is then minus the log10 of its SNR."""
     config = replace(recipe, time=TimeConfig(end_mass=1.0), loss=LossConfig(magnitude=0.0, complex=0.0))
     noisy, clean = mixtures(3)
-    loss = batch_loss(config, Network(config.model.network), noisy, clean, 0, torch.arange(3))
+    loss = batch_loss(config, OSpatialNet(config.model.network), noisy, clean, 0, torch.arange(3))
     expected = -torch.log10(clean.square().sum(1) / (noisy - clean).square().sum(1)).mean()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-2)
 
 
 def test_warm_levels_lie_around_the_segment_s(recipe: TrainConfig) -> None:
-    noisy, clean = mixtures(2)
-    y, x0, cold = prepare(recipe.model, noisy, clean)
-    _, _, same = prepare(recipe.model, noisy, clean, torch.zeros(2))
-    _, _, warm = prepare(recipe.model, noisy, clean, torch.tensor([4.0, 0.0]))
+    noisy, _ = mixtures(2)
+    y, cold = recipe.model.to_network(noisy)
+    _, same = recipe.model.to_network(noisy, torch.zeros(2))
+    _, warm = recipe.model.to_network(noisy, torch.tensor([4.0, 0.0]))
     assert torch.equal(cold, same) and torch.equal(cold[1], warm[1])
     power = recipe.model.stft.forward(noisy)[0].abs().square().mean(0)
     assert warm[0, 0] < 4 * power.mean() and warm[0, 0] > 3.5 * power.mean()  # it falls slowly
-    assert y.shape == x0.shape == (2, 257, cold.shape[1])
+    assert y.shape == (2, 257, cold.shape[1])
 
 
 def test_lookahead_shifts_the_estimate_back(recipe: TrainConfig) -> None:
     model = replace(recipe.model, network=replace(recipe.model.network, lookahead=2))
     config = replace(recipe, model=model)
-    noisy, clean = mixtures(1)
-    y, _, _ = prepare(model, noisy, clean)
-    estimate = predict(config, Network(model.network), y, y, torch.ones(1))
+    noisy, _ = mixtures(1)
+    y, _ = model.to_network(noisy)
+    estimate = predict(config, OSpatialNet(model.network), y, y, torch.ones(1))
     torch.testing.assert_close(estimate, y)  # untrained: what came in, in its place
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 from sbm_cli.training.config import OptimizerConfig
 from sbm_cli.training.muon import LEAST, RMS, matrices, orthogonal
 from sbm_cli.training.optimizer import ALIGNMENT, Optimizer, ema_decay, learning_rate
@@ -172,7 +172,7 @@ def test_orthogonal_keeps_directions_and_evens_sizes(seed: int, rows: int, colum
 
 
 def test_matrices_are_all_but_small_ones_and_the_time_s() -> None:
-    found = matrices(Network(NetworkConfig()))
+    found = matrices(OSpatialNet(OSpatialNetConfig()))
     assert found["narrow.0.mamba.in_proj.weight"] == (1, 256, 64)
     assert found["cross.0.conv1.conv.weight"] == (8, 8, 40) and found["cross.0.full.weight"] == (8, 32, 32)
     assert not [name for name in found if any(word in name for word in ("A_log", "conv1d", "modulation", "head"))]

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from sbm_cli.checkpoint import load, save
 from sbm_cli.config import dump
+from sbm_cli.data.mixing import MixConfig
 from sbm_cli.errors import ConfigError
-from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.model import Model
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 from sbm_cli.training.config import DataConfig, LoopConfig, OptimizerConfig, TimeConfig, TrainConfig
 from sbm_cli.training.loop import train
 from sbm_cli.training.losses import LossConfig
-from sbm_cli.training.mixing import MixConfig
 from sbm_cli.training.optimizer import Optimizer
 from sbm_cli.training.state import LAST, begin_with, check, check_start, make_folder, write_checkpoint
 
@@ -67,7 +67,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_bit(recipe: TrainConfig, tmp_pat
 
 def test_a_damaged_checkpoint_is_one_message(recipe: TrainConfig, tmp_path: Path) -> None:
     make_folder(tmp_path, recipe)
-    write_checkpoint(tmp_path, recipe, Optimizer(Network(recipe.model.network), recipe.optimizer), 3, 1.5)
+    write_checkpoint(tmp_path, recipe, Optimizer(OSpatialNet(recipe.model.network), recipe.optimizer), 3, 1.5)
     path = tmp_path / LAST
     check(path, recipe)
     whole = path.read_bytes()
@@ -91,12 +91,21 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "told"), CHANGES, ids=lambda value: value if isinstance(value, str) else "")
 def test_another_recipe_is_refused(recipe: TrainConfig, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     make_folder(tmp_path, recipe)
-    write_checkpoint(tmp_path, recipe, Optimizer(Network(recipe.model.network), recipe.optimizer), 3, 1.5)
+    write_checkpoint(tmp_path, recipe, Optimizer(OSpatialNet(recipe.model.network), recipe.optimizer), 3, 1.5)
     with pytest.raises(ConfigError, match=f"last.pt: of another recipe: {told}"):
         check(tmp_path / LAST, replace(recipe, **changes))
     moved = replace(recipe.data, speech=("elsewhere",), manifests=("other.csv",), cache="there")
     longer = {"steps": 99, "checkpoint_minutes": 1.0, "loop": LoopConfig(precision="bfloat16"), "data": moved}
     check(tmp_path / LAST, replace(recipe, **longer))
+
+
+def test_a_checkpoint_in_the_words_of_the_first_version_is_that_of_today(recipe: TrainConfig, tmp_path: Path) -> None:
+    network = dump(recipe.model.network)
+    network["state"] = network.pop("d_state")
+    torch.save(
+        {"recipe": json.dumps(dump(recipe) | {"model": dump(recipe.model) | {"network": network}})}, tmp_path / LAST
+    )
+    check(tmp_path / LAST, recipe)
 
 
 def test_a_checkpoint_with_a_hostile_recipe_is_one_message(recipe: TrainConfig, tmp_path: Path) -> None:
@@ -108,7 +117,7 @@ def test_a_checkpoint_with_a_hostile_recipe_is_one_message(recipe: TrainConfig, 
 
 def test_what_a_killed_training_left_is_removed(recipe: TrainConfig, tmp_path: Path) -> None:
     make_folder(tmp_path, recipe)
-    for left in (".last.pt.7.tmp", ".toy.json.7.tmp", "best/.toy.safetensors.7.tmp"):
+    for left in (".sbm-7-aa.part", "best/.sbm-8-bb.part"):
         (tmp_path / left).touch()
     (tmp_path / ".other.tmp").touch()
     make_folder(tmp_path, recipe)
@@ -124,13 +133,13 @@ def test_where_safetensors_is_missing_resuming_elsewhere_makes_the_model(
         train(replace(recipe, steps=2), tmp_path, processes=1)
     assert not (tmp_path / "toy.safetensors").exists()
     train(replace(recipe, steps=2), tmp_path, resume=True, processes=1)
-    load(tmp_path / "toy.safetensors")
+    Model.load(tmp_path / "toy.safetensors")
 
 
 def test_a_checkpoint_of_a_million_parameters_comes_home(recipe: TrainConfig, tmp_path: Path) -> None:
     """16 MiB is what a rented machine gives back of one file."""
-    large = replace(recipe, model=replace(recipe.model, network=NetworkConfig(channels=112, blocks=5)))
-    network = Network(large.model.network)
+    large = replace(recipe, model=replace(recipe.model, network=OSpatialNetConfig(channels=112, blocks=5)))
+    network = OSpatialNet(large.model.network)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     make_folder(tmp_path, large)
     write_checkpoint(tmp_path, large, Optimizer(network, large.optimizer), 3, 1.5)
@@ -143,17 +152,17 @@ GROWN = {"lookahead": 2, "kernel": (5, 16), "filter_frames": 5, "keep_room": Tru
 
 def test_a_grown_network_begins_as_the_small_one_was(recipe: TrainConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    small = Network(recipe.model.network)
+    small = OSpatialNet(recipe.model.network)
     with torch.no_grad():
         for parameter in small.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    save(small, recipe.model, tmp_path / "toy.safetensors")
+    Model(small, recipe.model).save(tmp_path / "toy.safetensors")
     model = replace(recipe.model, name="more", network=replace(recipe.model.network, **GROWN))
     check_start(tmp_path / "toy.safetensors", replace(recipe, model=model))
-    grown = Network(model.network)
+    grown = OSpatialNet(model.network)
     begin_with(tmp_path / "toy.safetensors", grown)
     noisy = torch.randn(1, 257, 12, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
-    small, end = load(tmp_path / "toy.safetensors")[0], torch.ones(1)
+    small, end = Model.load(tmp_path / "toy.safetensors").network, torch.ones(1)
     # Begun in silence, as the one that waits for its future has: its first two frames are none.
     silent = torch.nn.functional.pad(noisy, (2, 0))
     expected, found = small(silent, silent, end)[0], grown(noisy, noisy, end)[0]
@@ -162,7 +171,7 @@ def test_a_grown_network_begins_as_the_small_one_was(recipe: TrainConfig, tmp_pa
 
 @pytest.mark.parametrize("change", [{"lookahead": 2}, {"kernel": (5, 16)}, {"channels": 16}, {"output": "mask"}])
 def test_what_has_not_grown_into_a_recipe_is_refused(change: dict, recipe: TrainConfig, tmp_path: Path) -> None:
-    save(Network(recipe.model.network), recipe.model, tmp_path / "toy.safetensors")
+    Model(OSpatialNet(recipe.model.network), recipe.model).save(tmp_path / "toy.safetensors")
     model = replace(recipe.model, network=replace(recipe.model.network, **change))
     with pytest.raises(ConfigError, match="another model"):
         check_start(tmp_path / "toy.safetensors", replace(recipe, model=model))

@@ -35,6 +35,11 @@ class Level:
         if not 0 < self.attack <= self.release or not -200 <= self.floor_db <= 0:
             raise ValueError(f"need 0 < attack <= release and floor_db between -200 and 0, got {self}")
 
+    @property
+    def floor(self) -> float:
+        """The smallest level, as a power."""
+        return 10 ** (self.floor_db / 10)
+
     def power(self, spectrum: Tensor, bin_hz: float) -> Tensor:
         """Return the mean power of every frame of a spectrum [batch, freq, frames], from low_hz on: [batch, frames]."""
         return frame_power(spectrum[:, math.ceil(self.low_hz / bin_hz) :])
@@ -45,7 +50,7 @@ class Level:
         power: mean power per frame, [groups, frames]; a group is the linked channels of one file.
         carry: level of the frame before, [groups]; None starts at the first frame's own power.
         """
-        power = power.clamp_min(10 ** (self.floor_db / 10))
+        power = power.clamp_min(self.floor)
         if not power.shape[1]:
             return power, power.new_zeros(len(power)) if carry is None else carry
         rise, fall = (1 - math.exp(-frame_seconds / seconds) for seconds in (self.attack, self.release))

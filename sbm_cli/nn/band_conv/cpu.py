@@ -9,7 +9,6 @@ Notable
 - Backward computes everything before SiLU again; the gradient of what was convolved is the same tile with the taps
   turned around, and the one of x follows while the frame lies in the nearest cache.
 - Gradients of the taps are summed per UNIT of frames, then over units, whatever the number of threads.
-All of it stays in this file: Numba's disk cache does not notice edits in another one.
 """
 
 import functools
@@ -26,7 +25,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sbm_cli.nn.constant import of_weights
-from sbm_cli.nn.scan.cpu import _array, _compiled, _run, _total
+from sbm_cli.nn.kernels.cpu.jit import jit
+from sbm_cli.nn.scan.cpu import _array, _run, _total
 
 LANES = 8  # channels of a vector; also the smallest group that fills one
 WIDE = bool(llvm.get_host_cpu_features().get("avx512vl"))  # 32 registers instead of 16
@@ -330,7 +330,7 @@ def _kernels(kernel: int, channels: int, size: int) -> tuple[Any, Any]:
     block = next(n for n in (8, 4, 2, 1) if n * kernel <= SUMS or n == 1)  # inputs summed at once
     taps_of = size * kernel * LANES  # of one vector of outputs
 
-    @_compiled
+    @jit
     def forward(first, last, frames, bands, x, gain, offset, taps, bias, y, scratch):  # type: ignore[no-untyped-def]
         for i in range(scratch.size):
             scratch[i] = 0.0
@@ -344,7 +344,7 @@ def _kernels(kernel: int, channels: int, size: int) -> tuple[Any, Any]:
                 prefetch(y, soon, bands * LANES)
                 activate(scratch, group, taps, t, bias, i, x, at + i, y, at + i, bands, kernel, channels, size)
 
-    @_compiled
+    @jit
     def backward(  # type: ignore[no-untyped-def]
         first, last, frames, bands, x, gain, offset, taps, bias, gy, turned, zeros,
         gx, ggain, goffset, gtaps, gbias, scratch,

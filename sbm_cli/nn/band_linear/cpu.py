@@ -4,7 +4,6 @@ Notable
 - A frame goes through all steps while it lies in the nearest cache; backward walks the steps again from x.
 - Squeezed values lie as [squeezed, band], so that each step has whole vectors: over channels, or over bands.
 - Gradients of the weights are summed per UNIT of frames, then over units, whatever the number of threads.
-The vectors come from the scan's file: after an edit there, empty this folder's __pycache__ (Numba does not notice).
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 # (kernels carry no annotations: Numba types them)
@@ -18,10 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sbm_cli.nn.constant import of_weights
+from sbm_cli.nn.kernels.cpu.jit import jit
 from sbm_cli.nn.scan.cpu import (
     LANES,
     _array,
-    _compiled,
     _run,
     _total,
     fill,
@@ -37,7 +36,7 @@ UNIT = 48  # frames whose weights' gradients are summed together
 EPS = 1e-5  # of the normalisation, as in nn.LayerNorm
 
 
-@_compiled
+@jit
 def products(values, start, rows, length, weights, count, sums, out):
     """Write out [count, rows] = weights [count, length] times rows of values [rows, length]; sums: scratch."""
     for j in range(0, count, ROWS):
@@ -59,7 +58,7 @@ def products(values, start, rows, length, weights, count, sums, out):
             store(values, out + j * rows + i, lane_sums(values, sums + i * LANES))
 
 
-@_compiled
+@jit
 def add_outer(values, left, count, rows, right, length, total, at):
     """Add left [count, rows] times right [rows, length], both in values, to total [count, length] at a place."""
     for j in range(0, count, ROWS):
@@ -79,7 +78,7 @@ def add_outer(values, left, count, rows, right, length, total, at):
             store(total, t + 3 * length, s3)
 
 
-@_compiled
+@jit
 def row_sums(values, start, other, rows, length, sums, out):
     """Write the sums over each row of values times other, both [rows, length]."""
     for r in range(rows):
@@ -91,7 +90,7 @@ def row_sums(values, start, other, rows, length, sums, out):
         store(values, out + r, lane_sums(values, sums + r * LANES))
 
 
-@_compiled
+@jit
 def squeeze_frame(x, at, bands, channels, squeeze, squeeze_bias, weight, bias, s, places):
     """Write the normalised frame, its inverse deviations, the squeezed values before SiLU and after, and their map."""
     normed, deviation, before, after, mixed, sums = places
@@ -126,7 +125,7 @@ def squeeze_frame(x, at, bands, channels, squeeze, squeeze_bias, weight, bias, s
             store(s, mixed + j * bands + g, total)
 
 
-@_compiled
+@jit
 def expand_frame(s, left, count, rows, weights, bias, length, out):
     """Write out [rows, length] = left [count, rows] turned times weights [count, length] + bias, if there is one."""
     for i in range(0, length, LANES):
@@ -146,7 +145,7 @@ def expand_frame(s, left, count, rows, weights, bias, length, out):
             store(s, o + 3 * length, s3)
 
 
-@_compiled
+@jit
 def forward(first, last, frames, bands, x, squeeze, squeeze_bias, weight, bias, expand, expand_bias, y, s):
     channels, frame, narrow = expand_bias.size, bands * expand_bias.size, bands * squeeze_bias.size
     places = 0, frame, frame + bands, frame + bands + narrow, frame + bands + 2 * narrow, frame + bands + 3 * narrow
@@ -159,7 +158,7 @@ def forward(first, last, frames, bands, x, squeeze, squeeze_bias, weight, bias, 
             store(y, at + i, load(x, at + i) + total * sigmoid(total))
 
 
-@_compiled
+@jit
 def backward(
     first, last, frames, bands, x, squeeze, squeeze_bias, weight, bias, expand, expand_bias, gy,
     gx, gsqueeze, gsqueeze_bias, gweight, gbias, gexpand, gexpand_bias, s,

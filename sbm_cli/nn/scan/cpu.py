@@ -8,7 +8,6 @@ Notable
 - Training keeps the state at every segment start only; backward recomputes inside the segment.
 - Sums over sequences (A, D, weight, bias) run in chunks of fixed size: results do not depend on the number of threads.
 - Kernels are serial and release the GIL; a small pool of Python threads runs them over ranges of sequences.
-- All kernels and helpers stay in this file: Numba's disk cache does not notice edits in another one.
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc,import-untyped"
 # (kernels carry no annotations: Numba types them)
@@ -19,11 +18,9 @@ import operator
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
-import numba
 import numpy as np
 import torch
 from llvmlite import ir
@@ -34,6 +31,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sbm_cli.nn.constant import of_weights
+from sbm_cli.nn.kernels.cpu.jit import jit
 from sbm_cli.nn.scan import differentiates
 
 LANES = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
@@ -246,25 +244,14 @@ def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
 # --- kernels ---------------------------------------------------------------------------------------------------------
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    options = {"nogil": True, "error_model": "numpy"}
-    beside = Path(__file__).with_name("__pycache__")
-    if os.path.expanduser("~") == "~" and not (os.environ.get("NUMBA_CACHE_DIR") or os.access(beside, os.W_OK)):
-        return numba.njit(**options)(function)  # without a home Numba would make a folder ~ wherever we are
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no writable place for the cache: compile in every process
-        return numba.njit(**options)(function)
-
-
-@_compiled
+@jit
 def sigmoid(x):
     tail = exp2_negative(negative_magnitude(x) * LOG2E)
     upper = 1.0 / (1.0 + tail)
     return where_negative(x, tail * upper, upper)
 
 
-@_compiled
+@jit
 def softplus(x):
     """Return softplus and its derivative, the sigmoid."""
     # max(x, 0) + log1p(e), e = exp(-|x|); log1p(e) = 2 artanh(s), s = e / (2 + e): relative precision for every x
@@ -294,24 +281,24 @@ class Rows(NamedTuple):
     strides: tuple[int, int, int]
 
 
-@_compiled
+@jit
 def origin(rows, bands, sequence, frame):
     """Return where a row of a sequence = batch * bands + band begins."""
     return sequence // bands * rows.strides[0] + frame * rows.strides[1] + sequence % bands * rows.strides[2]
 
 
-@_compiled
+@jit
 def load4(array, at, apart):
     return load(array, at), load(array, at + apart), load(array, at + 2 * apart), load(array, at + 3 * apart)
 
 
-@_compiled
+@jit
 def store4(array, at, apart, values):
     for g in range(GROUP):
         store(array, at + g * apart, values[g])
 
 
-@_compiled
+@jit
 def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, skip, z, before, h, kept, y, scratch):
     channels, size = skip.size, rates.size
     states, segments = size // channels, (frames + SEGMENT - 1) // SEGMENT
@@ -371,7 +358,7 @@ def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, s
                         store(y.data, y_base + k * y.strides[1] + i, total * (gate * sigmoid(gate)))
 
 
-@_compiled
+@jit
 def reverse(g, scratch, frame, places, weights, rate, state, inputs):
     """Go one frame back with state g of a group.
 
@@ -395,7 +382,7 @@ def reverse(g, scratch, frame, places, weights, rate, state, inputs):
     return (before, grad_state, grad_rate + change * step), (grad_drive, grad_step + change * rate)
 
 
-@_compiled
+@jit
 def scan_backward(
     first, last, bands, frames, u, dt, weight, bias, rates, b, c, skip, z, kept, gy,
     gh, gu, gdt, gz, gb, gc, gweight, gbias, grates, gskip, scratch,
@@ -537,7 +524,7 @@ def scan_backward(
                         move(gdt.data, gdt_base + k * gdt.strides[1] + r, scratch, narrow + k * rank + r)
 
 
-@_compiled
+@jit
 def conv_sum(x, at, step, taps, bias, i, channels):
     """Return the sum over the taps; at: where the newest input lies, step: how far before it the previous one."""
     total = load(bias, i)
@@ -546,14 +533,14 @@ def conv_sum(x, at, step, taps, bias, i, channels):
     return total
 
 
-@_compiled
+@jit
 def conv_row(x, at, step, taps, bias, y, out):
     for i in range(0, bias.size, LANES):
         total = conv_sum(x, at + i, step, taps, bias, i, bias.size)
         store(y, out + i, total * sigmoid(total))
 
 
-@_compiled
+@jit
 def conv_row_backward(x, at, step, taps, bias, gy, gout, scratch, ring, gtaps, grad_taps, gbias, grad_bias):
     """Write the gradient of the sums of a row to the ring; add up those of taps and bias."""
     channels = bias.size
@@ -568,7 +555,7 @@ def conv_row_backward(x, at, step, taps, bias, gy, gout, scratch, ring, gtaps, g
             store(gtaps, t, load(gtaps, t) + grad * load(x, at + i - (TAPS - 1 - j) * step))
 
 
-@_compiled
+@jit
 def conv_turned(scratch, ring, k, taps, channels, gx, out):
     for i in range(0, channels, LANES):
         result = splat(0.0)
@@ -578,7 +565,7 @@ def conv_turned(scratch, ring, k, taps, channels, gx, out):
         store(gx, out + i, result)
 
 
-@_compiled
+@jit
 def conv_head(group, end, bands, frames, channels, x, before, head):
     """Copy the inputs before the first frame, then the first ones: [sequence, 2 (TAPS - 1), channel]."""
     for sequence in range(group, end):
@@ -591,7 +578,7 @@ def conv_head(group, end, bands, frames, channels, x, before, head):
                     store(head, target, load(x.data, origin(x, bands, sequence, k - TAPS + 1) + i))
 
 
-@_compiled
+@jit
 def conv_forward(first, last, bands, frames, x, taps, bias, before, y, scratch):
     channels = bias.size
     for group in range(first, last, CHUNK):
@@ -607,7 +594,7 @@ def conv_forward(first, last, bands, frames, x, taps, bias, before, y, scratch):
                     conv_row(x.data, origin(x, bands, sequence, k), x.strides[1], taps, bias, y.data, out)
 
 
-@_compiled
+@jit
 def conv_backward(first, last, bands, frames, x, taps, bias, before, gy, gx, gbefore, gtaps, gbias, scratch):
     channels = bias.size
     # The scratch goes on with the gradients of the last sums [sequence, TAPS, channel].
@@ -645,7 +632,7 @@ def conv_backward(first, last, bands, frames, x, taps, bias, before, gy, gx, gbe
                     conv_turned(scratch, ring, k, taps, channels, gx.data, out)
 
 
-@_compiled
+@jit
 def product(x, rows, inputs, weight, outputs, out):
     """Write x [rows, inputs] times a packed weight [vector of outputs, input, LANES] into out [rows, outputs]."""
     whole = rows - rows % 8
@@ -678,7 +665,7 @@ def product(x, rows, inputs, weight, outputs, out):
             store(out, row * outputs + j, (a + b) + (c + d))
 
 
-@_compiled
+@jit
 def mamba_forward(
     batch, frames, bands, x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, skip, out_proj, h_before,
     out, after, h, scratch,

@@ -1,0 +1,1 @@
+"""Corpora and what is made of them: manifests, mixtures in simulated rooms, packs and test sets."""

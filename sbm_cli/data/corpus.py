@@ -1,0 +1,289 @@
+"""Speech, noise and room responses: read from manifests or folders, decoded once into one memory-mapped file."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbm_cli.atomic import replacing, write_atomically
+from sbm_cli.cells import text_of
+from sbm_cli.cores import cores
+from sbm_cli.errors import AudioError, ConfigError
+
+Samples = NDArray[np.float32]
+
+RATE = 16000
+LEVEL_DBFS = -26.0  # active RMS that `Corpus.clip` gives speech and noise
+CACHE_VERSION = 1  # raise it when decoding, trimming or levels change
+KINDS = ("speech", "noise", "rir")
+SPLITS = ("train", "valid", "report")
+COLUMNS = ("path", "kind", "source", "speaker", "seconds", "split", "snr_db", "decay_s", "rt60_s", "c50_db", "group")
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
+FRAME = 320  # 20 ms
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording of the corpus; `start` and `samples` are its place in the cache, `gain` turns int16 into ±1."""
+
+    path: str
+    kind: str
+    source: str
+    speaker: str = ""  # empty: unknown
+    group: str = ""  # recordings cut from one original share it
+    split: str = "train"
+    snr_db: float | None = None
+    rt60_s: float | None = None
+    start: int = 0
+    samples: int = 0
+    gain: float = 0.0
+    speed: float = 1.0  # of an utterance that is there at several
+
+    @property
+    def minutes(self) -> float:
+        return self.samples / RATE / 60
+
+
+class Corpus:
+    """Decoded recordings, each read as float32 [samples] at 16 kHz; speech and noise at -26 dBFS active RMS."""
+
+    def __init__(self, clips: Sequence[Clip], store: NDArray[np.int16], skipped: Sequence[str] = ()) -> None:
+        self.clips = tuple(clips)
+        self.skipped = tuple(skipped)  # files without any signal
+        self.store = store  # int16, all recordings one after the other
+
+    def clip(self, index: int, start: int = 0, samples: int | None = None) -> Samples:
+        """Read a recording, or `samples` of it from `start` on: float32 [samples]."""
+        entry = self.clips[index]
+        stop = entry.samples if samples is None else min(start + samples, entry.samples)
+        piece = self.store[entry.start + start : entry.start + stop]
+        return np.multiply(piece, np.float32(entry.gain), dtype=np.float32)
+
+    def where(self, kind: str, split: str) -> list[int]:
+        """List the recordings of a kind ("speech", "noise", "rir") in a split ("train", "valid", "report")."""
+        return [i for i, clip in enumerate(self.clips) if clip.kind == kind and clip.split == split]
+
+    def of(self, clips: Sequence[Clip]) -> Corpus:
+        """Return a corpus of some of the recordings."""
+        return Corpus(clips, self.store)
+
+    def minutes(self, kind: str, split: str) -> float:
+        return sum(self.clips[i].minutes for i in self.where(kind, split))
+
+
+def open_corpus(
+    cache: Path,
+    manifests: Sequence[Path] = (),
+    speech: Sequence[Path] = (),
+    noise: Sequence[Path] = (),
+    rir: Sequence[Path] = (),
+    speeds: Sequence[float] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Corpus:
+    """Open the recordings of manifests and of plain folders, decoding them into `cache` at the first time.
+
+    manifests: CSV files with the columns `COLUMNS` (path and kind are enough), paths relative to the manifest.
+    speech, noise, rir: folders searched recursively, any rate; 5 % of their files are `valid`, the rest `train`.
+    speeds: the speech of `train` is there at these speeds as well, as other voices: higher and faster above 1.
+    cache: needs 115 MB per hour of audio. progress is called with (files done, files in all).
+
+    Raises ConfigError for a manifest that does not hold together or a folder without audio, AudioError for a
+    file that is missing or cannot be decoded.
+    """
+    clips = [clip for manifest in manifests for clip in read_manifest(Path(manifest))]
+    for kind, folders in zip(KINDS, (speech, noise, rir), strict=True):
+        clips += [clip for folder in folders for clip in _read_folder(Path(folder), kind)]
+    if not clips:
+        raise ConfigError("no training data was named", "give a manifest, or folders for speech and noise")
+    report = report_set()
+    clips = [set_aside(clip, report) for clip in clips]
+    voices = [clip for clip in clips if clip.kind == "speech" and clip.split == "train"]
+    clips += [_at_speed(clip, speed) for speed in speeds for clip in voices]
+    digest = hashlib.sha256(f"corpus {CACHE_VERSION}".encode())
+    for clip in clips:
+        stat = os.stat(clip.path)
+        digest.update(f"{clip}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+
+    def decode() -> Iterator[tuple[Mapping[str, object], NDArray[np.int16]]]:
+        with ThreadPoolExecutor(min(16, cores())) as pool:
+            for first in range(0, len(clips), 64):  # bounded: a large corpus must not pile up in memory
+                part = clips[first : first + 64]
+                for clip, (audio, gain) in zip(part, pool.map(_decode, part), strict=True):
+                    yield asdict(replace(clip, gain=gain)), audio
+                if progress is not None:
+                    progress(min(first + 64, len(clips)), len(clips))
+
+    records, store = cached_store(cache, f"corpus-{digest.hexdigest()[:16]}", decode)
+    found = [Clip(**record) for record in records]  # type: ignore[arg-type]
+    return Corpus([c for c in found if c.samples], store, [c.path for c in found if not c.samples])
+
+
+def cached_store(
+    folder: Path, name: str, make: Callable[[], Iterable[tuple[Mapping[str, object], NDArray[np.int16]]]]
+) -> tuple[list[dict[str, object]], NDArray[np.int16]]:
+    """Open NAME.i16 (all samples) with NAME.json (one record per array, start and samples added), made if absent.
+
+    Both are written under a temporary name; the index is renamed last and states the size of the samples, so a
+    half-written cache is never used. Two processes may build the same cache at once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    store_path, index_path = folder / f"{name}.i16", folder / f"{name}.json"
+    if not _complete(store_path, index_path):
+        records: list[dict[str, object]] = []
+        total = 0
+        with replacing(store_path) as part, part.open("wb") as file:
+            for record, audio in make():
+                records.append({**record, "start": total, "samples": len(audio)})
+                total += len(audio)
+                file.write(audio.astype("<i2").tobytes())
+        write_atomically(index_path, json.dumps({"total": total, "records": records}).encode())
+    found = json.loads(index_path.read_text(encoding="utf-8"))
+    empty = np.zeros(0, np.int16)
+    # mode "c": private to the process, and writable, as torch wants its arrays
+    return found["records"], np.asarray(np.memmap(store_path, "<i2", mode="c")) if found["total"] else empty
+
+
+def active_power(audio: Samples) -> float:
+    """Return the mean power of the active 20-ms frames: those within 30 dB of the loud ones (95th percentile).
+
+    Silence gives 0.
+    """
+    whole = len(audio) // FRAME * FRAME
+    if not whole:
+        return float(np.mean(audio**2)) if len(audio) else 0.0
+    frames = audio[:whole].reshape(-1, FRAME)
+    power = np.einsum("ij,ij->i", frames, frames) / FRAME
+    loud = float(np.partition(power, int(0.95 * (len(power) - 1)))[int(0.95 * (len(power) - 1))]) or float(power.max())
+    return float(power[power >= loud * 1e-3].mean()) if loud > 0 else 0.0
+
+
+def db_ratio(level_db: float) -> np.float32:
+    """Return the amplitude ratio of a level in dB."""
+    return np.float32(10 ** (level_db / 20))
+
+
+def name_rank(name: str) -> float:
+    """Return a number in [0, 1) that depends on the name alone: splits made with it are the same everywhere."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+
+
+def report_set() -> Mapping[str, frozenset[str]]:
+    """Return the "speakers" and "noise_groups" set aside from `train` for published scores."""
+    text = files("sbm_cli").joinpath("recipes/report_set.json").read_text(encoding="utf-8")
+    found = json.loads(text)
+    return {key: frozenset(found[key]) for key in ("speakers", "noise_groups")}
+
+
+def set_aside(clip: Clip, report: Mapping[str, frozenset[str]]) -> Clip:
+    """Return a clip of `train` that belongs to the report set with the split `report`, others as they are."""
+    names = {"speech": (clip.speaker, "speakers"), "noise": (clip.group, "noise_groups")}
+    name, key = names.get(clip.kind, ("", "speakers"))
+    return replace(clip, split="report") if clip.split == "train" and name in report[key] else clip
+
+
+def _at_speed(clip: Clip, speed: float) -> Clip:
+    """Return an utterance as another voice says it."""
+    return replace(clip, speed=speed, speaker=f"{clip.speaker or clip.source}@{speed}", group=f"{clip.group}@{speed}")
+
+
+def _complete(store_path: Path, index_path: Path) -> bool:
+    try:
+        total = json.loads(index_path.read_text(encoding="utf-8"))["total"]
+        return bool(store_path.stat().st_size == 2 * total)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def read_manifest(manifest: Path, present: bool = True) -> list[Clip]:
+    """Read the rows of a manifest; nothing is decoded.
+
+    present: every file must be there.
+
+    Raises ConfigError for a manifest that does not hold together, AudioError for a file that is not there.
+    """
+    try:
+        with manifest.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{manifest}: cannot be read as a manifest ({error})", "give a CSV file in UTF-8") from error
+    unknown, missing = set(columns) - set(COLUMNS), {"path", "kind"} - set(columns)
+    if unknown or missing:
+        what = f"unknown column {sorted(unknown)[0]!r}" if unknown else f"column {sorted(missing)[0]!r} is missing"
+        raise ConfigError(f"{manifest}: {what}", f"the columns are {', '.join(COLUMNS)}; path and kind are required")
+    return [_read_row(manifest, line, row, present) for line, row in enumerate(rows, start=2)]
+
+
+def _read_row(manifest: Path, line: int, row: Mapping[str, str], present: bool) -> Clip:
+    text = {key: text_of((row.get(key) or "").strip()) for key in COLUMNS}
+    path, kind, split = manifest.parent / text["path"], text["kind"], text["split"] or "train"
+    if kind not in KINDS or split not in SPLITS:
+        what = f"kind {kind!r}" if kind not in KINDS else f"split {split!r}"
+        raise ConfigError(f"{manifest}, line {line}: unknown {what}", f"kinds: {KINDS}; splits: {SPLITS}")
+    if present and not path.is_file():
+        raise AudioError(f"{path}: there is no such file ({manifest}, line {line})", "correct the path in the manifest")
+    try:
+        snr_db, rt60_s = (float(text[key]) if text[key] else None for key in ("snr_db", "rt60_s"))
+    except ValueError as error:
+        raise ConfigError(f"{manifest}, line {line}: {error}", "snr_db and rt60_s are numbers or empty") from error
+    source, group = text["source"] or manifest.stem, text["group"] or text["path"]
+    return Clip(str(path), kind, source, text["speaker"], group, split, snr_db, rt60_s)
+
+
+def _read_folder(folder: Path, kind: str) -> list[Clip]:
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: not a folder", f"give a folder with {kind} recordings")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise ConfigError(f"{folder}: no audio in it", f"files ending in {', '.join(SUFFIXES)} are taken")
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    ranks = [name_rank(name) for name in names]
+    bound = max(0.05, min(ranks)) if len(ranks) > 1 else 0.0  # at least one file to validate on
+    return [
+        Clip(str(path), kind, folder.name, "", name, "valid" if rank <= bound else "train")
+        for path, name, rank in zip(paths, names, ranks, strict=True)
+    ]
+
+
+def decode_mono(clip: Clip) -> Samples:
+    """Read a recording as it is, at the clip's speed: one channel at 16 kHz, float32 [samples].
+
+    Raises AudioError if it cannot be decoded.
+    """
+    import soundfile
+    import soxr
+
+    try:  # whole files: a partial read of Opus differs by up to 0.001
+        audio, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
+    except (OSError, RuntimeError) as error:
+        raise AudioError(f"{clip.path}: cannot be decoded ({error})", "remove it or convert it to WAV") from error
+    mono = audio[:, 0] if clip.kind == "rir" else audio.mean(axis=1, dtype=np.float32)  # summed responses would comb
+    mono = np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
+    if rate != RATE or clip.speed != 1:
+        mono = soxr.resample(mono, rate * clip.speed, RATE, quality="HQ")
+    found: Samples = mono
+    return found
+
+
+def _decode(clip: Clip) -> tuple[NDArray[np.int16], float]:
+    """Return a recording as int16 with its peak at full scale, and the gain that restores its level."""
+    mono = decode_mono(clip)
+    if clip.kind == "noise":  # ESC clips are padded with digital silence
+        loud = np.flatnonzero(np.abs(mono) > 1e-4)
+        mono = mono[loud[0] : loud[-1] + 1] if len(loud) else mono[:0]
+    peak = float(np.abs(mono).max(initial=0.0))
+    if peak < 1e-6:
+        return np.zeros(0, np.int16), 0.0
+    level = active_power(mono) ** 0.5 if clip.kind != "rir" else 1.0
+    scale = 1.0 if clip.kind == "rir" else 10 ** (LEVEL_DBFS / 20) / level
+    return np.round(mono * (32767 / peak)).astype(np.int16), peak / 32767 * scale

@@ -1,0 +1,243 @@
+"""The mixture generator: pairs of noisy and clean segments, each a pure function of (seed, step, item)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from sbm_cli.data.corpus import LEVEL_DBFS, RATE, SPLITS, Corpus
+from sbm_cli.data.filters import (
+    active_power,
+    band_limited,
+    db_ratio,
+    fast_length,
+    reverberate,
+    shelved,
+    through_room,
+)
+from sbm_cli.data.random import COLOURED, FLOOR, KEEP_ROOM, MIXTURE, SECOND_TALKER, Draws, Rows, rows_of, uniforms
+from sbm_cli.data.room_responses import Responses, RoomBank
+from sbm_cli.data.segments import Material, draw_colour, lay, pieces_in, synthetic
+from sbm_cli.errors import ConfigError
+
+USUAL_POWER = 10 ** (LEVEL_DBFS / 10)
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Every number of the recipe. Levels are dBFS; p_… are probabilities of an item."""
+
+    segment_seconds: float = 3.0
+    min_speech_snr_db: float = 0.0  # utterances whose stated snr_db is lower are left out
+    snr_db: tuple[float, float] = (-5.0, 20.0)  # active (reverberant) speech against all the noise of the segment
+    p_reverb: float = 0.35  # with or without noise
+    p_reverb_only: float = 0.05  # of all items; part of p_reverb
+    p_clean: float = 0.05  # clean in, clean out
+    p_measured: float = 0.15  # of the reverberant ones: a measured response instead of a simulated one
+    p_noise_reverb: float = 0.3  # of the reverberant ones: the noise passes through a response of its own
+    p_two_noises: float = 0.25
+    p_synthetic: float = 0.07  # white to brown noise and hum instead of a recording
+    shelf_db: float = 6.0  # largest tilt of the noise, at either end of the spectrum
+    p_floor: float = 0.9
+    floor_dbfs: tuple[float, float] = (-75.0, -55.0)  # beside speech at -26 dBFS: noise under gated pauses of the input
+    p_band_limit: float = 0.1
+    band_limit_hz: tuple[float, float] = (3400.0, 7000.0)
+    p_clipped: float = 0.03
+    clip_db: tuple[float, float] = (1.0, 9.0)  # ceiling below the peak
+    level_dbfs: tuple[float, float] = (-40.0, -15.0)  # active RMS of the input
+    p_second_talker: float = 0.0  # another speaker talks too, from another place of the room, and stays in the target
+    second_talker_db: tuple[float, float] = (-10.0, 5.0)  # active power beside the first one's
+    p_keep_room: float = 0.0  # the target is the reverberant speech without the noise, and the network is told so
+    p_level_step: float = 0.0  # from some moment on everything is louder or softer
+    level_step_db: tuple[float, float] = (-30.0, 20.0)
+    p_offset: float = 0.0  # an offset of the input,
+    offset: float = 0.1  # of at most so much of full scale
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.startswith("p_") and not 0 <= value <= 1:
+                raise ConfigError(f"{field.name} is {value}", "a probability lies between 0 and 1")
+            if isinstance(value, (tuple, list)) and not (len(value) == 2 and value[0] <= value[1]):
+                raise ConfigError(f"{field.name} is {value}", "give the lower and the upper end of the range")
+            numbers = value if isinstance(value, (tuple, list)) else (value,)
+            if field.name.endswith(("_db", "_dbfs")) and not all(abs(number) <= 200 for number in numbers):
+                raise ConfigError(f"{field.name} is {value}", "levels lie between -200 and 200 dB")
+        if min(self.shelf_db, *self.clip_db) < 0:
+            raise ConfigError(f"shelf_db is {self.shelf_db}, clip_db {self.clip_db}", "neither is negative")
+        if not 0 <= self.offset <= 1:
+            raise ConfigError(f"offset is {self.offset}", "0 to 1 of full scale are possible")
+        if self.p_reverb_only > self.p_reverb or self.p_clean + self.p_reverb > 1:
+            raise ConfigError(
+                f"p_reverb_only {self.p_reverb_only}, p_reverb {self.p_reverb} and p_clean {self.p_clean} do not fit",
+                "p_reverb_only is part of p_reverb, and p_clean + p_reverb is at most 1",
+            )
+        if not 0.5 <= self.segment_seconds <= 60:
+            raise ConfigError(f"segment_seconds is {self.segment_seconds}", "0.5 to 60 s are possible")
+        if not 1000 <= self.band_limit_hz[0] <= self.band_limit_hz[1] <= RATE / 2:
+            raise ConfigError(f"band_limit_hz is {self.band_limit_hz}", f"1000 to {RATE // 2} Hz are possible")
+
+    @property
+    def samples(self) -> int:
+        return round(self.segment_seconds * RATE)
+
+
+class Mixer:
+    """Make segments of a split ("train", "valid", "report") from a corpus and a bank of rooms, on any device.
+
+    Nothing waits for the device, and every shape is known beforehand.
+
+    Raises ConfigError if the split has no speech or no noise.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        rooms: RoomBank,
+        config: MixConfig,
+        split: str = "train",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self._material = Material(corpus, split, config.min_speech_snr_db, self.device)
+        self._rooms = Responses(rooms, self.device)
+        # What is validated is always the direct sound.
+        self._config = config if split == "train" else replace(config, p_keep_room=0.0)
+        self._stream = MIXTURE + 10 * SPLITS.index(split)
+
+    def batch(self, seed: int, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return (noisy, clean), float32 [items, samples] each; an item is a function of (seed, step, item) alone."""
+        config, n = self._config, self._config.samples
+        keys = torch.tensor(items).to(self.device, non_blocking=True)
+        draws = Draws(seed, step, keys, self._stream, 64 + 12 * pieces_in(n))
+        kind = draws.uniform()
+        reverberant = (kind >= config.p_clean) & (kind < config.p_clean + config.p_reverb)
+        pair = self._speech(draws, reverberant)
+        if config.p_keep_room:
+            pair[:, 1] = torch.where(keep_room(config, seed, step, keys)[:, None], pair[:, 0], pair[:, 1])
+        noise = self._noise(draws)
+        index = self._rooms.draw(draws, config.p_measured)
+        change(
+            noise,
+            reverberant & draws.chance(config.p_noise_reverb),
+            lambda rows: through_room(noise[rows], self._rooms.read(index[rows])),
+        )
+        with_noise = kind >= config.p_clean + config.p_reverb_only * reverberant
+        gain = noise_gain(pair[:, 0], noise, draws.uniform(*config.snr_db))
+        pair[:, 0] += (gain * with_noise)[:, None] * noise
+        gain = db_ratio(draws.uniform(*config.floor_dbfs)) * draws.chance(config.p_floor)
+        pair[:, 0] += gain[:, None] * draws.normal(FLOOR, slice(None), n)
+        low_hz = torch.where(draws.chance(0.5), 300.0, 0.0)[:, None]  # as a telephone does
+        high_hz = draws.uniform(*config.band_limit_hz)[:, None]
+        change(
+            pair,
+            draws.chance(config.p_band_limit),
+            lambda rows: band_limited(pair[rows], low_hz[rows], high_hz[rows]),
+        )
+        if config.p_level_step:
+            pair *= level_step(draws, config, n)[:, None]
+        return self._at_level(draws, *pair.unbind(1))
+
+    def _speech(self, draws: Draws, reverberant: Tensor) -> Tensor:
+        """Return speech with and without late reverberation, [items, 2, samples]."""
+        material, config, n = self._material, self._config, self._config.samples
+        index = self._rooms.draw(draws, config.p_measured)
+        first = material.talk.draw(draws)
+        dry = lay(material.store, material.speech(draws, first, n), n)
+        pair = self._heard(dry, reverberant, index)
+        if config.p_second_talker:
+            others = draws.apart(SECOND_TALKER)
+            second, differs = first, torch.zeros_like(reverberant)
+            for _ in range(4):
+                second = torch.where(differs, second, material.talk.draw(others))
+                differs = material.talk.name[second] != material.talk.name[first]
+            pieces = material.speech(others, second, n)
+            level_db = others.uniform(*config.second_talker_db)
+
+            def joined(rows: Rows) -> Tensor:
+                other = lay(material.store, pieces.of(rows), n)
+                gain = (speech_power(dry[rows]) / speech_power(other)).sqrt() * db_ratio(level_db[rows])
+                beside = self._rooms.beside[index[rows]]
+                return pair[rows] + self._heard(gain[:, None] * other, reverberant[rows], beside)
+
+            change(pair, differs & others.chance(config.p_second_talker), joined)
+        return pair
+
+    def _heard(self, dry: Tensor, reverberant: Tensor, index: Tensor) -> Tensor:
+        """Put speech [items, samples] into rooms where it is reverberant, and return it with its target."""
+        pair = torch.stack([dry, dry], 1)
+        change(pair, reverberant, lambda rows: torch.stack(reverberate(dry[rows], self._rooms.read(index[rows])), 1))
+        return pair
+
+    def _noise(self, draws: Draws) -> Tensor:
+        """Return noise at about -26 dBFS, recorded or synthetic, [items, samples]."""
+        material, config, n = self._material, self._config, self._config.samples
+        noise = lay(material.store, material.noise(draws, n), n)
+        second, gain = material.noise(draws, n), db_ratio(draws.uniform(-12, 0))[:, None]
+        change(
+            noise,
+            draws.chance(config.p_two_noises),
+            lambda rows: noise[rows] + gain[rows] * lay(material.store, second.of(rows), n),
+        )
+        low_db, high_db = (draws.uniform(-config.shelf_db, config.shelf_db) for _ in range(2))
+        if config.shelf_db:
+            noise = shelved(noise, low_db, high_db)
+        colour, size = draw_colour(draws), fast_length(n)
+        change(
+            noise,
+            draws.chance(config.p_synthetic),
+            lambda rows: synthetic(draws.normal(COLOURED, rows, size), n, *(values[rows] for values in colour)),
+        )
+        return noise
+
+    def _at_level(self, draws: Draws, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Set the level of the input, the target alike; hard clipping of the input where the recipe wants it."""
+        config = self._config
+        power, peak = active_power(noisy), noisy.abs().amax(-1)
+        gain = db_ratio(draws.uniform(*config.level_dbfs)) / power.clamp_min(1e-10).sqrt()
+        gain = torch.minimum(gain, 0.99 / peak.clamp_min(1e-10))[:, None]  # clipping comes from p_clipped only
+        under = db_ratio(-draws.uniform(*config.clip_db) * draws.chance(config.p_clipped))
+        ceiling = (peak * under)[:, None]
+        noisy = torch.clamp(noisy, -ceiling, ceiling) * gain
+        if config.p_offset:
+            noisy = noisy + (draws.uniform(-config.offset, config.offset) * draws.chance(config.p_offset))[:, None]
+        return noisy, clean * gain
+
+
+def keep_room(config: MixConfig, seed: int, step: int, items: Tensor) -> Tensor:
+    """Return which items [items] ask for the reverberant speech: for the mixer, and for who tells the network."""
+    return uniforms(seed, step, items, KEEP_ROOM, 1)[:, 0] < config.p_keep_room
+
+
+def level_step(draws: Draws, config: MixConfig, samples: int) -> Tensor:
+    """Return gains [items, samples] that change within 50 ms somewhere in the middle, 1 at first."""
+    at, step_db = draws.uniform(0.1, 0.9) * samples, draws.uniform(*config.level_step_db)
+    step_db = step_db * draws.chance(config.p_level_step)
+    position = torch.arange(samples, device=at.device)
+    return db_ratio(step_db[:, None] * ((position - at[:, None]) / (0.05 * RATE)).clamp(0, 1))
+
+
+def noise_gain(speech: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
+    """Return the factors [items] for `noise` that set the active power of `speech` against the power of all the noise.
+
+    Noise more than 20 dB below its usual -26 dBFS (a pause of the recording, the rustle of a codec) counts as 20 dB
+    below and so stays quieter than asked.
+    """
+    power = noise.square().mean(-1).clamp_min(USUAL_POWER / 100)
+    return (speech_power(speech) / power).sqrt() * db_ratio(-snr_db)
+
+
+def speech_power(speech: Tensor) -> Tensor:
+    """Return the active power [items] of speech; silence counts as -26 dBFS."""
+    power = active_power(speech)
+    return torch.where(power > 0, power, USUAL_POWER)
+
+
+def change(values: Tensor, mask: Tensor, new: Callable[[Rows], Tensor]) -> None:
+    """Replace the rows of values [items, ...] that a mask [items] chooses by `new(rows)`."""
+    rows = rows_of(mask)
+    if isinstance(rows, slice) or len(rows):
+        values[rows] = torch.where(mask[rows].view(-1, *[1] * (values.ndim - 1)), new(rows), values[rows])

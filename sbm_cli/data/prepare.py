@@ -1,0 +1,151 @@
+"""Manifests of corpora: find the files by their layout, read how long they are, write the rows."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from sbm_cli.atomic import replacing
+from sbm_cli.cells import cell
+from sbm_cli.data.corpus import COLUMNS, KINDS, SPLITS, SUFFIXES, Clip, name_rank, read_manifest
+from sbm_cli.data.layouts import LAYOUTS, Layout, Rule
+from sbm_cli.errors import ConfigError
+
+BATCH = 1024  # files handed to the threads at once: a corpus of a million must not pile up in memory
+
+
+def find_clips(name: str, root: Path, licences: Sequence[str] = ()) -> list[Clip]:
+    """List what the corpus `name` has under `root`: speech, noise and room responses. Only paths and tables are read.
+
+    licences: take only files under these, names as in `layouts.LICENCES`.
+
+    Raises ConfigError if root is no folder, holds nothing of that corpus or lacks its tables.
+    """
+    layout, root = LAYOUTS[name], root.resolve()
+    if licences and not layout.licensed:
+        raise ConfigError(f"{name} does not say the licence of each file", "leave --licence out and see docs/data.md")
+    if not root.is_dir():
+        raise ConfigError(f"{root}: not a folder", f"expected {layout.expected}")
+    details = layout.details(root, licences) if layout.details else None
+    clips = []
+    for rule, clip, found in _fitting(layout, root):
+        known = details(clip, found) if details else clip
+        if known is not None:
+            clips.append((rule, known))
+    if not clips:
+        there = ", ".join(sorted(path.name for path in root.iterdir())[:6]) or "nothing"
+        which = f"{name} under {' or '.join(licences)}" if licences else name
+        raise ConfigError(
+            f"{root}: no file of {which}",
+            f"expected {layout.expected}\nfound {there}\npoint --root at the folder that holds what was expected",
+        )
+    return _hashed(clips)
+
+
+def follow(clips: Sequence[Clip], manifests: Sequence[Path]) -> list[Clip]:
+    """Give speakers and recordings that also stand in other manifests the split they have there."""
+    splits: dict[tuple[str, str], str] = {}
+    for clip in (clip for manifest in manifests for clip in read_manifest(manifest, present=False)):
+        key = clip.kind, identity(clip)
+        splits[key] = max(clip.split, splits.get(key, "train"), key=SPLITS.index)  # what is held out, stays so
+    return [replace(clip, split=splits.get((clip.kind, identity(clip)), clip.split)) for clip in clips]
+
+
+def thin(clips: Sequence[Clip], per_group: int) -> list[Clip]:
+    """Keep at most `per_group` files of each group, chosen by the hash of their names."""
+    taken: dict[tuple[str, str], int] = {}
+    kept = set()
+    for clip in sorted(clips, key=lambda clip: name_rank(Path(clip.path).name)):
+        key = clip.kind, clip.group or clip.path
+        taken[key] = taken.get(key, 0) + 1
+        if taken[key] <= per_group:
+            kept.add(clip.path)
+    return [clip for clip in clips if clip.path in kept]
+
+
+def identity(clip: Clip) -> str:
+    """Return the name that no two splits may share: the speaker, or else the original recording or the room."""
+    return (clip.speaker if clip.kind == "speech" else "") or clip.group or clip.path
+
+
+def seconds_of(clips: Sequence[Clip], progress: Callable[[int, int], None]) -> list[float]:
+    """Read how long the files are from their headers, 0 if they cannot be read; progress: (files done, in all)."""
+    import soundfile
+
+    def seconds(clip: Clip) -> float:
+        try:
+            return float(soundfile.info(clip.path).duration)
+        except (OSError, RuntimeError):
+            return 0.0
+
+    found: list[float] = []
+    with ThreadPoolExecutor() as pool:  # more threads than cores: they wait for the disk
+        for first in range(0, len(clips), BATCH):
+            found += pool.map(seconds, clips[first : first + BATCH])
+            progress(len(found), len(clips))
+    return found
+
+
+def write_manifest(path: Path, clips: Iterable[tuple[Clip, float | None]]) -> None:
+    """Write clips and their seconds, if known, as a manifest; paths below its folder are relative to it."""
+    folder = path.parent.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        for clip, seconds in clips:
+            place = Path(clip.path)
+            place = place.relative_to(folder) if place.is_relative_to(folder) else place
+            row = {key: getattr(clip, key) for key in COLUMNS if hasattr(clip, key)}
+            row |= {"path": place.as_posix(), "seconds": seconds and f"{seconds:.2f}"}
+            writer.writerow({key: cell(value) for key, value in row.items()})
+
+
+def _fitting(layout: Layout, root: Path) -> Iterator[tuple[Rule, Clip, dict[str, str]]]:
+    """Yield each file that a rule fits, with that rule and the groups of its pattern."""
+    skip = re.compile(layout.skip)
+    rules = [
+        (rule, re.compile(f"(?:^|/){rule.pattern.replace('{root}', re.escape(root.name))}$")) for rule in layout.rules
+    ]
+    for path in _audio(root):
+        stem = path.relative_to(root.parent).with_suffix("").as_posix()  # root's own name may be what a rule asks for
+        if skip.search(stem):
+            continue
+        for rule, pattern in rules:
+            if match := pattern.search(stem):
+                found = {"root": root.name, **match.groupdict()}
+                speaker, group, source = (text.format_map(found) for text in (rule.speaker, rule.group, rule.source))
+                split = rule.split or "train"
+                if not isinstance(split, str):
+                    split = split.get(found["part"], "train")
+                yield rule, Clip(str(path), rule.kind, source, speaker, group, split), found
+                break
+
+
+def _audio(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):  # ._name.wav: macOS wrote those into zips
+                yield Path(folder, name)
+
+
+def _hashed(clips: Sequence[tuple[Rule, Clip]]) -> list[Clip]:
+    """Split what its rule does not: 5 % `valid`, 5 % `report`, at least one name each where there are three."""
+    splits: dict[tuple[str, str], str] = {}
+    for kind in KINDS:
+        names = {identity(clip) for rule, clip in clips if rule.split is None and clip.kind == kind}
+        ranks = sorted(map(name_rank, names))
+        valid = max(0.05, ranks[0]) if len(ranks) > 1 else 0.0
+        report = max(0.1, ranks[1]) if len(ranks) > 2 else 0.0
+        for name in names:
+            rank = name_rank(name)
+            splits[kind, name] = "valid" if rank <= valid else "report" if rank <= report else "train"
+    return [
+        replace(clip, split=splits[clip.kind, identity(clip)]) if rule.split is None else clip for rule, clip in clips
+    ]

@@ -1,0 +1,279 @@
+"""From file to file, at constant memory: one alone, several side by side, every audio stream of a film."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from sbm_cli.audio.clipping import apply_clip_mode
+from sbm_cli.audio.format import changes, check_room, format_for
+from sbm_cli.audio.io import SoundReader
+from sbm_cli.audio.metadata import read_metadata
+from sbm_cli.audio.pipe import Pipe, temporary_folder
+from sbm_cli.audio.writer import open_writer
+from sbm_cli.errors import AudioError
+from sbm_cli.model import Model, ModelConfig
+from sbm_cli.options import DEFAULTS, Options
+from sbm_cli.stream import Samples, Streams, block_samples
+
+Place = str | Path | Pipe
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What `enhance_file` did; seconds of audio, elapsed seconds of work, rtf = elapsed / seconds.
+
+    rate, channels, samples: of the target; clipped: how many of its samples were beyond full scale.
+    band_limit: Hz above which the source may hold something and nothing came out, None if nothing is missing.
+    not_carried: names of the metadata that the target has no room for.
+    notes: what is to be told: what the source lacked, what of its format the target does not keep.
+    """
+
+    source: str
+    target: str
+    rate: int
+    channels: int
+    samples: int
+    seconds: float
+    elapsed: float
+    rtf: float
+    clipped: int
+    band_limit: float | None
+    model: str
+    options: Options
+    not_carried: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def enhance_files(
+    model: Model,
+    pairs: Sequence[tuple[Place, Place]],
+    options: Options = DEFAULTS,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, float, float], None] | None = None,
+    threads: int = 1,
+) -> list[FileReport | Exception]:
+    """Enhance files side by side, in batches of the network: one alone leaves a GPU idle.
+
+    pairs: (source, target) of each, best of about the same length: a batch lasts as long as its longest file.
+    Otherwise as `Enhancer.enhance_file`; progress also gets the index of the pair. Returns of each file its report, or
+    the error that ended it and left the others alone. Where memory runs out, half as many go on side by side.
+    """
+    if options.audio_stream == "all":
+        return [_enhance_all_streams(model, *pair, options, overwrite, threads) for pair in pairs]
+    results: list[FileReport | Exception] = []
+    while len(results) < len(pairs):
+        group = pairs[len(results) :][: model.side_by_side]
+        told = None if progress is None else partial(_shifted, progress, len(results))
+        try:
+            results += _enhance_group(model, group, options, overwrite, threads, told)
+        except torch.OutOfMemoryError as error:
+            if len(group) == 1:
+                results.append(error)
+            model.side_by_side = max(1, len(group) // 2)
+            torch.cuda.empty_cache()
+    return results
+
+
+def _enhance_all_streams(
+    model: Model, source: Place, target: Place, options: Options, overwrite: bool, threads: int
+) -> FileReport | Exception:
+    """Enhance one audio stream of a film after the other; those that are not its turn are copied each time."""
+    reports: list[FileReport] = []
+    with contextlib.ExitStack() as opened:
+        try:
+            if isinstance(source, Pipe):
+                source = opened.enter_context(source.rewindable())
+            with SoundReader(source) as reader:
+                count = reader.streams
+            suffix = target.suffix if isinstance(target, Pipe) else Path(target).suffix
+            check_room(f"-{suffix}" if isinstance(target, Pipe) else target, count)
+            folder = Path(opened.enter_context(TemporaryDirectory(dir=temporary_folder())))
+            place: Place = source
+            for number in range(1, count + 1):
+                next_place = target if number == count else folder / f"{number}{suffix}"
+                only = replace(options, audio_stream=number)
+                (done,) = enhance_files(model, [(place, next_place)], only, overwrite=overwrite, threads=threads)
+                if isinstance(done, Exception):
+                    return done
+                reports.append(done)
+                place = next_place
+        except Exception as error:
+            return error
+    elapsed, seconds = sum(each.elapsed for each in reports), sum(each.seconds for each in reports)
+    return replace(
+        reports[-1],
+        source=str(source),
+        elapsed=elapsed,
+        rtf=elapsed / seconds if seconds else 0.0,
+        clipped=sum(each.clipped for each in reports),
+        options=options,
+        notes=tuple(dict.fromkeys(note for each in reports for note in each.notes)),
+    )
+
+
+def _enhance_group(
+    model: Model,
+    pairs: Sequence[tuple[Place, Place]],
+    options: Options,
+    overwrite: bool,
+    threads: int,
+    progress: Callable[[int, float, float], None] | None,
+) -> list[FileReport | Exception]:
+    start = time.monotonic()
+    files = [_File(source, target, options) for source, target in pairs]
+    with contextlib.ExitStack() as leaving:
+        for file in files:
+            leaving.push(file.leave)
+        if options.clip_mode == "rescale":  # one gain for the whole file, known before its first block: twice
+            for file in files:
+                file.attempt(file.open_source)
+            _run(model, files, options, threads, _File.measure, None)
+        for file in files:
+            file.attempt(file.open_source)
+            file.attempt(file.open_target, overwrite)
+        _run(model, files, options, threads, _File.write, progress)
+        for file in files:
+            file.attempt(file.close)
+    elapsed, seconds = time.monotonic() - start, sum(file.seconds for file in files if not file.error)
+    share = elapsed / seconds if seconds else 0.0
+    return [file.error or file.report(model.config, share) for file in files]
+
+
+def _run(
+    model: Model,
+    files: Sequence[_File],
+    options: Options,
+    threads: int,
+    use: Callable[[_File, Samples], None],
+    progress: Callable[[int, float, float], None] | None,
+) -> None:
+    """Take those files that are open from their beginning to their end, side by side."""
+    opened = [(index, file) for index, file in enumerate(files) if not file.error]
+    forms = [(file.reader.format.rate, file.reader.format.channels) for _, file in opened]
+    streams = Streams(model, forms, options, threads)
+    blocks = [file.reader.blocks(block_samples(model.device, file.reader.format.rate)) for _, file in opened]
+    while not streams.finished and not all(file.error for _, file in opened):
+        heard = [file.attempt(next, source, None) for (_, file), source in zip(opened, blocks, strict=True)]
+        for (index, file), block, clean in zip(opened, heard, streams.feed(heard), strict=True):
+            file.attempt(use, file, clean)
+            if progress is not None and block is not None:
+                file.heard += block.shape[1]
+                progress(index, file.heard / file.reader.format.rate, file.reader.format.seconds)
+
+
+class _File:
+    """A file on its way from source to target, which is complete in the end or not there."""
+
+    def __init__(self, source: Place, target: Place, options: Options) -> None:
+        self.source = source
+        self.target = target
+        self.error: Exception | None = None
+        self.heard = 0  # samples of the source
+        self._options = options
+        self._samples = self._clipped = 0  # of the target
+        self._peak: float | None = None
+        self._found: os.stat_result | None = None  # of the source
+        self._opened = contextlib.ExitStack()
+
+    def attempt(self, action: Callable[..., Result], *arguments: Any) -> Result | None:
+        """Return what the action returns, None if it fails: that is this file's end and nobody else's."""
+        if self.error:
+            return None
+        try:
+            return action(*arguments)
+        except Exception as error:
+            self.error = error
+            self.leave(type(error), error, error.__traceback__)
+            return None
+
+    def leave(self, *error: Any) -> None:
+        self._opened.__exit__(*error)
+
+    def close(self) -> None:
+        self._check_unchanged()
+        self._opened.close()
+
+    def _check_unchanged(self) -> None:
+        """Raise AudioError if the source is not what it was when this was first asked.
+
+        One that is gone, or another file in its place, is no harm to who has read it.
+        """
+        if isinstance(self.source, Pipe):
+            return
+        try:
+            found = os.stat(self.source)
+        except OSError:
+            return
+        before = self._found = self._found or found
+        if found.st_ino == before.st_ino and (found.st_size, found.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise AudioError(f"{self.source}: changed while it was read.", "Wait until it is written, and try again.")
+
+    def open_source(self) -> None:
+        if self._options.clip_mode == "rescale" and isinstance(self.source, Pipe):
+            self.source = self._opened.enter_context(self.source.rewindable())
+        self._check_unchanged()
+        stream = self._options.audio_stream
+        assert stream != "all"
+        self.reader = self._opened.enter_context(SoundReader(self.source, self._options.replace_nan, stream))
+
+    def open_target(self, overwrite: bool) -> None:
+        options = self._options
+        self._name = f"-{self.target.suffix}" if isinstance(self.target, Pipe) else self.target
+        self._form = format_for(self._name, self.reader.format.converted(options.rate, options.mono), options.subtype)
+        metadata = read_metadata(self.source, self.reader.format)
+        source = None if isinstance(self.source, Pipe) else Path(self.source)
+        self._writer = self._opened.enter_context(open_writer(self.target, self._form, overwrite, metadata, source))
+
+    def measure(self, block: Samples) -> None:
+        self._peak = max(self._peak or 0.0, float(np.abs(block).max(initial=0.0)))
+
+    def write(self, block: Samples) -> None:
+        if self._form.has_full_scale:
+            block, count = apply_clip_mode(block, self._options.clip_mode, self._peak)
+            self._clipped += count
+        self._writer.write(block)
+        self._samples += block.shape[1]
+
+    @property
+    def seconds(self) -> float:
+        return self._samples / self._form.rate
+
+    def report(self, config: ModelConfig, rtf: float) -> FileReport:
+        """Return what was done; rtf: of the whole batch."""
+        options = self._options
+        source = self.reader.format
+        changed = changes(self._name, source, self._form, ignore_subtype=options.subtype is not None)
+        limited = min(source.rate, self._form.rate) > config.rate
+        return FileReport(
+            source=str(self.source),
+            target=str(self.target),
+            rate=self._form.rate,
+            channels=self._form.channels,
+            samples=self._samples,
+            seconds=self.seconds,
+            elapsed=rtf * self.seconds,
+            rtf=rtf if self._samples else 0.0,
+            clipped=self._clipped,
+            band_limit=config.rate / 2 if limited and options.share == 1 and not options.keep_high_band else None,
+            model=config.name,
+            options=options,
+            not_carried=self._writer.not_carried,
+            notes=(*self.reader.notes, *changed, *self._writer.notes),
+        )
+
+
+def _shifted(progress: Callable[[int, float, float], None], first: int, index: int, done: float, total: float) -> None:
+    progress(first + index, done, total)

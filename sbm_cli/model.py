@@ -1,0 +1,198 @@
+"""A model: the chain from waveform to spectrum and back around a network, and its form on disk.
+
+NAME.safetensors has the weights, NAME.json everything else one needs to use them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sbm_cli.atomic import write_atomically
+from sbm_cli.bridge.schedule import VE, Schedule
+from sbm_cli.config import build, dump, parse_json
+from sbm_cli.dsp.compress import Compression
+from sbm_cli.dsp.level import Level
+from sbm_cli.dsp.stft import Stft
+from sbm_cli.errors import ModelError
+from sbm_cli.nn.backbones import Backbone
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
+from sbm_cli.nn.network import Network, Windows
+
+FORMAT = 2  # of NAME.json
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The chain from waveform to spectrum and back, the bridge, and the network's dimensions.
+
+    Spectra are complex [batch, freq, frames], a level is a power [batch, frames].
+    """
+
+    name: str
+    rate: int = 16000
+    stft: Stft = Stft()
+    level: Level = Level()
+    compression: Compression = Compression()
+    schedule: Schedule = VE()
+    network: Backbone = field(default_factory=OSpatialNetConfig)
+
+    def __post_init__(self) -> None:
+        # Files are named after it.
+        if not self.name or Path(self.name).name != self.name or self.name.startswith(".") or "\\" in self.name:
+            raise ValueError(f"name is the beginning of a file's name, without folders, got {self.name!r}")
+        if not 1000 <= self.rate <= 192_000:
+            raise ValueError(f"rate lies between 1000 and 192000 Hz, got {self.rate}")
+        if self.stft.bins != self.network.bins:
+            raise ValueError(f"the STFT has {self.stft.bins} frequencies, the network {self.network.bins}")
+
+    def power(self, spectrum: Tensor) -> Tensor:
+        """Return the power of every frame that the level follows, [batch, frames]."""
+        return self.level.power(spectrum, self.rate / self.stft.n_fft)
+
+    def track(self, power: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the level of every frame, and of the last one, which is the next block's carry."""
+        return self.level.track(power, self.stft.hop / self.rate, carry)
+
+    def compress(self, spectrum: Tensor, level: Tensor) -> Tensor:
+        """Return a spectrum as the network sees it: divided by the level, compressed."""
+        return self.compression.compress(spectrum / level.sqrt()[:, None])
+
+    def expand(self, estimate: Tensor, level: Tensor) -> Tensor:
+        """Return the spectrum of what the network sees or estimates: the inverse of `compress`."""
+        return self.compression.expand(estimate) * level.sqrt()[:, None]
+
+    def to_network(self, waveform: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the compressed spectra of whole waveforms [batch, samples], and their level.
+
+        start: the level before the first frame, [batch], as a factor on the waveform's mean power; 0 (or None for all)
+        takes the first frame's own power.
+        """
+        spectrum = self.stft.forward(waveform)
+        power = self.power(spectrum).clamp_min(self.level.floor)
+        carry = None if start is None else torch.where(start > 0, start * power.mean(1), power[:, 0])
+        level, _ = self.track(power, carry)
+        return self.compress(spectrum, level), level
+
+    def to_waveform(self, estimate: Tensor, level: Tensor, samples: int) -> Tensor:
+        """Return the waveforms [batch, samples] of estimates: the inverse of `to_network`."""
+        return self.stft.inverse(self.expand(estimate, level), samples)
+
+
+class Model:
+    """A network with its config, on a device: as it was trained, and folded for one step at t = 1."""
+
+    def __init__(self, network: Network, config: ModelConfig) -> None:
+        self.network, self.config = network, config
+        self.side_by_side: int | None = None  # as many files as memory had room for; None: it has not run out
+        self._folded: dict[float, Network] = {}
+
+    def to(self, device: str | torch.device) -> Model:
+        """Move it to a device, for enhancement: nothing is trained from here on."""
+        self.network.eval().requires_grad_(False).to(device)
+        self._folded.clear()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def timed(self) -> Network:
+        """The network for several steps, block by block."""
+        return self._streamed(self.network)
+
+    def folded(self, room: float = 0.0) -> Network:
+        """Return the network folded for one step that leaves so much of the reverberation, 0 to 1, block by block."""
+        if room not in self._folded:
+            self._folded[room] = self._streamed(self.network.fold(room=room).eval().requires_grad_(False))
+        return self._folded[room]
+
+    @property
+    def lookahead(self) -> int:
+        """Frames by which an estimate comes late, block by block."""
+        network = self.folded()
+        return network.lookahead if isinstance(network, Windows) else self.config.network.lookahead
+
+    @property
+    def latency_seconds(self) -> float:
+        """Algorithmic delay between an input sample and its output: window and look-ahead."""
+        stft = self.config.stft
+        return (stft.window + self.lookahead * stft.hop) / self.config.rate
+
+    def _streamed(self, network: Network) -> Network:
+        return network if self.config.network.causal else Windows(network)
+
+    @classmethod
+    def load(cls, path: Path) -> Model:
+        """Return the model of a file, in float32 and eval mode.
+
+        Raises ModelError if the file or its config is missing, damaged, or does not fit the other one; ConfigError for
+        an unknown key or a value out of range.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        config = load_config(path)
+        try:
+            weights: dict[str, Tensor] = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{path}: cannot be read as safetensors ({error})", "Download or copy the model again."
+            ) from error
+        for name, tensor in weights.items():
+            if not (tensor.is_floating_point() and tensor.isfinite().all()):
+                raise ModelError(f"{path}: the weights {name!r} are not all finite numbers", "Copy the model again.")
+        with torch.device("meta"):  # neither memory nor random numbers nor torch's defaults for weights that follow
+            network = config.network.build()
+        # A copy: those of float32 may lie in the file, which somebody may write to.
+        weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
+        try:
+            network.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{path}: the weights do not fit {path.with_suffix('.json').name}",
+                "Both files must come from the same training.",
+            ) from error
+        return cls(network.eval(), config)
+
+    def save(self, path: Path) -> None:
+        """Write weights in float16 to `path` (NAME.safetensors), the config beside it, each whole or not at all."""
+        from safetensors.torch import save
+
+        tensors = self.network.state_dict().items()
+        write_atomically(path, save({name: tensor.detach().half().contiguous() for name, tensor in tensors}))
+        text = json.dumps({"format": FORMAT} | dump(self.config), indent=2) + "\n"
+        write_atomically(path.with_suffix(".json"), text.encode())
+
+
+def load_config(path: Path) -> ModelConfig:
+    """Return the config that lies beside the weights at `path`."""
+    beside = path.with_suffix(".json")
+    try:
+        values = parse_json(beside.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path}: its configuration {beside.name} is missing", "Put it beside the weights.") from error
+    except ValueError as error:
+        raise ModelError(f"{beside}: not valid JSON ({error})", "Download or copy the model again.") from error
+    if isinstance(values, Mapping):
+        number = values.get("format", 1)
+        if number not in range(1, FORMAT + 1):
+            raise ModelError(f"{beside}: of format {number!r}, which this version does not know", "Update sbm-cli.")
+        values = upgraded({key: value for key, value in values.items() if key != "format"})
+    return build(ModelConfig, values, str(beside))
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's configuration in today's words, whatever format it was written in."""
+    values, network = dict(values), values.get("network")
+    if isinstance(network, Mapping) and "kind" not in network:  # format 1: there was one backbone
+        words = {"state": "d_state"}
+        values["network"] = {"kind": "ospatialnet"} | {words.get(key, key): value for key, value in network.items()}
+    return values

@@ -1,0 +1,288 @@
+"""How fast an enhancer is on this machine: the one timing protocol, of `sbm rtf` and of `benchmarks/`.
+
+Every round times one clip of each length with each system, one after another, so that a slow minute of the machine
+meets all of them; the first round warms up and is not counted. Real-time factor (RTF) = processing time / duration of
+the audio. Our own times are from array to array, with the model loaded; those of other programs from file to file,
+less the time of a tenth of a second of audio, which is their start.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sbm_cli.audio.resample import StreamResampler
+from sbm_cli.enhancer import Enhancer
+from sbm_cli.timing.clips import Clip, speech_like, write_clip
+from sbm_cli.timing.commands import Command
+from sbm_cli.timing.machine import machine, peak_memory, software
+
+START_SECONDS = 0.1  # of the clip that measures a program's start
+STREAM_SECONDS = 10.0
+STREAM_WARM_UP = 20  # hops
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system on the clips of one name: seconds of work over the rounds, and of start, which RTF leaves out."""
+
+    system: str
+    clip: str
+    seconds: float
+    median: float
+    least: float
+    most: float
+    start: float
+    rtf: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """In seconds; median, p99 and most are times of work for one hop of a stream at the model's rate, the rest delay.
+
+    algorithmic: between a sample and its output, from window and look-ahead. resampler: what the conversion of a file
+    of 48 kHz to the model's rate and back adds.
+    """
+
+    hop: float
+    median: float
+    p99: float
+    most: float
+    algorithmic: float
+    resampler: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured and under which conditions; seconds, and bytes of memory."""
+
+    machine: str
+    software: str
+    model: str
+    parameters: int  # of the folded network
+    device: str
+    dtype: str
+    scan: str
+    threads: int
+    rounds: int
+    import_seconds: float
+    load_seconds: float
+    passes: int  # of every frame through the network
+    calls: int  # of the network for the first clip, one for each block
+    latency: Latency
+    peak_memory: int | None
+    peak_device_memory: int | None
+    rows: tuple[Row, ...]
+
+
+def benchmark(
+    enhancer: Enhancer,
+    clips: Callable[[int], Sequence[Clip]],
+    rounds: int,
+    commands: Sequence[Command] = (),
+    *,
+    scan: str,
+    import_seconds: float,
+    load_seconds: float,
+    progress: Callable[[float, float], None] | None = None,
+) -> Report:
+    """Measure an enhancer and other programs beside it.
+
+    clips: those of a round, the same names in every round. commands: of different names, none that of the model.
+    scan, import_seconds, load_seconds: only reported.
+    progress is called with the seconds of audio done and in all.
+
+    Raises SbmError if a program fails.
+    """
+    parameters = list(enhancer.model.folded().parameters())
+    where = machine()  # says how busy it was before us
+    passes, calls = network_passes(enhancer, clips(0)[0])
+    rows = measure(enhancer, (clips(number) for number in range(rounds + 1)), rounds + 1, commands, progress)
+    return Report(
+        machine=where,
+        software=software(),
+        model=enhancer.config.name,
+        parameters=sum(parameter.numel() for parameter in parameters),
+        device=_device_name(enhancer),
+        dtype=str(parameters[0].dtype).removeprefix("torch."),
+        scan=scan,
+        threads=enhancer.threads,
+        rounds=rounds,
+        import_seconds=import_seconds,
+        load_seconds=load_seconds,
+        passes=passes,
+        calls=calls,
+        latency=stream_latency(enhancer),
+        peak_memory=peak_memory(),
+        peak_device_memory=_peak_device_memory(enhancer),
+        rows=tuple(rows),
+    )
+
+
+def measure(
+    enhancer: Enhancer,
+    rounds: Iterable[Sequence[Clip]],
+    count: int,
+    commands: Sequence[Command] = (),
+    progress: Callable[[float, float], None] | None = None,
+) -> list[Row]:
+    """Return a row for every clip and system; the first of the `count` rounds warms up."""
+    names = [enhancer.config.name, *(command.name for command in commands)]
+    start = Clip("", speech_like(START_SECONDS, enhancer.config.rate)[None], enhancer.config.rate)
+    times: dict[tuple[str, str], list[float]] = {}
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
+        for number, clips in enumerate(rounds):
+            for clip in (start, *clips) if commands else clips:
+                seconds[clip.name] = clip.seconds
+                works: list[Callable[[], object]] = [partial(enhancer.enhance, clip.samples, clip.rate)]
+                if commands:
+                    write_clip(source, clip)
+                    works += [partial(command.run, source, target, enhancer.threads) for command in commands]
+                for name, work in zip(names, works, strict=True):
+                    took = timed(work, enhancer)
+                    if number:
+                        times.setdefault((name, clip.name), []).append(took)
+            if progress is not None:
+                done = sum(clip.seconds for clip in clips)
+                progress((number + 1) * done, count * done)
+    # Of ours, with the model loaded, nothing is taken off.
+    starts = {name: float(np.median(times[name, start.name])) for name in names[1:]}
+    return [
+        _row(name, clip, seconds[clip], times[name, clip], starts.get(name, 0.0))
+        for clip in seconds
+        if clip != start.name
+        for name in names
+    ]
+
+
+def timed(work: Callable[[], object], enhancer: Enhancer) -> float:
+    """Return how long a call takes, in seconds, with the work of a GPU done before and after."""
+    _synchronize(enhancer)
+    start = time.perf_counter()
+    work()
+    _synchronize(enhancer)
+    return time.perf_counter() - start
+
+
+def stream_latency(enhancer: Enhancer) -> Latency:
+    """Return the time per hop of a stream that is fed one hop at a time, as live sound comes."""
+    rate, hop = enhancer.config.rate, enhancer.config.stft.hop
+    samples, stream = speech_like(STREAM_SECONDS, rate), enhancer.stream(rate)
+    blocks = [samples[start : start + hop] for start in range(0, samples.size - hop + 1, hop)]
+    times = [timed(partial(stream.feed, block), enhancer) for block in blocks][STREAM_WARM_UP:]
+    return Latency(
+        hop=hop / rate,
+        median=float(np.median(times)),
+        p99=float(np.quantile(times, 0.99)),
+        most=max(times),
+        algorithmic=enhancer.latency_seconds,
+        resampler=resampler_delay(48_000, rate),
+    )
+
+
+def resampler_delay(rate: int, model_rate: int) -> float:
+    """Return how many seconds of sound the way from `rate` to `model_rate` and back holds at most."""
+    there, back = StreamResampler(rate, model_rate, 1), StreamResampler(model_rate, rate, 1)
+    fed = returned = most = 0
+    block = np.zeros((1, rate // 100), np.float32)
+    for _ in range(100):
+        fed += block.shape[1]
+        returned += back.feed(there.feed(block)).shape[1]
+        most = max(most, fed - returned)
+    return most / rate
+
+
+def network_passes(enhancer: Enhancer, clip: Clip) -> tuple[int, int]:
+    """Return how often each frame of a clip goes through the network (1: a single step), and in how many calls."""
+    frames = calls = 0
+
+    def count(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal frames, calls
+        frames += inputs[1].shape[-1]  # noisy: [batch, freq, frames]
+        calls += 1
+
+    hook = enhancer.model.folded().register_forward_hook(count)
+    try:
+        enhancer.enhance(clip.samples, clip.rate)
+    finally:
+        hook.remove()
+    return round(frames / enhancer.config.stft.frames(round(clip.seconds * enhancer.config.rate))), calls
+
+
+def to_markdown(report: Report) -> str:
+    """Return the conditions as a list and the times as a table."""
+    return "\n".join([*_conditions(report), "", *_table(report.rows)])
+
+
+def _conditions(report: Report) -> Iterator[str]:
+    latency = report.latency
+    yield f"- machine: {report.machine}"
+    yield f"- software: {report.software}"
+    yield (
+        f"- model: {report.model}, {report.parameters} parameters when folded, {report.dtype} on {report.device}, "
+        f"scan {report.scan}, threads {report.threads}"
+    )
+    yield (
+        f"- protocol: median of {report.rounds} rounds after one of warm-up, systems and clips taking turns; ours from "
+        "array to array, other programs from file to file less their start"
+    )
+    yield f"- start, apart: imports {report.import_seconds:.2f} s, model {report.load_seconds:.2f} s"
+    yield f"- network: {report.passes} pass of every frame; {report.calls} calls, one a block, for the first clip"
+    yield (
+        f"- stream, hop by hop: median {1e3 * latency.median:.2f} ms, 99th percentile {1e3 * latency.p99:.2f} ms, most "
+        f"{1e3 * latency.most:.2f} ms, of {1e3 * latency.hop:g} ms"
+    )
+    yield (
+        f"- algorithmic latency: {1e3 * latency.algorithmic:g} ms (window and look-ahead); "
+        f"the resampler adds {1e3 * latency.resampler:.0f} ms at 48 kHz"
+    )
+    memory = {"resident": report.peak_memory, "on the device": report.peak_device_memory}
+    told = [f"{held / 2**20:.0f} MiB {where}" for where, held in memory.items() if held is not None]
+    yield f"- peak memory: {', '.join(told) or 'not known here'}"
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| clip | system | median, s | least to most | start, s | RTF | times real time |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in rows:
+        start = f"{row.start:.3f}" if row.start else "apart"
+        spread = f"{row.least:.3f} to {row.most:.3f}"
+        speed = f"{1 / row.rtf:.1f}" if row.rtf else ""
+        yield f"| {row.clip} | {row.system} | {row.median:.3f} | {spread} | {start} | {row.rtf:.4f} | {speed} |"
+
+
+def _row(system: str, clip: str, seconds: float, times: Sequence[float], start: float) -> Row:
+    median = float(np.median(times))
+    return Row(system, clip, seconds, median, min(times), max(times), start, max(0.0, median - start) / seconds)
+
+
+def _device_name(enhancer: Enhancer) -> str:
+    import torch
+
+    if enhancer.device.type != "cuda":
+        return str(enhancer.device)
+    return f"{enhancer.device} ({torch.cuda.get_device_name(enhancer.device)})"
+
+
+def _synchronize(enhancer: Enhancer) -> None:
+    if enhancer.device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(enhancer.device)
+
+
+def _peak_device_memory(enhancer: Enhancer) -> int | None:
+    if enhancer.device.type != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(enhancer.device))

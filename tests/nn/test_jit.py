@@ -1,0 +1,75 @@
+"""Kernels are compiled once for a machine, and again when the source of any of them changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sbm_cli.nn.kernels.cpu import jit as module
+from sbm_cli.nn.kernels.cpu.jit import digest, jit
+
+
+def twice(x):  # type: ignore[no-untyped-def]
+    return 2 * x
+
+
+def test_an_edit_in_any_file_changes_the_digest(tmp_path: Path) -> None:
+    helper, kernel = tmp_path / "helper.py", tmp_path / "kernel.py"
+    helper.write_text("a = 1")
+    kernel.write_text("b = 2")
+    first = digest(tmp_path)
+    helper.write_text("a = 3")
+    second = digest(tmp_path)
+    helper.rename(tmp_path / "other.py")
+    assert len({first, second, digest(tmp_path)}) == 3
+    assert module.SOURCES == digest(Path(module.__file__).parents[2])
+
+
+def test_what_other_sources_compiled_is_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+
+    def hits() -> int:
+        kernel = jit(twice)
+        assert kernel(21) == 42
+        return sum(kernel.stats.cache_hits.values())
+
+    assert [hits(), hits()] == [0, 1]
+    monkeypatch.setattr(module, "SOURCES", "edited")
+    assert [hits(), hits()] == [0, 1]
+
+
+KERNEL = """
+import torch
+from sbm_cli.nn.scan.cpu import conv_forward
+from sbm_cli.nn.scan import causal_conv1d
+causal_conv1d(torch.ones(1, 5, 1, 16), torch.ones(16, 1, 4), torch.ones(16))
+print(*(sum(counts.values()) for counts in (conv_forward.stats.cache_hits, conv_forward.stats.cache_misses)))
+"""
+
+
+def test_the_next_process_loads_what_the_first_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    command = [sys.executable, "-c", KERNEL]
+    told = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(2)]
+    assert told == [["0", "1"], ["1", "0"]]  # hits and misses
+    assert list(tmp_path.rglob("*.nbc"))
+
+
+def test_compiles_without_a_place_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.core.caching.CompileResultCacheImpl._locator_classes", [])
+    assert jit(twice)(21) == 42
+
+
+def test_without_a_home_no_folder_is_made_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(module, "KernelCache", asked.append)
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(module.os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(module.os, "access", lambda *_: False)
+    jit(twice)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "somewhere")
+    jit(twice)
+    assert asked == [twice]
