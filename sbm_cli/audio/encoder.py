@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.decoder import TAGS, is_still, open_container
 from sbm_cli.audio.format import AudioFormat
-from sbm_cli.audio.parts import Window
+from sbm_cli.audio.segments import Window
 from sbm_cli.errors import AudioError
 
 _QUIET = 1e-3  # of full scale: what may give way to the silence that an encoder puts before the sound

@@ -19,9 +19,9 @@ from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.decoder import Decoder, is_mpeg
 from sbm_cli.audio.format import INTEGER_BITS, SAMPLE_BYTES, AudioFormat, Waveform
 from sbm_cli.audio.metadata.chunks import sample_bytes
-from sbm_cli.audio.parts import Window, next_flac, sniff
 from sbm_cli.audio.pipe import Pipe, Samples, means_unknown
 from sbm_cli.audio.samples import LIMIT, usable
+from sbm_cli.audio.segments import Window, next_flac, sniff
 from sbm_cli.errors import AudioError
 
 _MISCOUNTED = {"VOC", "MP3", "OGG"}  # by libsndfile, which may come upon them where nothing shows them beforehand

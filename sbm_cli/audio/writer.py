@@ -219,7 +219,7 @@ def open_writer(
             yield writer
     elif format.container in ("RAW", "WAV", "WAVEX", "RF64"):
         with PipeWriter(target, format) as writer_of_pipe:
-            writer_of_pipe.not_carried = tuple(dict.fromkeys(part.label for part in metadata.parts)) if metadata else ()
+            writer_of_pipe.not_carried = tuple(dict.fromkeys(item.label for item in metadata.items)) if metadata else ()
             yield writer_of_pipe
     else:
         with TemporaryDirectory(dir=temporary_folder()) as folder:

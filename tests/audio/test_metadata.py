@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sbm_cli.audio.format import AudioFormat, format_for
 from sbm_cli.audio.io import SoundReader, read_format
 from sbm_cli.audio.metadata import Metadata, read_metadata
-from sbm_cli.audio.metadata.parts import Part, splice
+from sbm_cli.audio.metadata.items import Item, splice
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.audio.writer import SoundWriter, open_writer
 
@@ -128,13 +128,13 @@ def test_what_is_behind_the_samples_of_a_w64_is_not_heard(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.caf", "a.w64"])
 def test_chunks_around_no_samples(tmp_path: Path, name: str) -> None:
     sf.write(tmp_path / name, np.zeros(0), 16000)
-    part = Part({".wav": "WAVE", ".caf": "CAF", ".aiff": "AIFF", ".w64": "W64"}[Path(name).suffix], b"who?", b"1234")
+    item = Item({".wav": "WAVE", ".caf": "CAF", ".aiff": "AIFF", ".w64": "W64"}[Path(name).suffix], b"who?", b"1234")
     if name.endswith("w64"):
-        part = replace(part, name=b"who?" + W64)
+        item = replace(item, name=b"who?" + W64)
     form = read_format(tmp_path / name)
-    assert Metadata(form, [part]).write(tmp_path / name, form) == ()
+    assert Metadata(form, [item]).write(tmp_path / name, form) == ()
     assert read_format(tmp_path / name).samples == 0
-    assert [found.data for found in read_metadata(tmp_path / name, form).parts] == [b"1234"]
+    assert [found.data for found in read_metadata(tmp_path / name, form).items] == [b"1234"]
 
 
 def test_what_counts_samples_does_not_outlive_another_rate(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_comments_and_pictures_of_flac_and_ogg(tmp_path: Path) -> None:
         assert lost == () and dict(read_format(again).tags)["title"] == "Grüße"
         for path in (found, again):
             assert whole(path.read_bytes())
-            assert [part.data for part in read_metadata(path, read_format(path)).parts] == [
+            assert [item.data for item in read_metadata(path, read_format(path)).items] == [
                 *ENTRIES,
                 b"METADATA_BLOCK_PICTURE=" + base64.b64encode(PICTURE),
             ]
@@ -208,7 +208,7 @@ def test_comments_of_codecs_that_are_only_read(tmp_path: Path) -> None:
             pages += head + b"\1" + bytes([len(packet)]) + packet
         (tmp_path / "a.ogg").write_bytes(pages)
         form = AudioFormat(16000, 1, 4001, "OGG", "SPEEX")
-        assert [part.data for part in read_metadata(tmp_path / "a.ogg", form).parts] == list(ENTRIES)
+        assert [item.data for item in read_metadata(tmp_path / "a.ogg", form).items] == list(ENTRIES)
 
 
 def whole(ogg: bytes) -> bool:
@@ -293,7 +293,7 @@ def test_rubbish_is_no_obstacle(tmp_path: Path, data: st.DataObject) -> None:
 @pytest.mark.parametrize("start", [0, 3])
 @pytest.mark.parametrize("data", [b"", b"1", b"12", b"123456"])
 def test_splice(tmp_path: Path, start: int, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sbm_cli.audio.metadata.parts._BLOCK", 4)
+    monkeypatch.setattr("sbm_cli.audio.metadata.items._BLOCK", 4)
     path, content = tmp_path / "a", bytes(range(100, 121))
     path.write_bytes(content)
     with path.open("r+b") as file:
