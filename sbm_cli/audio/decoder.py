@@ -25,6 +25,7 @@ TAGS = {name: name for name in ("title", "artist", "album", "comment", "copyrigh
 TAGS |= {"track": "tracknumber", "license": "license", "publisher": "organization"}
 # Whose plain samples libsndfile reads, unless their header is damaged: then FFmpeg's guess is not to be trusted either.
 _STRICT = {"wav", "w64", "aiff", "caf", "au", "nistsphere"}
+_TAGGED = {"MP3", "OGG", "WAV", "CAF", "AIFF", "W64"}  # whose covers, chapters and tags are read as metadata
 _OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
 
 
@@ -46,7 +47,9 @@ class Decoder:
         self._opened: Any = self._open(self._segments[0])
         try:
             self.format = self._format()
-            self.has_pictures = any(other.type == "video" and not is_still(other) for other in self._opened.streams)
+            self.has_pictures = any(
+                other.type == "video" and not ffmpeg.is_still(other) for other in self._opened.streams
+            )
         except BaseException:
             self.close()
             raise
@@ -76,6 +79,15 @@ class Decoder:
     def streams(self) -> int:
         """How many streams of sound there are."""
         return len(self._opened.streams.audio)
+
+    def beside(self) -> list[str]:
+        """Name the streams, chapters and tags that are neither the sound nor metadata of a file of sound."""
+        opened = self._opened
+        others = [stream for stream in opened.streams if stream.index != self._sound]
+        if self.format.container in _TAGGED:
+            return ffmpeg.named([stream for stream in others if not ffmpeg.is_still(stream)])
+        tags = {name.lower() for name in opened.metadata} - set(TAGS) - ffmpeg.OWN_TAGS
+        return ffmpeg.named(others, len(opened.chapters())) + sorted(tags)
 
     # --- opening
 
@@ -127,6 +139,7 @@ class Decoder:
         bit_rate = context.bit_rate or (round(size * 8 / seconds) if alone else 0)
         if codec == "aac" and str(context.profile).startswith("HE"):
             bit_rate *= 2  # what we write is plain AAC, which needs about as much more
+        self._sound = stream.index
         self._origin = Origin(self._path, self._file, container.streams.audio.index(stream))
         name = container.format.name.split(",")[0]
         subtype = ffmpeg.subtype_of(codec, context.format.name, bytes(context.extradata or b""))
@@ -284,13 +297,6 @@ def _up_to(samples: int | None, blocks: Iterator[tuple[Waveform, int]]) -> Itera
 def is_mpeg(beginning: bytes) -> bool:
     """Whether these bytes may begin a frame of MPEG audio: not of AAC, whose layer is 0, which MPEG has not."""
     return len(beginning) > 1 and beginning[0] == 0xFF and beginning[1] >= 0xE0 and beginning[1] & 6 != 0
-
-
-def is_still(stream: Any) -> bool:
-    """Whether a video stream is one picture, as that of an album."""
-    from av.stream import Disposition
-
-    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _waveform(frame: Any) -> Waveform:

@@ -160,10 +160,10 @@ def rewrite(source: Path, target: Path, stream: int | None = None) -> list[str]:
     """Write what is read; return what is to be told."""
     with SoundReader(source, stream=stream) as reader:
         form = format_for(target, reader.format)
-        with SoundWriter(target, form) as writer:
+        with SoundWriter(target, form, metadata=reader.metadata()) as writer:
             for block in reader.blocks(5000):
                 writer.write(block)
-        return [*reader.notes, *changes(target, reader.format, form), *writer.notes]
+        return [*reader.notes, *changes(target, reader.format, form), *writer.notes, *writer.not_carried]
 
 
 def lag(late: NDArray[np.float32], early: NDArray[np.float32]) -> int:

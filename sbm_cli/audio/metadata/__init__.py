@@ -1,7 +1,7 @@
 """What a file holds beside its samples, carried over bit for bit into a container that has room for it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,7 +10,6 @@ from sbm_cli.audio.metadata import id3
 from sbm_cli.audio.metadata.chunks import fitting, info, read_chunks, write_chunks
 from sbm_cli.audio.metadata.items import Item, text
 from sbm_cli.audio.metadata.vorbis import fits, read_flac, read_ogg, write_flac, write_ogg
-from sbm_cli.audio.pipe import Pipe
 
 # Whose items a container has room for.
 _ROOM = {
@@ -49,11 +48,11 @@ _TAGS = {
 
 @dataclass(frozen=True)
 class Metadata:
-    """The items of a source in a format; lost: the names of those that could not be read."""
+    """The items of a source in a format; lost: the names of what else there is, known once all is read."""
 
     format: AudioFormat
     items: Sequence[Item] = ()
-    lost: Sequence[str] = ()
+    lost: list[str] = field(default_factory=list)
 
     @property
     def tags(self) -> tuple[tuple[str, str], ...]:
@@ -73,15 +72,7 @@ class Metadata:
     def write(self, path: Path, form: AudioFormat) -> tuple[str, ...]:
         """Put the items into a finished file of format `form`; return the names of what it has no room for."""
         home = _home(form)
-        room, lost = _ROOM.get(home, set()), [*self.lost]
-        rate, mixed = form.rate / self.format.rate, form.channels != self.format.channels
-        kept = []
-        for item in self.items:
-            fitted = fitting(item, rate, mixed) if item.home in room and fits(item, home) else None
-            if fitted is not None:
-                kept.append(fitted)
-            elif item.home in room or not _told(item):
-                lost += id3.frames(item.data) if item.home == "ID3" and item.home not in room else [item.label]
+        kept, lost = self._sorted(home, form.rate / self.format.rate, form.channels != self.format.channels)
         if not self._stay_home(home):
             lost += [name for name, _ in self.tags if name not in _TAGS.get(home, set())]
         if kept or home == "MP3":
@@ -90,23 +81,34 @@ class Metadata:
                     lost += [item.label for item in kept]
         return tuple(dict.fromkeys(lost))
 
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """The names of what no tags tell."""
+        return tuple(dict.fromkeys(self._sorted("")[1]))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all of it."""
+        return (*self.untold, *dict(self.tags))
+
+    def _sorted(self, home: str, rate: float = 1, mixed: bool = False) -> tuple[list[Item], list[str]]:
+        """Return what has room in a container, of `rate` times the rate, and the names of what has not."""
+        room, kept, lost = _ROOM.get(home, set()), [], [*self.lost]
+        for item in self.items:
+            fitted = fitting(item, rate, mixed) if item.home in room and fits(item, home) else None
+            if fitted is not None:
+                kept.append(fitted)
+            elif item.home in room or not _told(item):
+                lost += id3.frames(item.data) if item.home == "ID3" and item.home not in room else [item.label]
+        return kept, lost
+
     def _stay_home(self, home: str) -> bool:
         """Whether the items bring the tags themselves: they go where they come from."""
         return any(item.home in _ROOM.get(home, ()) and item.home != "ID3" for item in self.items)
 
 
-def read_metadata(source: str | Path | Pipe, form: AudioFormat) -> Metadata:
-    """Return what a recording holds beside its samples, which others may be reading; form: its format.
-
-    A pipe that cannot seek has none.
-    """
-    if not isinstance(source, Pipe):
-        with open(source, "rb") as file:
-            return _read(file, form)
-    return _read(source.file, form) if source.file.seekable() and not source.raw else Metadata(form)
-
-
-def _read(file: BinaryIO, form: AudioFormat) -> Metadata:
+def read_metadata(file: BinaryIO, form: AudioFormat) -> Metadata:
+    """Return what a recording holds beside its samples, which others may be reading; form: its format."""
     place = file.tell()
     try:
         found = read_chunks(file)
