@@ -18,7 +18,6 @@ import torch
 from sbm_cli.audio.clipping import apply_clip_mode
 from sbm_cli.audio.format import changes, check_room, format_for
 from sbm_cli.audio.io import SoundReader
-from sbm_cli.audio.metadata import read_metadata
 from sbm_cli.audio.pipe import Pipe, temporary_folder
 from sbm_cli.audio.writer import open_writer
 from sbm_cli.errors import AudioError
@@ -36,7 +35,8 @@ class FileReport:
 
     rate, channels, samples: of the target; clipped: how many of its samples were beyond full scale.
     band_limit: Hz above which the source may hold something and nothing came out, None if nothing is missing.
-    not_carried: names of the metadata that the target has no room for.
+    not_carried: names of what the target has no room for: metadata, other streams of a film.
+    subtype: of the target, bit_rate: in bit/s, if that is a codec that loses something, 0 otherwise.
     notes: what is to be told: what the source lacked, what of its format the target does not keep.
     """
 
@@ -54,6 +54,8 @@ class FileReport:
     options: Options
     not_carried: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    subtype: str = ""
+    bit_rate: int = 0
 
 
 def enhance_files(
@@ -120,6 +122,7 @@ def _enhance_all_streams(
         rtf=elapsed / seconds if seconds else 0.0,
         clipped=sum(each.clipped for each in reports),
         options=options,
+        not_carried=tuple(dict.fromkeys(name for each in reports for name in each.not_carried)),
         notes=tuple(dict.fromkeys(note for each in reports for note in each.notes)),
     )
 
@@ -233,9 +236,10 @@ class _File:
         options = self._options
         self._name = f"-{self.target.suffix}" if isinstance(self.target, Pipe) else self.target
         self._form = format_for(self._name, self.reader.format.converted(options.rate, options.mono), options.subtype)
-        metadata = read_metadata(self.source, self.reader.format)
         source = None if isinstance(self.source, Pipe) else Path(self.source)
-        self._writer = self._opened.enter_context(open_writer(self.target, self._form, overwrite, metadata, source))
+        self._writer = self._opened.enter_context(
+            open_writer(self.target, self._form, overwrite, self.reader.metadata(), source)
+        )
 
     def measure(self, block: Samples) -> None:
         self._peak = max(self._peak or 0.0, float(np.abs(block).max(initial=0.0)))
@@ -272,6 +276,8 @@ class _File:
             options=options,
             not_carried=self._writer.not_carried,
             notes=(*self.reader.notes, *changed, *self._writer.notes),
+            subtype=self._form.subtype,
+            bit_rate=self._writer.bit_rate,
         )
 
 

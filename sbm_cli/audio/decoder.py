@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Origin, Waveform
-from sbm_cli.audio.mpeg import mpeg_parts
-from sbm_cli.audio.parts import Part, Parts, Window, cut_short, ogg_parts, sniff
+from sbm_cli.audio.mpeg import mpeg_segments
 from sbm_cli.audio.resample import StreamResampler
+from sbm_cli.audio.segments import Segment, Window, caf_segments, cut_short, ogg_segments, sniff
 from sbm_cli.errors import AudioError
 
 # Seconds without sound beside a picture that become silence: less is the coarseness of time stamps, more another clock.
@@ -25,6 +25,7 @@ TAGS = {name: name for name in ("title", "artist", "album", "comment", "copyrigh
 TAGS |= {"track": "tracknumber", "license": "license", "publisher": "organization"}
 # Whose plain samples libsndfile reads, unless their header is damaged: then FFmpeg's guess is not to be trusted either.
 _STRICT = {"wav", "w64", "aiff", "caf", "au", "nistsphere"}
+_TAGGED = {"MP3", "OGG", "WAV", "CAF", "AIFF", "W64"}  # whose covers, chapters and tags are read as metadata
 _OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
 
 
@@ -42,16 +43,18 @@ class Decoder:
         self._reason = reason or "damaged, or without a single sample"
         self._file, self._path, self._stream = file, path, stream
         beginning = sniff(file)
-        self._parts = _parts(file, beginning)
-        self._opened: Any = self._open(self._parts.streams[0])
+        self._segments, strange = _segments(file, beginning)
+        self._opened: Any = self._open(self._segments[0])
         try:
             self.format = self._format()
-            self.has_pictures = any(other.type == "video" and not is_still(other) for other in self._opened.streams)
+            self.has_pictures = any(
+                other.type == "video" and not ffmpeg.is_still(other) for other in self._opened.streams
+            )
         except BaseException:
             self.close()
             raise
-        if self._parts.strange:
-            self.notes.append(f"{self._parts.strange} bytes in it are neither sound nor a tag: left out")
+        if strange:
+            self.notes.append(f"{strange} bytes in it are neither sound nor a tag: left out")
         self._waiting = np.zeros((self.format.channels, 0), np.float32)
         self._blocks = self._all()
 
@@ -77,13 +80,22 @@ class Decoder:
         """How many streams of sound there are."""
         return len(self._opened.streams.audio)
 
+    def beside(self) -> list[str]:
+        """Name the streams, chapters and tags that are neither the sound nor metadata of a file of sound."""
+        opened = self._opened
+        others = [stream for stream in opened.streams if stream.index != self._sound]
+        if self.format.container in _TAGGED:
+            return ffmpeg.named([stream for stream in others if not ffmpeg.is_still(stream)])
+        tags = {name.lower() for name in opened.metadata} - set(TAGS) - ffmpeg.OWN_TAGS
+        return ffmpeg.named(others, len(opened.chapters())) + sorted(tags)
+
     # --- opening
 
-    def _open(self, part: Part) -> Any:
+    def _open(self, segment: Segment) -> Any:
         import av
 
         try:
-            return open_container(Window(self._file, part.start, part.end), self._path)
+            return open_container(Window(self._file, segment.start, segment.end), self._path)
         except (av.FFmpegError, ValueError) as error:
             raise self._unreadable() from error
 
@@ -119,14 +131,15 @@ class Decoder:
         rate = context.sample_rate
         if codec == "opus" and (encoded := int.from_bytes(bytes(context.extradata or b"")[12:16], "little")):
             rate = encoded if encoded in _OPUS_RATES else rate
-        seconds = sum(part.seconds for part in self._parts.streams)
+        seconds = sum(segment.seconds for segment in self._segments)
         seconds = seconds or (float(stream.duration * stream.time_base) if stream.duration else 0.0)
         seconds = seconds or (container.duration or 0) / 1e6
         alone = len(container.streams) == 1 and seconds
-        size = sum(part.end - part.start for part in self._parts.streams)
+        size = sum(segment.end - segment.start for segment in self._segments)
         bit_rate = context.bit_rate or (round(size * 8 / seconds) if alone else 0)
         if codec == "aac" and str(context.profile).startswith("HE"):
             bit_rate *= 2  # what we write is plain AAC, which needs about as much more
+        self._sound = stream.index
         self._origin = Origin(self._path, self._file, container.streams.audio.index(stream))
         name = container.format.name.split(",")[0]
         subtype = ffmpeg.subtype_of(codec, context.format.name, bytes(context.extradata or b""))
@@ -142,25 +155,25 @@ class Decoder:
             duration=seconds,
             layout="" if context.layout.name.endswith(" channels") else context.layout.name,
             bit_rate=bit_rate,
-            variable=any(part.variable for part in self._parts.streams),
+            variable=any(segment.variable for segment in self._segments),
             origin=self._origin,
         )
 
     # --- reading
 
     def _all(self) -> Iterator[Waveform]:
-        """Yield the sound of all parts as waveforms of the first one's rate and channels."""
+        """Yield the sound of all segments as waveforms of the first one's rate and channels."""
         self._lost, self._first_lost, heard = 0, 0.0, 0  # samples
         self._error: Exception | None = None
-        for index, part in enumerate(self._parts.streams):
+        for index, segment in enumerate(self._segments):
             if index:
                 self.close()
-                self._opened = self._open(part)
-            for block in self._uniform(_up_to(part.samples, self._part(part))):
+                self._opened = self._open(segment)
+            for block in self._uniform(_up_to(segment.samples, self._segment(segment))):
                 heard += block.shape[1]
                 yield block
-            if part.missing:
-                raise self._truncated(heard, part.missing)
+            if segment.missing:
+                raise self._truncated(heard, segment.missing)
         if self._lost and self._lost >= heard:
             raise AudioError(f"{self._path}: damaged: nothing of it can be decoded.")
         self._check_end(heard)
@@ -183,14 +196,14 @@ class Decoder:
         if resampler is not None:
             yield resampler.flush()
 
-    def _part(self, part: Part) -> Iterator[tuple[Waveform, int]]:
-        """Decode one part, with silence in place of what cannot be decoded, and of gaps where there is a picture."""
+    def _segment(self, segment: Segment) -> Iterator[tuple[Waveform, int]]:
+        """Decode one segment, with silence in place of what cannot be decoded, and of gaps where there is a picture."""
         import av
 
         stream = self._chosen(self._opened)
         context = stream.codec_context
-        warms_up = part.samples is not None
-        if warms_up:  # what FFmpeg would cut is not the end
+        warms_up = segment.warms_up
+        if segment.samples is not None:  # what FFmpeg would cut is not the end
             context.options = {"flags2": "+skip_manual"}
         rate, place = context.sample_rate, 0.0
         told: float | None = None  # the time of the first frame, of the second after another clock began
@@ -261,16 +274,17 @@ def open_container(file: Window, path: Path) -> Any:
     return av.open(file, format=bare, options=_OPENING, **ffmpeg.raw_tags())
 
 
-def _parts(file: BinaryIO, beginning: bytes) -> Parts:
-    """Return the parts of a file that may have been joined, else the whole as one."""
-    parts = Parts(())
+def _segments(file: BinaryIO, beginning: bytes) -> tuple[list[Segment], int]:
+    """Return the streams that were joined to a file, or the whole as one, and how many bytes are none of theirs."""
+    segments: list[Segment] = []
+    strange = 0
     if beginning.startswith(b"OggS"):
-        parts = ogg_parts(file)
+        segments, strange = ogg_segments(file)
     elif is_mpeg(beginning):
-        parts = mpeg_parts(file)
-    if not parts.streams:
-        parts = Parts((Part(0, file.seek(0, 2)),))
-    return parts
+        segments, strange = mpeg_segments(file)
+    elif beginning.startswith(b"caff"):
+        segments = caf_segments(file)
+    return segments or [Segment(0, file.seek(0, 2))], strange
 
 
 def _up_to(samples: int | None, blocks: Iterator[tuple[Waveform, int]]) -> Iterator[tuple[Waveform, int]]:
@@ -283,13 +297,6 @@ def _up_to(samples: int | None, blocks: Iterator[tuple[Waveform, int]]) -> Itera
 def is_mpeg(beginning: bytes) -> bool:
     """Whether these bytes may begin a frame of MPEG audio: not of AAC, whose layer is 0, which MPEG has not."""
     return len(beginning) > 1 and beginning[0] == 0xFF and beginning[1] >= 0xE0 and beginning[1] & 6 != 0
-
-
-def is_still(stream: Any) -> bool:
-    """Whether a video stream is one picture, as that of an album."""
-    from av.stream import Disposition
-
-    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _waveform(frame: Any) -> Waveform:

@@ -16,23 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbm_cli.audio import ffmpeg
-from sbm_cli.audio.decoder import TAGS, is_still, open_container
+from sbm_cli.audio.decoder import TAGS, open_container
 from sbm_cli.audio.format import AudioFormat
-from sbm_cli.audio.parts import Window
+from sbm_cli.audio.segments import Window
 from sbm_cli.errors import AudioError
 
 _QUIET = 1e-3  # of full scale: what may give way to the silence that an encoder puts before the sound
 _FRAME = 4096  # samples, for encoders that take any number of them
 _TYPES = {"flt": np.float32, "s16": np.int16, "s32": np.int32, "u8": np.uint8}  # of FFmpeg's samples
-# Tags about the file itself, which the new one gets anew.
-_OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "_statistics_tags"}
 _NAMES = {ours: theirs for theirs, ours in TAGS.items()}
 
 
 class SoundEncoder:
     """Write a file by FFmpeg: what of `sf.SoundFile` a writer needs.
 
-    name: of the file in the end, for errors. notes: what could not be copied.
+    name: of the file in the end, for errors. notes: what is to be told of it; not_carried: names of what of the source
+    it has no room for.
 
     Raises AudioError if the container does not take it, OSError while writing.
     """
@@ -40,6 +39,7 @@ class SoundEncoder:
     def __init__(self, path: Path, form: AudioFormat, name: Path) -> None:
         self._name = name
         self.notes: list[str] = []
+        self.not_carried: list[str] = []
         self._form, self._muxer, self._kind = form, ffmpeg.MUXERS[form.container], ffmpeg.ENCODERS[form.subtype]
         self._written = 0
         self._waiting: tuple[float, Any] | None = None
@@ -92,31 +92,28 @@ class SoundEncoder:
         import av
 
         others = self._others()
-        kinds = {stream.type for stream in others}
+        fitting = [stream for stream in others if self._may_hold(stream)]
+        kinds = {stream.type for stream in fitting}
         error: Exception | None = None
         for left_out in (set(), {"data"}, {"data", "attachment"}, {"data", "attachment", "subtitle"}, kinds):
             if error and not left_out & kinds:
                 continue
             try:
-                self._add([stream for stream in others if stream.type not in left_out])
+                self._add([stream for stream in fitting if stream.type not in left_out])
                 self._output.start_encoding()
             except (av.FFmpegError, ValueError) as refused:
                 error = refused
                 self._file.seek(0)
                 self._file.truncate()
                 continue
-            lost = Counter(stream.type for stream in others if stream.type in left_out)
-            self.notes += [
-                f"{self._form.container} has no room for {count} streams of type {kind}: left out"
-                for kind, count in lost.items()
-            ]
+            self.not_carried += ffmpeg.named(stream for stream in others if stream.index not in self._targets)
             return
         raise AudioError(
             f"{self._name}: {self._form.container} {self._form.subtype} cannot be written ({error})."
         ) from error
 
     def _others(self) -> list[Any]:
-        """Return the streams of the source that are to be copied: all beside the sound, or still pictures alone."""
+        """Return the streams of the source beside the sound."""
         if self._source is None:
             return []
         assert self._form.origin is not None
@@ -124,10 +121,11 @@ class SoundEncoder:
         others = [stream for stream in self._source.streams if stream is not sound]
         if self._source.chapters():  # which MP4 has as a stream as well, written anew from them
             others = [stream for stream in others if stream.type != "data"]
-        if self._muxer.video:
-            return others
-        pictures = [stream for stream in others if stream.type == "video" and is_still(stream)]
-        return pictures if self._form.container in ("M4A", "MKA") else []
+        return others
+
+    def _may_hold(self, stream: Any) -> bool:
+        """Whether the output is a film, which has room for all, or has room for a cover, which this is."""
+        return self._muxer.video or (ffmpeg.is_still(stream) and self._form.container in ("M4A", "MKA"))
 
     def _add(self, others: list[Any]) -> None:
         """Open the output with the streams in the order of the source."""
@@ -166,7 +164,7 @@ class SoundEncoder:
         chapters = source.chapters() if source else []
         self._output.set_chapters(chapters)
         self._chapters = len(chapters)
-        self._packets = self._others_packets(others)
+        self._copied, self._packets = others, self._others_packets(others)
 
     def _others_packets(self, streams: list[Any]) -> Iterator[tuple[float, Any]]:
         """Yield the packets to copy, each with its time in seconds."""
@@ -195,22 +193,25 @@ class SoundEncoder:
         return self._waiting
 
     def _tell_lost(self, tags: set[str]) -> None:
-        """Note those of the tags, chapters and streams that the file, read again, does not have."""
+        """Name those of the tags, chapters and streams that the file, read again, does not have."""
         import av
 
-        wanted = Counter(stream.type for stream in self._targets.values())
-        if not (tags or self._chapters or wanted):
+        missing = Counter(stream.type for stream in self._copied)
+        if not (tags or self._chapters or missing):
             return
-        there, chapters, streams = dict[str, str](), 0, Counter[str]()
+        there, chapters = dict[str, str](), 0
         with contextlib.suppress(av.FFmpegError), open_container(Window(self._file), Path()) as written:
             there = written.metadata | (written.streams.audio[0].metadata if written.streams.audio else {})
-            chapters, streams = len(written.chapters()), Counter(stream.type for stream in written.streams)
-        streams["audio"] -= 1
-        lost = [f"the tag {name}" for name in sorted(tags - {name.lower() for name in there} - _OWN_TAGS)]
-        lost += [f"{count} chapters" for count in [self._chapters] if count > chapters]
-        lost += [f"{count} streams of type {kind}" for kind, count in (wanted - streams).items()]
-        if lost:
-            self.notes.append(f"{self._form.container} has no room for {', '.join(lost)}: left out")
+            chapters = len(written.chapters())
+            missing += Counter({"audio": 1})
+            missing -= Counter(stream.type for stream in written.streams)
+        lost = []
+        for stream in reversed(self._copied):
+            if missing[stream.type]:
+                missing[stream.type] -= 1
+                lost.append(stream)
+        self.not_carried += ffmpeg.named(lost, self._chapters if self._chapters > chapters else 0)
+        self.not_carried += sorted(tags - {name.lower() for name in there} - ffmpeg.OWN_TAGS)
 
     # --- the sound
 
@@ -272,7 +273,7 @@ class SoundEncoder:
 
 
 def _kept(metadata: dict[str, str]) -> dict[str, str]:
-    return {name: text for name, text in metadata.items() if name.lower() not in _OWN_TAGS}
+    return {name: text for name, text in metadata.items() if name.lower() not in ffmpeg.OWN_TAGS}
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -208,6 +209,38 @@ READ_ONLY = {  # for whose sound there is no encoder
     ".spx": "Speex",
     ".tak": "TAK",
 }
+
+
+# Tags about the file itself, which a new one gets anew.
+OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "_statistics_tags"}
+
+
+def is_still(stream: Any) -> bool:
+    """Whether a video stream is one picture, as that of an album."""
+    from av.stream import Disposition
+
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def named(streams: Iterable[Any], chapters: int = 0) -> list[str]:
+    """Say which streams these are, and how many chapters: "2 subtitle streams (subrip, ass)"."""
+    found: dict[str, list[str]] = {}
+    for stream in streams:
+        kind = (
+            "cover picture"
+            if is_still(stream)
+            else stream.type
+            if stream.type == "attachment"
+            else f"{stream.type} stream"
+        )
+        context = stream.codec_context
+        found.setdefault(kind, []).append(context.codec.canonical_name if context else "")
+    told = []
+    for kind, codecs in (found | {"chapter": [""] * chapters}).items():
+        shown = ", ".join(dict.fromkeys(filter(None, codecs)))
+        plural = "s" if len(codecs) > 1 else ""
+        told += [f"{len(codecs)} {kind}{plural}" + (f" ({shown})" if shown else "")] if codecs else []
+    return told
 
 
 def raw_tags() -> dict[str, Any]:

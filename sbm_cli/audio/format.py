@@ -109,6 +109,11 @@ class AudioFormat:
         return self.container in ffmpeg.MUXERS and self.subtype in ffmpeg.MUXERS[self.container].subtypes
 
     @property
+    def is_lossy(self) -> bool:
+        """Whether its codec keeps less than it is given."""
+        return not _depth(self.subtype)
+
+    @property
     def integer_bits(self) -> int | None:
         """Bits of its samples, None if they are no integers."""
         return (ffmpeg.INTEGER_BITS if self.is_encoded else INTEGER_BITS).get(self.subtype)

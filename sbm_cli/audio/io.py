@@ -18,10 +18,11 @@ import soundfile as sf
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.decoder import Decoder, is_mpeg
 from sbm_cli.audio.format import INTEGER_BITS, SAMPLE_BYTES, AudioFormat, Waveform
+from sbm_cli.audio.metadata import Metadata, read_metadata
 from sbm_cli.audio.metadata.chunks import sample_bytes
-from sbm_cli.audio.parts import Window, next_flac, sniff
 from sbm_cli.audio.pipe import Pipe, Samples, means_unknown
 from sbm_cli.audio.samples import LIMIT, usable
+from sbm_cli.audio.segments import Window, next_flac, sniff
 from sbm_cli.errors import AudioError
 
 _MISCOUNTED = {"VOC", "MP3", "OGG"}  # by libsndfile, which may come upon them where nothing shows them beforehand
@@ -92,6 +93,15 @@ class SoundReader:
     def streams(self) -> int:
         """How many streams of sound there are."""
         return self._file.streams if isinstance(self._file, Decoder) else 1
+
+    def metadata(self) -> Metadata:
+        """Return what is there beside the sound."""
+        if isinstance(self._bytes, Samples):
+            return self._bytes.metadata
+        found = read_metadata(self._bytes, self.format)
+        if isinstance(self._file, Decoder):
+            found.lost.extend(self._file.beside())
+        return found
 
     def __enter__(self) -> "SoundReader":
         return self

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from sbm_cli.audio.parts import CHUNK, Bytes, Part, Parts, tag_length
+from sbm_cli.audio.segments import CHUNK, Bytes, Segment, tag_length
 
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by version
 _KBPS = {  # by whether it is MPEG-1, and the layer
@@ -19,10 +19,13 @@ _KBPS = {  # by whether it is MPEG-1, and the layer
 }
 
 
-def mpeg_parts(file: BinaryIO) -> Parts:
-    """Cut joined MPEG audio (MP3, MP2) where a frame says, as the first of an encoder's, how many follow."""
+def mpeg_segments(file: BinaryIO) -> tuple[list[Segment], int]:
+    """Cut joined MPEG audio (MP3, MP2) where a frame says, as the first of an encoder's, how many follow.
+
+    Return the streams, and how many bytes between and behind them are no tag.
+    """
     bytes_ = Bytes(file)
-    parts: list[Part] = []
+    segments: list[Segment] = []
     place = strange = 0
     start, frames, seconds, kbps = -1, 0, 0.0, set[int]()
     promised: tuple[int, int] | None = None
@@ -33,7 +36,7 @@ def mpeg_parts(file: BinaryIO) -> Parts:
             missing = 0.0
             if promised and frames and promised[0] > frames + 1 and (not promised[1] or promised[1] > end - start):
                 missing = (promised[0] - frames) * seconds / frames
-            parts.append(Part(start, end, missing, seconds, len(kbps) > 1))
+            segments.append(Segment(start, end, missing, seconds, len(kbps) > 1))
         start, frames, seconds, kbps, promised = -1, 0, 0.0, set(), None
 
     end = 0
@@ -44,7 +47,7 @@ def mpeg_parts(file: BinaryIO) -> Parts:
             if told is not None:
                 close(end)
             if start < 0:
-                start = place if parts or strange else 0  # with the tags
+                start = place if segments or strange else 0  # with the tags
             if told is not None:
                 promised = told
             elif place + frame.length <= bytes_.size:
@@ -62,7 +65,7 @@ def mpeg_parts(file: BinaryIO) -> Parts:
                 strange += max(0, found - place - _items_before(bytes_, found))
             place = found
     close(end)
-    return Parts(tuple(parts), strange)
+    return segments, strange
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Waveform, storable
+from sbm_cli.audio.metadata import Metadata
+from sbm_cli.audio.metadata.chunks import read_chunks
 
 # Format tag and bits of the subtypes that a WAV holds without blocks of several samples.
 _TAGS = {"PCM_U8": (1, 8), "PCM_16": (1, 16), "PCM_24": (1, 24), "PCM_32": (1, 32)}
@@ -53,7 +55,7 @@ class Pipe:
             self.file.seek(0)
         form, head = (self.raw, b"") if self.raw or self.file.seekable() else _wav_header(self.file)
         if form is not None:
-            yield Samples(self.file, form)
+            yield Samples(self.file, form, head)
         elif self.file.seekable():
             yield self.file
         else:
@@ -71,10 +73,14 @@ class Pipe:
 
 
 class Samples:
-    """Bare samples, decoded as they come: what of `sf.SoundFile` a reader needs."""
+    """Bare samples, decoded as they come: what of `sf.SoundFile` a reader needs.
 
-    def __init__(self, file: BinaryIO, format: AudioFormat) -> None:
+    head: what stood before them. metadata: what is in it, and the names of what stands behind the samples.
+    """
+
+    def __init__(self, file: BinaryIO, format: AudioFormat, head: bytes = b"") -> None:
         self.format = format
+        self.metadata = Metadata(format, *(read_chunks(io.BytesIO(head)) or ()))
         self._file = file
         self._left = format.samples
         self._width = format.channels * SAMPLE_BYTES[format.subtype]
@@ -87,9 +93,8 @@ class Samples:
         data = data[: len(data) // self._width * self._width]
         if self._left is not None:
             self._left -= len(data) // self._width
-            if not self._left:  # a program that writes chunks behind the samples shall not find the pipe closed
-                while self._file.read(2**16):
-                    pass
+            if not self._left:
+                self._read_on()
         form = self.format
         waveform: NDArray[np.float32]
         waveform, _ = sf.read(
@@ -102,6 +107,16 @@ class Samples:
             **how,
         )
         return waveform
+
+    def _read_on(self) -> None:
+        """Take what stands behind the samples: a program that writes it there shall not find the pipe closed."""
+        assert self.format.samples is not None
+        padding = self.format.samples * self._width % 2
+        rest = _read(self._file, padding + _MOST_HEADER)[padding:]
+        items, lost = read_chunks(io.BytesIO(b"RIFF\0\0\0\0WAVE" + rest)) or ([], [])
+        self.metadata.lost.extend([*(item.label for item in items), *lost])
+        while self._file.read(2**16):
+            pass
 
 
 class PipeWriter:
@@ -117,6 +132,7 @@ class PipeWriter:
         self._file = pipe.file
         self._format = format
         self._padding = b""
+        self.bit_rate = 0
         self.not_carried: tuple[str, ...] = ()  # of the source's metadata
 
     def __enter__(self) -> PipeWriter:

@@ -42,9 +42,10 @@ class SoundWriter:
     path: the target. Until the end the samples go to a hidden file beside it, which an exception removes.
     format: rate, channels, container, subtype, endian and tags of the file; see `format_for`.
     overwrite: replace a file of that name; otherwise one that is there, even one that appears meanwhile, is kept.
-    metadata: what the source of the sound holds beside its samples. In the end `not_carried` names what there is no
-    room for. source: its file; whoever may not read that may not read a new target. One that is replaced leaves the new
-    one its mode and owner.
+    metadata: what the source of the sound holds beside it. source: its file; whoever may not read that may not read a
+    new target. One that is replaced leaves the new one its mode and owner.
+
+    In the end `not_carried` names what there was no room for; `bit_rate` is that of a codec that loses something.
 
     Raises OutputExistsError if it is there, AudioError if the folder or the disc does not take it, or if nothing was
     written and the format cannot hold nothing (FLAC, Opus, MP3).
@@ -60,6 +61,7 @@ class SoundWriter:
     ) -> None:
         self.path = Path(path)
         self.not_carried: tuple[str, ...] = ()
+        self.bit_rate = format.bit_rate if format.is_lossy and format.is_encoded else 0
         self._metadata = metadata or Metadata(format)
         self._source = source
         self.format = format
@@ -120,7 +122,12 @@ class SoundWriter:
             )
             if not self._written and is_unreadable:
                 raise AudioError(f"{self.path}: no {self.format.container} can be empty.", "Name a .wav as the output.")
-            if not self.format.is_encoded:  # the encoder has brought what it has room for
+            if self.format.is_lossy and self._written and not self.bit_rate:
+                self.bit_rate = round(8 * self._part.stat().st_size * self.format.rate / self._written)
+            if isinstance(self._file, SoundEncoder):  # which brings what FFmpeg read, and tags
+                untold = () if self.format.origin else self._metadata.untold
+                self.not_carried = (*self._file.not_carried, *untold)
+            else:
                 with self._failing_as_audio_error():
                     self.not_carried = self._metadata.write(self._part, self.format)
             self._publish()
@@ -219,8 +226,8 @@ def open_writer(
             yield writer
     elif format.container in ("RAW", "WAV", "WAVEX", "RF64"):
         with PipeWriter(target, format) as writer_of_pipe:
-            writer_of_pipe.not_carried = tuple(dict.fromkeys(part.label for part in metadata.parts)) if metadata else ()
             yield writer_of_pipe
+            writer_of_pipe.not_carried = metadata.names if metadata else ()
     else:
         with TemporaryDirectory(dir=temporary_folder()) as folder:
             path = Path(folder, f"sound{target.suffix}")

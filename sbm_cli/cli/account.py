@@ -28,7 +28,7 @@ class Account:
         self._seconds = 0.0  # of audio enhanced
         self._clipped = 0  # samples
         self._limits: set[float] = set()  # Hz, above which nothing came out
-        self._not_carried: Counter[str] = Counter()  # metadata, by name
+        self._not_carried: Counter[str] = Counter()  # what outputs have no room for, by name
 
     def begin(self, plan: Plan) -> None:
         """Tell what of the folders could not be read, and what is left out."""
@@ -78,7 +78,7 @@ class Account:
             )
         if self._not_carried:
             names = (f"{name} ({count})" for name, count in self._not_carried.items())
-            console.warn(f"metadata not carried over, and in how many files: {', '.join(names)}")
+            console.warn(f"not carried over, and from how many files: {', '.join(names)}")
         for limit in self._limits:
             console.note(BAND_NOTE.format(limit / 1000))
         for reason, count in self.outdated.items():

@@ -160,10 +160,10 @@ def rewrite(source: Path, target: Path, stream: int | None = None) -> list[str]:
     """Write what is read; return what is to be told."""
     with SoundReader(source, stream=stream) as reader:
         form = format_for(target, reader.format)
-        with SoundWriter(target, form) as writer:
+        with SoundWriter(target, form, metadata=reader.metadata()) as writer:
             for block in reader.blocks(5000):
                 writer.write(block)
-        return [*reader.notes, *changes(target, reader.format, form), *writer.notes]
+        return [*reader.notes, *changes(target, reader.format, form), *writer.notes, *writer.not_carried]
 
 
 def lag(late: NDArray[np.float32], early: NDArray[np.float32]) -> int:
@@ -198,8 +198,9 @@ def test_comes_in_whole(row: Row, made: tuple[Path, NDArray[np.float32]]) -> Non
     form, found, notes = read(path)
     assert (form.subtype, form.rate, form.channels) == (row.read, row.rate, row.channels)
     assert notes == []
-    assert found.shape[1] == decoded(path) * row.rate // (48000 if row.read == "OPUS" else row.rate)
-    loses = row.what in ("WMA", "WMV", "CAF, ALAC")  # as FFmpeg writes them
+    if row.what != "CAF, ALAC":  # of which FFmpeg loses the end
+        assert found.shape[1] == decoded(path) * row.rate // (48000 if row.read == "OPUS" else row.rate)
+    loses = row.what in ("WMA", "WMV")  # as FFmpeg writes them
     assert found.shape[1] >= waveform.shape[1] - FRAME * loses
     if row.read != "AMR_NB":  # a codec of speech: noise does not come back
         assert -FRAME * loses <= lag(found[0], waveform[0]) <= FRAME

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sbm_cli.audio.format import AudioFormat, format_for
 from sbm_cli.audio.io import SoundReader, read_format
 from sbm_cli.audio.metadata import Metadata, read_metadata
-from sbm_cli.audio.metadata.parts import Part, splice
+from sbm_cli.audio.metadata.items import Item, splice
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.audio.writer import SoundWriter, open_writer
 
@@ -45,12 +45,17 @@ def carry(source: Path, target: str, rate: int | None = None, mono: bool = False
     path = source.with_name(target)
     with SoundReader(source) as reader:
         form = format_for(path, reader.format.converted(rate, mono))
-        with SoundWriter(path, form, metadata=read_metadata(source, reader.format)) as writer:
+        with SoundWriter(path, form, metadata=reader.metadata()) as writer:
             for block in reader.blocks(1000):
                 writer.write(block[: form.channels])
     with SoundReader(path) as reader:
         assert sum(block.shape[1] for block in reader.blocks(1000)) == 4001
     return path, writer.not_carried
+
+
+def metadata_of(path: Path) -> Metadata:
+    with SoundReader(path) as reader:
+        return reader.metadata()
 
 
 def wave(path: Path, front: bytes, behind: bytes = b"", **form: str) -> Path:
@@ -128,13 +133,13 @@ def test_what_is_behind_the_samples_of_a_w64_is_not_heard(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.caf", "a.w64"])
 def test_chunks_around_no_samples(tmp_path: Path, name: str) -> None:
     sf.write(tmp_path / name, np.zeros(0), 16000)
-    part = Part({".wav": "WAVE", ".caf": "CAF", ".aiff": "AIFF", ".w64": "W64"}[Path(name).suffix], b"who?", b"1234")
+    item = Item({".wav": "WAVE", ".caf": "CAF", ".aiff": "AIFF", ".w64": "W64"}[Path(name).suffix], b"who?", b"1234")
     if name.endswith("w64"):
-        part = replace(part, name=b"who?" + W64)
+        item = replace(item, name=b"who?" + W64)
     form = read_format(tmp_path / name)
-    assert Metadata(form, [part]).write(tmp_path / name, form) == ()
+    assert Metadata(form, [item]).write(tmp_path / name, form) == ()
     assert read_format(tmp_path / name).samples == 0
-    assert [found.data for found in read_metadata(tmp_path / name, form).parts] == [b"1234"]
+    assert [found.data for found in metadata_of(tmp_path / name).items] == [b"1234"]
 
 
 def test_what_counts_samples_does_not_outlive_another_rate(tmp_path: Path) -> None:
@@ -142,7 +147,7 @@ def test_what_counts_samples_does_not_outlive_another_rate(tmp_path: Path) -> No
     source = wave(tmp_path / "a.wav", chunk(b"bext", BEXT), behind)
     with SoundReader(source) as reader:
         form = format_for("b.wav", reader.format.converted(8000, False))
-        with SoundWriter(tmp_path / "b.wav", form, metadata=read_metadata(source, reader.format)) as writer:
+        with SoundWriter(tmp_path / "b.wav", form, metadata=reader.metadata()) as writer:
             writer.write(np.zeros((1, 2000), np.float32))
     assert writer.not_carried == ("levl", "cue", "LIST adtl")
     assert (24_000 * 3600).to_bytes(8, "little") in (tmp_path / "b.wav").read_bytes()
@@ -189,7 +194,7 @@ def test_comments_and_pictures_of_flac_and_ogg(tmp_path: Path) -> None:
         assert lost == () and dict(read_format(again).tags)["title"] == "Grüße"
         for path in (found, again):
             assert whole(path.read_bytes())
-            assert [part.data for part in read_metadata(path, read_format(path)).parts] == [
+            assert [item.data for item in metadata_of(path).items] == [
                 *ENTRIES,
                 b"METADATA_BLOCK_PICTURE=" + base64.b64encode(PICTURE),
             ]
@@ -200,15 +205,14 @@ def test_comments_and_pictures_of_flac_and_ogg(tmp_path: Path) -> None:
     assert lost == ("MOOD", "cover picture", "CUESHEET", "APPLICATION")
 
 
-def test_comments_of_codecs_that_are_only_read(tmp_path: Path) -> None:
+def test_comments_of_codecs_that_are_only_read() -> None:
     for first, second in ((b"\x7fFLAC....", b"\x84...."[:4] + comments(*ENTRIES)), (b"Speex   ", comments(*ENTRIES))):
         pages = b""
         for number, packet in enumerate((first, second)):
             head = b"OggS\0\0" + bytes(8) + b"1234" + number.to_bytes(4, "little") + bytes(4)
             pages += head + b"\1" + bytes([len(packet)]) + packet
-        (tmp_path / "a.ogg").write_bytes(pages)
         form = AudioFormat(16000, 1, 4001, "OGG", "SPEEX")
-        assert [part.data for part in read_metadata(tmp_path / "a.ogg", form).parts] == list(ENTRIES)
+        assert [item.data for item in read_metadata(io.BytesIO(pages), form).items] == list(ENTRIES)
 
 
 def whole(ogg: bytes) -> bool:
@@ -269,11 +273,38 @@ def test_a_pipe_that_seeks_is_a_file_and_one_that_gets_a_wav_says_what_is_lost(t
     source = wave(tmp_path / "a.wav", chunk(b"bext", BEXT))
     taken = io.BytesIO()
     with SoundReader(Pipe(io.BytesIO(source.read_bytes()))) as reader:
-        metadata = read_metadata(Pipe(io.BytesIO(source.read_bytes())), reader.format)
-        with open_writer(Pipe(taken), reader.format, metadata=metadata) as writer:
+        with open_writer(Pipe(taken), reader.format, metadata=reader.metadata()) as writer:
             for block in reader.blocks(1000):
                 writer.write(block)
     assert writer.not_carried == ("bext",)
+
+
+class Forward(io.BytesIO):
+    def seekable(self) -> bool:
+        return False
+
+
+def test_what_comes_through_a_pipe_is_carried_or_named(tmp_path: Path) -> None:
+    """Chunks before the samples come in time to be carried; what stands behind them can only be named."""
+    source = wave(tmp_path / "a.wav", chunk(b"bext", BEXT), chunk(b"iXML", b"<x/>") + chunk(b"cue ", bytes(28)))
+    for name, lost in (
+        ("b.wav", ("iXML", "cue")),
+        ("b.flac", ("iXML", "cue", "bext")),
+        ("b.m4a", ("iXML", "cue", "bext")),
+    ):
+        with SoundReader(Pipe(Forward(source.read_bytes()))) as reader:
+            form = format_for(tmp_path / name, reader.format)
+            with SoundWriter(tmp_path / name, form, metadata=reader.metadata()) as writer:
+                for block in reader.blocks(1000):
+                    writer.write(block)
+        assert writer.not_carried == lost
+    assert metadata_of(tmp_path / "b.wav").items[0].data == BEXT
+
+
+def test_what_waits_for_the_end_of_a_pipe_is_as_a_file(tmp_path: Path) -> None:
+    source = flac(tmp_path / "a.flac", (4, comments(*ENTRIES)))
+    with SoundReader(Pipe(Forward(source.read_bytes()))) as reader:
+        assert reader.metadata().items == metadata_of(source).items != []
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -286,14 +317,13 @@ def test_rubbish_is_no_obstacle(tmp_path: Path, data: st.DataObject) -> None:
         place = data.draw(st.integers(0, 199))
         content[place : place + 4] = data.draw(st.binary(min_size=4, max_size=4) | st.just(b"\xff\xff\xff\x7f"))
     form = replace(AudioFormat(16000, 1, 4001, "WAV", "PCM_16"), container=container)
-    (tmp_path / "a").write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    read_metadata(tmp_path / "a", form)
+    read_metadata(io.BytesIO(content[: data.draw(st.integers(0, len(content)))]), form)
 
 
 @pytest.mark.parametrize("start", [0, 3])
 @pytest.mark.parametrize("data", [b"", b"1", b"12", b"123456"])
 def test_splice(tmp_path: Path, start: int, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sbm_cli.audio.metadata.parts._BLOCK", 4)
+    monkeypatch.setattr("sbm_cli.audio.metadata.items._BLOCK", 4)
     path, content = tmp_path / "a", bytes(range(100, 121))
     path.write_bytes(content)
     with path.open("r+b") as file:

@@ -73,6 +73,25 @@ def test_what_a_format_does_not_keep_is_told_in_a_line(sbm: Any, folder: Path, m
     assert result.status == 1 and "there is no encoder" in result.err and "--ext flac" in result.err
 
 
+def test_what_a_film_loses_in_a_file_of_sound_is_told_in_a_line(sbm: Any, folder: Path, model_file: Path) -> None:
+    film(folder / "in.mp4", 2)
+    result = sbm("enhance", "in.mp4", "-o", "o.wav", "-m", model_file, "-q")
+    assert result.err == "sbm: warning: o.wav: not carried over: 1 video stream (mpeg4), 1 audio stream (aac)\n"
+
+
+def test_a_codec_that_loses_something_is_told(sbm: Any, folder: Path, model_file: Path) -> None:
+    soundfile.write(folder / "in.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 16000), 16000)
+    for name, codec in (
+        ("o.m4a", "(AAC, 80 kbit/s)"),
+        ("o.mp3", "(MP3, "),
+        ("o.opus", "(OPUS, "),
+        ("o.mp2", "(MP2, 128"),
+    ):
+        last = sbm("enhance", "in.wav", "-o", name, "-m", model_file).err.splitlines()[-1]
+        assert last.startswith(f"in.wav -> {name} {codec}")
+    assert "kbit/s" not in sbm("enhance", "in.wav", "-o", "o.flac", "-m", model_file).err
+
+
 def test_a_film_through_pipes_is_the_film(folder: Path, model_file: Path) -> None:
     film(folder / "in.mp4", 1)
     enhancer = Enhancer.load(model_file, device="cpu")

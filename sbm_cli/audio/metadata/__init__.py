@@ -1,18 +1,17 @@
 """What a file holds beside its samples, carried over bit for bit into a container that has room for it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.metadata import id3
 from sbm_cli.audio.metadata.chunks import fitting, info, read_chunks, write_chunks
-from sbm_cli.audio.metadata.parts import Part, text
+from sbm_cli.audio.metadata.items import Item, text
 from sbm_cli.audio.metadata.vorbis import fits, read_flac, read_ogg, write_flac, write_ogg
-from sbm_cli.audio.pipe import Pipe
 
-# Whose parts a container has room for.
+# Whose items a container has room for.
 _ROOM = {
     "WAVE": {"WAVE", "ID3"},
     "RIFX": {"RIFX", "ID3"},
@@ -49,20 +48,20 @@ _TAGS = {
 
 @dataclass(frozen=True)
 class Metadata:
-    """The parts of a source in a format; lost: the names of those that could not be read."""
+    """The items of a source in a format; lost: the names of what else there is, known once all is read."""
 
     format: AudioFormat
-    parts: Sequence[Part] = ()
-    lost: Sequence[str] = ()
+    items: Sequence[Item] = ()
+    lost: list[str] = field(default_factory=list)
 
     @property
     def tags(self) -> tuple[tuple[str, str], ...]:
         """The tags of the source: where it does not say how they are encoded, libsndfile takes them for UTF-8."""
         found = dict(self.format.tags)
-        newer = any(part.home == "ID3" for part in self.parts)
-        for part in self.parts:
-            if not (newer and part.name == b"ID3v1"):
-                found |= {name: text(data) for name, data in _texts(part) if data}
+        newer = any(item.home == "ID3" for item in self.items)
+        for item in self.items:
+            if not (newer and item.name == b"ID3v1"):
+                found |= {name: text(data) for name, data in _texts(item) if data}
         return tuple(found.items())
 
     def tags_for(self, form: AudioFormat) -> tuple[tuple[str, str], ...]:
@@ -71,42 +70,45 @@ class Metadata:
         return () if home == "MP3" or self._stay_home(home) else self.tags
 
     def write(self, path: Path, form: AudioFormat) -> tuple[str, ...]:
-        """Put the parts into a finished file of format `form`; return the names of what it has no room for."""
+        """Put the items into a finished file of format `form`; return the names of what it has no room for."""
         home = _home(form)
-        room, lost = _ROOM.get(home, set()), [*self.lost]
-        rate, mixed = form.rate / self.format.rate, form.channels != self.format.channels
-        kept = []
-        for part in self.parts:
-            fitted = fitting(part, rate, mixed) if part.home in room and fits(part, home) else None
-            if fitted is not None:
-                kept.append(fitted)
-            elif part.home in room or not _told(part):
-                lost += id3.frames(part.data) if part.home == "ID3" and part.home not in room else [part.label]
+        kept, lost = self._sorted(home, form.rate / self.format.rate, form.channels != self.format.channels)
         if not self._stay_home(home):
             lost += [name for name, _ in self.tags if name not in _TAGS.get(home, set())]
         if kept or home == "MP3":
             with path.open("r+b") as file:
                 if not _write(file, home, kept, () if kept else self.tags):
-                    lost += [part.label for part in kept]
+                    lost += [item.label for item in kept]
         return tuple(dict.fromkeys(lost))
 
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """The names of what no tags tell."""
+        return tuple(dict.fromkeys(self._sorted("")[1]))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all of it."""
+        return (*self.untold, *dict(self.tags))
+
+    def _sorted(self, home: str, rate: float = 1, mixed: bool = False) -> tuple[list[Item], list[str]]:
+        """Return what has room in a container, of `rate` times the rate, and the names of what has not."""
+        room, kept, lost = _ROOM.get(home, set()), [], [*self.lost]
+        for item in self.items:
+            fitted = fitting(item, rate, mixed) if item.home in room and fits(item, home) else None
+            if fitted is not None:
+                kept.append(fitted)
+            elif item.home in room or not _told(item):
+                lost += id3.frames(item.data) if item.home == "ID3" and item.home not in room else [item.label]
+        return kept, lost
+
     def _stay_home(self, home: str) -> bool:
-        """Whether the parts bring the tags themselves: they go where they come from."""
-        return any(part.home in _ROOM.get(home, ()) and part.home != "ID3" for part in self.parts)
+        """Whether the items bring the tags themselves: they go where they come from."""
+        return any(item.home in _ROOM.get(home, ()) and item.home != "ID3" for item in self.items)
 
 
-def read_metadata(source: str | Path | Pipe, form: AudioFormat) -> Metadata:
-    """Return what a recording holds beside its samples, which others may be reading; form: its format.
-
-    A pipe that cannot seek has none.
-    """
-    if not isinstance(source, Pipe):
-        with open(source, "rb") as file:
-            return _read(file, form)
-    return _read(source.file, form) if source.file.seekable() and not source.raw else Metadata(form)
-
-
-def _read(file: BinaryIO, form: AudioFormat) -> Metadata:
+def read_metadata(file: BinaryIO, form: AudioFormat) -> Metadata:
+    """Return what a recording holds beside its samples, which others may be reading; form: its format."""
     place = file.tell()
     try:
         found = read_chunks(file)
@@ -120,16 +122,16 @@ def _read(file: BinaryIO, form: AudioFormat) -> Metadata:
         file.seek(place)
 
 
-def _write(file: BinaryIO, home: str, parts: Sequence[Part], tags: Sequence[tuple[str, str]]) -> bool:
-    """Put parts into a file that has room for such; return whether it has."""
+def _write(file: BinaryIO, home: str, items: Sequence[Item], tags: Sequence[tuple[str, str]]) -> bool:
+    """Put items into a file that has room for such; return whether it has."""
     if home == "MP3":
-        id3.write_mp3(file, parts, tags)
+        id3.write_mp3(file, items, tags)
     elif home == "FLAC":
-        return write_flac(file, parts)
+        return write_flac(file, items)
     elif home == "OGG":
-        return write_ogg(file, parts)
+        return write_ogg(file, items)
     else:
-        return write_chunks(file, parts)
+        return write_chunks(file, items)
     return True
 
 
@@ -139,21 +141,21 @@ def _home(form: AudioFormat) -> str:
     return form.container
 
 
-def _texts(part: Part) -> Iterator[tuple[str, bytes]]:
-    """Yield the tags of a part that does not say how it is encoded."""
-    if part.name == b"LIST" and part.data.startswith(b"INFO"):
-        yield from ((_INFO[name], data) for name, data in info(part) if name in _INFO)
-    elif part.name == b"ID3v1":
-        yield from id3.texts_of_id3v1(part.data)
-    elif part.home == "AIFF" and (name := _AIFF.get(part.name)):
-        yield name, part.data.rstrip(b"\0")
+def _texts(item: Item) -> Iterator[tuple[str, bytes]]:
+    """Yield the tags of an item that does not say how it is encoded."""
+    if item.name == b"LIST" and item.data.startswith(b"INFO"):
+        yield from ((_INFO[name], data) for name, data in info(item) if name in _INFO)
+    elif item.name == b"ID3v1":
+        yield from id3.texts_of_id3v1(item.data)
+    elif item.home == "AIFF" and (name := _AIFF.get(item.name)):
+        yield name, item.data.rstrip(b"\0")
 
 
-def _told(part: Part) -> bool:
-    """Whether the tags tell what a part tells, or the new file has its own."""
-    if part.name == b"LIST" and part.data.startswith(b"INFO"):
-        return all(name in _INFO or name == "ISFT" for name, _ in info(part))
-    name = part.name.decode("latin-1").lower()
-    if part.home == "VORBIS":
+def _told(item: Item) -> bool:
+    """Whether the tags tell what an item tells, or the new file has its own."""
+    if item.name == b"LIST" and item.data.startswith(b"INFO"):
+        return all(name in _INFO or name == "ISFT" for name, _ in info(item))
+    name = item.name.decode("latin-1").lower()
+    if item.home == "VORBIS":
         return name in _EVERY or name == "encoder"
-    return part.home == "ID3" and not id3.frames(part.data) or name in ("id3v1", "info", "name", "auth", "(c) ", "anno")
+    return item.home == "ID3" and not id3.frames(item.data) or name in ("id3v1", "info", "name", "auth", "(c) ", "anno")

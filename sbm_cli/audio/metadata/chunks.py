@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
-from sbm_cli.audio.metadata.parts import MOST_BYTES, MOST_PARTS, Part, splice
+from sbm_cli.audio.metadata.items import MOST_BYTES, MOST_ITEMS, Item, splice
 
 _W64 = bytes.fromhex("726966662e91cf11a5d628db04c10000")  # "riff", and what makes a GUID of it
 # Names of what describes the samples or fills space: the new file has its own, or needs none.
@@ -43,16 +43,16 @@ class _Place:
         return self.name[:4].decode("latin-1")
 
 
-def read_chunks(file: BinaryIO) -> tuple[list[Part], list[str]] | None:
+def read_chunks(file: BinaryIO) -> tuple[list[Item], list[str]] | None:
     """Return the chunks worth keeping, and the names of those that cannot be; None if a file is not made of chunks."""
     layout = _layout(file)
     if layout is None:
         return None
-    parts: list[Part] = []
+    items: list[Item] = []
     lost: list[str] = []
     behind, left, length = False, MOST_BYTES, file.seek(0, 2)
     for number, place in enumerate(_walk(file, layout)):
-        if number == MOST_PARTS:
+        if number == MOST_ITEMS:
             lost.append("further chunks")
             break
         behind |= place.kind in _SAMPLES
@@ -64,17 +64,17 @@ def read_chunks(file: BinaryIO) -> tuple[list[Part], list[str]] | None:
         left -= place.size
         file.seek(place.body)
         home = "ID3" if layout.home in ("WAVE", "RIFX", "AIFF") and place.kind in ("id3 ", "ID3 ") else layout.home
-        parts.append(Part(home, place.name, file.read(place.size), behind))
-    return parts, lost
+        items.append(Item(home, place.name, file.read(place.size), behind))
+    return items, lost
 
 
-def write_chunks(file: BinaryIO, parts: Sequence[Part]) -> bool:
+def write_chunks(file: BinaryIO, items: Sequence[Item]) -> bool:
     """Put chunks around the samples of a finished file; return whether it has room for them: a WAV ends at 4 GiB."""
     layout = _layout(file)
     assert layout is not None
     # In a W64 all stand in front: libsndfile takes what is behind the samples for more of them.
     front, behind = (
-        b"".join(_chunk(layout, part) for part in parts if (part.behind and part.home != "W64") is place)
+        b"".join(_chunk(layout, item) for item in items if (item.behind and item.home != "W64") is place)
         for place in (False, True)
     )
     length = file.seek(0, 2)
@@ -99,31 +99,31 @@ def sample_bytes(file: BinaryIO) -> int | None:
     return next((place.size for place in _walk(file, layout) if place.kind == "data"), None) if layout else None
 
 
-def fitting(part: Part, rate: float, mixed: bool) -> Part | None:
-    """Return a part for a file of `rate` times the rate, and mixed channels or not; None where it would be untrue."""
-    if part.home == "VORBIS":
-        return part
-    kind = part.name.decode("latin-1")[: None if part.home == "FLAC" else 4]
+def fitting(item: Item, rate: float, mixed: bool) -> Item | None:
+    """Return an item for a file of `rate` times the rate, and mixed channels or not; None where it would be untrue."""
+    if item.home == "VORBIS":
+        return item
+    kind = item.name.decode("latin-1")[: None if item.home == "FLAC" else 4]
     if mixed and kind in _CHANNELS:
         return None
     if rate == 1:
-        return part
-    if kind in _POSITIONS or (kind == "LIST" and part.data.startswith(b"adtl")):
+        return item
+    if kind in _POSITIONS or (kind == "LIST" and item.data.startswith(b"adtl")):
         return None
-    if kind == "bext" and len(part.data) >= _TIME_REFERENCE.stop:
-        order: Literal["little", "big"] = "big" if part.home == "RIFX" else "little"
-        time = round(int.from_bytes(part.data[_TIME_REFERENCE], order) * rate) % 2**64
-        data = part.data[: _TIME_REFERENCE.start] + time.to_bytes(8, order) + part.data[_TIME_REFERENCE.stop :]
-        return Part(part.home, part.name, data, part.behind)
-    return part
+    if kind == "bext" and len(item.data) >= _TIME_REFERENCE.stop:
+        order: Literal["little", "big"] = "big" if item.home == "RIFX" else "little"
+        time = round(int.from_bytes(item.data[_TIME_REFERENCE], order) * rate) % 2**64
+        data = item.data[: _TIME_REFERENCE.start] + time.to_bytes(8, order) + item.data[_TIME_REFERENCE.stop :]
+        return Item(item.home, item.name, data, item.behind)
+    return item
 
 
-def info(part: Part) -> Iterator[tuple[str, bytes]]:
+def info(item: Item) -> Iterator[tuple[str, bytes]]:
     """Yield the names and texts of a chunk LIST INFO."""
     place = 4
-    while place + 8 <= len(part.data):
-        size = int.from_bytes(part.data[place + 4 : place + 8], "big" if part.home == "RIFX" else "little")
-        yield part.data[place : place + 4].decode("latin-1"), part.data[place + 8 : place + 8 + size].rstrip(b"\0")
+    while place + 8 <= len(item.data):
+        size = int.from_bytes(item.data[place + 4 : place + 8], "big" if item.home == "RIFX" else "little")
+        yield item.data[place : place + 4].decode("latin-1"), item.data[place + 8 : place + 8 + size].rstrip(b"\0")
         place += 8 + size + size % 2
 
 
@@ -173,10 +173,10 @@ def _walk(file: BinaryIO, layout: _Layout) -> Iterator[_Place]:
         place += -place % layout.align
 
 
-def _chunk(layout: _Layout, part: Part) -> bytes:
-    name = part.name if len(part.name) == layout.name else b"ID3 " if layout.home == "AIFF" else b"id3 "
-    size = len(part.data) + (layout.name + layout.size if layout.whole else 0)
-    chunk = name + size.to_bytes(layout.size, layout.order) + part.data
+def _chunk(layout: _Layout, item: Item) -> bytes:
+    name = item.name if len(item.name) == layout.name else b"ID3 " if layout.home == "AIFF" else b"id3 "
+    size = len(item.data) + (layout.name + layout.size if layout.whole else 0)
+    chunk = name + size.to_bytes(layout.size, layout.order) + item.data
     return chunk + bytes(-len(chunk) % layout.align)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from sbm_cli.audio.metadata.parts import MOST_BYTES, Part, splice
+from sbm_cli.audio.metadata.items import MOST_BYTES, Item, splice
 
 _FRAMES = {
     "title": "TIT2",
@@ -20,10 +20,10 @@ _MOST_TAGS = 8  # one behind another
 _TOLD = {*_FRAMES.values(), "TYER", "TDAT", "TSSE", "TENC", "TLEN"}  # by the tags, or by the new file
 
 
-def read_mp3(file: BinaryIO) -> list[Part]:
+def read_mp3(file: BinaryIO) -> list[Item]:
     """Return the tags of an MP3."""
     front, behind = _bounds(file)
-    parts = []
+    items = []
     for home, name, start, end in (
         ("ID3", b"ID3", 0, front),
         ("MP3", b"APE", behind[0], behind[1]),
@@ -31,15 +31,15 @@ def read_mp3(file: BinaryIO) -> list[Part]:
     ):
         if 0 < end - start <= MOST_BYTES:
             file.seek(start)
-            parts.append(Part(home, name, file.read(end - start), behind=start > 0))
-    return parts
+            items.append(Item(home, name, file.read(end - start), behind=start > 0))
+    return items
 
 
-def write_mp3(file: BinaryIO, parts: Sequence[Part], tags: Iterable[tuple[str, str]]) -> None:
+def write_mp3(file: BinaryIO, items: Sequence[Item], tags: Iterable[tuple[str, str]]) -> None:
     """Give a finished MP3 tags in place of its own; without one for its beginning, one that is made of `tags`."""
     front, behind = _bounds(file)
-    splice(file, behind[0], behind[2], b"".join(part.data for part in parts if part.home == "MP3"))
-    first = b"".join(part.data for part in parts if part.home == "ID3")
+    splice(file, behind[0], behind[2], b"".join(item.data for item in items if item.home == "MP3"))
+    first = b"".join(item.data for item in items if item.home == "ID3")
     splice(file, 0, front, first or made(tags))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from sbm_cli.audio.metadata.parts import MOST_BYTES, MOST_PARTS, Part, splice
+from sbm_cli.audio.metadata.items import MOST_BYTES, MOST_ITEMS, Item, splice
 
 PICTURE = b"METADATA_BLOCK_PICTURE"
 _STREAMINFO, _PADDING, _APPLICATION, _SEEKTABLE, _COMMENT, _CUESHEET, _PICTURE = range(7)
@@ -34,34 +34,34 @@ _CODECS = {
 }
 
 
-def read_flac(file: BinaryIO) -> list[Part]:
+def read_flac(file: BinaryIO) -> list[Item]:
     """Return what the blocks before the sound hold."""
-    parts = []
+    items = []
     for kind, data in _blocks(file):
         if kind == _COMMENT:
-            parts += _entries(data)
+            items += _entries(data)
         elif kind == _PICTURE:
-            parts.append(Part("VORBIS", PICTURE, PICTURE + b"=" + base64.b64encode(data)))
+            items.append(Item("VORBIS", PICTURE, PICTURE + b"=" + base64.b64encode(data)))
         elif kind in _NAMES:
-            parts.append(Part("FLAC", _NAMES[kind], data))
-    return parts
+            items.append(Item("FLAC", _NAMES[kind], data))
+    return items
 
 
-def write_flac(file: BinaryIO, parts: Sequence[Part]) -> bool:
+def write_flac(file: BinaryIO, items: Sequence[Item]) -> bool:
     """Give a finished FLAC comments, pictures and other blocks in place of its own; return whether they have room."""
     blocks = list(_blocks(file))
     start = 4 + sum(4 + len(data) for _, data in blocks)
     kept = [block for block in blocks if block[0] in (_STREAMINFO, _SEEKTABLE)]
     vendor = next((_vendor(data) for kind, data in blocks if kind == _COMMENT), b"")
     entries = []
-    for part in parts:
-        picture = _picture(part)
+    for item in items:
+        picture = _picture(item)
         if picture is not None:
             kept.append((_PICTURE, picture))
-        elif part.home == "VORBIS":
-            entries.append(part.data)
+        elif item.home == "VORBIS":
+            entries.append(item.data)
         else:
-            kept.append((next(kind for kind, name in _NAMES.items() if name == part.name), part.data))
+            kept.append((next(kind for kind, name in _NAMES.items() if name == item.name), item.data))
     kept.append((_COMMENT, _comments(vendor, entries)))
     if max(len(data) for _, data in kept) > _LARGEST:
         return False
@@ -73,19 +73,19 @@ def write_flac(file: BinaryIO, parts: Sequence[Part]) -> bool:
     return True
 
 
-def read_ogg(file: BinaryIO) -> list[Part]:
+def read_ogg(file: BinaryIO) -> list[Item]:
     """Return the comments of the first stream."""
     opened = _headers(file)
     return _entries(opened.packets[1][opened.codec.skip :]) if opened else []
 
 
-def write_ogg(file: BinaryIO, parts: Sequence[Part]) -> bool:
+def write_ogg(file: BinaryIO, items: Sequence[Item]) -> bool:
     """Give a finished Ogg comments in place of its own; False if it is none of Vorbis or Opus."""
     opened = _headers(file)
     if opened is None or not opened.codec.written or not opened.whole:
         return False
     begin, skip, _, end, _ = opened.codec
-    comments = begin + _comments(_vendor(opened.packets[1][skip:]), [part.data for part in parts]) + end
+    comments = begin + _comments(_vendor(opened.packets[1][skip:]), [item.data for item in items]) + end
     pages = _paged([comments, *opened.packets[2:]], opened.serial)
     splice(file, opened.first, opened.end, b"".join(pages))
     if len(pages) != opened.pages:  # the others have other numbers now
@@ -96,17 +96,17 @@ def write_ogg(file: BinaryIO, parts: Sequence[Part]) -> bool:
     return True
 
 
-def fits(part: Part, home: str) -> bool:
+def fits(item: Item, home: str) -> bool:
     """Whether a comment can be one of a FLAC or an Ogg: a block of FLAC ends at 16 MiB."""
-    return home != "FLAC" or len(_picture(part) or part.data) <= _LARGEST
+    return home != "FLAC" or len(_picture(item) or item.data) <= _LARGEST
 
 
-def _picture(part: Part) -> bytes | None:
+def _picture(item: Item) -> bytes | None:
     """Return the block that a comment stands for, if it is a picture."""
-    if part.home != "VORBIS" or part.name.upper() != PICTURE:
+    if item.home != "VORBIS" or item.name.upper() != PICTURE:
         return None
     try:
-        return base64.b64decode(part.data.partition(b"=")[2], validate=True)
+        return base64.b64decode(item.data.partition(b"=")[2], validate=True)
     except binascii.Error:
         return None
 
@@ -116,7 +116,7 @@ def _blocks(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     if file.read(4) != b"fLaC":
         return
     left = MOST_BYTES
-    for _ in range(MOST_PARTS):
+    for _ in range(MOST_ITEMS):
         head = file.read(4)
         size = int.from_bytes(head[1:], "big")
         data = file.read(size)
@@ -132,19 +132,19 @@ def _vendor(comments: bytes) -> bytes:
     return comments[4 : 4 + int.from_bytes(comments[:4], "little")]
 
 
-def _entries(comments: bytes) -> list[Part]:
+def _entries(comments: bytes) -> list[Item]:
     place = 4 + int.from_bytes(comments[:4], "little")
     count = int.from_bytes(comments[place : place + 4], "little")
-    parts: list[Part] = []
+    items: list[Item] = []
     place += 4
-    while len(parts) < min(count, MOST_PARTS) and place + 4 <= len(comments):
+    while len(items) < min(count, MOST_ITEMS) and place + 4 <= len(comments):
         size = int.from_bytes(comments[place : place + 4], "little")
         entry = comments[place + 4 : place + 4 + size]
         if len(entry) < size:
             break
-        parts.append(Part("VORBIS", entry.partition(b"=")[0], entry))
+        items.append(Item("VORBIS", entry.partition(b"=")[0], entry))
         place += 4 + size
-    return parts
+    return items
 
 
 def _comments(vendor: bytes, entries: Sequence[bytes]) -> bytes:

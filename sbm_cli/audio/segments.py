@@ -1,7 +1,7 @@
 """Where the streams of a file begin and end: those that were joined, what stands behind them, what was cut off.
 
 Demuxers stop, or go on wrongly, where a second stream begins. So files that may be joined are cut here first, by the
-headers of their pages and frames, and each part is read as a file of its own.
+headers of their pages and frames, and each segment is read as a file of its own.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ CHUNK = 2**18  # bytes read at a time
 
 
 @dataclass(frozen=True)
-class Part:
+class Segment:
     """A stream of its own in the bytes from start to end.
 
     missing: seconds of sound that its headers promise and that are not there. seconds, 0 if unknown: what they promise.
-    variable: whether its frames differ in their bit rate. samples: where it ends, if decoders cannot tell.
+    variable: whether its frames differ in their bit rate. samples: where it ends, if FFmpeg would cut it elsewhere;
+    warms_up: then, whether the first frame of its decoder is no sound.
     """
 
     start: int
@@ -27,14 +28,7 @@ class Part:
     seconds: float = 0.0
     variable: bool = False
     samples: int | None = None
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The streams of a file in their order; strange: bytes between and behind them that are no tag."""
-
-    streams: tuple[Part, ...]
-    strange: int = 0
+    warms_up: bool = False
 
 
 class Window(io.RawIOBase):
@@ -74,8 +68,11 @@ class Window(io.RawIOBase):
         return len(data)
 
 
-def ogg_parts(file: BinaryIO) -> Parts:
-    """Cut a chained Ogg into its links: each begins with pages that say so, after pages that do not."""
+def ogg_segments(file: BinaryIO) -> tuple[list[Segment], int]:
+    """Cut a chained Ogg into its links: each begins with pages that say so, after pages that do not.
+
+    Return them, and how many bytes between and behind them are no tag.
+    """
     bytes_ = Bytes(file)
     links: list[list[int]] = []  # start, end
     place = strange = 0
@@ -107,14 +104,14 @@ def ogg_parts(file: BinaryIO) -> Parts:
             links[-1][1] = min(place, bytes_.size)
             lengths[len(links) - 1] = max(granules.values()) / _ogg_rate(bytes_, links)
             pages[len(links) - 1] = pages.get(len(links) - 1, 0) + (granule > 0)
-    parts = []
+    segments: list[Segment] = []
     for index, (start, end) in enumerate(links):
         # Of Vorbis on one page FFmpeg cuts the end at the wrong place, or not at all.
         is_short = pages[index] == 1 and bytes_.read(start + 28, 7) == b"\1vorbis"
         samples = round(lengths[index] * _ogg_rate(bytes_, links[: index + 1])) if is_short else None
         short = missing if index == len(links) - 1 else 0.0
-        parts.append(Part(start, end, short, lengths[index], samples=samples))
-    return Parts(tuple(parts), strange)
+        segments.append(Segment(start, end, short, lengths[index], samples=samples, warms_up=is_short))
+    return segments, strange
 
 
 def _ogg_rate(file: Bytes, links: list[list[int]]) -> int:
@@ -128,6 +125,27 @@ def _ogg_rate(file: Bytes, links: list[list[int]]) -> int:
     if head.startswith(b"\x7fFLAC"):
         return int.from_bytes(head[27:30], "big") >> 4 or 48000
     return 48000  # Opus, always
+
+
+def caf_segments(file: BinaryIO) -> list[Segment]:
+    """Return a CAF as one segment that ends where its packet table says, where its codec counts as well.
+
+    FFmpeg's demuxer cuts what the last packet is short of, after a decoder that has cut it already.
+    """
+    bytes_ = Bytes(file)
+    place, codec = 8, bytes_.read(28, 4)
+    while codec in _COUNTING and place < bytes_.size:
+        name, size = bytes_.read(place, 4), int.from_bytes(bytes_.read(place + 4, 8), "big", signed=True)
+        if name == b"pakt":
+            samples, priming = (int.from_bytes(bytes_.read(place + at, 8), "big") for at in (20, 28))
+            return [Segment(0, bytes_.size, samples=samples)] if samples and not priming >> 32 else []
+        if size < 0:
+            break
+        place += 12 + size
+    return []
+
+
+_COUNTING = {b"alac", b"flac"}  # codecs whose frames tell how many samples they hold
 
 
 def tag_length(file: Bytes, place: int) -> int:

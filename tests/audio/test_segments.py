@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.io import SoundReader
-from sbm_cli.audio.mpeg import mpeg_parts
-from sbm_cli.audio.parts import Window, cut_short, ogg_parts
+from sbm_cli.audio.mpeg import mpeg_segments
 from sbm_cli.audio.pipe import Pipe
+from sbm_cli.audio.segments import Window, caf_segments, cut_short, ogg_segments
 from sbm_cli.errors import AudioError
 from tests.audio.conftest import speech
 from tests.audio.test_formats import lag, read, rewrite
@@ -28,6 +28,7 @@ ID3V1 = b"TAG" + b"Lied".ljust(125, b"\0")
 ITEM = struct.pack("<II", 10, 0) + b"Title\0some title"
 APE = ITEM + b"APETAGEX" + struct.pack("<IIII", 2000, len(ITEM) + 32, 1, 0) + bytes(8)  # the items, and their footer
 RATE = 16000
+ALAC = b"caff\0\1\0\0desc" + (32).to_bytes(8, "big") + bytes(8) + b"alac" + bytes(20)  # the beginning of a CAF
 CODECS = [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", "PCM_16")]
 
 
@@ -211,15 +212,26 @@ def test_blocks_of_any_size_are_the_whole(tmp_path: Path, container: str, subtyp
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1), read(path)[1])
 
 
+@pytest.mark.parametrize(("codec", "sample_format"), [("alac", "s16p"), ("flac", "s16")])
+@pytest.mark.parametrize("samples", [1, 4095, 4096, 2 * 4096 + 5])
+def test_a_caf_ends_where_its_packet_table_says(
+    tmp_path: Path, record: Callable[..., Any], codec: str, sample_format: str, samples: int
+) -> None:
+    waveform = record("a.caf", "caf", codec, samples=samples, sample_format=sample_format)
+    _, found, notes = read(tmp_path / "a.caf")
+    np.testing.assert_allclose(found, waveform, atol=1 / 32768)
+    assert notes == []
+
+
 @given(
     st.binary(max_size=400),
-    st.sampled_from([b"OggS", b"\xff\xfb\x90\x00", b"ID3\3\0\0\0\0\0\x01", b"\x1aE\xdf\xa3", b""]),
+    st.sampled_from([b"OggS", b"\xff\xfb\x90\x00", b"ID3\3\0\0\0\0\0\x01", b"\x1aE\xdf\xa3", b"", ALAC]),
 )
-def test_any_bytes_have_their_parts(rubbish: bytes, magic: bytes) -> None:
+def test_any_bytes_have_their_segments(rubbish: bytes, magic: bytes) -> None:
     file = io.BytesIO(magic + rubbish)
-    for parts in (ogg_parts(file), mpeg_parts(file)):
-        assert all(0 <= part.start < part.end <= len(magic + rubbish) for part in parts.streams)
-        assert 0 <= parts.strange <= len(magic + rubbish)
+    for segments, strange in (ogg_segments(file), mpeg_segments(file), (caf_segments(file), 0)):
+        assert all(0 <= segment.start < segment.end <= len(magic + rubbish) for segment in segments)
+        assert 0 <= strange <= len(magic + rubbish)
     assert cut_short(file) >= 0
 
 

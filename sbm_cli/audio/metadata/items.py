@@ -1,15 +1,15 @@
-"""What a file holds beside its samples, in parts, and how one is put into a finished file."""
+"""What a file holds beside its samples, in items, and how one is put into a finished file."""
 
 from dataclasses import dataclass
 from typing import BinaryIO
 
-MOST_BYTES = 2**26  # of all parts of a file together: they are kept in memory
-MOST_PARTS = 4096
+MOST_BYTES = 2**26  # of all items of a file together: they are kept in memory
+MOST_ITEMS = 4096
 _BLOCK = 2**20
 
 
 @dataclass(frozen=True)
-class Part:
+class Item:
     """A chunk, a comment or a tag, its bytes as they are.
 
     home: whose own it is: a family of containers (WAVE, RIFX, AIFF, W64, CAF, FLAC, MP3), VORBIS (comments of FLAC and
