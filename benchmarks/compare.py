@@ -18,7 +18,8 @@ from sbm_cli.cores import cores
 from sbm_cli.data.corpus import open_corpus
 from sbm_cli.data.test_sets import HALVES, evaluation_set
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.evaluation.metrics import METRICS, RATE, available_metrics, score_many
+from sbm_cli.evaluation.metrics import METRICS, available_metrics, score_many
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.evaluation.statistics import difference_interval
 
 

@@ -27,7 +27,8 @@ from sbm_cli.bridge.schedule import marginal, sample_state
 from sbm_cli.checkpoint import ModelConfig
 from sbm_cli.data.corpus import open_corpus
 from sbm_cli.data.test_sets import HALVES, Mixture, evaluation_set
-from sbm_cli.evaluation.metrics import METRICS, RATE, score_many
+from sbm_cli.evaluation.metrics import METRICS, score_many
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.nn.network import Network
 from sbm_cli.training.objective import prepare
 

@@ -32,7 +32,7 @@ ROOMS = {
     "chain": {"dsp", "bridge"},
     "stream": {"audio", "chain", "options", "errors"},
     "enhancer": {"audio", "stream", "checkpoint", "hub", "options", "errors"},
-    "data": {"checkpoint", "cells", "config", "cores", "errors"},
+    "data": {"audio", "checkpoint", "cells", "config", "cores", "errors"},
     "timing": {"audio", "cores", "enhancer", "errors"},
     "evaluation": {"audio", "cells", "cores", "data", "enhancer", "stream", "options", "timing", "errors"},
     "training": {"data", "dsp", "bridge", "nn", "checkpoint", "audio", "cells", "config", "cores", "lock", "errors"},

@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.data.corpus import RATE, open_corpus
 from sbm_cli.data.test_sets import HALVES, evaluation_set
 from sbm_cli.evaluation.metrics import score_many
-from sbm_cli.timing.clips import Samples, made_clips
+from sbm_cli.timing.clips import made_clips
 from sbm_cli.timing.commands import THREAD_VARIABLES
 from sbm_cli.timing.machine import machine, software
 

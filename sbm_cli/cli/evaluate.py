@@ -15,8 +15,9 @@ from sbm_cli.cores import cores
 from sbm_cli.errors import OutputExistsError
 
 if TYPE_CHECKING:
+    from sbm_cli.audio.samples import Samples
     from sbm_cli.data.test_sets import Mixture
-    from sbm_cli.evaluation.folders import Item, Samples
+    from sbm_cli.evaluation.folders import Item
     from sbm_cli.evaluation.html_report import Heard
     from sbm_cli.evaluation.report import Evaluation
     from sbm_cli.evaluation.systems import System

@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.cells import text_of
 from sbm_cli.cores import cores
 from sbm_cli.errors import AudioError, ConfigError, naming
-
-Samples = NDArray[np.float32]
 
 RATE = 16000
 LEVEL_DBFS = -26.0  # active RMS that `Corpus.clip` gives speech and noise

@@ -9,15 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sbm_cli.audio.format import SUFFIXES
 from sbm_cli.audio.resample import StreamResampler
+from sbm_cli.audio.samples import Samples
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation.metrics import RATE
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.timing.clips import read_clip
-
-Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

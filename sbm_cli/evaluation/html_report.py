@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from sbm_cli.evaluation.folders import Item, Samples
-from sbm_cli.evaluation.metrics import RATE
+from sbm_cli.audio.samples import Samples
+from sbm_cli.evaluation.folders import Item
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.evaluation.report import Evaluation, Table, label, tables
 from sbm_cli.evaluation.scoring import real_time_factor
 from sbm_cli.evaluation.spectrogram import draw, spectrogram

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.errors import SbmError
-from sbm_cli.evaluation.folders import Item, Samples
-from sbm_cli.evaluation.metrics import RATE, Scores, score
+from sbm_cli.evaluation.folders import Item
+from sbm_cli.evaluation.metrics import Scores, score
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.evaluation.systems import NOISY, System, at_level, run
 
 WAITING = 4  # signals to score, for each process, until the next item is enhanced

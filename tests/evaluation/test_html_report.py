@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sbm_cli.evaluation.folders import Item, Samples
+from sbm_cli.audio.samples import Samples
+from sbm_cli.evaluation.folders import Item
 from sbm_cli.evaluation.html_report import chosen, keep, to_html
 from sbm_cli.evaluation.report import Evaluation, summarise
 from sbm_cli.evaluation.scoring import evaluate

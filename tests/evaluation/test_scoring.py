@@ -10,10 +10,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from sbm_cli.audio.samples import Samples
+from sbm_cli.audio.sdr import si_sdr
 from sbm_cli.errors import AudioError
 from sbm_cli.evaluation import scoring
-from sbm_cli.evaluation.folders import Item, Samples
-from sbm_cli.evaluation.metrics import Scores, score, si_sdr
+from sbm_cli.evaluation.folders import Item
+from sbm_cli.evaluation.metrics import Scores, score
 from sbm_cli.evaluation.report import Evaluation, summarise, tables, to_csv, to_json, to_latex, to_markdown
 from sbm_cli.evaluation.scoring import evaluate, real_time_factor
 
