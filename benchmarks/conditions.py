@@ -32,8 +32,9 @@ import torch
 from numpy.typing import NDArray
 
 from sbm_cli.audio.sdr import si_sdr
-from sbm_cli.data.corpus import RATE, Corpus, open_corpus
+from sbm_cli.data.corpus import Corpus, open_corpus
 from sbm_cli.data.filters import reverberate
+from sbm_cli.data.manifest import RATE
 from sbm_cli.data.mixing import noise_gain
 from sbm_cli.data.room_responses import scaled, simulate_room
 from sbm_cli.data.test_sets import ROOM_SEEDS, _Material

@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 from sbm_cli.checkpoint import ModelConfig
-from sbm_cli.data.corpus import RATE, Clip, Corpus
+from sbm_cli.data.corpus import Corpus
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.mixing import Mixer
 from sbm_cli.data.pack import open_pack
 from sbm_cli.data.random import normals, uniforms

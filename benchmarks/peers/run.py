@@ -27,7 +27,8 @@ import numpy as np
 import soundfile
 
 from sbm_cli.audio.samples import Samples
-from sbm_cli.data.corpus import RATE, open_corpus
+from sbm_cli.data.corpus import open_corpus
+from sbm_cli.data.manifest import RATE
 from sbm_cli.data.test_sets import HALVES, evaluation_set
 from sbm_cli.evaluation.metrics import score_many
 from sbm_cli.timing.clips import made_clips

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from sbm_cli.data.corpus import LEVEL_DBFS, RATE, SPLITS, Corpus
+from sbm_cli.data.corpus import LEVEL_DBFS, Corpus
 from sbm_cli.data.filters import (
     active_power,
     band_limited,
@@ -18,6 +18,7 @@ from sbm_cli.data.filters import (
     shelved,
     through_room,
 )
+from sbm_cli.data.manifest import RATE, SPLITS
 from sbm_cli.data.random import COLOURED, FLOOR, KEEP_ROOM, MIXTURE, SECOND_TALKER, Draws, Rows, rows_of, uniforms
 from sbm_cli.data.room_responses import Responses, RoomBank
 from sbm_cli.data.segments import Material, draw_colour, lay, pieces_in, synthetic

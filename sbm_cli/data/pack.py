@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from sbm_cli.config import parse_json
 from sbm_cli.cores import cores
-from sbm_cli.data.corpus import RATE, Clip, Corpus, name_rank
+from sbm_cli.data.corpus import Corpus
+from sbm_cli.data.manifest import RATE, Clip, name_rank
 from sbm_cli.data.room_responses import Room, RoomBank
 from sbm_cli.errors import ConfigError
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sbm_cli.audio.samples import Samples
-from sbm_cli.data.corpus import RATE, Corpus, cached_store
+from sbm_cli.data.corpus import Corpus, cached_store
+from sbm_cli.data.manifest import RATE
 from sbm_cli.data.random import Draws
 
 ROOMS_VERSION = 2  # raise it when the simulation changes

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbm_cli.data.corpus import LEVEL_DBFS, RATE, Clip, Corpus
+from sbm_cli.data.corpus import LEVEL_DBFS, Corpus
 from sbm_cli.data.filters import db_ratio, filtered, frequencies
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.random import Draws, Rows
 from sbm_cli.errors import ConfigError
 

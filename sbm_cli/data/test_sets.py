@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sbm_cli.audio.samples import Samples
-from sbm_cli.data.corpus import RATE, Clip, Corpus
+from sbm_cli.data.corpus import Corpus
 from sbm_cli.data.filters import active_power, reverberate
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.mixing import noise_gain
 from sbm_cli.data.room_responses import scaled, simulate_room
 from sbm_cli.data.segments import FADE, LEAST, OVERLAP, Pieces, lay

@@ -9,7 +9,7 @@ from typing import Any
 
 from sbm_cli.checkpoint import ModelConfig
 from sbm_cli.config import build, dump, parse_json
-from sbm_cli.data.corpus import RATE
+from sbm_cli.data.manifest import RATE
 from sbm_cli.data.mixing import MixConfig
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.losses import LossConfig

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sbm_cli.data import mixing
-from sbm_cli.data.corpus import LEVEL_DBFS, RATE, Clip, Corpus
+from sbm_cli.data.corpus import LEVEL_DBFS, Corpus
 from sbm_cli.data.corpus import active_power as active_power_of_one
 from sbm_cli.data.filters import active_power, band_limited, fast_length, reverberate, shelved, through_room
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.mixing import MixConfig, Mixer, change, keep_room, noise_gain
 from sbm_cli.data.random import Draws
 from sbm_cli.data.room_responses import Room, RoomBank, scaled, simulate_room

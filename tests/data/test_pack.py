@@ -14,7 +14,8 @@ import pytest
 
 from sbm_cli.config import dump
 from sbm_cli.data import pack
-from sbm_cli.data.corpus import RATE, Clip, Corpus
+from sbm_cli.data.corpus import Corpus
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.pack import DECODED, Pack, encode, interleaved, open_pack, write_pack
 from sbm_cli.data.room_responses import Room, RoomBank, align, simulate_room
 from sbm_cli.errors import ConfigError

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sbm_cli.data.corpus import RATE, Clip, Corpus
+from sbm_cli.data.corpus import Corpus
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.random import Draws
 from sbm_cli.data.room_responses import (
     LEAD,

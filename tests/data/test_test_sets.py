@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sbm_cli.data.corpus import RATE, Clip, Corpus, active_power
+from sbm_cli.data.corpus import Corpus, active_power
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.test_sets import SNR_DB, evaluation_set
 from sbm_cli.errors import ConfigError
 
