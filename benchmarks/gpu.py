@@ -36,6 +36,7 @@ from sbm_cli.data.mixing import Mixer
 from sbm_cli.data.pack import open_pack
 from sbm_cli.data.random import normals, uniforms
 from sbm_cli.data.room_responses import Room, RoomBank, simulate_room
+from sbm_cli.data.sources import Source, open_sources
 from sbm_cli.nn import scan
 from sbm_cli.nn.band_conv import band_conv, band_conv_reference
 from sbm_cli.nn.band_linear import band_linear, band_linear_reference
@@ -45,7 +46,6 @@ from sbm_cli.training.loop import Progress
 from sbm_cli.training.loop import train as run_training
 from sbm_cli.training.objective import batch_loss, prepare
 from sbm_cli.training.optimizer import Optimizer
-from sbm_cli.training.sources import Source, open_sources
 from sbm_cli.training.state import LAST
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -495,7 +495,7 @@ def train(options: argparse.Namespace) -> None:
                 saved = (run / LAST).stat().st_mtime
                 publish(run, options.out)
 
-        sources = open_sources(config, torch.device(options.device))
+        sources = open_sources(config.data, config.mix, torch.device(options.device))
         if options.device == "cuda" or options.fill:
             row = time_training(config, sources.train, config.batch, config.loop.precision, 2.0)
             print(*row, sep="  ", flush=True)

@@ -261,8 +261,7 @@ def pack(
     from sbm_cli.data.corpus import open_corpus
     from sbm_cli.data.pack import write_pack
     from sbm_cli.data.room_responses import open_rooms
-    from sbm_cli.training.config import DataConfig
-    from sbm_cli.training.sources import ROOM_SEED
+    from sbm_cli.data.sources import ROOM_SEED, DataConfig
 
     with console.progress("decode", "files") as progress:
         corpus = open_corpus(cache, manifest, progress=progress)

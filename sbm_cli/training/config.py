@@ -11,31 +11,11 @@ from sbm_cli.checkpoint import ModelConfig
 from sbm_cli.config import build, dump, parse_json
 from sbm_cli.data.manifest import RATE
 from sbm_cli.data.mixing import MixConfig
+from sbm_cli.data.sources import DataConfig
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.losses import LossConfig
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the audio comes from: manifests (CSV), or folders of speech, noise and room responses."""
-
-    manifests: tuple[str, ...] = ()
-    speech: tuple[str, ...] = ()
-    noise: tuple[str, ...] = ()
-    rir: tuple[str, ...] = ()
-    rooms: int = 2400  # simulated, made once and cached
-    cache: str = "runs/cache"
-    speeds: tuple[float, ...] = ()  # the training speech also at these speeds: each makes a voice of its own
-    pack: str = ""  # folder that `sbm data pack` wrote: instead of all these
-    own_share: float = 0.0  # of the items: noise from the folders only; 0 draws folders and manifests alike
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.rooms <= 10**6 or not 0 <= self.own_share <= 1:
-            raise ValueError(f"rooms lies between 1 and 1000000, own_share in [0, 1], got {self}")
-        if not all(0.5 <= speed <= 2 for speed in self.speeds):
-            raise ValueError(f"speeds lie between 0.5 and 2, got {self.speeds}")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sbm_cli.cores import cores
+from sbm_cli.data.sources import Sources, batches, open_sources
 from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
@@ -25,7 +26,6 @@ from sbm_cli.training.engine import Engine, launch, on_stop
 from sbm_cli.training.logs import Logs, read_scores
 from sbm_cli.training.objective import batch_loss
 from sbm_cli.training.optimizer import Optimizer, learning_rate
-from sbm_cli.training.sources import Sources, batches, open_sources
 from sbm_cli.training.state import (
     BEST,
     LAST,
@@ -134,7 +134,7 @@ def _run(
     sources: Sources | None,
 ) -> Outcome:
     with engine.first():  # decodes and simulates; the others find it done
-        sources = sources or open_sources(config, engine.device)
+        sources = sources or open_sources(config.data, config.mix, engine.device)
     stop = threading.Event()
     with closing(_Training(engine, config, output, start, sources)) as training, on_stop(stop.set):
         return training.run(stop, math.inf if max_minutes is None else 60 * max_minutes, report)
@@ -176,7 +176,8 @@ class _Training:
         config, loop = self.config, self.config.loop
         begun = saved = time.monotonic()
         window, scores, over = _Window(self.engine.device), dict[str, Score](), False
-        mixtures = batches(self.sources.train, config.seed, range(self.step, config.steps), self.share, self.engine)
+        steps, engine = range(self.step, config.steps), self.engine
+        mixtures = batches(self.sources.train, config.seed, steps, self.share, engine.device, engine.size)
         while self.step < config.steps and not over:
             asked = time.monotonic()
             noisy, clean = next(mixtures)

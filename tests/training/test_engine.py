@@ -18,11 +18,11 @@ import torch
 import yaml
 
 from sbm_cli.config import dump
+from sbm_cli.data.sources import open_sources
 from sbm_cli.errors import ConfigError, DependencyError, TrainingError
 from sbm_cli.training.config import LoopConfig, TrainConfig
 from sbm_cli.training.engine import Engine, launch
 from sbm_cli.training.loop import _Training, train
-from sbm_cli.training.sources import open_sources
 from sbm_cli.training.state import make_folder
 
 
@@ -112,9 +112,9 @@ import torch
 from sbm_cli.config import build
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.loop import _Training, train
-from sbm_cli.training.sources import open_sources
+from sbm_cli.data.sources import open_sources
 from sbm_cli.training.state import make_folder
-from sbm_cli.training.sources import Sources
+from sbm_cli.data.sources import Sources
 
 class Noise:
     device = torch.device("cpu")
@@ -141,7 +141,7 @@ def test_a_lean_machine_trains(recipe: TrainConfig, tmp_path: Path) -> None:
 def test_a_step_does_not_wait_for_the_gpu(recipe: TrainConfig, tmp_path: Path, precision: str) -> None:
     config = replace(recipe, loop=LoopConfig(precision=precision, validate_every=0))
     engine = Engine(torch.device("cuda"))
-    sources = open_sources(config, engine.device)
+    sources = open_sources(config.data, config.mix, engine.device)
     make_folder(tmp_path, config)
     with closing(_Training(engine, config, tmp_path, None, sources)) as training:
         for step in range(4):

@@ -15,9 +15,10 @@ import torch
 from sbm_cli.checkpoint import load, save
 from sbm_cli.config import dump
 from sbm_cli.data.mixing import MixConfig
+from sbm_cli.data.sources import DataConfig
 from sbm_cli.errors import ConfigError
 from sbm_cli.nn.network import Network, NetworkConfig
-from sbm_cli.training.config import DataConfig, LoopConfig, OptimizerConfig, TimeConfig, TrainConfig
+from sbm_cli.training.config import LoopConfig, OptimizerConfig, TimeConfig, TrainConfig
 from sbm_cli.training.loop import train
 from sbm_cli.training.losses import LossConfig
 from sbm_cli.training.optimizer import Optimizer
