@@ -35,7 +35,7 @@ from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.mixing import Mixer
 from sbm_cli.data.pack import open_pack
 from sbm_cli.data.random import normals, uniforms
-from sbm_cli.data.room_responses import Room, RoomBank, simulate_room
+from sbm_cli.data.room_responses import ResponseBank, RoomResponse, simulate_room
 from sbm_cli.data.sources import Source, open_sources
 from sbm_cli.nn import scan
 from sbm_cli.nn.band_conv import band_conv, band_conv_reference
@@ -57,7 +57,7 @@ Row = tuple[str, str, str, str, str]
 Check = tuple[str, str, float, float]  # what, case, error, bound
 
 
-def toy_audio() -> tuple[Corpus, RoomBank]:
+def toy_audio() -> tuple[Corpus, ResponseBank]:
     """Make 20 "utterances" of 5 speakers, 10 noises and 6 rooms: enough for every branch of the mixer."""
     rng = np.random.default_rng(0)
     clips, parts, start = [], [], 0
@@ -71,10 +71,10 @@ def toy_audio() -> tuple[Corpus, RoomBank]:
     responses = [simulate_room(0, i)[0] for i in range(6)]
     rooms, start = [], 0
     for i, response in enumerate(responses):
-        rooms.append(Room(str(i), 0.3, "hall" if i > 3 else "", start, len(response)))
+        rooms.append(RoomResponse(str(i), 0.3, "hall" if i > 3 else "", start, len(response)))
         start += len(response)
     store = np.concatenate([response * 16384 for response in responses]).astype(np.int16)
-    return Corpus(clips, np.concatenate(parts)), RoomBank(tuple(rooms), store)
+    return Corpus(clips, np.concatenate(parts)), ResponseBank(tuple(rooms), store)
 
 
 def recipe(options: argparse.Namespace) -> TrainConfig:

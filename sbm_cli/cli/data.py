@@ -260,12 +260,12 @@ def pack(
 
     from sbm_cli.data.corpus import open_corpus
     from sbm_cli.data.pack import write_pack
-    from sbm_cli.data.room_responses import open_rooms
+    from sbm_cli.data.room_responses import open_responses
     from sbm_cli.data.sources import ROOM_SEED, DataConfig
 
     with console.progress("decode", "files") as progress:
         corpus = open_corpus(cache, manifest, progress=progress)
-    bank = open_rooms(cache, rooms or DataConfig().rooms, ROOM_SEED, corpus)
+    bank = open_responses(cache, rooms or DataConfig().rooms, ROOM_SEED, corpus)
     with console.progress("pack", "files") as progress:
         made = write_pack(corpus, bank, output, shard_mb=shard_mb, progress=progress)
     for (kind, split), minutes in made.minutes.items():

@@ -18,7 +18,7 @@ from sbm_cli.data.corpus import Corpus, open_corpus
 from sbm_cli.data.mixing import MixConfig, Mixer
 from sbm_cli.data.pack import open_pack
 from sbm_cli.data.random import OWN_NOISE, uniforms
-from sbm_cli.data.room_responses import open_rooms
+from sbm_cli.data.room_responses import open_responses
 
 ROOM_SEED = 1  # the simulated rooms of `data.test_sets` have others
 AHEAD = 2  # steps that each thread makes in advance
@@ -65,18 +65,18 @@ class Sources:
 
 @dataclass(frozen=True)
 class Blend:
-    """Items of `own` with probability `share`, of `general` otherwise."""
+    """Items of `own` with some probability, of `general` otherwise."""
 
     own: Source
     general: Source
-    share: float
+    own_probability: float
 
     @property
     def device(self) -> torch.device:
         return self.general.device
 
     def batch(self, seed: int, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
-        chosen = (uniforms(seed, step, torch.tensor(items), OWN_NOISE, 1)[:, 0] < self.share).tolist()
+        chosen = (uniforms(seed, step, torch.tensor(items), OWN_NOISE, 1)[:, 0] < self.own_probability).tolist()
         rows: dict[int, tuple[Tensor, Tensor]] = {}
         for source, own in ((self.own, True), (self.general, False)):
             part = [item for item, is_own in zip(items, chosen, strict=True) if is_own == own]
@@ -103,7 +103,7 @@ def open_sources(data: DataConfig, mix: MixConfig, device: torch.device) -> Sour
             [Path(path) for path in paths] for paths in (data.manifests, data.speech, data.noise, data.rir)
         )
         corpus = open_corpus(cache, manifests, speech, noise, rir, data.speeds)
-        rooms = open_rooms(cache, data.rooms, ROOM_SEED, corpus)
+        rooms = open_responses(cache, data.rooms, ROOM_SEED, corpus)
 
     def mixers(train: Corpus, valid: Corpus, name: str) -> Sources:
         complete = all(valid.where(kind, "valid") for kind in ("speech", "noise"))

@@ -20,13 +20,13 @@ from sbm_cli.timing.clips import read_clip
 
 @dataclass(frozen=True)
 class Item:
-    """One recording of a test set; `half` is the part of the set that it belongs to.
+    """One recording of a test set; `subset` is the part of the set that it belongs to.
 
     load: returns noisy and clean (None without a reference), float32 [samples] at 16 kHz, and may raise AudioError.
     """
 
     id: str
-    half: str
+    subset: str
     load: Callable[[], tuple[Samples, Samples | None]]
 
 

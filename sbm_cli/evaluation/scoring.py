@@ -25,7 +25,7 @@ class Record:
     """One system on one item. problem: why there are no scores; elapsed: seconds it took, None where not timed."""
 
     id: str
-    half: str
+    subset: str
     system: str
     seconds: float  # of audio
     elapsed: float | None
@@ -80,7 +80,7 @@ def evaluate(
                 except (SbmError, OSError, ValueError) as error:
                     problem = _reason(error)
                 result = partial(_none, metrics, problem) if problem else scoring.begin(heard[name], clean)
-                waiting.append((partial(Record, item.id, item.half, name, seconds, elapsed), result))
+                waiting.append((partial(Record, item.id, item.subset, name, seconds, elapsed), result))
                 collect(WAITING * workers)
             if hear is not None and heard:
                 hear(number, item, heard)

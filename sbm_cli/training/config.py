@@ -41,7 +41,7 @@ class OptimizerConfig:
             raise ValueError(f"method is adamw or muon, got {self.method!r}")
         if not 0 < self.final_rate <= self.rate or not 0 < self.decay <= 1 or not 0 <= self.ema < 1:
             raise ValueError(f"need 0 < final_rate <= rate, 0 < decay <= 1, 0 <= ema < 1, got {self}")
-        if not all(0 <= share < 1 for share in (*self.betas, self.momentum)):
+        if not all(0 <= value < 1 for value in (*self.betas, self.momentum)):
             raise ValueError(f"betas and momentum lie in [0, 1), got {self}")
         if not self.clip > 0 or self.weight_decay < 0 or self.warmup < 0:
             raise ValueError(f"need clip > 0 and weight_decay, warmup >= 0, got {self}")
@@ -57,8 +57,8 @@ class TimeConfig:
     final_part: float = 0.15  # of all steps
 
     def __post_init__(self) -> None:
-        shares = (self.end_mass, self.final_end_mass, self.final_part)
-        if not 0 < self.t_min < 1 or not all(0 <= share <= 1 for share in shares):
+        fractions = (self.end_mass, self.final_end_mass, self.final_part)
+        if not 0 < self.t_min < 1 or not all(0 <= value <= 1 for value in fractions):
             raise ValueError(f"t_min lies in (0, 1), the masses and final_part in [0, 1], got {self}")
 
 
@@ -97,7 +97,7 @@ class TrainConfig:
     steps: int = 10000
     batch: int = 8
     seed: int = 0
-    warm_level: float = 0.3  # share of segments whose level starts as if sound had gone before,
+    warm_level: float = 0.3  # fraction of segments whose level starts as if sound had gone before,
     warm_level_db: tuple[float, float] = (-6.0, 6.0)  # so much louder or softer than the segment
     checkpoint_minutes: float = 5.0
 

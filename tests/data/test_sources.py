@@ -1,4 +1,4 @@
-"""Sources of mixtures: made ahead in order, and a user's own noise beside general material."""
+"""Sources of mixtures: made ahead in order, and a user's own noise beside general noise."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def hums(noisy: Tensor, clean: Tensor) -> Tensor:
 
 def test_own_noise_has_its_share_and_a_set_of_its_own(tuning: TrainConfig) -> None:
     sources = open_sources(tuning.data, tuning.mix, CPU)
-    share = hums(*sources.train.batch(0, 0, range(60))).float().mean().item()
-    assert share == pytest.approx(0.5, abs=0.2)
+    fraction = hums(*sources.train.batch(0, 0, range(60))).float().mean().item()
+    assert fraction == pytest.approx(0.5, abs=0.2)
     assert list(sources.valid) == ["own", "general"]
     assert hums(*sources.valid["own"].batch(0, 0, range(8))).all()
     assert not hums(*sources.valid["general"].batch(0, 0, range(8))).any()

@@ -64,7 +64,7 @@ def fail(engine: Engine, error: Exception) -> None:
     time.sleep(30)  # the other one is ended
 
 
-def test_an_error_of_any_process_is_told_whole() -> None:
+def test_an_error_of_any_process_is_reported_whole() -> None:
     with pytest.raises(TrainingError) as caught:
         launch(fail, "cpu", 2, TrainingError("step 3: lost", "Look for it."))
     assert (caught.value.message, caught.value.hint) == ("step 3: lost", "Look for it.")
@@ -76,13 +76,15 @@ def test_an_interrupted_training_ends_with_status_130_and_a_checkpoint(recipe: T
     command = [sys.executable, "-m", "sbm_cli", "train", "-c", "recipe.yaml", "-o", "out", "--processes", "2"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        told = ""
-        while "step 2/" not in told and (line := process.stderr.readline()):
-            told += line
+        reported = ""
+        while "step 2/" not in reported and (line := process.stderr.readline()):
+            reported += line
         process.send_signal(signal.SIGINT)  # to the parent alone, as `kill` does
-        told += process.stderr.read()
-    assert process.returncode == 130, told
-    assert told.rstrip().endswith("sbm: interrupted") and "Traceback" not in told and "distributed" not in told
+        reported += process.stderr.read()
+    assert process.returncode == 130, reported
+    assert (
+        reported.rstrip().endswith("sbm: interrupted") and "Traceback" not in reported and "distributed" not in reported
+    )
     assert torch.load(tmp_path / "out" / "last.pt", weights_only=True)["step"] >= 2
 
 
@@ -147,7 +149,7 @@ def test_a_step_does_not_wait_for_the_gpu(recipe: TrainConfig, tmp_path: Path, p
         for step in range(4):
             torch.cuda.set_sync_debug_mode("error" if step >= 2 else "default")  # the first steps compile
             try:
-                training.learn(*sources.train.batch(config.seed, step, training.share))
+                training.learn(*sources.train.batch(config.seed, step, training.items))
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         assert torch.isfinite(training.optimizer.average).all()

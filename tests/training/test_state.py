@@ -89,11 +89,11 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), CHANGES, ids=lambda value: value if isinstance(value, str) else "")
-def test_another_recipe_is_refused(recipe: TrainConfig, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("changes", "reported"), CHANGES, ids=lambda value: value if isinstance(value, str) else "")
+def test_another_recipe_is_refused(recipe: TrainConfig, tmp_path: Path, changes: dict[str, Any], reported: str) -> None:
     make_folder(tmp_path, recipe)
     write_checkpoint(tmp_path, recipe, Optimizer(Network(recipe.model.network), recipe.optimizer), 3, 1.5)
-    with pytest.raises(ConfigError, match=f"last.pt: of another recipe: {told}"):
+    with pytest.raises(ConfigError, match=f"last.pt: of another recipe: {reported}"):
         check(tmp_path / LAST, replace(recipe, **changes))
     moved = replace(recipe.data, speech=("elsewhere",), manifests=("other.csv",), cache="there")
     longer = {"steps": 99, "checkpoint_minutes": 1.0, "loop": LoopConfig(precision="bfloat16"), "data": moved}
