@@ -13,7 +13,8 @@ import sys
 from functools import partial
 
 from sbm_cli import Enhancer
-from sbm_cli.timing.clips import Samples, speech_like
+from sbm_cli.audio.samples import Samples
+from sbm_cli.timing.clips import speech_like
 from sbm_cli.timing.machine import machine, software
 from sbm_cli.timing.rtf import timed
 

@@ -2,8 +2,8 @@
 
     python benchmarks/compare.py corpus.csv bridge=runs/bridge-0,runs/bridge-1 mapping=runs/mapping-0,runs/mapping-1
 
-Prints, for every half and metric, the mean of each model, and the difference of the second way to the first: paired by
-mixture, averaged over seeds, with a bootstrap 95 % interval over mixtures. `seeds` is the larger of the two ways'
+Prints, for every subset and metric, the mean of each model, and the difference of the second way to the first: paired
+by mixture, averaged over seeds, with a bootstrap 95 % interval over mixtures. `seeds` is the larger of the two ways'
 differences between their own first two seeds: what is not larger than that is no difference.
 """
 
@@ -16,9 +16,10 @@ import numpy as np
 
 from sbm_cli.cores import cores
 from sbm_cli.data.corpus import open_corpus
-from sbm_cli.data.test_sets import HALVES, evaluation_set
+from sbm_cli.data.test_sets import SUBSETS, evaluation_set
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.evaluation.metrics import METRICS, RATE, available_metrics, score_many
+from sbm_cli.evaluation.metrics import METRICS, available_metrics, score_many
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.evaluation.statistics import difference_interval
 
 
@@ -42,10 +43,10 @@ def main() -> None:
     scores = score_many(pairs, metrics, cores(), RATE)
 
     single = [f"{name} {seed}" for name, paths in zip(names, seeds, strict=True) for seed in range(len(paths))]
-    print(f"| half | metric | {' | '.join(single)} | {names[1]} - {names[0]} (95 % interval) | seeds |")
+    print(f"| subset | metric | {' | '.join(single)} | {names[1]} - {names[0]} (95 % interval) | seeds |")
     print("|" + "---|" * (len(single) + 4))
-    for half in HALVES:
-        chosen = [i for i, mixture in enumerate(mixtures) if mixture.half == half]
+    for subset in SUBSETS:
+        chosen = [i for i, mixture in enumerate(mixtures) if mixture.subset == subset]
         for metric in metrics:
             table = np.array([score[metric] for score in scores], np.float64).reshape(len(single), -1)[:, chosen]
             first, second = table[: len(seeds[0])], table[len(seeds[0]) :]
@@ -53,7 +54,7 @@ def main() -> None:
             apart = max(np.ptp(way[:2].mean(1)) if len(way) > 1 else np.nan for way in (first, second))
             means = " | ".join(f"{mean:.3f}" for mean in table.mean(1))
             difference = f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
-            print(f"| {half} | {METRICS[metric].label} | {means} | {difference} | {apart:.3f} |")
+            print(f"| {subset} | {METRICS[metric].label} | {means} | {difference} | {apart:.3f} |")
 
 
 if __name__ == "__main__":

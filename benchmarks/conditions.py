@@ -32,11 +32,12 @@ import torch
 from numpy.typing import NDArray
 
 from sbm_cli.audio.sdr import si_sdr
-from sbm_cli.data.corpus import RATE, Corpus, open_corpus
+from sbm_cli.data.corpus import Corpus, open_corpus
 from sbm_cli.data.filters import reverberate
+from sbm_cli.data.manifest import RATE
 from sbm_cli.data.mixing import noise_gain
 from sbm_cli.data.room_responses import scaled, simulate_room
-from sbm_cli.data.test_sets import ROOM_SEEDS, _Material
+from sbm_cli.data.test_sets import ROOM_SEEDS, _Segments
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.evaluation.metrics import METRICS, score
 from sbm_cli.options import Options
@@ -89,13 +90,13 @@ def change_db(enhancer: Enhancer, disturbed: Samples, plain: Samples) -> float:
 
 def room_rows(enhancer: Enhancer, corpus: Corpus) -> Iterator[tuple[str, list[float]]]:
     """Yield `--dereverb` and the means of direct sound, late reverberation and both SI-SDR, the input at the end."""
-    material, rng = _Material(corpus, "valid"), np.random.default_rng(5)
+    segments, rng = _Segments(corpus, "valid"), np.random.default_rng(5)
     rows: dict[str, list[list[float]]] = {}
     for number in range(10):
-        speech = material.speech(rng, 5 * RATE, material.speakers[number % len(material.speakers)])
+        speech = segments.speech(rng, 5 * RATE, segments.speakers[number % len(segments.speakers)])
         response = torch.from_numpy(simulate_room(ROOM_SEEDS["valid"], 500 + number)[0])
         wet, dry = reverberate(speech, scaled(response)[None])
-        noise, _ = material.noise(rng, 5 * RATE)
+        noise, _ = segments.noise(rng, 5 * RATE)
         noisy = wet + noise_gain(wet, noise, torch.tensor([8.0])) * noise
         noisy, wet, dry = ((0.3 * x[0]).numpy() for x in (noisy, wet, dry))
         outputs = {

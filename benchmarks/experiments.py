@@ -25,8 +25,9 @@ from sbm_cli import hub
 from sbm_cli.bridge import draw_noise, sample
 from sbm_cli.bridge.schedule import marginal, sample_state
 from sbm_cli.data.corpus import open_corpus
-from sbm_cli.data.test_sets import HALVES, Mixture, evaluation_set
-from sbm_cli.evaluation.metrics import METRICS, RATE, score_many
+from sbm_cli.data.test_sets import SUBSETS, Mixture, evaluation_set
+from sbm_cli.evaluation.metrics import METRICS, score_many
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.model import Model, ModelConfig
 
 SCORES = ("si_sdr", "estoi", "pesq")  # DNSMOS would take longer than all the rest
@@ -60,8 +61,8 @@ def means(mixtures: Sequence[Mixture], outputs: Sequence[np.ndarray]) -> dict[st
     scores = score_many(list(zip(outputs, [m.clean for m in mixtures], strict=True)), SCORES, 1, RATE)
     return {
         name: [
-            float(np.mean([s[name] for s, m in zip(scores, mixtures, strict=True) if m.half == half]))
-            for half in HALVES
+            float(np.mean([s[name] for s, m in zip(scores, mixtures, strict=True) if m.subset == subset]))
+            for subset in SUBSETS
         ]
         for name in SCORES
     }
@@ -111,7 +112,7 @@ def time(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> No
     print("\n| model | t | weight of clean in the mean | moved, as a share of clean - noisy | cosine |")
     print("|---|---|---|---|---|")
     print("\n".join(moved))
-    chart(out / "time.svg", curves, "bridge time t", "PESQ-wb, mean of both halves")
+    chart(out / "time.svg", curves, "bridge time t", "PESQ-wb, mean of both subsets")
 
 
 def projection(change: Tensor, direction: Tensor) -> tuple[float, float]:
@@ -144,7 +145,7 @@ def steps(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> N
                 scores = means(mixtures, outputs)
                 row(name, sampler, count, scores=scores)
                 curves.setdefault(f"{name}, {sampler}", []).append((np.log10(count), float(np.mean(scores["pesq"]))))
-    chart(out / "steps.svg", curves, "log10 of the network calls", "PESQ-wb, mean of both halves")
+    chart(out / "steps.svg", curves, "log10 of the network calls", "PESQ-wb, mean of both subsets")
 
 
 def probe(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> None:

@@ -29,11 +29,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbm_cli.data.corpus import RATE, Clip, Corpus
+from sbm_cli.data.corpus import Corpus
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.mixing import Mixer
 from sbm_cli.data.pack import open_pack
 from sbm_cli.data.random import normals, uniforms
-from sbm_cli.data.room_responses import Room, RoomBank, simulate_room
+from sbm_cli.data.room_responses import ResponseBank, RoomResponse, simulate_room
+from sbm_cli.data.sources import Source, open_sources
 from sbm_cli.model import ModelConfig
 from sbm_cli.nn import scan
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
@@ -44,7 +46,6 @@ from sbm_cli.training.loop import Progress
 from sbm_cli.training.loop import train as run_training
 from sbm_cli.training.objective import batch_loss
 from sbm_cli.training.optimizer import Optimizer
-from sbm_cli.training.sources import Source, open_sources
 from sbm_cli.training.state import LAST
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -56,7 +57,7 @@ Row = tuple[str, str, str, str, str]
 Check = tuple[str, str, float, float]  # what, case, error, bound
 
 
-def toy_audio() -> tuple[Corpus, RoomBank]:
+def toy_audio() -> tuple[Corpus, ResponseBank]:
     """Make 20 "utterances" of 5 speakers, 10 noises and 6 rooms: enough for every branch of the mixer."""
     rng = np.random.default_rng(0)
     clips, parts, start = [], [], 0
@@ -70,10 +71,10 @@ def toy_audio() -> tuple[Corpus, RoomBank]:
     responses = [simulate_room(0, i)[0] for i in range(6)]
     rooms, start = [], 0
     for i, response in enumerate(responses):
-        rooms.append(Room(str(i), 0.3, "hall" if i > 3 else "", start, len(response)))
+        rooms.append(RoomResponse(str(i), 0.3, "hall" if i > 3 else "", start, len(response)))
         start += len(response)
     store = np.concatenate([response * 16384 for response in responses]).astype(np.int16)
-    return Corpus(clips, np.concatenate(parts)), RoomBank(tuple(rooms), store)
+    return Corpus(clips, np.concatenate(parts)), ResponseBank(tuple(rooms), store)
 
 
 def recipe(options: argparse.Namespace) -> TrainConfig:
@@ -494,7 +495,7 @@ def train(options: argparse.Namespace) -> None:
                 saved = (run / LAST).stat().st_mtime
                 publish(run, options.out)
 
-        sources = open_sources(config, torch.device(options.device))
+        sources = open_sources(config.data, config.mix, torch.device(options.device))
         if options.device == "cuda" or options.fill:
             row = time_training(config, sources.train, config.batch, config.loop.precision, 2.0)
             print(*row, sep="  ", flush=True)

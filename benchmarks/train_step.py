@@ -117,7 +117,7 @@ def compare(roots: list[Path], precisions: list[str], rounds: int) -> list[list[
     return answers
 
 
-def shares(precision: str, names: bool, steps: int = 8) -> None:
+def breakdown(precision: str, names: bool, steps: int = 8) -> None:
     """Print where the time of a step goes, by class of operator."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -164,7 +164,7 @@ def main() -> None:
         low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
         print(f"\n{statistics.median(ratios):.2f} times as fast (80 % of the turns: {low:.2f} to {high:.2f})")
     else:
-        shares(options.precision, options.names)
+        breakdown(options.precision, options.names)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     import soundfile
 
     from sbm_cli.data.mixing import MixConfig
+    from sbm_cli.data.sources import DataConfig
     from sbm_cli.model import ModelConfig
     from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
-    from sbm_cli.training.config import DataConfig, LoopConfig, OptimizerConfig, TrainConfig
+    from sbm_cli.training.config import LoopConfig, OptimizerConfig, TrainConfig
 
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)

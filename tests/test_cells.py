@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbm_cli.cells import cell, text_of
-from sbm_cli.data.corpus import Clip, read_manifest
-from sbm_cli.data.prepare import write_manifest
+from sbm_cli.data.manifest import Clip, read_manifest, write_manifest
 from sbm_cli.evaluation.metrics import Scores
 from sbm_cli.evaluation.report import Evaluation, to_csv
 from sbm_cli.evaluation.scoring import Record

@@ -33,7 +33,7 @@ ROOMS = {
     "stream": {"audio", "bridge", "dsp", "model", "nn", "options", "errors"},
     "files": {"audio", "model", "stream", "options", "errors"},
     "enhancer": {"audio", "files", "model", "stream", "hub", "options"},
-    "data": {"atomic", "cells", "config", "cores", "errors"},
+    "data": {"atomic", "audio", "cells", "config", "cores", "errors"},
     "timing": {"audio", "cores", "enhancer", "errors"},
     "evaluation": {"audio", "cells", "cores", "data", "enhancer", "stream", "options", "timing", "errors"},
     "training": {"atomic", "audio", "bridge", "cells", "config", "cores", "data", "dsp", "lock", "model", "nn"}

@@ -8,14 +8,14 @@ import sys
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-HALVES = {"noise": "noise alone", "reverb": "reverberant and noisy"}
+SUBSETS = {"noise": "noise alone", "reverb": "reverberant and noisy"}
 METRICS = {"ovrl": "DNSMOS OVRL", "pesq": "PESQ-wb"}
 
 rows = json.load(sys.stdin)
 figure = Figure(figsize=(10, 7.5), layout="constrained")
-grid = figure.subplots(len(METRICS), len(HALVES), sharex=True, squeeze=False)
+grid = figure.subplots(len(METRICS), len(SUBSETS), sharex=True, squeeze=False)
 for line, (metric, name) in zip(grid, METRICS.items(), strict=True):
-    for axes, (half, title) in zip(line, HALVES.items(), strict=True):
+    for axes, (subset, title) in zip(line, SUBSETS.items(), strict=True):
         axes.set(xscale="log", ylabel=name, title=title)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -23,9 +23,9 @@ for line, (metric, name) in zip(grid, METRICS.items(), strict=True):
         axes.grid(alpha=0.3)
         for row in rows:
             if "rtf" not in row:
-                axes.axhline(row["scores"][half][metric], color="grey", linestyle=":", label="unprocessed")
+                axes.axhline(row["scores"][subset][metric], color="grey", linestyle=":", label="unprocessed")
             elif row["scores"]:
-                axes.scatter(row["rtf"], row["scores"][half][metric], label=row["label"], zorder=2)
+                axes.scatter(row["rtf"], row["scores"][subset][metric], label=row["label"], zorder=2)
             else:
                 axes.axvline(row["rtf"], color="lightgrey", zorder=0)
                 axes.text(row["rtf"], 0.02, row["label"], rotation=90, fontsize=7, transform=axes.get_xaxis_transform())

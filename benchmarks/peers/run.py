@@ -26,10 +26,12 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from sbm_cli.data.corpus import RATE, open_corpus
-from sbm_cli.data.test_sets import HALVES, evaluation_set
+from sbm_cli.audio.samples import Samples
+from sbm_cli.data.corpus import open_corpus
+from sbm_cli.data.manifest import RATE
+from sbm_cli.data.test_sets import SUBSETS, evaluation_set
 from sbm_cli.evaluation.metrics import score_many
-from sbm_cli.timing.clips import Samples, made_clips
+from sbm_cli.timing.clips import made_clips
 from sbm_cli.timing.commands import THREAD_VARIABLES
 from sbm_cli.timing.machine import machine, software
 
@@ -141,7 +143,7 @@ def time_all(workers: dict[System, Worker], seconds: float, rounds: int, folder:
 
 
 def score_all(workers: dict[System, Worker], manifest: Path, count: int, folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the mean scores by label, half and metric; "noisy" is the input itself."""
+    """Return the mean scores by label, subset and metric; "noisy" is the input itself."""
     mixtures = list(evaluation_set(open_corpus(Path("runs/cache"), [manifest]), "report", count))
     outputs = {"noisy": [mixture.noisy for mixture in mixtures]}
     for system in workers:
@@ -157,13 +159,13 @@ def score_all(workers: dict[System, Worker], manifest: Path, count: int, folder:
     for label, estimates in outputs.items():
         rows = score_many([(e, m.clean) for e, m in zip(estimates, mixtures, strict=True)], METRICS)
         scores[label] = {
-            half: {
+            subset: {
                 metric: statistics.fmean(
-                    row[metric] or 0.0 for row, m in zip(rows, mixtures, strict=True) if m.half == half
+                    row[metric] or 0.0 for row, m in zip(rows, mixtures, strict=True) if m.subset == subset
                 )
                 for metric in METRICS
             }
-            for half in HALVES
+            for subset in SUBSETS
         }
     return scores
 
@@ -179,7 +181,7 @@ def aligned(output: Samples, noisy: Samples) -> Samples:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    heads = [f"{metric.upper()} {half}" for half in HALVES for metric in METRICS]
+    heads = [f"{metric.upper()} {subset}" for subset in SUBSETS for metric in METRICS]
     lines = [
         f"| system | RTF | least to most | to sbm-tiny | start, s | {' | '.join(heads)} |",
         "|" + "---|" * (5 + len(heads)),
@@ -190,7 +192,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             spread = f"{row['least']:.4f} to {row['most']:.4f}"
             speed = [f"{row['rtf']:.4f}", spread, f"{row['ratio']:.2f}", f"{row['start']:.1f}"]
         found = row.get("scores")
-        scores = [f"{found[half][metric]:.2f}" if found else "" for half in HALVES for metric in METRICS]
+        scores = [f"{found[subset][metric]:.2f}" if found else "" for subset in SUBSETS for metric in METRICS]
         lines.append("| " + " | ".join([row["label"], *speed, *scores]) + " |")
     return "\n".join(lines)
 

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Samples = NDArray[np.float32]  # full scale 1; what the axes are, the function says
+
 LIMIT = 1e12  # of a sample: the power of larger ones leaves float32
 
 # The silence and full scale of integers as WAV files and their readers have them. No recording has 64 bits: that is

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Samples = NDArray[np.float32]
+from sbm_cli.audio.samples import Samples
 
 LIMIT = 100.0  # dB; keeps exact copies and silence finite
 

@@ -76,6 +76,7 @@ def prepare(
 
     from sbm_cli.data import prepare as corpora
     from sbm_cli.data.layouts import LAYOUTS, LICENCES
+    from sbm_cli.data.manifest import write_manifest
 
     licences = [item.strip().lower() for item in licence.split(",")] if licence else []
     if name not in LAYOUTS:
@@ -95,7 +96,7 @@ def prepare(
     if broken:
         console.warn(f"{len(broken)} files cannot be read or are empty and are left out", _some(broken))
     kept = [(clip, length) for clip, length in zip(clips, seconds, strict=True) if length]
-    corpora.write_manifest(path, kept)
+    write_manifest(path, kept)
     for kind, split in sorted({(clip.kind, clip.split) for clip, _ in kept}):
         lengths = [length for clip, length in kept if (clip.kind, clip.split) == (kind, split)]
         console.note(f"{kind:<7}{split:<7}{len(lengths):>8} files {sum(lengths) / 3600:>9.2f} h")
@@ -259,13 +260,12 @@ def pack(
 
     from sbm_cli.data.corpus import open_corpus
     from sbm_cli.data.pack import write_pack
-    from sbm_cli.data.room_responses import open_rooms
-    from sbm_cli.training.config import DataConfig
-    from sbm_cli.training.sources import ROOM_SEED
+    from sbm_cli.data.room_responses import open_responses
+    from sbm_cli.data.sources import ROOM_SEED, DataConfig
 
     with console.progress("decode", "files") as progress:
         corpus = open_corpus(cache, manifest, progress=progress)
-    bank = open_rooms(cache, rooms or DataConfig().rooms, ROOM_SEED, corpus)
+    bank = open_responses(cache, rooms or DataConfig().rooms, ROOM_SEED, corpus)
     with console.progress("pack", "files") as progress:
         made = write_pack(corpus, bank, output, shard_mb=shard_mb, progress=progress)
     for (kind, split), minutes in made.minutes.items():

@@ -15,15 +15,16 @@ from sbm_cli.cores import cores
 from sbm_cli.errors import OutputExistsError
 
 if TYPE_CHECKING:
+    from sbm_cli.audio.samples import Samples
     from sbm_cli.data.test_sets import Mixture
-    from sbm_cli.evaluation.folders import Item, Samples
+    from sbm_cli.evaluation.folders import Item
     from sbm_cli.evaluation.html_report import Heard
     from sbm_cli.evaluation.report import Evaluation
     from sbm_cli.evaluation.systems import System
 
 SHOWN = 5  # names of files in a message
 FILES = ("scores.csv", "scores.json", "table.md", "table.tex")
-PAGE = "report.html"
+HTML_REPORT = "report.html"
 
 Set = Literal[
     "mixtures",
@@ -176,7 +177,7 @@ def _items(
 
     if set_name == "mixtures":
         made = evaluation_set(open_corpus(cache, paths), split, count)
-        return (Item(one.id, one.half, partial(_pair, one)) for one in made), count, True, ()
+        return (Item(one.id, one.subset, partial(_pair, one)) for one in made), count, True, ()
     found = find_set(set_name, paths)
     if found.unmatched:
         console.warn(f"{len(found.unmatched)} files have no counterpart: {_some(found.unmatched)}")
@@ -230,7 +231,7 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
     if output is None:
         return
     output.mkdir(parents=True, exist_ok=True)
-    there = [name for name in (*FILES, *[PAGE] * html) if (output / name).exists()]
+    there = [name for name in (*FILES, *[HTML_REPORT] * html) if (output / name).exists()]
     if there and not overwrite:
         raise OutputExistsError(
             f"{output / there[0]} exists.", "Use --overwrite to replace it, or name another folder."
@@ -238,7 +239,7 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
 
 
 def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> None:
-    """Write the files of a report, each whole or not at all; the page if it was asked for."""
+    """Write the files of a report, each whole or not at all; the HTML report if it was asked for."""
     from json import dumps
 
     from sbm_cli.atomic import write_atomically
@@ -250,7 +251,7 @@ def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> N
     texts = dict(zip(FILES, (to_csv(result), document, to_markdown(result) + "\n", to_latex(result)), strict=True))
     if heard is not None:
         level = "as it came out" if result.level is None else f"at {result.level:g} dBFS RMS"
-        texts[PAGE] = to_html(result, heard, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")
+        texts[HTML_REPORT] = to_html(result, heard, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")
     for name, text in texts.items():
         write_atomically(output / name, text.encode("utf-8", "backslashreplace"))  # names of files need not be text
     console.note(f"{', '.join(texts)} in {output}")

@@ -125,10 +125,10 @@ def _compare(outcome: Outcome) -> None:
             if name == "general" and after.si_sdr < before.si_sdr - FORGOTTEN_DB:
                 console.warn(
                     f"the model forgets: {before.si_sdr - after.si_sdr:.2f} dB lost on general noise",
-                    "Lower optimizer.rate, steps or data.own_share, or give more general material.",
+                    "Lower optimizer.rate, steps or data.own_share, or give more general noise.",
                 )
     if "own" in outcome.before and "general" not in outcome.before:
-        console.warn("nothing shows whether the model forgot other noise", "Give general material: data.manifests.")
+        console.warn("nothing shows whether the model forgot other noise", "Give general noise: data.manifests.")
 
 
 def _duration(seconds: float) -> str:

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbm_cli.cores import cores
-from sbm_cli.data.corpus import KINDS, RATE, SPLITS, Clip, name_rank, read_manifest, report_set, set_aside
-from sbm_cli.data.prepare import BATCH, identity
+from sbm_cli.data.manifest import KINDS, RATE, SPLITS, Clip, identity, name_rank, read_manifest, report_set, set_aside
+from sbm_cli.data.prepare import BATCH
 
 BLOCK_S = 30  # read at once: memory does not grow with a file
 SILENT = 1e-4  # a peak below -80 dBFS is no signal
 FULL_SCALE = 0.999
-CLIPPED = 1e-4  # share of samples
+CLIPPED = 1e-4  # fraction of samples
 FLOOR_DB = 28.0  # loud against quiet frames of speech; below, the network would learn to leave noise in
 OFFSET = 0.1  # mean against RMS
 
@@ -36,7 +36,7 @@ class Sound:
     digest: str = ""  # of the samples in 16 bits, whatever the format of the file
     peak: float = 0.0
     finite: bool = True
-    clipped: float = 0.0  # share of samples at full scale or in flat tops
+    clipped: float = 0.0  # fraction of samples at full scale or in flat tops
     offset: float = 0.0  # |mean| / RMS
     floor_db: float = 0.0  # power of the loudest 10 % of 20-ms frames over that of the quietest 10 %
 

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from sbm_cli.atomic import write_atomically
+from sbm_cli.audio.samples import Samples
 from sbm_cli.cells import cell, text_of
 from sbm_cli.config import parse_json
-from sbm_cli.data.corpus import RATE, Clip, Samples, decode_mono, read_manifest, report_set, set_aside
-from sbm_cli.data.prepare import write_manifest
+from sbm_cli.data.corpus import decode_mono
+from sbm_cli.data.manifest import RATE, Clip, read_manifest, report_set, set_aside, write_manifest
 from sbm_cli.errors import ConfigError, SbmError
 
 MANIFEST, SCORES, SETTINGS = "manifest.csv", "scores.csv", "curate.json"

@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from sbm_cli.data.corpus import FRAME, RATE
+from sbm_cli.data.corpus import FRAME
+from sbm_cli.data.manifest import RATE
 from sbm_cli.data.room_responses import LEAD, early_part
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sbm_cli.config import parse_json
-from sbm_cli.data.corpus import Clip
+from sbm_cli.data.manifest import Clip
 from sbm_cli.errors import ConfigError
 
 # Completes a row, given the groups of its pattern, from what tables of the corpus say; None leaves the file out.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from sbm_cli.data.corpus import LEVEL_DBFS, RATE, SPLITS, Corpus
+from sbm_cli.data.corpus import LEVEL_DBFS, Corpus
 from sbm_cli.data.filters import (
     active_power,
     band_limited,
@@ -18,9 +18,10 @@ from sbm_cli.data.filters import (
     shelved,
     through_room,
 )
+from sbm_cli.data.manifest import RATE, SPLITS
 from sbm_cli.data.random import COLOURED, FLOOR, KEEP_ROOM, MIXTURE, SECOND_TALKER, Draws, Rows, rows_of, uniforms
-from sbm_cli.data.room_responses import Responses, RoomBank
-from sbm_cli.data.segments import Material, draw_colour, lay, pieces_in, synthetic
+from sbm_cli.data.room_responses import ResponseBank, Responses
+from sbm_cli.data.segments import Segments, assemble, draw_colour, placements_in, synthetic
 from sbm_cli.errors import ConfigError
 
 USUAL_POWER = 10 ** (LEVEL_DBFS / 10)
@@ -96,14 +97,14 @@ class Mixer:
     def __init__(
         self,
         corpus: Corpus,
-        rooms: RoomBank,
+        bank: ResponseBank,
         config: MixConfig,
         split: str = "train",
         device: str | torch.device = "cpu",
     ) -> None:
         self.device = torch.device(device)
-        self._material = Material(corpus, split, config.min_speech_snr_db, self.device)
-        self._rooms = Responses(rooms, self.device)
+        self._segments = Segments(corpus, split, config.min_speech_snr_db, self.device)
+        self._responses = Responses(bank, self.device)
         # What is validated is always the direct sound.
         self._config = config if split == "train" else replace(config, p_keep_room=0.0)
         self._stream = MIXTURE + 10 * SPLITS.index(split)
@@ -112,18 +113,18 @@ class Mixer:
         """Return (noisy, clean), float32 [items, samples] each; an item is a function of (seed, step, item) alone."""
         config, n = self._config, self._config.samples
         keys = torch.tensor(items).to(self.device, non_blocking=True)
-        draws = Draws(seed, step, keys, self._stream, 64 + 12 * pieces_in(n))
+        draws = Draws(seed, step, keys, self._stream, 64 + 12 * placements_in(n))
         kind = draws.uniform()
         reverberant = (kind >= config.p_clean) & (kind < config.p_clean + config.p_reverb)
         pair = self._speech(draws, reverberant)
         if config.p_keep_room:
             pair[:, 1] = torch.where(keep_room(config, seed, step, keys)[:, None], pair[:, 0], pair[:, 1])
         noise = self._noise(draws)
-        index = self._rooms.draw(draws, config.p_measured)
+        index = self._responses.draw(draws, config.p_measured)
         change(
             noise,
             reverberant & draws.chance(config.p_noise_reverb),
-            lambda rows: through_room(noise[rows], self._rooms.read(index[rows])),
+            lambda rows: through_room(noise[rows], self._responses.read(index[rows])),
         )
         with_noise = kind >= config.p_clean + config.p_reverb_only * reverberant
         gain = noise_gain(pair[:, 0], noise, draws.uniform(*config.snr_db))
@@ -143,44 +144,44 @@ class Mixer:
 
     def _speech(self, draws: Draws, reverberant: Tensor) -> Tensor:
         """Return speech with and without late reverberation, [items, 2, samples]."""
-        material, config, n = self._material, self._config, self._config.samples
-        index = self._rooms.draw(draws, config.p_measured)
-        first = material.talk.draw(draws)
-        dry = lay(material.store, material.speech(draws, first, n), n)
-        pair = self._heard(dry, reverberant, index)
+        segments, config, n = self._segments, self._config, self._config.samples
+        index = self._responses.draw(draws, config.p_measured)
+        first = segments.talk.draw(draws)
+        dry = assemble(segments.store, segments.speech(draws, first, n), n)
+        pair = self._in_room(dry, reverberant, index)
         if config.p_second_talker:
             others = draws.apart(SECOND_TALKER)
             second, differs = first, torch.zeros_like(reverberant)
             for _ in range(4):
-                second = torch.where(differs, second, material.talk.draw(others))
-                differs = material.talk.name[second] != material.talk.name[first]
-            pieces = material.speech(others, second, n)
+                second = torch.where(differs, second, segments.talk.draw(others))
+                differs = segments.talk.name[second] != segments.talk.name[first]
+            placements = segments.speech(others, second, n)
             level_db = others.uniform(*config.second_talker_db)
 
             def joined(rows: Rows) -> Tensor:
-                other = lay(material.store, pieces.of(rows), n)
+                other = assemble(segments.store, placements.of(rows), n)
                 gain = (speech_power(dry[rows]) / speech_power(other)).sqrt() * db_ratio(level_db[rows])
-                beside = self._rooms.beside[index[rows]]
-                return pair[rows] + self._heard(gain[:, None] * other, reverberant[rows], beside)
+                beside = self._responses.beside[index[rows]]
+                return pair[rows] + self._in_room(gain[:, None] * other, reverberant[rows], beside)
 
             change(pair, differs & others.chance(config.p_second_talker), joined)
         return pair
 
-    def _heard(self, dry: Tensor, reverberant: Tensor, index: Tensor) -> Tensor:
+    def _in_room(self, dry: Tensor, reverberant: Tensor, index: Tensor) -> Tensor:
         """Put speech [items, samples] into rooms where it is reverberant, and return it with its target."""
-        pair = torch.stack([dry, dry], 1)
-        change(pair, reverberant, lambda rows: torch.stack(reverberate(dry[rows], self._rooms.read(index[rows])), 1))
+        pair, read = torch.stack([dry, dry], 1), self._responses.read
+        change(pair, reverberant, lambda rows: torch.stack(reverberate(dry[rows], read(index[rows])), 1))
         return pair
 
     def _noise(self, draws: Draws) -> Tensor:
         """Return noise at about -26 dBFS, recorded or synthetic, [items, samples]."""
-        material, config, n = self._material, self._config, self._config.samples
-        noise = lay(material.store, material.noise(draws, n), n)
-        second, gain = material.noise(draws, n), db_ratio(draws.uniform(-12, 0))[:, None]
+        segments, config, n = self._segments, self._config, self._config.samples
+        noise = assemble(segments.store, segments.noise(draws, n), n)
+        second, gain = segments.noise(draws, n), db_ratio(draws.uniform(-12, 0))[:, None]
         change(
             noise,
             draws.chance(config.p_two_noises),
-            lambda rows: noise[rows] + gain[rows] * lay(material.store, second.of(rows), n),
+            lambda rows: noise[rows] + gain[rows] * assemble(segments.store, second.of(rows), n),
         )
         low_db, high_db = (draws.uniform(-config.shelf_db, config.shelf_db) for _ in range(2))
         if config.shelf_db:

@@ -1,4 +1,4 @@
-"""Packs: recordings and rooms in a few compact files, for a training that needs nothing but PyTorch and NumPy to read.
+"""Packs: recordings and room responses in a few compact files, for a training that has only PyTorch and NumPy.
 
 A pack is a folder of shards: ZIP files with 8-bit mu-law samples in blocks of bzip2 (to 0.7 of their size) and an
 `index.json` that says what they are. Every shard stands for itself, and every first few of them are a sample of all.
@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from sbm_cli.atomic import replacing
 from sbm_cli.config import parse_json
 from sbm_cli.cores import cores
-from sbm_cli.data.corpus import RATE, Clip, Corpus, name_rank
-from sbm_cli.data.room_responses import Room, RoomBank
+from sbm_cli.data.corpus import Corpus
+from sbm_cli.data.manifest import RATE, Clip, name_rank
+from sbm_cli.data.room_responses import ResponseBank, RoomResponse
 from sbm_cli.errors import ConfigError
 
 PACK_VERSION = 1
@@ -61,13 +62,13 @@ class Pack:
 
 def write_pack(
     corpus: Corpus,
-    rooms: RoomBank,
+    bank: ResponseBank,
     folder: Path,
     splits: Sequence[str] = ("train", "valid"),
     shard_mb: float = 50.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pack:
-    """Write speech, noise and rooms into `folder`, in shards of at most `shard_mb` MB.
+    """Write speech, noise and room responses into `folder`, in shards of at most `shard_mb` MB.
 
     progress is called with (recordings done, recordings in all).
 
@@ -93,7 +94,7 @@ def write_pack(
             if progress is not None:
                 progress(done, len(clips))
 
-    responses = ((asdict(room), rooms.store[room.start : room.start + room.samples]) for room in rooms.rooms)
+    responses = ((one.record(), bank.store[one.start : one.start + one.samples]) for one in bank.responses)
     for kind, source in (("rooms", responses), ("clips", records())):
         number = 0
         for first in source:
@@ -103,8 +104,8 @@ def write_pack(
     return Pack(len(paths), sum(path.stat().st_size for path in paths), dict(minutes), float(np.mean(snrs_db)))
 
 
-def open_pack(folder: Path) -> tuple[Corpus, RoomBank]:
-    """Return the recordings and the rooms of the shards that lie in `folder`.
+def open_pack(folder: Path) -> tuple[Corpus, ResponseBank]:
+    """Return the recordings and the room responses of the shards that lie in `folder`.
 
     Raises ConfigError if there are none, or one is damaged or of another version.
     """
@@ -125,9 +126,9 @@ def open_pack(folder: Path) -> tuple[Corpus, RoomBank]:
         return records, np.concatenate(stores)
 
     clips, store = joined("clips")
-    rooms, responses = joined("rooms")
-    bank = sorted((Room(**room) for room in rooms), key=lambda room: room.place)
-    return Corpus([Clip(**clip) for clip in clips], store), RoomBank(tuple(bank), responses)
+    rooms, room_store = joined("rooms")
+    responses = sorted(map(RoomResponse.of, rooms), key=lambda response: response.place)
+    return Corpus([Clip(**clip) for clip in clips], store), ResponseBank(tuple(responses), room_store)
 
 
 def interleaved(clips: Sequence[Clip]) -> list[Clip]:

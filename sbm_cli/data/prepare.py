@@ -1,19 +1,17 @@
-"""Manifests of corpora: find the files by their layout, read how long they are, write the rows."""
+"""What lies in a public corpus, or in folders of one's own: files found by their layout, and how long they are."""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from sbm_cli.atomic import replacing
-from sbm_cli.cells import cell
-from sbm_cli.data.corpus import COLUMNS, KINDS, SPLITS, SUFFIXES, Clip, name_rank, read_manifest
+from sbm_cli.data.corpus import SUFFIXES
 from sbm_cli.data.layouts import LAYOUTS, Layout, Rule
+from sbm_cli.data.manifest import KINDS, SPLITS, Clip, identity, name_rank, read_manifest
 from sbm_cli.errors import ConfigError
 
 BATCH = 1024  # files handed to the threads at once: a corpus of a million must not pile up in memory
@@ -68,11 +66,6 @@ def thin(clips: Sequence[Clip], per_group: int) -> list[Clip]:
     return [clip for clip in clips if clip.path in kept]
 
 
-def identity(clip: Clip) -> str:
-    """Return the name that no two splits may share: the speaker, or else the original recording or the room."""
-    return (clip.speaker if clip.kind == "speech" else "") or clip.group or clip.path
-
-
 def seconds_of(clips: Sequence[Clip], progress: Callable[[int, int], None]) -> list[float]:
     """Read how long the files are from their headers, 0 if they cannot be read; progress: (files done, in all)."""
     import soundfile
@@ -89,21 +82,6 @@ def seconds_of(clips: Sequence[Clip], progress: Callable[[int, int], None]) -> l
             found += pool.map(seconds, clips[first : first + BATCH])
             progress(len(found), len(clips))
     return found
-
-
-def write_manifest(path: Path, clips: Iterable[tuple[Clip, float | None]]) -> None:
-    """Write clips and their seconds, if known, as a manifest; paths below its folder are relative to it."""
-    folder = path.parent.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for clip, seconds in clips:
-            place = Path(clip.path)
-            place = place.relative_to(folder) if place.is_relative_to(folder) else place
-            row = {key: getattr(clip, key) for key in COLUMNS if hasattr(clip, key)}
-            row |= {"path": place.as_posix(), "seconds": seconds and f"{seconds:.2f}"}
-            writer.writerow({key: cell(value) for key, value in row.items()})
 
 
 def _fitting(layout: Layout, root: Path) -> Iterator[tuple[Rule, Clip, dict[str, str]]]:

@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sbm_cli.data.corpus import RATE, Corpus, Samples, cached_store
+from sbm_cli.audio.samples import Samples
+from sbm_cli.data.corpus import Corpus, cached_store
+from sbm_cli.data.manifest import RATE
 from sbm_cli.data.random import Draws
 
 ROOMS_VERSION = 2  # raise it when the simulation changes
@@ -21,7 +24,7 @@ SOUND_SPEED = 343.0  # m/s
 LEAD = 16  # samples kept before the first strong peak: the rising flank of a measured direct sound (1 ms)
 EARLY_S, FADED_S = 0.006, 0.012  # the target keeps 6 ms after the peak and fades to nothing at 12 ms (design.md, 4)
 LONGEST_S = 1.0  # responses are cut here; -60 dB lies at 0.9 s or earlier in the simulated rooms
-T60_RANGE = (0.15, 0.9)  # s
+RT60_RANGE = (0.15, 0.9)  # s
 DISTANCE_RANGE = (0.3, 4.0)  # m
 FACING_DB = (0.0, 6.0)  # a talker who faces the microphone is that much louder there than all around
 
@@ -29,47 +32,58 @@ IMAGES_S = 0.08  # image sources up to here, a decaying diffuse tail after it (f
 FADE_FROM_S = 0.05
 OVERSAMPLING = 8  # places reflections to 1/8 sample
 BANDS = (250.0, 500.0, 1000.0, 2000.0, 4000.0)  # Hz, upper edges of all bands but the last
-# T60 of a band relative to the mid bands: bass is absorbed less, treble more (furniture, air).
-BAND_T60 = np.array([1.15, 1.1, 1.0, 0.95, 0.8, 0.6])
+# RT60 of a band relative to the mid bands: bass is absorbed less, treble more (furniture, air).
+BAND_RT60 = np.array([1.15, 1.1, 1.0, 0.95, 0.8, 0.6])
 
 
 @dataclass(frozen=True)
-class Room:
+class RoomResponse:
     """Where a response lies in its bank's store."""
 
     name: str
-    t60_s: float  # 0: not known
+    rt60_s: float  # 0: not known
     place: str  # where it was measured; empty for a simulated one
     start: int
     samples: int
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> RoomResponse:
+        """Return the response that a record of a cache or a pack describes; rt60_s has an older name there."""
+        return cls(record["name"], record["t60_s"], record.get("place", ""), record["start"], record["samples"])
+
+    def record(self) -> dict[str, Any]:
+        """Return the record that `of` reads."""
+        return {"name": self.name, "t60_s": self.rt60_s, "place": self.place}
+
 
 @dataclass(frozen=True)
-class RoomBank:
+class ResponseBank:
     """Aligned responses (see `align`), each peaks at full scale; simulated rooms, then measured ones by place."""
 
-    rooms: tuple[Room, ...]
+    responses: tuple[RoomResponse, ...]
     store: NDArray[np.int16]
 
 
 class Responses:
-    """The rooms of a bank on a device, to be drawn from; measured ones by place, so that 64 positions count once."""
+    """A bank on a device, to draw responses from; measured ones by place, so that 64 positions count once."""
 
-    def __init__(self, bank: RoomBank, device: torch.device) -> None:
+    def __init__(self, bank: ResponseBank, device: torch.device) -> None:
         self._store = torch.from_numpy(bank.store).to(device)
         self._start, self._samples = (
-            torch.tensor([getattr(room, key) for room in bank.rooms], device=device) for key in ("start", "samples")
+            torch.tensor([getattr(response, key) for response in bank.responses], device=device)
+            for key in ("start", "samples")
         )
-        self._longest = max(room.samples for room in bank.rooms)
-        places = {place: list(run) for place, run in groupby(range(len(bank.rooms)), lambda i: bank.rooms[i].place)}
+        self._longest = max(response.samples for response in bank.responses)
+        numbers = range(len(bank.responses))
+        places = {place: list(run) for place, run in groupby(numbers, lambda i: bank.responses[i].place)}
         self._simulated = len(places.pop("", []))
         self._place = torch.tensor([run[0] for run in places.values()], device=device)
         self._sized = torch.tensor([len(run) for run in places.values()], device=device)
-        beside = torch.arange(len(bank.rooms))
-        by_t60 = sorted(range(self._simulated), key=lambda i: bank.rooms[i].t60_s)
-        for run in (by_t60, *places.values()):
+        beside = torch.arange(len(numbers))
+        by_rt60 = sorted(range(self._simulated), key=lambda i: bank.responses[i].rt60_s)
+        for run in (by_rt60, *places.values()):
             beside[run] = torch.tensor(run[1:] + run[-2:][:1])
-        self.beside = beside.to(device)  # another response of the same place, or of a room with about the same T60
+        self.beside = beside.to(device)  # another response of the same place, or of a room with about the same RT60
 
     def draw(self, draws: Draws, p_measured: float) -> Tensor:
         """Draw a simulated room or, with probability p_measured, a measured one (if there are any): [items]."""
@@ -87,11 +101,13 @@ class Responses:
         return scaled(self._store[self._start[index, None] + position * inside] * inside)
 
 
-def open_rooms(cache: Path, count: int, seed: int, corpus: Corpus | None = None, split: str = "train") -> RoomBank:
-    """Open `count` simulated rooms of a seed, made into `cache` at the first time, and the measured ones of a split.
+def open_responses(
+    cache: Path, count: int, seed: int, corpus: Corpus | None = None, split: str = "train"
+) -> ResponseBank:
+    """Open the responses of `count` simulated rooms, made into `cache` at the first time, and a split's measured ones.
 
-    2000 rooms take about half a minute and 50 MB. Measured responses with a T60 above 1.5 s are left out (people rarely
-    record speech in churches), and so are those whose direct sound is coloured like a device's (see `is_flat`).
+    2000 rooms take about half a minute and 50 MB. Measured responses with an RT60 above 1.5 s are left out (people
+    rarely record speech in churches), and so are those whose direct sound is coloured like a device's (see `is_flat`).
 
     Raises ValueError if count is not positive.
     """
@@ -100,21 +116,21 @@ def open_rooms(cache: Path, count: int, seed: int, corpus: Corpus | None = None,
 
     def simulate() -> Iterator[tuple[Mapping[str, object], NDArray[np.int16]]]:
         for index in range(count):
-            response, t60_s = simulate_room(seed, index)
-            yield {"name": f"shoebox-{seed}-{index}", "t60_s": t60_s}, _full_scale(response)
+            response, rt60_s = simulate_room(seed, index)
+            yield RoomResponse(f"shoebox-{seed}-{index}", rt60_s, "", 0, 0).record(), _full_scale(response)
 
     records, store = cached_store(cache, f"rooms-v{ROOMS_VERSION}-{count}-{seed}", simulate)
-    rooms = [Room(**{**record, "place": ""}) for record in records]  # type: ignore[arg-type]
+    responses = [RoomResponse.of(record) for record in records]
     parts, length = [store], len(store)
     if corpus is not None:
         for i in sorted(corpus.where("rir", split), key=lambda i: corpus.clips[i].group):
             clip = corpus.clips[i]
             response = align(corpus.clip(i))
             if (clip.rt60_s or 0.0) <= 1.5 and is_flat(response):
-                rooms.append(Room(clip.path, clip.rt60_s or 0.0, clip.group, length, len(response)))
+                responses.append(RoomResponse(clip.path, clip.rt60_s or 0.0, clip.group, length, len(response)))
                 parts.append(_full_scale(response))
                 length += len(response)
-    return RoomBank(tuple(rooms), np.concatenate(parts) if len(parts) > 1 else store)
+    return ResponseBank(tuple(responses), np.concatenate(parts) if len(parts) > 1 else store)
 
 
 def early_part(response: Tensor) -> Tensor:
@@ -169,7 +185,7 @@ def is_flat(response: Samples) -> bool:
 
 
 def simulate_room(seed: int, index: int) -> tuple[Samples, float]:
-    """Simulate one response in a random shoebox room: float32 [samples] with the direct sound at `LEAD`, and its T60.
+    """Simulate one response in a random shoebox room: float32 [samples] with the direct sound at `LEAD`, and its RT60.
 
     The room is a function of (seed, index) alone.
 
@@ -179,12 +195,12 @@ def simulate_room(seed: int, index: int) -> tuple[Samples, float]:
     """
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, index, ROOMS_VERSION]))
     size = rng.uniform((2.5, 2.5, 2.3), (10.0, 8.0, 3.5))
-    t60_s = float(rng.uniform(*T60_RANGE))
+    rt60_s = float(rng.uniform(*RT60_RANGE))
     source, receiver = _places(rng, size)
-    band_t60 = t60_s * BAND_T60
-    delays, gains = _images(rng, size, source, receiver, band_t60)  # [images] s, [bands, images]
+    band_rt60 = rt60_s * BAND_RT60
+    delays, gains = _images(rng, size, source, receiver, band_rt60)  # [images] s, [bands, images]
 
-    samples = min(int((1.1 * band_t60.max() + 0.02) * RATE), int(LONGEST_S * RATE))
+    samples = min(int((1.1 * band_rt60.max() + 0.02) * RATE), int(LONGEST_S * RATE))
     length = int(IMAGES_S * RATE)
     places = np.round(delays * RATE * OVERSAMPLING).astype(np.int64)  # the direct sound at 0: exactly on a sample
     kept = places < length * OVERSAMPLING
@@ -193,8 +209,8 @@ def simulate_room(seed: int, index: int) -> tuple[Samples, float]:
     images = np.fft.irfft(spectra * _band_filters(length + 1), axis=1)[:, :length]
 
     time = np.arange(samples) / RATE
-    decay = 10 ** (-3 * time / band_t60[:, None])  # amplitude, -60 dB at the band's T60
-    noise = np.fft.rfft(rng.standard_normal((len(BAND_T60), samples)), axis=1)
+    decay = 10 ** (-3 * time / band_rt60[:, None])  # amplitude, -60 dB at the band's RT60
+    noise = np.fft.rfft(rng.standard_normal((len(BAND_RT60), samples)), axis=1)
     tail = np.fft.irfft(noise * _band_filters(noise.shape[1]), samples, axis=1) * decay
     late = slice(int(FADE_FROM_S * RATE), length)
     energy = np.sum(images[:, late] ** 2, axis=1) / np.sum(tail[:, late] ** 2, axis=1)
@@ -202,7 +218,7 @@ def simulate_room(seed: int, index: int) -> tuple[Samples, float]:
     response = np.sum(tail * np.sqrt(energy)[:, None], axis=0) * np.sqrt(fade)
     shared = min(length, samples)
     response[:shared] += np.sum(images[:, :shared], axis=0) * np.sqrt(1 - fade[:shared])
-    return np.concatenate([np.zeros(LEAD), response]).astype(np.float32), t60_s
+    return np.concatenate([np.zeros(LEAD), response]).astype(np.float32), rt60_s
 
 
 def _places(rng: np.random.Generator, size: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -221,7 +237,7 @@ def _images(
     size: NDArray[np.float64],
     source: NDArray[np.float64],
     receiver: NDArray[np.float64],
-    band_t60: NDArray[np.float64],
+    band_rt60: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return delay after the direct sound [images] in s and amplitude per band [bands, images], direct sound 1."""
     reach = IMAGES_S * SOUND_SPEED + float(np.linalg.norm(source - receiver))
@@ -239,10 +255,10 @@ def _images(
 
     walls = np.array([size[1] * size[2], size[0] * size[2], size[0] * size[1]])
     area, volume = 2 * walls.sum(), size.prod()
-    absorption = 1 - np.exp(-0.161 * volume / (area * band_t60))  # Eyring [bands]
-    share = rng.uniform(0.3, 1.0, 6)
-    share /= np.sum(share * np.tile(walls, 2)) / area  # walls differ, their mean absorption is kept
-    reflection = np.sqrt(1 - np.clip(absorption[:, None] * share, 0.01, 0.98))  # [bands, walls]
+    absorption = 1 - np.exp(-0.161 * volume / (area * band_rt60))  # Eyring [bands]
+    weight = rng.uniform(0.3, 1.0, 6)
+    weight /= np.sum(weight * np.tile(walls, 2)) / area  # walls differ, their mean absorption is kept
+    reflection = np.sqrt(1 - np.clip(absorption[:, None] * weight, 0.01, 0.98))  # [bands, walls]
     facing = np.where(hits.sum(1) > 0, 10 ** (-rng.uniform(*FACING_DB) / 20), 1.0)
     gains = np.exp(np.log(reflection) @ hits.T) * (direct / distance) * facing
     return np.maximum(distance - direct, 0.0) / SOUND_SPEED, gains

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbm_cli.data.corpus import LEVEL_DBFS, RATE, Clip, Corpus
+from sbm_cli.data.corpus import LEVEL_DBFS, Corpus
 from sbm_cli.data.filters import db_ratio, filtered, frequencies
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.random import Draws, Rows
 from sbm_cli.errors import ConfigError
 
-PIECES_PER_SECOND = 4  # at most so many short recordings are set beside each other
+PLACEMENTS_PER_SECOND = 4  # at most so many short recordings are set beside each other
 FADE = RATE // 200  # 5 ms: what is cut must not click
 OVERLAP = RATE // 20  # 50 ms cross-fade
 LEAST = RATE // 4  # no recording begins in the last quarter of a second
@@ -27,8 +28,8 @@ HARMONICS = 8  # of mains hum
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Recordings set beside each other along segments, in ascending order; all [items, pieces], int64 but for gain."""
+class Placements:
+    """Recordings set beside each other along segments, in ascending order: [items, placements], int64 but for gain."""
 
     start: Tensor  # where the recording begins in the store
     gain: Tensor  # turns int16 into +-1
@@ -36,49 +37,49 @@ class Pieces:
     samples: Tensor  # how many of it are used; 0 leaves it out
     fade: Tensor  # samples at both ends
 
-    def of(self, rows: Rows) -> Pieces:
-        return Pieces(*(value[rows] for value in vars(self).values()))
+    def of(self, rows: Rows) -> Placements:
+        return Placements(*(value[rows] for value in vars(self).values()))
 
 
-def lay(store: Tensor, pieces: Pieces, samples: int) -> Tensor:
-    """Read pieces of a store int16 into segments, float32 [items, samples].
+def assemble(store: Tensor, placements: Placements, samples: int) -> Tensor:
+    """Read recordings from a store int16 into segments, float32 [items, samples].
 
-    A piece may begin before the one before it has ended, but not before the one before that has.
+    A recording may begin before the one before it has ended, but not before the one before that has.
     """
-    return (_lay_in_turn if store.device.type == "cpu" else _lay_at_once)(store, pieces, samples)
+    return (_assemble_in_turn if store.device.type == "cpu" else _assemble_at_once)(store, placements, samples)
 
 
-def _lay_in_turn(store: Tensor, pieces: Pieces, samples: int) -> Tensor:
-    segments = torch.zeros(len(pieces.place), samples)
-    rows = zip(*(value.tolist() for value in vars(pieces).values()), strict=True)
+def _assemble_in_turn(store: Tensor, placements: Placements, samples: int) -> Tensor:
+    segments = torch.zeros(len(placements.place), samples)
+    rows = zip(*(value.tolist() for value in vars(placements).values()), strict=True)
     for segment, row in zip(segments, rows, strict=True):
         for start, gain, place, length, fade in zip(*row, strict=True):
             first, last = max(0, -place), min(length, samples - place)
             if first >= last:
                 continue
-            piece = store[start + first : start + last] * gain
+            excerpt = store[start + first : start + last] * gain
             if fade:
                 edge = torch.arange(first, last)
-                piece *= (torch.minimum(edge, length - 1 - edge) / max(fade - 1, 1)).clamp_max(1)
-            segment[place + first : place + last] += piece
+                excerpt *= (torch.minimum(edge, length - 1 - edge) / max(fade - 1, 1)).clamp_max(1)
+            segment[place + first : place + last] += excerpt
     return segments
 
 
-def _lay_at_once(store: Tensor, pieces: Pieces, samples: int) -> Tensor:
-    marks = torch.zeros(len(pieces.place), samples + 1, dtype=torch.int64, device=store.device)
-    marks.scatter_add_(1, pieces.place.clamp(0, samples), torch.ones_like(pieces.place))
-    latest = marks[:, :samples].cumsum(1) - 1  # the piece that has begun last; -1 before the first
+def _assemble_at_once(store: Tensor, placements: Placements, samples: int) -> Tensor:
+    marks = torch.zeros(len(placements.place), samples + 1, dtype=torch.int64, device=store.device)
+    marks.scatter_add_(1, placements.place.clamp(0, samples), torch.ones_like(placements.place))
+    latest = marks[:, :samples].cumsum(1) - 1  # the placement that has begun last; -1 before the first
     position = torch.arange(samples, device=store.device)
-    origin, end = pieces.start - pieces.place, pieces.place + pieces.samples - 1
-    slope = torch.where(pieces.fade > 0, 1 / (pieces.fade - 1).clamp_min(1), 1e9)
+    origin, end = placements.start - placements.place, placements.place + placements.samples - 1
+    slope = torch.where(placements.fade > 0, 1 / (placements.fade - 1).clamp_min(1), 1e9)
     segments = torch.zeros(latest.shape, device=store.device)
     for layer in range(2):
-        piece = (latest - layer).clamp_min(0)
-        edge = torch.minimum(position - pieces.place.gather(1, piece), end.gather(1, piece) - position)
+        placement = (latest - layer).clamp_min(0)
+        edge = torch.minimum(position - placements.place.gather(1, placement), end.gather(1, placement) - position)
         heard = (edge >= 0) & (latest >= layer)
-        index = torch.where(heard, origin.gather(1, piece) + position, 0)
-        ramp = ((edge + 1e-9) * slope.gather(1, piece)).clamp(0, 1)  # 0 at the edge of a fade, 1 where there is none
-        segments += torch.where(heard, store[index] * pieces.gain.gather(1, piece) * ramp, 0.0)
+        index = torch.where(heard, origin.gather(1, placement) + position, 0)
+        ramp = ((edge + 1e-9) * slope.gather(1, placement)).clamp(0, 1)  # 0 at the edge of a fade, 1 without one
+        segments += torch.where(heard, store[index] * placements.gain.gather(1, placement) * ramp, 0.0)
     return segments
 
 
@@ -128,8 +129,8 @@ class Recordings:
         return torch.cat([clip[:, None], self._peers[place]], 1)
 
 
-class Material:
-    """The speech and the noise of a split; with a segment's `samples` it gives pieces to `lay` into one.
+class Segments:
+    """The speech and the noise of a split; with a segment's `samples` it gives the placements to `assemble` one from.
 
     min_speech_snr_db: utterances whose stated snr_db is lower are left out.
 
@@ -148,13 +149,13 @@ class Material:
         self.talk = Recordings(corpus, speech, lambda clip: clip.speaker or clip.source, device)
         self.sound = Recordings(corpus, noise, lambda clip: clip.group, device)
 
-    def speech(self, draws: Draws, first: Tensor, samples: int) -> Pieces:
+    def speech(self, draws: Draws, first: Tensor, samples: int) -> Placements:
         """Set speech of one speaker (of one source, where speakers are not known) after the recordings [items].
 
         A long utterance is cropped at random; short ones follow each other after pauses. Each is used at most
         once: nothing is wrapped, tiled or repeated, so a speaker with too little ends in silence.
         """
-        clips = self.talk.followed(draws, first, 2 * pieces_in(samples))
+        clips = self.talk.followed(draws, first, 2 * placements_in(samples))
         fresh = ~(clips[:, :, None] == clips[:, None]).tril(-1).any(2)  # drawn for the first time
         length = self.talk.samples[clips] * fresh
         room = samples - length[:, 0]
@@ -164,11 +165,11 @@ class Material:
         fresh[:, 1:] &= place[:, 1:] < samples - LEAST
         used = torch.minimum(length, samples - place) * fresh
         fade = torch.where(room[:, None] > 0, (used // 2).clamp_max(FADE), 0)
-        return Pieces(self.talk.start[clips], self.talk.gain[clips], place, used, fade)
+        return Placements(self.talk.start[clips], self.talk.gain[clips], place, used, fade)
 
-    def noise(self, draws: Draws, samples: int) -> Pieces:
+    def noise(self, draws: Draws, samples: int) -> Placements:
         """Crop a long recording; set short ones of one group beside each other, cross-faded or with gaps."""
-        clips = self.sound.followed(draws, self.sound.draw(draws), pieces_in(samples))
+        clips = self.sound.followed(draws, self.sound.draw(draws), placements_in(samples))
         length = self.sound.samples[clips]
         first = length[:, 0]
         crop = first >= samples
@@ -178,7 +179,7 @@ class Material:
         gap = (draws.uniform(0, 1, clips.shape[1]) * RATE).long()
         step = torch.where(dense[:, None], (length - OVERLAP).clamp_min(OVERLAP), length + gap)
         fade = torch.minimum(torch.where(dense, OVERLAP, FADE)[:, None], length // 2) * ~crop[:, None]
-        return Pieces(self.sound.start[clips], self.sound.gain[clips], _after(begin, step), length, fade)
+        return Placements(self.sound.start[clips], self.sound.gain[clips], _after(begin, step), length, fade)
 
 
 def draw_colour(draws: Draws) -> tuple[Tensor, ...]:
@@ -209,10 +210,10 @@ def _unit(noise: Tensor) -> Tensor:
     return noise * power.rsqrt()
 
 
-def pieces_in(samples: int) -> int:
-    return math.ceil(PIECES_PER_SECOND * samples / RATE)
+def placements_in(samples: int) -> int:
+    return math.ceil(PLACEMENTS_PER_SECOND * samples / RATE)
 
 
 def _after(begin: Tensor, step: Tensor) -> Tensor:
-    """Return the places of pieces that begin at `begin` [items] and leave `step` [items, pieces] to the next one."""
+    """Return places: of the first recording `begin` [items], of each further one `step` [items, placements] later."""
     return begin[:, None] + step.cumsum(1) - step

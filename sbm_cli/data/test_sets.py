@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sbm_cli.data.corpus import RATE, Clip, Corpus, Samples
+from sbm_cli.audio.samples import Samples
+from sbm_cli.data.corpus import Corpus
 from sbm_cli.data.filters import active_power, reverberate
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.mixing import noise_gain
 from sbm_cli.data.room_responses import scaled, simulate_room
-from sbm_cli.data.segments import FADE, LEAST, OVERLAP, Pieces, lay
+from sbm_cli.data.segments import FADE, LEAST, OVERLAP, Placements, assemble
 from sbm_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 Rng = np.random.Generator
 
-HALVES = ("noise", "reverb")
+SUBSETS = ("noise", "reverb")
 ROOM_SEEDS = {"valid": 2, "report": 3}  # training simulates its rooms from another one
 SECONDS = (4.0, 6.0)
 SNR_DB = (0.0, 15.0)  # active (reverberant) speech against all the noise
@@ -34,11 +36,11 @@ class Mixture:
     """One item of a test set; `clean` is the target as loud as it is in `noisy`, both float32 [samples] at 16 kHz."""
 
     id: str
-    half: str  # "noise" or "reverb"
+    subset: str  # "noise" or "reverb"
     noisy: Samples
     clean: Samples
     snr_db: float
-    t60_s: float  # 0 without a room
+    rt60_s: float  # 0 without a room
     speaker: str
     noise_group: str
 
@@ -53,23 +55,23 @@ def evaluation_set(corpus: Corpus, split: str, count: int = 160, seed: int = 0) 
     """
     if split not in ROOM_SEEDS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(ROOM_SEEDS)}")
-    material = _Material(corpus, split)
-    return (_mixture(material, split, seed, i, HALVES[i >= (count + 1) // 2]) for i in range(count))
+    segments = _Segments(corpus, split)
+    return (_mixture(segments, split, seed, i, SUBSETS[i >= (count + 1) // 2]) for i in range(count))
 
 
-def _mixture(material: _Material, split: str, seed: int, index: int, half: str) -> Mixture:
+def _mixture(segments: _Segments, split: str, seed: int, index: int, subset: str) -> Mixture:
     import torch
 
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, index, ROOM_SEEDS[split]]))
     samples = round(rng.uniform(*SECONDS) * RATE)
-    speaker = material.speakers[index % len(material.speakers)]
-    speech = clean = material.speech(rng, samples, speaker)
-    t60_s = 0.0
-    if half == "reverb":
-        response, t60_s = simulate_room(ROOM_SEEDS[split], index)
+    speaker = segments.speakers[index % len(segments.speakers)]
+    speech = clean = segments.speech(rng, samples, speaker)
+    rt60_s = 0.0
+    if subset == "reverb":
+        response, rt60_s = simulate_room(ROOM_SEEDS[split], index)
         speech, clean = reverberate(clean, scaled(torch.from_numpy(response))[None])
     for _ in range(20):
-        noise, group = material.noise(rng, samples)
+        noise, group = segments.noise(rng, samples)
         rng.random(3)  # unused: the published sets were made when a second noise and shelves were drawn here
         if active_power(noise) > 10 ** (NOISE_FLOOR_DBFS / 10):
             break
@@ -78,11 +80,11 @@ def _mixture(material: _Material, split: str, seed: int, index: int, half: str) 
     rms, peak = float(noisy.square().mean().sqrt()), float(noisy.abs().max())
     gain = min(10 ** (INPUT_DBFS / 20) / max(rms, 1e-6), 0.99 / max(peak, 1e-6))  # lower where a peak would clip
     noisy_samples, clean_samples = ((gain * x[0]).numpy() for x in (noisy, clean))
-    return Mixture(f"{split}-{index:03d}", half, noisy_samples, clean_samples, snr_db, t60_s, speaker, group)
+    return Mixture(f"{split}-{index:03d}", subset, noisy_samples, clean_samples, snr_db, rt60_s, speaker, group)
 
 
-class _Material:
-    """Speech and noise of a split, drawn as `training.material` does, but by numbers that never change."""
+class _Segments:
+    """Speech and noise of a split, drawn as `segments.Segments` does, but by numbers that never change."""
 
     def __init__(self, corpus: Corpus, split: str) -> None:
         kinds = {kind: [corpus.clips[i] for i in corpus.where(kind, split)] for kind in ("speech", "noise")}
@@ -107,7 +109,7 @@ class _Material:
         own = self._speakers[speaker]
         first = _pick(rng, own)
         if first.samples >= samples:
-            return self._lay([(first, -int(rng.integers(first.samples - samples + 1)), first.samples, 0)], samples)
+            return self._assemble([(first, -int(rng.integers(first.samples - samples + 1)), first.samples, 0)], samples)
         place = int(rng.integers(min(samples - first.samples, RATE // 3) + 1))
         others = rng.permutation([i for i, clip in enumerate(own) if clip is not first])
         rows = []
@@ -117,7 +119,7 @@ class _Material:
             place += used + int(rng.uniform(0.05, 0.5) * RATE)
             if place >= samples - LEAST:
                 break
-        return self._lay(rows, samples)
+        return self._assemble(rows, samples)
 
     def noise(self, rng: Rng, samples: int) -> tuple[Tensor, str]:
         """Draw noise at about -26 dBFS, [1, samples], and return it with its group."""
@@ -125,7 +127,7 @@ class _Material:
         clip = _pick(rng, source[int(rng.integers(len(source)))])
         group, length = clip.group, clip.samples
         if length >= samples:
-            return self._lay([(clip, -int(rng.integers(length - samples + 1)), length, 0)], samples), group
+            return self._assemble([(clip, -int(rng.integers(length - samples + 1)), length, 0)], samples), group
         dense = rng.random() < 0.5 and length > RATE // 2
         place = -int(rng.integers(length // 2 + 1)) if dense else int(rng.uniform(0, 0.5) * RATE)
         rows = []
@@ -133,15 +135,15 @@ class _Material:
             rows.append((clip, place, clip.samples, min(OVERLAP if dense else FADE, clip.samples // 2)))
             place += max(clip.samples - OVERLAP, OVERLAP) if dense else clip.samples + int(rng.uniform(0, 1) * RATE)
             clip = _pick(rng, self._groups[group])
-        return self._lay(rows, samples), group
+        return self._assemble(rows, samples), group
 
-    def _lay(self, rows: Sequence[tuple[Clip, int, int, int]], samples: int) -> Tensor:
+    def _assemble(self, rows: Sequence[tuple[Clip, int, int, int]], samples: int) -> Tensor:
         """Set (recording, place, samples, fade) beside each other."""
         import torch
 
         values = [(clip.start, clip.gain, place, used, fade) for clip, place, used, fade in rows]
-        pieces = Pieces(*(torch.tensor([column]) for column in zip(*values, strict=True)))
-        return lay(torch.from_numpy(self._store), pieces, samples)
+        placements = Placements(*(torch.tensor([column]) for column in zip(*values, strict=True)))
+        return assemble(torch.from_numpy(self._store), placements, samples)
 
 
 def _by(clips: Sequence[Clip], key: Callable[[Clip], str]) -> dict[str, list[Clip]]:

@@ -9,26 +9,24 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sbm_cli.audio.format import SUFFIXES
 from sbm_cli.audio.resample import StreamResampler
+from sbm_cli.audio.samples import Samples
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation.metrics import RATE
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.timing.clips import read_clip
-
-Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One recording of a test set; `half` is the part of the set that it belongs to.
+    """One recording of a test set; `subset` is the part of the set that it belongs to.
 
     load: returns noisy and clean (None without a reference), float32 [samples] at 16 kHz, and may raise AudioError.
     """
 
     id: str
-    half: str
+    subset: str
     load: Callable[[], tuple[Samples, Samples | None]]
 
 

@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from sbm_cli.evaluation.folders import Item, Samples
-from sbm_cli.evaluation.metrics import RATE
+from sbm_cli.audio.samples import Samples
+from sbm_cli.evaluation.folders import Item
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.evaluation.report import Evaluation, Table, label, tables
 from sbm_cli.evaluation.scoring import real_time_factor
 from sbm_cli.evaluation.spectrogram import draw, spectrogram
@@ -25,7 +26,7 @@ from sbm_cli.timing.clips import Clip, write_clip
 
 PLOTTED = ("pesq", "ovrl", "estoi", "si_sdr", "p808")  # the first of them that was scored is the axis of quality
 WIDTH, HEIGHT, LEFT, RIGHT, LOW = 640, 300, 60, 150, 40  # pixels of the plot and its margins
-COLOURS = 32  # of a spectrogram in the page: a quarter of the bytes
+COLOURS = 32  # of a spectrogram in the report: a quarter of the bytes
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,12 @@ def keep(item: Item, outputs: Mapping[str, Samples]) -> Heard:
         for name in outputs:
             if name != NOISY:
                 draw(seen[NOISY], seen[name], path)
-                pictures[name] = _few_colours(path.read_bytes())
+                pictures[name] = _small_palette(path.read_bytes())
     return Heard(item.id, sounds, pictures)
 
 
 def to_html(evaluation: Evaluation, heard: Sequence[Heard], about: str) -> str:
-    """Return the page. about: a sentence on how the numbers came about."""
+    """Return the report. about: a sentence on how the numbers came about."""
     template = Template(Path(__file__).with_name("html_report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"Evaluation on {evaluation.title}"),
@@ -83,12 +84,12 @@ def _summary(table: Table) -> str:
 
 
 def _files(evaluation: Evaluation) -> str:
-    names = ["file", "half", "system", "seconds", *(label(metric) for metric in evaluation.metrics)]
+    names = ["file", "subset", "system", "seconds", *(label(metric) for metric in evaluation.metrics)]
     head = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in names)
     rows = []
     for record in evaluation.records:
         numbers = [record.seconds, *(record.scores.get(metric) for metric in evaluation.metrics)]
-        cells = [f"<td>{escape(text)}</td>" for text in (record.id, record.half, record.system)]
+        cells = [f"<td>{escape(text)}</td>" for text in (record.id, record.subset, record.system)]
         cells += [
             f'<td title="{escape(record.problem)}">–</td>' if x is None else f'<td data-value="{x:.6g}">{x:.3f}</td>'
             for x in numbers
@@ -112,7 +113,7 @@ def _data(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{b64encode(content).decode()}"
 
 
-def _few_colours(picture: bytes) -> bytes:
+def _small_palette(picture: bytes) -> bytes:
     from PIL import Image
 
     smaller = BytesIO()

@@ -1,4 +1,4 @@
-"""The tables of an evaluation: means per half and metric, paired differences, every file; as text, LaTeX, CSV, JSON."""
+"""The tables of an evaluation: means by subset and metric, paired differences, files; as text, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric on one half of the set, or all of it: a cell for every system, the noisy input first.
+    """One metric on one subset, or the whole set: a cell for every system, the noisy input first.
 
-    files: in that half; a mean is over fewer of them where some could not be scored.
+    files: in that subset; a mean is over fewer of them where some could not be scored.
     """
 
-    half: str
+    subset: str
     metric: str
     cells: Mapping[str, Cell]
     files: int
@@ -74,13 +74,13 @@ class Table:
 
 
 def summarise(records: Sequence[Record], metrics: Sequence[str]) -> list[Row]:
-    """Return a row for every half and metric, in the order they have in the records."""
+    """Return a row for every subset and metric, in the order they have in the records."""
     systems = list(dict.fromkeys(record.system for record in records))
     rows = []
-    for half in dict.fromkeys(record.half for record in records):
+    for subset in dict.fromkeys(record.subset for record in records):
         for metric in metrics:
             values = {
-                system: [r.scores[metric] for r in records if r.half == half and r.system == system]
+                system: [r.scores[metric] for r in records if r.subset == subset and r.system == system]
                 for system in systems
             }
             cells = {
@@ -91,7 +91,7 @@ def summarise(records: Sequence[Record], metrics: Sequence[str]) -> list[Row]:
                 )
                 for system in systems
             }
-            rows.append(Row(half, metric, cells, max(map(len, values.values()))))
+            rows.append(Row(subset, metric, cells, max(map(len, values.values()))))
     return rows
 
 
@@ -99,18 +99,18 @@ def tables(evaluation: Evaluation) -> list[Table]:
     """Return the table of means and gains and, of several systems, the one of their differences to the first."""
     noisy, *systems = evaluation.systems
     rows = [
-        [row.half, label(row.metric), *(_cell(row.cells[system], row.files) for system in (noisy, *systems))]
+        [row.subset, label(row.metric), *(_cell(row.cells[system], row.files) for system in (noisy, *systems))]
         for row in evaluation.rows
     ]
     rows += [["all", label(metric), *["absent"] * (1 + len(systems))] for metric in evaluation.absent]
-    found = [Table(f"{evaluation.title}: mean (gain, 95 % interval)", ["half", "metric", noisy, *systems], rows)]
+    found = [Table(f"{evaluation.title}: mean (gain, 95 % interval)", ["subset", "metric", noisy, *systems], rows)]
     if len(systems) > 1:
         first, *others = systems
         leads = [
-            [row.half, label(row.metric), *(_difference(row.cells[system].lead, row.files) for system in others)]
+            [row.subset, label(row.metric), *(_difference(row.cells[system].lead, row.files) for system in others)]
             for row in evaluation.rows
         ]
-        found.append(Table(f"difference to {first} (95 % interval)", ["half", "metric", *others], leads))
+        found.append(Table(f"difference to {first} (95 % interval)", ["subset", "metric", *others], leads))
     return found
 
 
@@ -141,7 +141,7 @@ def to_csv(evaluation: Evaluation) -> str:
     writer.writerow(["file", "half", "system", "seconds", *evaluation.metrics, "problem"])
     for record in evaluation.records:
         scores = ["" if value is None else f"{value:.6g}" for value in map(record.scores.get, evaluation.metrics)]
-        row = (record.id, record.half, record.system, f"{record.seconds:.3f}", *scores, record.problem)
+        row = (record.id, record.subset, record.system, f"{record.seconds:.3f}", *scores, record.problem)
         writer.writerow(map(cell, row))
     return text.getvalue()
 
@@ -151,7 +151,7 @@ def to_json(evaluation: Evaluation) -> dict[str, object]:
     scores: dict[str, dict[str, object]] = {}
     for row in evaluation.rows:
         cells = {name: {key: _numbers(part) for key, part in vars(cell).items()} for name, cell in row.cells.items()}
-        scores.setdefault(row.half, {})[row.metric] = cells
+        scores.setdefault(row.subset, {})[row.metric] = cells
     return {
         "set": evaluation.title,
         "count": len({record.id for record in evaluation.records}),
@@ -166,7 +166,7 @@ def to_json(evaluation: Evaluation) -> dict[str, object]:
         "files": [
             {
                 "file": record.id,
-                "half": record.half,
+                "half": record.subset,
                 "system": record.system,
                 "seconds": record.seconds,
                 "elapsed": record.elapsed,

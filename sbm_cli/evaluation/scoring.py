@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.errors import SbmError
-from sbm_cli.evaluation.folders import Item, Samples
-from sbm_cli.evaluation.metrics import RATE, Scores, score
+from sbm_cli.evaluation.folders import Item
+from sbm_cli.evaluation.metrics import Scores, score
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.evaluation.systems import NOISY, System, at_level, run
 
 WAITING = 4  # signals to score, for each process, until the next item is enhanced
@@ -23,7 +25,7 @@ class Record:
     """One system on one item. problem: why there are no scores; elapsed: seconds it took, None where not timed."""
 
     id: str
-    half: str
+    subset: str
     system: str
     seconds: float  # of audio
     elapsed: float | None
@@ -78,7 +80,7 @@ def evaluate(
                 except (SbmError, OSError, ValueError) as error:
                     problem = _reason(error)
                 result = partial(_none, metrics, problem) if problem else scoring.begin(heard[name], clean)
-                waiting.append((partial(Record, item.id, item.half, name, seconds, elapsed), result))
+                waiting.append((partial(Record, item.id, item.subset, name, seconds, elapsed), result))
                 collect(WAITING * workers)
             if hear is not None and heard:
                 hear(number, item, heard)

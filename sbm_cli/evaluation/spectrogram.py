@@ -93,9 +93,9 @@ def draw(before: Spectrogram, after: Spectrogram, path: Path | BinaryIO) -> None
 
 def _colours(power: NDArray[np.float64], top: float) -> NDArray[np.uint8]:
     """Return the picture [frequencies, columns, 3], the highest first."""
-    shares = 1 + (10 * np.log10(power.T[::-1] + 1e-30) - top) / RANGE
+    heights = 1 + (10 * np.log10(power.T[::-1] + 1e-30) - top) / RANGE
     stops = np.linspace(0, 1, len(COLOURS))
-    channels = [np.interp(shares, stops, [colour >> shift & 255 for colour in COLOURS]) for shift in (16, 8, 0)]
+    channels = [np.interp(heights, stops, [colour >> shift & 255 for colour in COLOURS]) for shift in (16, 8, 0)]
     return np.stack(channels, -1).round().astype(np.uint8)
 
 

@@ -12,10 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation.folders import Samples, read_mono, sound_files
-from sbm_cli.evaluation.metrics import RATE
+from sbm_cli.evaluation.folders import read_mono, sound_files
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.timing.clips import Clip, write_clip
 from sbm_cli.timing.commands import Command

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.io import SoundReader
+from sbm_cli.audio.samples import Samples
 from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.errors import AudioError
-
-Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

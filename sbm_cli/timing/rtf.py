@@ -246,8 +246,8 @@ def _conditions(report: Report) -> Iterator[str]:
         f"the resampler adds {1e3 * latency.resampler:.0f} ms at 48 kHz"
     )
     memory = {"resident": report.peak_memory, "on the device": report.peak_device_memory}
-    told = [f"{held / 2**20:.0f} MiB {where}" for where, held in memory.items() if held is not None]
-    yield f"- peak memory: {', '.join(told) or 'not known here'}"
+    known = [f"{held / 2**20:.0f} MiB {where}" for where, held in memory.items() if held is not None]
+    yield f"- peak memory: {', '.join(known) or 'not known here'}"
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:

@@ -8,34 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from sbm_cli.config import build, dump, parse_json
-from sbm_cli.data.corpus import RATE
+from sbm_cli.data.manifest import RATE
 from sbm_cli.data.mixing import MixConfig
+from sbm_cli.data.sources import DataConfig
 from sbm_cli.errors import ConfigError
 from sbm_cli.model import ModelConfig, upgraded
 from sbm_cli.training.losses import LossConfig
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the audio comes from: manifests (CSV), or folders of speech, noise and room responses."""
-
-    manifests: tuple[str, ...] = ()
-    speech: tuple[str, ...] = ()
-    noise: tuple[str, ...] = ()
-    rir: tuple[str, ...] = ()
-    rooms: int = 2400  # simulated, made once and cached
-    cache: str = "runs/cache"
-    speeds: tuple[float, ...] = ()  # the training speech also at these speeds: each makes a voice of its own
-    pack: str = ""  # folder that `sbm data pack` wrote: instead of all these
-    own_share: float = 0.0  # of the items: noise from the folders only; 0 draws folders and manifests alike
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.rooms <= 10**6 or not 0 <= self.own_share <= 1:
-            raise ValueError(f"rooms lies between 1 and 1000000, own_share in [0, 1], got {self}")
-        if not all(0.5 <= speed <= 2 for speed in self.speeds):
-            raise ValueError(f"speeds lie between 0.5 and 2, got {self.speeds}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +41,7 @@ class OptimizerConfig:
             raise ValueError(f"method is adamw or muon, got {self.method!r}")
         if not 0 < self.final_rate <= self.rate or not 0 < self.decay <= 1 or not 0 <= self.ema < 1:
             raise ValueError(f"need 0 < final_rate <= rate, 0 < decay <= 1, 0 <= ema < 1, got {self}")
-        if not all(0 <= share < 1 for share in (*self.betas, self.momentum)):
+        if not all(0 <= value < 1 for value in (*self.betas, self.momentum)):
             raise ValueError(f"betas and momentum lie in [0, 1), got {self}")
         if not self.clip > 0 or self.weight_decay < 0 or self.warmup < 0:
             raise ValueError(f"need clip > 0 and weight_decay, warmup >= 0, got {self}")
@@ -77,8 +57,8 @@ class TimeConfig:
     final_part: float = 0.15  # of all steps
 
     def __post_init__(self) -> None:
-        shares = (self.end_mass, self.final_end_mass, self.final_part)
-        if not 0 < self.t_min < 1 or not all(0 <= share <= 1 for share in shares):
+        fractions = (self.end_mass, self.final_end_mass, self.final_part)
+        if not 0 < self.t_min < 1 or not all(0 <= value <= 1 for value in fractions):
             raise ValueError(f"t_min lies in (0, 1), the masses and final_part in [0, 1], got {self}")
 
 
@@ -117,7 +97,7 @@ class TrainConfig:
     steps: int = 10000
     batch: int = 8
     seed: int = 0
-    warm_level: float = 0.3  # share of segments whose level starts as if sound had gone before,
+    warm_level: float = 0.3  # fraction of segments whose level starts as if sound had gone before,
     warm_level_db: tuple[float, float] = (-6.0, 6.0)  # so much louder or softer than the segment
     checkpoint_minutes: float = 5.0
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from sbm_cli.cores import cores
+from sbm_cli.data.sources import Sources, batches, open_sources
 from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.engine import Engine, launch, on_stop
 from sbm_cli.training.logs import Logs, read_scores
 from sbm_cli.training.objective import batch_loss
 from sbm_cli.training.optimizer import Optimizer, learning_rate
-from sbm_cli.training.sources import Sources, batches, open_sources
 from sbm_cli.training.state import (
     BEST,
     LAST,
@@ -44,7 +44,7 @@ from sbm_cli.training.validation import Score, validate
 class Progress:
     """What the loop reports of the steps since its last report; `valid` has scores where it validated.
 
-    loss, grad_norm: means; speed: audio seconds per second; waiting: share of the time spent waiting for mixtures;
+    loss, grad_norm: means; speed: audio seconds per second; waiting: fraction of the time spent waiting for mixtures;
     skipped: steps without a finite loss and gradient; remaining: seconds.
     """
 
@@ -133,7 +133,7 @@ def _run(
     sources: Sources | None,
 ) -> Outcome:
     with engine.first():  # decodes and simulates; the others find it done
-        sources = sources or open_sources(config, engine.device)
+        sources = sources or open_sources(config.data, config.mix, engine.device)
     stop = threading.Event()
     with closing(_Training(engine, config, output, start, sources)) as training, on_stop(stop.set):
         return training.run(stop, math.inf if max_minutes is None else 60 * max_minutes, report)
@@ -157,9 +157,9 @@ class _Training:
         scaled = config.loop.precision == "float16"
         self.optimizer = Optimizer(self.network.to(engine.device), config.optimizer, scaled)
         self.step, self.best = restore(last, self.optimizer) if last.exists() else (0, math.inf)
-        self.share = range(engine.rank, config.batch, engine.size)
-        self.items = torch.tensor(self.share, device=engine.device)
-        self.together = config.loop.micro_batch or (1 if engine.device.type == "cpu" else len(self.share))
+        self.items = range(engine.rank, config.batch, engine.size)
+        self.numbers = torch.tensor(self.items, device=engine.device)
+        self.together = config.loop.micro_batch or (1 if engine.device.type == "cpu" else len(self.items))
         self.logs = Logs(output, self.step) if engine.rank == 0 else None
         if tuned:
             self.validate()
@@ -175,7 +175,8 @@ class _Training:
         config, loop = self.config, self.config.loop
         begun = saved = time.monotonic()
         window, scores, over = _Window(self.engine.device), dict[str, Score](), False
-        mixtures = batches(self.sources.train, config.seed, range(self.step, config.steps), self.share, self.engine)
+        steps, engine = range(self.step, config.steps), self.engine
+        mixtures = batches(self.sources.train, config.seed, steps, self.items, engine.device, engine.size)
         while self.step < config.steps and not over:
             asked = time.monotonic()
             noisy, clean = next(mixtures)
@@ -202,7 +203,7 @@ class _Training:
 
     def learn(self, noisy: Tensor, clean: Tensor) -> Tensor:
         """Make a step with this process's mixtures, [items, samples] each, and return what `Optimizer.step` does."""
-        for a, b, items in zip(*(tensor.split(self.together) for tensor in (noisy, clean, self.items)), strict=True):
+        for a, b, items in zip(*(tensor.split(self.together) for tensor in (noisy, clean, self.numbers)), strict=True):
             # Normalised by constants: the sum does not depend on how items are spread.
             loss = batch_loss(self.config, self.network, a, b, self.step, items) * (len(items) / self.config.batch)
             (loss * self.optimizer.scale).backward()

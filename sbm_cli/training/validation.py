@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from sbm_cli.audio.sdr import si_sdr
+from sbm_cli.data.sources import Source
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.losses import enhancement_loss
 from sbm_cli.training.objective import predict
-from sbm_cli.training.sources import Source
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ def test_an_untrained_model_gains_nothing(sbm: Any, manifest: Path, model_file: 
     assert (result.status, result.err) == (0, "")
     document = json.loads(result.out)
     assert (document["set"], document["count"], document["absent"]) == ("mixtures valid", 4, {})
-    for half in ("noise", "reverb"):
-        assert document["scores"][half]["si_sdr"]["small"]["gain"]["mean"] == pytest.approx(0, abs=0.01)
+    for subset in ("noise", "reverb"):
+        assert document["scores"][subset]["si_sdr"]["small"]["gain"]["mean"] == pytest.approx(0, abs=0.01)
     table = sbm(*common, "--metrics", "si_sdr")
     assert table.out.count("| SI-SDR (dB) |") == 2
     (tmp_path / "scores.json").write_text(result.out)
@@ -74,7 +74,7 @@ def test_programs_and_folders_beside_a_model(sbm: Any, pair: Path, model_file: P
     systems = ["--model", model_file, "--system", f"copy={copy}", "--enhanced", f"best={pair / 'clean'}"]
     result = sbm(*common, *systems)
     assert result.status == 1  # for the file whose reference has another length
-    assert result.out.startswith("| half | metric | noisy | small | copy | best |")
+    assert result.out.startswith("| subset | metric | noisy | small | copy | best |")
     assert "1 files cannot be scored: 2\n" in result.err and "its reference" in result.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "scores.csv",
@@ -91,7 +91,7 @@ def test_programs_and_folders_beside_a_model(sbm: Any, pair: Path, model_file: P
     again = sbm(*common, *systems)
     assert again.status == 1 and "scores.csv exists" in again.err and again.out == ""
     alone = sbm(*common, "--overwrite", "--enhanced", f"best={pair / 'clean'}")
-    assert alone.out.startswith("| half | metric | noisy | best |")  # no default model where a system is named
+    assert alone.out.startswith("| subset | metric | noisy | best |")  # no default model where a system is named
 
 
 def test_files_alone_are_scored_as_they_are(sbm: Any, pair: Path, tmp_path: Path) -> None:

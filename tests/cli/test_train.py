@@ -1,4 +1,4 @@
-"""`sbm train`: options reach the loop, its progress is readable, and forgetting is told."""
+"""`sbm train`: options reach the loop, its progress is readable, and forgetting is reported."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def test_fine_tuning_takes_the_model_s_own_dimensions(sbm: Any, asked: Asked) ->
         (None, "sbm: warning: nothing shows whether the model forgot other noise"),
     ],
 )
-def test_forgetting_is_told(sbm: Any, asked: Asked, general: tuple[float, float] | None, warning: str | None) -> None:
+def test_forgetting_is_reported(
+    sbm: Any, asked: Asked, general: tuple[float, float] | None, warning: str | None
+) -> None:
     asked.before, asked.after = ({"own": Score(3.0, si_sdr, 5.0)} for si_sdr in (8.0, 9.5))
     if general is not None:
         for scores, si_sdr in zip((asked.before, asked.after), general, strict=True):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sbm_cli.data import check as module
 from sbm_cli.data.check import Finding, Row, Sound, check, examine
-from sbm_cli.data.corpus import COLUMNS, report_set
+from sbm_cli.data.manifest import COLUMNS, report_set
 
 Rows = list[dict[str, str]]
 RATE = 16000

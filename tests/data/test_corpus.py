@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from sbm_cli.data import corpus as data
-from sbm_cli.data.corpus import COLUMNS, RATE, active_power, cached_store, open_corpus
+from sbm_cli.data import corpus as module
+from sbm_cli.data.corpus import LEVEL_DBFS, active_power, cached_store, open_corpus
+from sbm_cli.data.manifest import COLUMNS, RATE, report_set
 from sbm_cli.errors import AudioError, ConfigError
 
 
@@ -47,7 +48,7 @@ def test_reads_manifest_at_one_level(tmp_path: Path) -> None:
     for i in (0, 1):
         audio = corpus.clip(i)
         assert audio.dtype == np.float32 and len(audio) == pytest.approx(RATE, abs=20)
-        assert 10 * np.log10(active_power(audio)) == pytest.approx(data.LEVEL_DBFS, abs=0.1)
+        assert 10 * np.log10(active_power(audio)) == pytest.approx(LEVEL_DBFS, abs=0.1)
     np.testing.assert_array_equal(corpus.clip(1, 100, 50), corpus.clip(1)[100:150])
 
 
@@ -90,7 +91,7 @@ def test_a_stereo_response_is_not_summed(tmp_path: Path) -> None:
 
 
 def test_report_speakers_and_groups_leave_train_but_not_valid(tmp_path: Path) -> None:
-    chosen = data.report_set()
+    chosen = report_set()
     speaker, group = sorted(chosen["speakers"])[0], sorted(chosen["noise_groups"])[0]
     for name in "abcd":
         tone(tmp_path / f"{name}.wav", 0.2)
@@ -105,7 +106,7 @@ def test_report_speakers_and_groups_leave_train_but_not_valid(tmp_path: Path) ->
 
 
 def test_report_set_has_the_promised_size() -> None:
-    chosen = data.report_set()
+    chosen = report_set()
     assert len(chosen["speakers"]) == 24 and len(chosen["noise_groups"]) >= 20
     assert sum(not group.startswith("esc10") for group in chosen["noise_groups"]) >= 5
 
@@ -116,7 +117,7 @@ def test_cache_is_reused_and_rebuilt_when_something_changes(tmp_path: Path, monk
     cache = tmp_path / "cache"
     first = open_corpus(cache, [listing]).clip(0)
     with monkeypatch.context() as patch:
-        patch.setattr(data, "_decode", lambda clip: pytest.fail("decoded again"))
+        patch.setattr(module, "_decode", lambda clip: pytest.fail("decoded again"))
         np.testing.assert_array_equal(open_corpus(cache, [listing]).clip(0), first)
     manifest(tmp_path, [row("a.wav", speaker="anna")])
     assert open_corpus(cache, [listing]).clips[0].speaker == "anna"
@@ -188,7 +189,7 @@ def test_speeds_make_further_voices_to_train_with(tmp_path: Path) -> None:
     tone(tmp_path / "a.wav")
     tone(tmp_path / "b.wav")
     tone(tmp_path / "n.wav")
-    aside = next(iter(data.report_set()["speakers"]))
+    aside = next(iter(report_set()["speakers"]))
     rows = [row("a.wav", speaker="anna"), row("a.wav", speaker="eve", split="valid"), row("a.wav", speaker=aside)]
     rows += [row("b.wav"), row("n.wav", "noise")]
     corpus = open_corpus(tmp_path / "cache", [manifest(tmp_path, rows)], speeds=[0.8])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from sbm_cli.data.corpus import RATE, Samples, read_manifest
+from sbm_cli.audio.samples import Samples
 from sbm_cli.data.curate import MANIFEST, SCORES, Utterance, curate
+from sbm_cli.data.manifest import RATE, read_manifest
 from sbm_cli.errors import AudioError, ConfigError
 from tests.data.test_corpus import manifest, row, tone
 

@@ -15,23 +15,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sbm_cli.data import mixing
-from sbm_cli.data.corpus import LEVEL_DBFS, RATE, Clip, Corpus
+from sbm_cli.data.corpus import LEVEL_DBFS, Corpus
 from sbm_cli.data.corpus import active_power as active_power_of_one
 from sbm_cli.data.filters import active_power, band_limited, fast_length, reverberate, shelved, through_room
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.mixing import MixConfig, Mixer, change, keep_room, noise_gain
 from sbm_cli.data.random import Draws
-from sbm_cli.data.room_responses import Room, RoomBank, scaled, simulate_room
+from sbm_cli.data.room_responses import ResponseBank, RoomResponse, scaled, simulate_room
 from sbm_cli.data.segments import (
-    Material,
-    Pieces,
-    _lay_at_once,
-    _lay_in_turn,
+    Placements,
+    Segments,
+    _assemble_at_once,
+    _assemble_in_turn,
+    assemble,
     draw_colour,
-    lay,
-    pieces_in,
+    placements_in,
     synthetic,
 )
-from sbm_cli.data.test_sets import _Material
+from sbm_cli.data.test_sets import _Segments
 from sbm_cli.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -54,12 +55,12 @@ def corpus_of(recordings: Sequence[tuple[str, str, str, float]]) -> Corpus:
     return Corpus(clips, np.concatenate(parts))
 
 
-def bank_of(*responses: Tensor, place: str = "") -> RoomBank:
+def bank_of(*responses: Tensor, place: str = "") -> ResponseBank:
     """Make a bank of aligned responses, the first one simulated, the others measured at a place if that has a name."""
     parts = [(x / x.abs().max() * 32767).round().numpy().astype(np.int16) for x in responses]
     starts = np.cumsum([0, *map(len, parts)]).tolist()
-    rooms = [Room(str(i), 0.4, place if i else "", starts[i], len(part)) for i, part in enumerate(parts)]
-    return RoomBank(tuple(rooms), np.concatenate(parts))
+    rooms = [RoomResponse(str(i), 0.4, place if i else "", starts[i], len(part)) for i, part in enumerate(parts)]
+    return ResponseBank(tuple(rooms), np.concatenate(parts))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def rooms() -> RoomBank:
+def rooms() -> ResponseBank:
     return bank_of(torch.from_numpy(simulate_room(5, 1)[0]))
 
 
@@ -78,12 +79,12 @@ def draws(items: int = 1, seed: int = 0) -> Draws:
     return Draws(seed, 0, torch.arange(items), 0, 1000)
 
 
-def speech(material: Material, numbers: Draws, samples: int) -> Tensor:
-    return lay(material.store, material.speech(numbers, material.talk.draw(numbers), samples), samples)
+def speech(segments: Segments, numbers: Draws, samples: int) -> Tensor:
+    return assemble(segments.store, segments.speech(numbers, segments.talk.draw(numbers), samples), samples)
 
 
-def noise_of(material: Material, numbers: Draws, samples: int) -> Tensor:
-    return lay(material.store, material.noise(numbers, samples), samples)
+def noise_of(segments: Segments, numbers: Draws, samples: int) -> Tensor:
+    return assemble(segments.store, segments.noise(numbers, samples), samples)
 
 
 def db(power: Tensor) -> Tensor:
@@ -98,11 +99,11 @@ def lag(a: Tensor, b: Tensor) -> int:
 def distance(a: Tensor, b: Tensor) -> float:
     """Return the largest distance between two cumulative distributions, in units of its bound at p = 0.001."""
     both = torch.cat([a, b]).sort().values
-    shares = [torch.searchsorted(x.sort().values, both, right=True) / len(x) for x in (a, b)]
-    return float((shares[0] - shares[1]).abs().max()) / (1.95 * math.sqrt(1 / len(a) + 1 / len(b)))
+    fractions = [torch.searchsorted(x.sort().values, both, right=True) / len(x) for x in (a, b)]
+    return float((fractions[0] - fractions[1]).abs().max()) / (1.95 * math.sqrt(1 / len(a) + 1 / len(b)))
 
 
-def test_same_key_same_mixture_whatever_came_before_and_beside_it(corpus: Corpus, rooms: RoomBank) -> None:
+def test_same_key_same_mixture_whatever_came_before_and_beside_it(corpus: Corpus, rooms: ResponseBank) -> None:
     config = MixConfig(segment_seconds=1.0, p_second_talker=0.3, p_synthetic=0.3)
     mixer, other = Mixer(corpus, rooms, config), Mixer(corpus, rooms, config)
     other.batch(9, 0, range(3))
@@ -115,7 +116,7 @@ def test_same_key_same_mixture_whatever_came_before_and_beside_it(corpus: Corpus
         assert not torch.allclose(mixer.batch(*key)[0], wanted[0, :1])
 
 
-def test_every_item_of_the_recipe_is_finite_unclipped_and_in_range(corpus: Corpus, rooms: RoomBank) -> None:
+def test_every_item_of_the_recipe_is_finite_unclipped_and_in_range(corpus: Corpus, rooms: ResponseBank) -> None:
     config = MixConfig(segment_seconds=1.0, p_clipped=0.2, p_synthetic=0.3, p_band_limit=0.3, p_second_talker=0.3)
     noisy, clean = Mixer(corpus, rooms, config).batch(0, 0, range(80))
     assert noisy.isfinite().all() and clean.isfinite().all()
@@ -139,18 +140,18 @@ def test_every_item_of_the_recipe_is_finite_unclipped_and_in_range(corpus: Corpu
     ],
 )
 def test_each_part_happens_as_often_as_the_recipe_says(
-    corpus: Corpus, rooms: RoomBank, name: str, expected: float
+    corpus: Corpus, rooms: ResponseBank, name: str, expected: float
 ) -> None:
     """What an item draws does not depend on the probabilities, so one more part is seen against the same items."""
     config, n = replace(DRY, segment_seconds=0.5, shelf_db=0.0, snr_db=(0.0, 5.0)), 400
     without, with_it = (Mixer(corpus, rooms, replace(config, **{name: p})).batch(4, 0, range(n))[0] for p in (0.0, 0.3))
-    share = float(((without - with_it).abs().amax(1) > 1e-4 * without.abs().amax(1)).float().mean())
-    assert share == pytest.approx(expected, abs=4 * math.sqrt(0.3 * 0.7 / n))
+    fraction = float(((without - with_it).abs().amax(1) > 1e-4 * without.abs().amax(1)).float().mean())
+    assert fraction == pytest.approx(expected, abs=4 * math.sqrt(0.3 * 0.7 / n))
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("level_dbfs", -40.0, -30.0), ("snr_db", -5.0, 20.0)])
 def test_levels_are_spread_evenly_over_their_ranges(
-    corpus: Corpus, rooms: RoomBank, name: str, low: float, high: float
+    corpus: Corpus, rooms: ResponseBank, name: str, low: float, high: float
 ) -> None:
     config = replace(DRY, segment_seconds=0.5, level_dbfs=(-40.0, -30.0))
     noisy, clean = Mixer(corpus, rooms, config).batch(5, 0, range(400))
@@ -159,14 +160,14 @@ def test_levels_are_spread_evenly_over_their_ranges(
     assert distance(db(power), torch.linspace(low, high + 0.25 * (high - low), 4000)) > 1
 
 
-def test_material_is_that_of_the_evaluation_sets() -> None:
+def test_segments_are_those_of_the_evaluation_sets() -> None:
     """Segments drawn for training and by the older, slower way of the published sets do not differ in distribution."""
     mine = corpus_of(
         [("speech", f"{s}{i}", "valid", t) for s, t in (("a", 0.4), ("b", 0.7), ("c", 3.0)) for i in (1, 1, 1, 2)]
         + [("noise", f"{s}{i}", "valid", t) for s, t in (("x", 0.1), ("y", 0.8), ("z", 4.0)) for i in (1, 1, 2)]
     )
     n, samples, rng = 300, 3 * RATE // 2, np.random.default_rng(0)
-    ours, theirs = Material(mine, "valid", 38.0, CPU), _Material(mine, "valid")
+    ours, theirs = Segments(mine, "valid", 38.0, CPU), _Segments(mine, "valid")
     numbers = draws(n)
     talk, sound = speech(ours, numbers, samples), noise_of(ours, numbers, samples)
     # the sets' speakers take turns; here both draw them alike
@@ -174,7 +175,7 @@ def test_material_is_that_of_the_evaluation_sets() -> None:
     other_talk = torch.cat([theirs.speech(rng, samples, speaker) for speaker in speakers])
     other_sound = torch.cat([theirs.noise(rng, samples)[0] for _ in range(n)])
     measures: list[Callable[[Tensor], Tensor]] = [
-        lambda x: (x != 0).float().mean(1),  # share of the segment that is filled
+        lambda x: (x != 0).float().mean(1),  # fraction of the segment that is filled
         lambda x: (x[:, : RATE // 2] != 0).float().mean(1),
         lambda x: (x[:, -RATE // 2 :] != 0).float().mean(1),
         lambda x: db(x.square().mean(1) + 1e-9),
@@ -201,25 +202,25 @@ def test_pieces_are_laid_alike_on_every_device(
     store = torch.from_numpy(np.random.default_rng(0).integers(-30000, 30000, 1300).astype(np.int16))
     start, length, gain, fade = (torch.tensor([list(column)]) for column in zip(*rows, strict=True))
     step = (length - overlap).clamp_min(overlap)  # at most two at once
-    pieces = Pieces(start, gain / 1e6, begin + step.cumsum(1) - step, length, torch.minimum(fade, length // 2))
+    placements = Placements(start, gain / 1e6, begin + step.cumsum(1) - step, length, torch.minimum(fade, length // 2))
     expected = np.zeros(samples + 2000)
-    for (first, size, factor, ramp), place in zip(rows, pieces.place[0].tolist(), strict=True):
+    for (first, size, factor, ramp), place in zip(rows, placements.place[0].tolist(), strict=True):
         piece = store[first : first + size].numpy() * (factor / 1e6)
         if ramp := min(ramp, size // 2):
             piece[:ramp] *= np.linspace(0, 1, ramp)
             piece[-ramp:] *= np.linspace(1, 0, ramp) if ramp > 1 else 0
         seen = piece[max(0, -place) : max(0, samples - place)]
         expected[max(0, place) : max(0, place) + len(seen)] += seen
-    for way in (_lay_in_turn, _lay_at_once):
-        np.testing.assert_allclose(way(store, pieces, samples)[0], expected[:samples], atol=1e-6)
+    for way in (_assemble_in_turn, _assemble_at_once):
+        np.testing.assert_allclose(way(store, placements, samples)[0], expected[:samples], atol=1e-6)
 
 
-def test_splits_do_not_mix(rooms: RoomBank) -> None:
+def test_splits_do_not_mix(rooms: ResponseBank) -> None:
     recordings = [("speech", "a", "train", 2.0), ("speech", "v", "valid", 2.0)]
     mine = corpus_of([*recordings, ("noise", "n", "train", 2.0), ("noise", "w", "valid", 2.0)])
     for split, number in (("train", 0), ("valid", 1)):
-        material = Material(mine, split, 0.0, CPU)
-        for kind, drawn in (("speech", material.talk), ("noise", material.sound)):
+        segments = Segments(mine, split, 0.0, CPU)
+        for kind, drawn in (("speech", segments.talk), ("noise", segments.sound)):
             assert drawn.start.tolist() == [mine.clips[mine.where(kind, split)[0]].start]
             assert mine.clips[mine.where(kind, split)[0]].path == str(number + 2 * (kind == "noise"))
     one, other = (Mixer(mine, rooms, DRY, split).batch(0, 0, [0])[1] for split in ("train", "valid"))
@@ -230,7 +231,7 @@ def test_splits_do_not_mix(rooms: RoomBank) -> None:
 
 
 @pytest.mark.parametrize("reverb", [0.0, 1.0])
-def test_snr_is_that_of_active_speech_after_the_room(corpus: Corpus, rooms: RoomBank, reverb: float) -> None:
+def test_snr_is_that_of_active_speech_after_the_room(corpus: Corpus, rooms: ResponseBank, reverb: float) -> None:
     config = replace(DRY, snr_db=(7.0, 7.0), p_reverb=reverb, p_noise_reverb=0.0)
     noisy, clean = Mixer(corpus, rooms, config).batch(3, 0, range(5))
     # the same draw without audible noise
@@ -241,7 +242,7 @@ def test_snr_is_that_of_active_speech_after_the_room(corpus: Corpus, rooms: Room
 
 
 def test_target_is_the_clean_speech_through_the_early_part_at_lag_zero(corpus: Corpus) -> None:
-    dry = speech(Material(corpus, "train", 0.0, CPU), draws(6), RATE)
+    dry = speech(Segments(corpus, "train", 0.0, CPU), draws(6), RATE)
     for index in range(6):
         response = scaled(torch.from_numpy(simulate_room(8, index)[0]))
         wet, target = reverberate(dry[index, None], response[None])
@@ -255,18 +256,18 @@ def test_target_is_the_clean_speech_through_the_early_part_at_lag_zero(corpus: C
         assert -6 < db(target.square().mean() / dry[index].square().mean()) < 6
 
 
-def test_clean_items_pass_unchanged_but_for_the_floor(corpus: Corpus, rooms: RoomBank) -> None:
+def test_clean_items_pass_unchanged_but_for_the_floor(corpus: Corpus, rooms: ResponseBank) -> None:
     config = replace(DRY, p_clean=1.0)
     noisy, clean = Mixer(corpus, rooms, config).batch(0, 0, [0])
     assert torch.equal(noisy, clean)
     floor = replace(config, p_floor=1.0, floor_dbfs=(-60.0, -60.0))
     noisy, clean = Mixer(corpus, rooms, floor).batch(0, 0, [0])
     ratio = db(active_power(clean) / (noisy - clean).square().mean())
-    usual = db(active_power(speech(Material(corpus, "train", 0.0, CPU), draws(), RATE)))
+    usual = db(active_power(speech(Segments(corpus, "train", 0.0, CPU), draws(), RATE)))
     assert float(ratio) == pytest.approx(float(usual) + 60, abs=1)
 
 
-def test_reverberation_only_adds_no_noise(corpus: Corpus, rooms: RoomBank) -> None:
+def test_reverberation_only_adds_no_noise(corpus: Corpus, rooms: ResponseBank) -> None:
     config = replace(DRY, p_reverb=1.0, p_reverb_only=1.0)
     (noisy, clean), (_, dry) = (Mixer(corpus, rooms, c).batch(0, 0, [0]) for c in (config, replace(DRY, p_clean=1.0)))
     response = scaled(torch.from_numpy(rooms.store.astype(np.float32)))
@@ -274,7 +275,7 @@ def test_reverberation_only_adds_no_noise(corpus: Corpus, rooms: RoomBank) -> No
         torch.testing.assert_close(made / made.norm(), expected / expected.norm(), atol=1e-4, rtol=0)
 
 
-def test_clipping_touches_the_input_only(corpus: Corpus, rooms: RoomBank) -> None:
+def test_clipping_touches_the_input_only(corpus: Corpus, rooms: ResponseBank) -> None:
     config = replace(DRY, p_clean=1.0, p_clipped=1.0, clip_db=(6.0, 6.0))
     noisy, clean = Mixer(corpus, rooms, config).batch(0, 0, [0])
     assert float(noisy.abs().max()) == pytest.approx(float(clean.abs().max()) / 2, rel=0.01)
@@ -282,7 +283,7 @@ def test_clipping_touches_the_input_only(corpus: Corpus, rooms: RoomBank) -> Non
     assert torch.equal(noisy[soft], clean[soft])
 
 
-def test_band_limit_takes_the_same_from_both(corpus: Corpus, rooms: RoomBank) -> None:
+def test_band_limit_takes_the_same_from_both(corpus: Corpus, rooms: ResponseBank) -> None:
     config = replace(DRY, p_band_limit=1.0, band_limit_hz=(4000.0, 4000.0))
     for x in Mixer(corpus, rooms, config).batch(0, 0, [0]):
         power = torch.fft.rfft(x[0]).abs().square()
@@ -294,7 +295,7 @@ def test_band_limit_takes_the_same_from_both(corpus: Corpus, rooms: RoomBank) ->
     assert float((spectrum[0, 400:3100] / full[0, 400:3100]).median()) == pytest.approx(1, abs=0.01)
 
 
-def test_a_second_talker_stays_in_the_target_at_his_level(rooms: RoomBank) -> None:
+def test_a_second_talker_stays_in_the_target_at_his_level(rooms: ResponseBank) -> None:
     recordings = [("speech", name, "train", 2.0) for name in "ab"] + [("noise", "n", "train", 2.0)]
     mine = corpus_of([*recordings])
     config = replace(DRY, p_clean=1.0, level_dbfs=(-30.0, -30.0), second_talker_db=(-5.0, -5.0))
@@ -321,10 +322,10 @@ def test_speech_is_never_repeated_and_keeps_to_one_speaker() -> None:
     ]
     store = np.concatenate([ramp, np.ones(9000, np.int16)])
     clips.append(Clip("n", "noise", "n", "", "n", "train", None, None, 3000, 9000, 1.0))
-    material = Material(Corpus(clips, store), "train", 0.0, CPU)
+    segments = Segments(Corpus(clips, store), "train", 0.0, CPU)
     numbers = draws(60)
-    first = material.talk.draw(numbers)
-    waveforms = lay(material.store, material.speech(numbers, first, 40000), 40000)
+    first = segments.talk.draw(numbers)
+    waveforms = assemble(segments.store, segments.speech(numbers, first, 40000), 40000)
     middles = (waveforms == 1500).sum(1)
     assert middles.tolist() == [2 if i < 2 else 1 for i in first.tolist()] and {0, 1, 2} == set(first.tolist())
     assert ((waveforms != 0).sum(1) <= 3000 * middles).all()
@@ -332,8 +333,8 @@ def test_speech_is_never_repeated_and_keeps_to_one_speaker() -> None:
 
 def test_long_recordings_are_cropped_anywhere() -> None:
     clips = [Clip("", kind, "s", "", "", "train", None, None, 0, 3000, 1.0) for kind in ("speech", "noise")]
-    material = Material(Corpus(clips, np.arange(3000, dtype=np.int16)), "train", 0.0, CPU)
-    for crops in (speech(material, draws(400), 2000), noise_of(material, draws(400), 2000)):
+    segments = Segments(Corpus(clips, np.arange(3000, dtype=np.int16)), "train", 0.0, CPU)
+    for crops in (speech(segments, draws(400), 2000), noise_of(segments, draws(400), 2000)):
         assert torch.equal(crops, crops[:, :1] + torch.arange(2000))
         assert distance(crops[:, 0], torch.arange(1001.0)) < 1
 
@@ -344,24 +345,24 @@ def test_stated_snr_leaves_speech_out() -> None:
     ]
     clips.append(Clip("n", "noise", "n", "", "n", "train", None, None, 0, 100, 1.0))
     mine = Corpus(clips, np.ones(100, np.int16))
-    assert [len(Material(mine, "train", bound, CPU).talk.start) for bound in (38.0, 0.0)] == [2, 3]
+    assert [len(Segments(mine, "train", bound, CPU).talk.start) for bound in (38.0, 0.0)] == [2, 3]
 
 
 def test_short_noise_fills_the_segment(corpus: Corpus) -> None:
     mine = corpus.of([c for c in corpus.clips if c.kind == "speech" or c.group == "y1"])
-    noise = noise_of(Material(mine, "train", 0.0, CPU), draws(20), 3 * RATE)
+    noise = noise_of(Segments(mine, "train", 0.0, CPU), draws(20), 3 * RATE)
     assert ((noise != 0).float().mean(1) > 0.35).all() and noise[:, -RATE:].any(1).all()
 
 
 def test_sources_are_drawn_by_the_square_root_of_their_minutes_and_groups_alike() -> None:
     recordings = [("speech", "a", "train", 9.0), ("speech", "b", "train", 1.0)]
     noise = [("noise", group, "train", 1.0) for group in ("x1", "x2", "x2", "x2")]
-    material = Material(corpus_of([*recordings, *noise]), "train", 0.0, CPU)
+    segments = Segments(corpus_of([*recordings, *noise]), "train", 0.0, CPU)
     numbers = draws(800)
-    assert float((material.talk.draw(numbers) == 0).float().mean()) == pytest.approx(0.75, abs=0.06)
-    shares = torch.bincount(material.sound.draw(numbers)) / 800
-    torch.testing.assert_close(shares, torch.tensor([0.5, 1 / 6, 1 / 6, 1 / 6]), atol=0.06, rtol=0)
-    beside = material.sound.followed(numbers, torch.full((800,), 2), 1)[:, 1]
+    assert float((segments.talk.draw(numbers) == 0).float().mean()) == pytest.approx(0.75, abs=0.06)
+    fractions = torch.bincount(segments.sound.draw(numbers)) / 800
+    torch.testing.assert_close(fractions, torch.tensor([0.5, 1 / 6, 1 / 6, 1 / 6]), atol=0.06, rtol=0)
+    beside = segments.sound.followed(numbers, torch.full((800,), 2), 1)[:, 1]
     torch.testing.assert_close(torch.bincount(beside) / 800, torch.tensor([0, 1, 1, 1]) / 3, atol=0.06, rtol=0)
 
 
@@ -377,9 +378,9 @@ def test_measured_rooms_are_drawn_by_place(corpus: Corpus) -> None:
     mixer = Mixer(corpus, bank, config)
     noisy, clean = mixer.batch(0, 0, range(200))
     late = torch.fft.irfft(torch.fft.rfft(noisy) * torch.fft.rfft(clean).conj())[:, 150:550].argmax(1) - 50
-    shares = torch.bincount((late / 100).round().long(), minlength=4) / 200
-    torch.testing.assert_close(shares, torch.tensor([0.7, 0.1, 0.1, 0.1]), atol=0.1, rtol=0)
-    assert mixer._rooms.beside.tolist() == [0, 2, 3, 2]
+    fractions = torch.bincount((late / 100).round().long(), minlength=4) / 200
+    torch.testing.assert_close(fractions, torch.tensor([0.7, 0.1, 0.1, 0.1]), atol=0.1, rtol=0)
+    assert mixer._responses.beside.tolist() == [0, 2, 3, 2]
 
 
 def test_silence_gives_numbers() -> None:
@@ -436,18 +437,18 @@ def test_change_touches_the_chosen_rows_only() -> None:
     change(values, torch.zeros(4, dtype=torch.bool), lambda rows: pytest.fail("nothing to compute"))
 
 
-def test_the_way_of_a_gpu_gives_the_same(corpus: Corpus, rooms: RoomBank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_of_a_gpu_gives_the_same(corpus: Corpus, rooms: ResponseBank, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU all rows are computed at once; here both ways run on the CPU."""
     config = MixConfig(segment_seconds=1.0, p_second_talker=0.3, p_synthetic=0.2, p_band_limit=0.3)
     mixer = Mixer(corpus, rooms, config)
     chosen = torch.stack(mixer.batch(0, 0, range(32)))
     monkeypatch.setattr(mixing, "rows_of", lambda mask: slice(None))
-    monkeypatch.setattr(mixing, "lay", _lay_at_once)
+    monkeypatch.setattr(mixing, "assemble", _assemble_at_once)
     torch.testing.assert_close(torch.stack(mixer.batch(0, 0, range(32))), chosen, rtol=0, atol=1e-5)
 
 
 @pytest.mark.cuda
-def test_cuda_gives_the_same(corpus: Corpus, rooms: RoomBank) -> None:
+def test_cuda_gives_the_same(corpus: Corpus, rooms: ResponseBank) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU")
     config = MixConfig(segment_seconds=1.0, p_second_talker=0.3)
@@ -461,7 +462,7 @@ def test_pieces_suffice_for_every_length() -> None:
     for seconds in (0.5, 1.3, 6.0):
         config = MixConfig(segment_seconds=seconds, p_second_talker=0.5)
         assert Mixer(mine, bank, config).batch(0, 0, range(2))[0].shape == (2, config.samples)
-        assert pieces_in(config.samples) >= 4 * seconds
+        assert placements_in(config.samples) >= 4 * seconds
 
 
 @pytest.mark.parametrize(
@@ -483,7 +484,7 @@ def test_a_recipe_out_of_range_is_refused(changed: dict[str, object]) -> None:
     assert str(next(iter(changed))) in found.value.message and found.value.hint
 
 
-def test_who_asks_for_the_room_gets_it_without_the_noise(corpus: Corpus, rooms: RoomBank) -> None:
+def test_who_asks_for_the_room_gets_it_without_the_noise(corpus: Corpus, rooms: ResponseBank) -> None:
     config = replace(DRY, p_reverb=1.0)
     asked = replace(config, p_keep_room=0.5)
     wish = keep_room(asked, 3, 4, torch.arange(16))
@@ -500,7 +501,7 @@ def test_who_asks_for_the_room_gets_it_without_the_noise(corpus: Corpus, rooms: 
     assert torch.equal(valid, Mixer(corpus, rooms, config, "valid").batch(3, 4, range(4))[1])
 
 
-def test_level_steps_and_offsets(corpus: Corpus, rooms: RoomBank) -> None:
+def test_level_steps_and_offsets(corpus: Corpus, rooms: ResponseBank) -> None:
     config = replace(DRY, p_level_step=1.0, level_step_db=(-20.0, -20.0), snr_db=(60.0, 60.0), p_synthetic=1.0)
     before, after = (Mixer(corpus, rooms, c).batch(3, 4, range(8)) for c in (replace(config, p_level_step=0.0), config))
     for (plain, _), (stepped, clean) in zip(zip(*before, strict=True), zip(*after, strict=True), strict=True):

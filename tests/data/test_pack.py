@@ -14,9 +14,10 @@ import pytest
 
 from sbm_cli.config import dump
 from sbm_cli.data import pack
-from sbm_cli.data.corpus import RATE, Clip, Corpus
+from sbm_cli.data.corpus import Corpus
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.pack import DECODED, Pack, encode, interleaved, open_pack, write_pack
-from sbm_cli.data.room_responses import Room, RoomBank, align, simulate_room
+from sbm_cli.data.room_responses import ResponseBank, RoomResponse, align, simulate_room
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.config import TrainConfig
 
@@ -37,11 +38,13 @@ def corpus_of(*rows: tuple[str, str, str, str, float]) -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def bank() -> RoomBank:
+def bank() -> ResponseBank:
     responses = [np.round(simulate_room(4, i)[0] / 2 * 32767).astype(np.int16) for i in range(3)]
     starts = np.cumsum([0, *map(len, responses)]).tolist()
-    rooms = [Room(f"r{i}", 0.3, place, starts[i], len(responses[i])) for i, place in enumerate(("", "hall", "attic"))]
-    return RoomBank(tuple(rooms), np.concatenate(responses))
+    rooms = [
+        RoomResponse(f"r{i}", 0.3, place, starts[i], len(responses[i])) for i, place in enumerate(("", "hall", "attic"))
+    ]
+    return ResponseBank(tuple(rooms), np.concatenate(responses))
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +55,12 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def packed(corpus: Corpus, bank: RoomBank, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pack]:
+def packed(corpus: Corpus, bank: ResponseBank, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pack]:
     folder = tmp_path_factory.mktemp("packs") / "pack"
     return folder, write_pack(corpus, bank, folder)
 
 
-def test_recordings_and_rooms_come_back(corpus: Corpus, bank: RoomBank, packed: tuple[Path, Pack]) -> None:
+def test_recordings_and_rooms_come_back(corpus: Corpus, bank: ResponseBank, packed: tuple[Path, Pack]) -> None:
     folder, made = packed
     found, rooms = open_pack(folder)
     assert made.shards == 2 and made.bytes == sum(path.stat().st_size for path in folder.iterdir())
@@ -66,7 +69,7 @@ def test_recordings_and_rooms_come_back(corpus: Corpus, bank: RoomBank, packed: 
     }
     of = {clip.path: clip for clip in corpus.clips}
     for clip in found.clips:
-        original = of[f"/home/me/{clip.path}"]  # folders are not told
+        original = of[f"/home/me/{clip.path}"]  # without its folder
         assert (clip.kind, clip.split, clip.source, clip.speaker) == (
             original.kind, original.split, original.source, original.speaker,
         )  # fmt: skip
@@ -78,12 +81,12 @@ def test_recordings_and_rooms_come_back(corpus: Corpus, bank: RoomBank, packed: 
         error = found.store[clip.start : clip.start + clip.samples] - audio
         assert 36.5 < 10 * np.log10(np.mean(audio**2) / np.mean(error**2)) < 39.5
     assert 37 < made.snr_db < 39 and sum(clip.samples == 35 * RATE for clip in found.clips) == 2
-    assert [room.place for room in rooms.rooms] == ["", "attic", "hall"]
-    for room in rooms.rooms:
-        was = next(other for other in bank.rooms if other.name == room.name)
+    assert [room.place for room in rooms.responses] == ["", "attic", "hall"]
+    for room in rooms.responses:
+        was = next(other for other in bank.responses if other.name == room.name)
         response = bank.store[was.start : was.start + was.samples].astype(np.float32)
         read = rooms.store[room.start : room.start + room.samples]
-        assert (room.samples, room.t60_s, room.place) == (was.samples, was.t60_s, was.place)
+        assert (room.samples, room.rt60_s, room.place) == (was.samples, was.rt60_s, was.place)
         assert np.sum((read - response) ** 2.0) < 10**-3.5 * np.sum(response**2)
         assert np.argmax(np.abs(align(read.astype(np.float32)))) == np.argmax(np.abs(align(response)))
 
@@ -98,7 +101,7 @@ def test_mu_law_decodes_what_it_encodes() -> None:
 
 
 def test_shards_keep_to_their_size_and_each_stands_for_itself(
-    corpus: Corpus, bank: RoomBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, bank: ResponseBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pack, "LONGEST", 4 * RATE)
     monkeypatch.setattr(pack, "BLOCK", 50_000)
@@ -143,7 +146,9 @@ def test_an_index_nested_too_deeply_is_refused(tmp_path: Path) -> None:
         open_pack(tmp_path)
 
 
-def test_what_is_no_pack_is_refused(packed: tuple[Path, Pack], corpus: Corpus, bank: RoomBank, tmp_path: Path) -> None:
+def test_what_is_no_pack_is_refused(
+    packed: tuple[Path, Pack], corpus: Corpus, bank: ResponseBank, tmp_path: Path
+) -> None:
     folder, _ = packed
     with pytest.raises(ConfigError, match="holds a pack already"):
         write_pack(corpus, bank, folder)

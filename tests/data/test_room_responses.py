@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sbm_cli.data.corpus import RATE, Clip, Corpus
+from sbm_cli.data.corpus import Corpus
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.random import Draws
 from sbm_cli.data.room_responses import (
     LEAD,
@@ -17,7 +18,7 @@ from sbm_cli.data.room_responses import (
     early_part,
     first_peak,
     is_flat,
-    open_rooms,
+    open_responses,
     scaled,
     simulate_room,
 )
@@ -33,11 +34,11 @@ def decay_time(response: np.ndarray) -> float:
 def test_simulated_rooms_start_with_the_direct_sound_and_decay_as_said() -> None:
     ratios = []
     for index in range(12):
-        response, t60_s = simulate_room(9, index)
-        assert np.isfinite(response).all() and 0.15 <= t60_s <= 0.9
+        response, rt60_s = simulate_room(9, index)
+        assert np.isfinite(response).all() and 0.15 <= rt60_s <= 0.9
         assert not response[:LEAD].any() and response[LEAD] > 0
         assert first_peak(response) == LEAD
-        ratios.append(decay_time(response) / t60_s)
+        ratios.append(decay_time(response) / rt60_s)
     assert 0.8 < np.median(ratios) < 1.3 and min(ratios) > 0.6 and max(ratios) < 2
 
 
@@ -90,20 +91,20 @@ def test_bank_caches_simulated_rooms_and_takes_measured_ones_of_its_split(tmp_pa
     pulse = np.zeros(3200, np.int16)
     pulse[40], pulse[600] = 20000, 9000
     clips = [
-        Clip(name, "rir", "s", "", group, split, None, t60_s, 0, 3200, 1 / 32767)
-        for name, group, split, t60_s in [
+        Clip(name, "rir", "s", "", group, split, None, rt60_s, 0, 3200, 1 / 32767)
+        for name, group, split, rt60_s in [
             ("a", "hall", "train", 0.5),
             ("b", "hall", "train", None),
             ("c", "other", "valid", 0.5),
             ("d", "church", "train", 4.0),
         ]
     ]
-    bank, again = open_rooms(tmp_path, 3, 7, Corpus(clips, pulse)), open_rooms(tmp_path, 3, 7)
-    assert [(room.name, room.place) for room in bank.rooms[3:]] == [("a", "hall"), ("b", "hall")]
-    assert again.rooms == bank.rooms[:3]
+    bank, again = open_responses(tmp_path, 3, 7, Corpus(clips, pulse)), open_responses(tmp_path, 3, 7)
+    assert [(room.name, room.place) for room in bank.responses[3:]] == [("a", "hall"), ("b", "hall")]
+    assert again.responses == bank.responses[:3]
     np.testing.assert_array_equal(again.store, bank.store[: len(again.store)])
-    fresh, t60_s = simulate_room(7, 2)
-    assert again.rooms[2].t60_s == t60_s and again.rooms[2].name == "shoebox-7-2"
+    fresh, rt60_s = simulate_room(7, 2)
+    assert again.responses[2].rt60_s == rt60_s and again.responses[2].name == "shoebox-7-2"
     responses = Responses(bank, torch.device("cpu"))
     read = responses.read(torch.tensor([2, 3]))
     torch.testing.assert_close(read[0, : len(fresh)], scaled(torch.from_numpy(fresh)), atol=1e-3, rtol=0)
@@ -113,4 +114,4 @@ def test_bank_caches_simulated_rooms_and_takes_measured_ones_of_its_split(tmp_pa
     assert set(responses.draw(draws, 0.0).tolist()) == {0, 1, 2}
     assert set(Responses(again, torch.device("cpu")).draw(draws, 1.0).tolist()) == {0, 1, 2}
     with pytest.raises(ValueError, match="count is 0"):
-        open_rooms(tmp_path, 0, 7)
+        open_responses(tmp_path, 0, 7)

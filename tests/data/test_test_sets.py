@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sbm_cli.data.corpus import RATE, Clip, Corpus, active_power
+from sbm_cli.data.corpus import Corpus, active_power
+from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.test_sets import SNR_DB, evaluation_set
 from sbm_cli.errors import ConfigError
 
@@ -32,7 +33,7 @@ def corpus() -> Corpus:
 @pytest.mark.parametrize("split", ["valid", "report"])
 def test_items_hold_what_they_promise(corpus: Corpus, split: str) -> None:
     items = list(evaluation_set(corpus, split, 12))
-    assert [item.half for item in items] == ["noise"] * 6 + ["reverb"] * 6
+    assert [item.subset for item in items] == ["noise"] * 6 + ["reverb"] * 6
     assert len({item.id for item in items}) == 12
     assert {item.speaker for item in items} == {f"{split}-{i}" for i in range(3)}
     assert {item.noise_group for item in items} == {f"{split}-n0", f"{split}-n1"}
@@ -42,8 +43,8 @@ def test_items_hold_what_they_promise(corpus: Corpus, split: str) -> None:
         assert SNR_DB[0] <= item.snr_db <= SNR_DB[1]
         assert 10 * np.log10(np.mean(item.noisy**2)) == pytest.approx(-26, abs=0.01)
         assert np.abs(item.noisy).max() < 1
-        assert (item.t60_s > 0.1) == (item.half == "reverb")
-        if item.half == "noise":
+        assert (item.rt60_s > 0.1) == (item.subset == "reverb")
+        if item.subset == "noise":
             noise = item.noisy - item.clean
             measured = 10 * np.log10(active_power(item.clean) / np.mean(noise**2))
             assert measured == pytest.approx(item.snr_db, abs=0.05)
@@ -60,7 +61,7 @@ def test_a_set_is_a_function_of_split_and_seed(corpus: Corpus) -> None:
 
 def test_rooms_of_the_splits_differ(corpus: Corpus) -> None:
     valid, report = (
-        [m.t60_s for m in evaluation_set(corpus, split, 6) if m.half == "reverb"] for split in ("valid", "report")
+        [m.rt60_s for m in evaluation_set(corpus, split, 6) if m.subset == "reverb"] for split in ("valid", "report")
     )
     assert not set(valid) & set(report)
 

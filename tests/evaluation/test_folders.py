@@ -97,7 +97,7 @@ def test_published_names_find_each_other(name: str, tmp_path: Path) -> None:
     found = find_set(name, [tmp_path / folder for folder in given])
     assert tuple(item.id for item in found.items) == tuple(ids)
     assert sorted(Path(path).name for path in found.unmatched) == sorted(odd)
-    assert {item.half for item in found.items} == {name}
+    assert {item.subset for item in found.items} == {name}
     for item in found.items:
         noisy, clean = item.load()
         assert noisy.shape == (800,) and (clean is not None) == found.has_clean

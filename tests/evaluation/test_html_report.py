@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sbm_cli.evaluation.folders import Item, Samples
+from sbm_cli.audio.samples import Samples
+from sbm_cli.evaluation.folders import Item
 from sbm_cli.evaluation.html_report import chosen, keep, to_html
 from sbm_cli.evaluation.report import Evaluation, summarise
 from sbm_cli.evaluation.scoring import evaluate
@@ -37,7 +38,7 @@ class Quieter:
 
 
 @pytest.fixture(scope="module")
-def page() -> str:
+def html() -> str:
     rng = np.random.default_rng(0)
     names = (HOSTILE, "b", "c", "broken")
 
@@ -84,9 +85,9 @@ class Reader(HTMLParser):
         self.text.append(data)
 
 
-def test_the_page_is_whole_and_needs_no_network(page: str) -> None:
+def test_the_report_is_whole_and_needs_no_network(html: str) -> None:
     reader = Reader()
-    reader.feed(page)
+    reader.feed(html)
     assert reader.open == []
     kinds = [tag for tag, _ in reader.tags]
     assert (kinds.count("audio"), kinds.count("img"), kinds.count("script"), kinds.count("svg")) == (4, 2, 1, 1)
@@ -94,13 +95,13 @@ def test_the_page_is_whole_and_needs_no_network(page: str) -> None:
     for _, attributes in reader.tags:
         for name in ("src", "href", "srcset", "data", "poster", "action"):
             assert (attributes.get(name) or "data:").startswith("data:")
-    assert not re.search(r"https?:|url\(|@import|fetch\(", page)
+    assert not re.search(r"https?:|url\(|@import|fetch\(", html)
     assert sum(attributes.get("src", "")[:15] == "data:audio/flac" for _, attributes in reader.tags) == 4  # type: ignore[index]
 
 
-def test_names_are_text_and_nothing_else(page: str) -> None:
+def test_names_are_text_and_nothing_else(html: str) -> None:
     reader = Reader()
-    reader.feed(page)
+    reader.feed(html)
     assert HOSTILE in reader.text and "<b>quieter</b>" in reader.text
     assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
     assert {tag for tag, _ in reader.tags} <= {
@@ -178,9 +179,9 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 @pytest.mark.skipif(not (CHROMIUM and shutil.which("bash")), reason="no Chromium here")
-def test_the_page_lives_in_a_browser(page: str, browser: Browser, tmp_path: Path) -> None:
+def test_the_report_lives_in_a_browser(html: str, browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(html, encoding="utf-8")
     for domain in ("Page", "Runtime", "Log", "Network"):
         browser.call(f"{domain}.enable")
     browser.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
@@ -194,10 +195,10 @@ def test_the_page_lives_in_a_browser(page: str, browser: Browser, tmp_path: Path
     assert browser.run("document.title") == "Evaluation on a <set>"
 
     players = """Promise.all([...document.querySelectorAll("audio")].map(player => new Promise((done, failed) => {
-        const told = () => done([player.readyState >= 1, player.duration]);
-        if (player.readyState >= 1) told();
+        const ready = () => done([player.readyState >= 1, player.duration]);
+        if (player.readyState >= 1) ready();
         setTimeout(() => failed("a player that does not load"), 20000);
-        player.addEventListener("loadedmetadata", told);
+        player.addEventListener("loadedmetadata", ready);
         player.addEventListener("error", () => failed(player.error.message));
     })))"""
     assert browser.run(players) == [[True, 0.5]] * 4

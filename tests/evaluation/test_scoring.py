@@ -10,26 +10,28 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from sbm_cli.audio.samples import Samples
+from sbm_cli.audio.sdr import si_sdr
 from sbm_cli.errors import AudioError
 from sbm_cli.evaluation import scoring
-from sbm_cli.evaluation.folders import Item, Samples
-from sbm_cli.evaluation.metrics import Scores, score, si_sdr
+from sbm_cli.evaluation.folders import Item
+from sbm_cli.evaluation.metrics import Scores, score
 from sbm_cli.evaluation.report import Evaluation, summarise, tables, to_csv, to_json, to_latex, to_markdown
 from sbm_cli.evaluation.scoring import evaluate, real_time_factor
 
 
 class Cut:
-    """A system that knows the clean signals and takes a share of the noise away; it fails where it was told to."""
+    """A system that knows the clean signals and takes a part of the noise away; it fails where it was told to."""
 
     timed = True
 
-    def __init__(self, name: str, clean: dict[str, Samples], share: float, fails: str = "") -> None:
-        self.name, self.clean, self.share, self.fails = name, clean, share, fails
+    def __init__(self, name: str, clean: dict[str, Samples], part: float, fails: str = "") -> None:
+        self.name, self.clean, self.part, self.fails = name, clean, part, fails
 
     def enhance(self, id: str, noisy: Samples) -> Samples:
         if id == self.fails:
             raise AudioError(f"{id}: no, thanks")
-        return (1 - self.share) * noisy + self.share * self.clean[id]
+        return (1 - self.part) * noisy + self.part * self.clean[id]
 
 
 def unreadable() -> tuple[Samples, Samples | None]:
@@ -45,8 +47,8 @@ def items() -> list[Item]:
         noisy = clean + scale * rng.standard_normal(8000).astype(np.float32)
         return lambda: (noisy, clean)
 
-    halves = ["noise"] * 3 + ["reverb"] * 2
-    made = [Item(str(i), half, loader(0.3 if half == "noise" else 1.0)) for i, half in enumerate(halves)]
+    subsets = ["noise"] * 3 + ["reverb"] * 2
+    made = [Item(str(i), subset, loader(0.3 if subset == "noise" else 1.0)) for i, subset in enumerate(subsets)]
     return [*made, Item("5", "reverb", unreadable)]
 
 
@@ -60,7 +62,7 @@ def evaluation(items: list[Item]) -> Evaluation:
 
 def test_half_of_the_noise_is_six_decibels(evaluation: Evaluation, items: list[Item]) -> None:
     noise, reverb = evaluation.rows
-    assert (noise.half, noise.metric, reverb.half) == ("noise", "si_sdr", "reverb")
+    assert (noise.subset, noise.metric, reverb.subset) == ("noise", "si_sdr", "reverb")
     for row, count in ((noise, 3), (reverb, 2)):
         half, better = row.cells["half"], row.cells["a|b & c"]
         assert half.gain is not None and half.gain.mean == pytest.approx(6.0, abs=0.15)
@@ -84,7 +86,7 @@ def test_failures_are_told_and_do_not_stop_the_others(evaluation: Evaluation) ->
 
 def test_tables_show_every_row_and_what_is_absent(evaluation: Evaluation) -> None:
     lines = to_markdown(evaluation).splitlines()
-    assert lines[0] == r"| half | metric | noisy | half | a\|b & c |"
+    assert lines[0] == r"| subset | metric | noisy | half | a\|b & c |"
     assert lines[2].startswith("| noise | SI-SDR (dB) | 10.") and " (+6." in lines[2]
     assert lines[4] == "| all | PESQ-wb (MOS) | absent | absent | absent |"
     assert lines[6] == "difference to half (95 % interval):"

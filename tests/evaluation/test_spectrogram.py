@@ -32,8 +32,8 @@ def test_tones_stand_at_their_time_and_frequency(tmp_path: Path, seconds: float,
     columns, bins = found.power.shape
     assert columns == WIDTH
     peaks = found.power.argmax(1) * (rate / 2 / (bins - 1))
-    for share, hertz in ((0.25, 1000), (0.75, 3000)):
-        assert peaks[round(share * columns)] == pytest.approx(hertz, abs=35)
+    for part, hertz in ((0.25, 1000), (0.75, 3000)):
+        assert peaks[round(part * columns)] == pytest.approx(hertz, abs=35)
     levels = found.power.sum(1)
     assert levels[columns // 4] == pytest.approx(levels[3 * columns // 4], rel=0.1)
 

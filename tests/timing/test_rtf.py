@@ -65,8 +65,14 @@ def test_every_round_times_every_system_on_every_clip(enhancer: Enhancer) -> Non
     assert report.parameters == sum(parameter.numel() for parameter in enhancer.model.folded().parameters())
     json.dumps(dataclasses.asdict(report), allow_nan=False)
     text = rtf.to_markdown(report)
-    for told in (machine().split(",")[0], "scan cpu", "median of 2 rounds", "imports 1.00 s, model 2.00 s", "| copy |"):
-        assert told in text
+    for words in (
+        machine().split(",")[0],
+        "scan cpu",
+        "median of 2 rounds",
+        "imports 1.00 s, model 2.00 s",
+        "| copy |",
+    ):
+        assert words in text
 
 
 def test_the_first_round_and_the_start_of_a_program_do_not_count(

@@ -18,11 +18,11 @@ import torch
 import yaml
 
 from sbm_cli.config import dump
+from sbm_cli.data.sources import open_sources
 from sbm_cli.errors import ConfigError, DependencyError, TrainingError
 from sbm_cli.training.config import LoopConfig, TrainConfig
 from sbm_cli.training.engine import Engine, launch
 from sbm_cli.training.loop import _Training, train
-from sbm_cli.training.sources import open_sources
 from sbm_cli.training.state import make_folder
 
 
@@ -64,7 +64,7 @@ def fail(engine: Engine, error: Exception) -> None:
     time.sleep(30)  # the other one is ended
 
 
-def test_an_error_of_any_process_is_told_whole() -> None:
+def test_an_error_of_any_process_is_reported_whole() -> None:
     with pytest.raises(TrainingError) as caught:
         launch(fail, "cpu", 2, TrainingError("step 3: lost", "Look for it."))
     assert (caught.value.message, caught.value.hint) == ("step 3: lost", "Look for it.")
@@ -76,13 +76,15 @@ def test_an_interrupted_training_ends_with_status_130_and_a_checkpoint(recipe: T
     command = [sys.executable, "-m", "sbm_cli", "train", "-c", "recipe.yaml", "-o", "out", "--processes", "2"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        told = ""
-        while "step 2/" not in told and (line := process.stderr.readline()):
-            told += line
+        reported = ""
+        while "step 2/" not in reported and (line := process.stderr.readline()):
+            reported += line
         process.send_signal(signal.SIGINT)  # to the parent alone, as `kill` does
-        told += process.stderr.read()
-    assert process.returncode == 130, told
-    assert told.rstrip().endswith("sbm: interrupted") and "Traceback" not in told and "distributed" not in told
+        reported += process.stderr.read()
+    assert process.returncode == 130, reported
+    assert (
+        reported.rstrip().endswith("sbm: interrupted") and "Traceback" not in reported and "distributed" not in reported
+    )
     assert torch.load(tmp_path / "out" / "last.pt", weights_only=True)["step"] >= 2
 
 
@@ -112,9 +114,9 @@ import torch
 from sbm_cli.config import build
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.loop import _Training, train
-from sbm_cli.training.sources import open_sources
+from sbm_cli.data.sources import open_sources
 from sbm_cli.training.state import make_folder
-from sbm_cli.training.sources import Sources
+from sbm_cli.data.sources import Sources
 
 class Noise:
     device = torch.device("cpu")
@@ -141,13 +143,13 @@ def test_a_lean_machine_trains(recipe: TrainConfig, tmp_path: Path) -> None:
 def test_a_step_does_not_wait_for_the_gpu(recipe: TrainConfig, tmp_path: Path, precision: str) -> None:
     config = replace(recipe, loop=LoopConfig(precision=precision, validate_every=0))
     engine = Engine(torch.device("cuda"))
-    sources = open_sources(config, engine.device)
+    sources = open_sources(config.data, config.mix, engine.device)
     make_folder(tmp_path, config)
     with closing(_Training(engine, config, tmp_path, None, sources)) as training:
         for step in range(4):
             torch.cuda.set_sync_debug_mode("error" if step >= 2 else "default")  # the first steps compile
             try:
-                training.learn(*sources.train.batch(config.seed, step, training.share))
+                training.learn(*sources.train.batch(config.seed, step, training.items))
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         assert torch.isfinite(training.optimizer.average).all()

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from sbm_cli.data.sources import Sources
 from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.model import Model
 from sbm_cli.training.config import LoopConfig, OptimizerConfig, TrainConfig
 from sbm_cli.training.loop import Progress, train
-from sbm_cli.training.sources import Sources
 from sbm_cli.training.state import locked
 
 

@@ -14,10 +14,11 @@ import torch
 
 from sbm_cli.config import dump
 from sbm_cli.data.mixing import MixConfig
+from sbm_cli.data.sources import DataConfig
 from sbm_cli.errors import ConfigError
 from sbm_cli.model import Model
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
-from sbm_cli.training.config import DataConfig, LoopConfig, OptimizerConfig, TimeConfig, TrainConfig
+from sbm_cli.training.config import LoopConfig, OptimizerConfig, TimeConfig, TrainConfig
 from sbm_cli.training.loop import train
 from sbm_cli.training.losses import LossConfig
 from sbm_cli.training.optimizer import Optimizer
@@ -88,11 +89,11 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), CHANGES, ids=lambda value: value if isinstance(value, str) else "")
-def test_another_recipe_is_refused(recipe: TrainConfig, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("changes", "reported"), CHANGES, ids=lambda value: value if isinstance(value, str) else "")
+def test_another_recipe_is_refused(recipe: TrainConfig, tmp_path: Path, changes: dict[str, Any], reported: str) -> None:
     make_folder(tmp_path, recipe)
     write_checkpoint(tmp_path, recipe, Optimizer(OSpatialNet(recipe.model.network), recipe.optimizer), 3, 1.5)
-    with pytest.raises(ConfigError, match=f"last.pt: of another recipe: {told}"):
+    with pytest.raises(ConfigError, match=f"last.pt: of another recipe: {reported}"):
         check(tmp_path / LAST, replace(recipe, **changes))
     moved = replace(recipe.data, speech=("elsewhere",), manifests=("other.csv",), cache="there")
     longer = {"steps": 99, "checkpoint_minutes": 1.0, "loop": LoopConfig(precision="bfloat16"), "data": moved}

@@ -1,70 +1,23 @@
-"""Scores of an enhanced signal at 16 kHz, each optional.
-
-Computed here: SI-SDR, ESTOI, PESQ wide-band. Beside this file: DNSMOS, NISQA, speaker similarity, SpeechBERTScore.
-None of them fetches weights by itself.
-"""
+"""Scores of an enhanced signal at 16 kHz, each optional; none of them fetches weights by itself."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sbm_cli.audio.sdr import si_sdr
-from sbm_cli.evaluation.metrics import dnsmos, nisqa, speaker, speechbert
+from sbm_cli.audio.samples import Samples
+from sbm_cli.evaluation.metrics import dnsmos, estoi, nisqa, pesq, si_sdr, speaker, speechbert
+from sbm_cli.evaluation.metrics.metric import RATE, Metric
 
-Samples = NDArray[np.float32]
 Pair = tuple[Samples, Samples | None]  # estimate (or noisy), clean
 
-RATE = 16_000  # Hz, at which all of them are defined
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a score means and what it needs.
-
-    extra: of sbm-cli, brings `packages`; "" where nothing is missing.
-    missing_weights: says how to get weights that no package brings; "" where they are there.
-    """
-
-    name: str
-    label: str
-    unit: str
-    higher_is_better: bool
-    needs_clean: bool
-    extra: str
-    packages: tuple[str, ...]
-    missing_weights: Callable[[], str] = str
-
-
-_DNSMOS = ("speechmos", "onnxruntime", "librosa")
-_NISQA = ("metrics", ("torchmetrics", "requests"), nisqa.missing_weights)
-_SBS = ("speechbert", ("transformers",), speechbert.missing_weights)
 METRICS = {
     metric.name: metric
-    for metric in (
-        Metric("si_sdr", "SI-SDR", "dB", True, True, "", ()),
-        Metric("estoi", "ESTOI", "", True, True, "metrics", ("pystoi",)),
-        Metric("pesq", "PESQ-wb", "MOS", True, True, "pesq", ("pesq",)),
-        Metric("sig", "DNSMOS SIG", "MOS", True, False, "metrics", _DNSMOS),
-        Metric("bak", "DNSMOS BAK", "MOS", True, False, "metrics", _DNSMOS),
-        Metric("ovrl", "DNSMOS OVRL", "MOS", True, False, "metrics", _DNSMOS),
-        Metric("p808", "DNSMOS P.808", "MOS", True, False, "metrics", _DNSMOS),
-        Metric("nisqa", "NISQA", "MOS", True, False, *_NISQA),
-        Metric("nisqa_noisiness", "NISQA noisiness", "MOS", True, False, *_NISQA),
-        Metric("nisqa_discontinuity", "NISQA breaks", "MOS", True, False, *_NISQA),
-        Metric("nisqa_coloration", "NISQA coloration", "MOS", True, False, *_NISQA),
-        Metric("nisqa_loudness", "NISQA loudness", "MOS", True, False, *_NISQA),
-        Metric("speaker", "speaker similarity", "", True, True, "speaker", ("resemblyzer",)),
-        Metric("sbs_precision", "SpeechBERTScore", "", True, True, *_SBS),
-        Metric("sbs_recall", "SpeechBERTScore recall", "", True, True, *_SBS),
-        Metric("sbs_f1", "SpeechBERTScore F1", "", True, True, *_SBS),
-    )
+    for family in (si_sdr, estoi, pesq, dnsmos, nisqa, speaker, speechbert)
+    for metric in family.METRICS
 }
 
 
@@ -99,14 +52,17 @@ def score(metrics: Sequence[str], estimate: Samples, clean: Samples | None = Non
     estimate = _at_metric_rate(estimate, rate)
     clean = None if clean is None else _at_metric_rate(clean, rate)
     scores = Scores()
-    shared = _shared_runs(estimate, clean)
+    runs: dict[Callable[..., object], float | Mapping[str, float]] = {}
     for name in metrics:
         metric = METRICS[name]
         reason = _missing(metric) or _unfit(metric, estimate, clean)
         value: float | None = None
         if not reason:
             try:
-                value = _compute(name, estimate, clean, shared)
+                if metric.compute not in runs:
+                    runs[metric.compute] = metric.compute(*(estimate, clean)[: 1 + metric.needs_clean])
+                found = runs[metric.compute]
+                value = found[name] if isinstance(found, Mapping) else found
             except Exception as error:  # third-party code on one signal: the other metrics and files go on
                 reason = f"{type(error).__name__}: {_text(error)}"
         if value is not None and not np.isfinite(value):
@@ -141,80 +97,6 @@ def score_many(
         return _collect(pool.map(work, pairs), progress)
 
 
-def estoi(estimate: Samples, clean: Samples) -> float:
-    """Return the extended short-time objective intelligibility, about 0 to 1.
-
-    Raises RuntimeWarning if less than 30 frames (0.4 s) of speech are left without the pauses, where pystoi says 1e-5.
-
-    Source: Jensen and Taal 2016, as computed by pystoi.
-    """
-    from pystoi import stoi
-
-    # pystoi adds noise of 1e-16 from NumPy's global generator: make it the same every time and leave no trace.
-    state = np.random.get_state()
-    np.random.seed(0)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Not enough STFT frames", category=RuntimeWarning)
-            return float(stoi(clean, estimate, RATE, extended=True))
-    finally:
-        np.random.set_state(state)
-
-
-def pesq_wb(estimate: Samples, clean: Samples) -> float:
-    """Return wide-band PESQ as MOS-LQO, 1.04 to 4.64.
-
-    Raises pesq.PesqError if no utterance is found, RuntimeError if a signal over 20 s has too many of them.
-
-    Source: ITU-T P.862.2, as computed by the package pesq.
-    """
-    if clean.size <= _PESQ_SAFE * RATE:
-        return _pesq(estimate, clean)
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # a crash ends the child, not us
-        try:
-            return pool.submit(_pesq, estimate, clean).result()
-        except BrokenProcessPool:
-            raise RuntimeError("pesq crashed: it has room for 50 utterances; cut the signal into clips") from None
-
-
-# s. The C code of pesq keeps utterances in tables of 50 and writes beyond them without a check (seen from 25 s on).
-# An utterance and its pause last at least 0.4 s, so that this much is always safe.
-_PESQ_SAFE = 20
-
-
-def _pesq(estimate: Samples, clean: Samples) -> float:
-    from pesq import pesq
-
-    return float(pesq(RATE, clean, estimate, "wb"))
-
-
-Run = Callable[[], dict[str, float]]
-
-
-def _shared_runs(estimate: Samples, clean: Samples | None) -> dict[str, Run]:
-    """Return, for the metrics that several at a time come from one run of a model, that run: at most one is made."""
-    runs: list[tuple[Iterable[str], Run]] = [
-        (dnsmos.P835_MAPPING, partial(dnsmos.p835, estimate)),
-        (nisqa.NAMES, partial(nisqa.nisqa, estimate)),
-    ]
-    if clean is not None:
-        runs.append((speechbert.NAMES, partial(speechbert.speechbert, estimate, clean)))
-    return {name: once for names, run in runs for once in [lru_cache(run)] for name in names}
-
-
-def _compute(name: str, estimate: Samples, clean: Samples | None, shared: dict[str, Run]) -> float:
-    if name in shared:
-        return shared[name]()[name]
-    if name == "p808":
-        return dnsmos.p808(estimate)
-    assert clean is not None
-    return {"si_sdr": si_sdr, "estoi": estoi, "pesq": pesq_wb, "speaker": speaker.similarity}[name](estimate, clean)
-
-
 def _missing(metric: Metric) -> str:
     absent = [package for package in metric.packages if find_spec(package) is None]
     if absent:
@@ -232,7 +114,7 @@ def _unfit(metric: Metric, estimate: Samples, clean: Samples | None) -> str:
         return "samples are not finite"
     if metric.needs_clean and clean is not None and not clean.any():
         return "the clean reference is silent"
-    if metric.name in ("pesq", "speaker") and not estimate.any():
+    if metric.needs_sound and not estimate.any():
         return "the estimate is silent"
     return ""
 

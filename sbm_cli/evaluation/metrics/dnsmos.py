@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from sbm_cli.audio.samples import Samples
+from sbm_cli.evaluation.metrics.metric import RATE, Metric
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-Samples = NDArray[np.float32]
-
-RATE = 16_000  # Hz
 SECONDS = 9.01  # of one window; the next begins a second later
 WINDOW = 144_160  # samples
 P835_MAPPING = {  # raw output to MOS: polynomials of speechmos.dnsmos, highest power first
@@ -51,6 +50,16 @@ def p808(samples: Samples) -> float:
     session = _session("model_v8.onnx")
     raw = [session.run(None, {"input_1": _log_mel(window[:-160])[None]})[0][0][0] for window in windows(samples)]
     return float(np.mean(raw))
+
+
+_PACKAGES = ("speechmos", "onnxruntime", "librosa")
+METRICS = (
+    *(
+        Metric(name, f"DNSMOS {name.upper()}", "MOS", p835, extra="metrics", packages=_PACKAGES)
+        for name in P835_MAPPING
+    ),
+    Metric("p808", "DNSMOS P.808", "MOS", p808, extra="metrics", packages=_PACKAGES),
+)
 
 
 def windows(samples: Samples) -> list[Samples]:

@@ -6,15 +6,18 @@ import os
 import warnings
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from sbm_cli.audio.samples import Samples
+from sbm_cli.evaluation.metrics.metric import RATE, Metric
 
-Samples = NDArray[np.float32]
-
-RATE = 16_000  # Hz
 # Overall, then 5 for no noise, no breaks, no coloration, the right loudness; in the network's order, which is not the
 # papers'.
-NAMES = ("nisqa", "nisqa_noisiness", "nisqa_discontinuity", "nisqa_coloration", "nisqa_loudness")
+LABELS = {
+    "nisqa": "NISQA",
+    "nisqa_noisiness": "NISQA noisiness",
+    "nisqa_discontinuity": "NISQA breaks",
+    "nisqa_coloration": "NISQA coloration",
+    "nisqa_loudness": "NISQA loudness",
+}
 FILE = "nisqa.tar"  # as torchmetrics calls it
 
 
@@ -36,7 +39,7 @@ def nisqa(samples: Samples) -> dict[str, float]:
     with threads(1), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_fft=4096 is too large", category=UserWarning)  # below 0.26 s
         scores = theirs.non_intrusive_speech_quality_assessment(torch.from_numpy(samples), RATE)
-    return dict(zip(NAMES, scores.tolist(), strict=True))
+    return dict(zip(LABELS, scores.tolist(), strict=True))
 
 
 def missing_weights() -> str:
@@ -51,3 +54,17 @@ def missing_weights() -> str:
 
 def _folder() -> Path:
     return Path(os.path.expanduser(os.environ.get("SBM_NISQA") or "~/.torchmetrics/NISQA"))  # it stays ~ without a home
+
+
+METRICS = tuple(
+    Metric(
+        name,
+        label,
+        "MOS",
+        nisqa,
+        extra="metrics",
+        packages=("torchmetrics", "requests"),
+        missing_weights=missing_weights,
+    )
+    for name, label in LABELS.items()
+)

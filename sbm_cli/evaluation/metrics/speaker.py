@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from sbm_cli.audio.samples import Samples
+from sbm_cli.evaluation.metrics.metric import RATE, Metric
 
 if TYPE_CHECKING:
     from torch.nn import ModuleDict
 
-Samples = NDArray[np.float32]
-
-RATE = 16_000  # Hz
 HOP = 160  # samples
 BANDS, SIZE, LAYERS = 40, 256, 3
 WINDOW, STEP = 160, 77  # frames: what the encoder hears at once, and where the next one begins
@@ -72,3 +71,17 @@ def _encoder() -> ModuleDict:
     state = torch.load(Path(spec.origin).parent / "pretrained.pt", map_location="cpu", weights_only=True)["model_state"]
     encoder.load_state_dict({key: value for key, value in state.items() if not key.startswith("similarity")})
     return encoder
+
+
+METRICS = (
+    Metric(
+        "speaker",
+        "speaker similarity",
+        "",
+        similarity,
+        needs_clean=True,
+        needs_sound=True,
+        extra="speaker",
+        packages=("resemblyzer",),
+    ),
+)

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Samples = NDArray[np.float32]
+from sbm_cli.audio.samples import Samples
+from sbm_cli.evaluation.metrics.metric import Metric
 
 ENCODER, LAYER = "microsoft/wavlm-large", 14  # the paper's best
-NAMES = ("sbs_precision", "sbs_recall", "sbs_f1")
+LABELS = {
+    "sbs_precision": "SpeechBERTScore",
+    "sbs_recall": "SpeechBERTScore recall",
+    "sbs_f1": "SpeechBERTScore F1",
+}
 
 
 def speechbert(estimate: Samples, clean: Samples) -> dict[str, float]:
@@ -23,7 +27,7 @@ def speechbert(estimate: Samples, clean: Samples) -> dict[str, float]:
 
     Source: Saeki et al. 2024 (arXiv 2401.16812).
     """
-    return dict(zip(NAMES, bert_score(features(estimate), features(clean)), strict=True))
+    return dict(zip(LABELS, bert_score(features(estimate), features(clean)), strict=True))
 
 
 def bert_score(estimate: Samples, clean: Samples) -> tuple[float, float, float]:
@@ -69,3 +73,18 @@ def _encoder() -> Callable[..., Any]:
     # By its folder the hub is not asked, neither for the weights nor for a better format of them.
     encoder: Callable[..., Any] = WavLMModel.from_pretrained(_folder())  # in evaluation mode
     return encoder
+
+
+METRICS = tuple(
+    Metric(
+        name,
+        label,
+        "",
+        speechbert,
+        needs_clean=True,
+        extra="speechbert",
+        packages=("transformers",),
+        missing_weights=missing_weights,
+    )
+    for name, label in LABELS.items()
+)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.audio.sdr import LIMIT, si_sdr
 from sbm_cli.evaluation import metrics as module
-from sbm_cli.evaluation.metrics import METRICS, RATE, Samples, available_metrics, dnsmos, score, score_many
+from sbm_cli.evaluation.metrics import METRICS, available_metrics, dnsmos, score, score_many
+from sbm_cli.evaluation.metrics.metric import RATE
 
 ALL = tuple(METRICS)
 INTRUSIVE = ("si_sdr", "estoi", "pesq")
@@ -161,7 +164,8 @@ def test_the_three_p835_scores_share_one_run(clean: Samples, monkeypatch: pytest
         calls.append(samples.size)
         return {"sig": 1.0, "bak": 2.0, "ovrl": 3.0}
 
-    monkeypatch.setattr(dnsmos, "p835", p835)
+    for name in ("sig", "bak", "ovrl"):
+        monkeypatch.setitem(METRICS, name, replace(METRICS[name], compute=p835))
     assert score(("ovrl", "sig", "bak"), clean) == {"ovrl": 3.0, "sig": 1.0, "bak": 2.0}
     assert calls == [clean.size]
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.evaluation import metrics as module
-from sbm_cli.evaluation.metrics import RATE, available_metrics, nisqa, score
+from sbm_cli.evaluation.metrics import METRICS, available_metrics, nisqa, score
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.timing.clips import speech_like
 
 SHARED = Path(__file__).parents[3] / "shared" / "models"  # beside the repository of a developer
@@ -38,7 +41,9 @@ def test_nisqa_equals_the_program_of_its_authors(
     """A second of tone; the values stand in torchmetrics' tests, computed with github.com/gabrielmittag/NISQA."""
     turns = torch.arange(RATE) * (2 * hertz / RATE)  # half turns
     tone = (1 + turns) % 2 - 1 if saw else torch.sin(3.14159 * turns)
-    assert score(nisqa.NAMES, tone.numpy()) == pytest.approx(dict(zip(nisqa.NAMES, expected, strict=True)), abs=1e-4)
+    assert score(tuple(nisqa.LABELS), tone.numpy()) == pytest.approx(
+        dict(zip(nisqa.LABELS, expected, strict=True)), abs=1e-4
+    )
 
 
 def test_what_nisqa_cannot_score_is_none_and_stops_nothing_else(weights: None) -> None:
@@ -61,7 +66,7 @@ def test_the_number_of_threads_changes_nothing_and_stays(weights: None) -> None:
         scores = []
         for count in (1, 2):
             torch.set_num_threads(count)
-            scores.append(score(nisqa.NAMES, clip))
+            scores.append(score(tuple(nisqa.LABELS), clip))
             assert torch.get_num_threads() == count
         assert scores[0] == scores[1]
     finally:
@@ -71,13 +76,14 @@ def test_the_number_of_threads_changes_nothing_and_stays(weights: None) -> None:
 def test_the_five_scores_share_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def run(samples: nisqa.Samples) -> dict[str, float]:
+    def run(samples: Samples) -> dict[str, float]:
         calls.append(samples.size)
-        return {name: float(number) for number, name in enumerate(nisqa.NAMES)}
+        return {name: float(number) for number, name in enumerate(nisqa.LABELS)}
 
-    monkeypatch.setattr(nisqa, "nisqa", run)
+    for name in nisqa.LABELS:
+        monkeypatch.setitem(METRICS, name, replace(METRICS[name], compute=run))
     monkeypatch.setattr(module, "_missing", lambda metric: "")
-    assert list(score(nisqa.NAMES, speech_like(0.5, RATE)).values()) == [0, 1, 2, 3, 4]
+    assert list(score(tuple(nisqa.LABELS), speech_like(0.5, RATE)).values()) == [0, 1, 2, 3, 4]
     assert calls == [RATE // 2]
 
 
@@ -85,7 +91,7 @@ def test_without_weights_the_reason_says_where_to_put_them(tmp_path: Path, monke
     monkeypatch.setattr(module, "find_spec", lambda name: importlib.util.find_spec("numpy"))  # the packages are there
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SBM_NISQA", raising=False)
-    scores = score(nisqa.NAMES, speech_like(0.5, RATE))
+    scores = score(tuple(nisqa.LABELS), speech_like(0.5, RATE))
     assert set(scores.values()) == {None}
     assert f"put it in {tmp_path / '.torchmetrics' / 'NISQA'};" in scores.reasons["nisqa_loudness"]
     monkeypatch.setenv("SBM_NISQA", str(tmp_path / "mine"))

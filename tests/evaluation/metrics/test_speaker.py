@@ -8,7 +8,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from sbm_cli.evaluation.metrics import RATE, available_metrics, score, speaker
+from sbm_cli.evaluation.metrics import available_metrics, score, speaker
+from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.timing.clips import speech_like
 
 

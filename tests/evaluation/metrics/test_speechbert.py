@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.evaluation import metrics as module
-from sbm_cli.evaluation.metrics import RATE, score, speechbert
-from sbm_cli.evaluation.metrics.speechbert import ENCODER, LAYER, NAMES, Samples, bert_score
+from sbm_cli.evaluation.metrics import score, speechbert
+from sbm_cli.evaluation.metrics.metric import RATE
+from sbm_cli.evaluation.metrics.speechbert import ENCODER, LABELS, LAYER, bert_score
 from sbm_cli.timing.clips import speech_like
 
 CLIP = speech_like(0.5, RATE)
@@ -47,9 +49,9 @@ def test_the_three_scores_share_one_run(present: None, monkeypatch: pytest.Monke
         return samples.reshape(-1, 100)
 
     monkeypatch.setattr(speechbert, "features", features)
-    assert score(NAMES, CLIP, CLIP) == pytest.approx(dict.fromkeys(NAMES, 1.0))
+    assert score(tuple(LABELS), CLIP, CLIP) == pytest.approx(dict.fromkeys(LABELS, 1.0))
     assert calls == [CLIP.size, CLIP.size]
-    assert (score(NAMES, CLIP + CLIP[::-1], CLIP)["sbs_f1"] or 1.0) < 0.95
+    assert (score(tuple(LABELS), CLIP + CLIP[::-1], CLIP)["sbs_f1"] or 1.0) < 0.95
 
 
 def test_what_cannot_be_compared_is_none_and_says_why(present: None) -> None:
@@ -59,8 +61,8 @@ def test_what_cannot_be_compared_is_none_and_says_why(present: None) -> None:
         (np.full_like(CLIP, np.nan), CLIP, "samples are not finite"),
         (CLIP, np.zeros_like(CLIP), "the clean reference is silent"),
     ):
-        scores = score(NAMES, estimate, clean)
-        assert scores == dict.fromkeys(NAMES) and scores.reasons == dict.fromkeys(NAMES, reason)
+        scores = score(tuple(LABELS), estimate, clean)
+        assert scores == dict.fromkeys(LABELS) and scores.reasons == dict.fromkeys(LABELS, reason)
 
 
 def test_without_the_encoder_the_reason_says_how_to_get_it(cache: Path) -> None:
@@ -88,5 +90,5 @@ def test_features_are_those_of_the_named_layer_without_a_network(
     found = speechbert.features(CLIP)
     assert found.shape == (24, 32)  # 20 ms each
     assert np.allclose(found, layers[0][0].numpy(), atol=1e-5)
-    short = score(NAMES, CLIP[:100], CLIP[:100])
-    assert short == dict.fromkeys(NAMES) and "RuntimeError" in short.reasons["sbs_f1"]
+    short = score(tuple(LABELS), CLIP[:100], CLIP[:100])
+    assert short == dict.fromkeys(LABELS) and "RuntimeError" in short.reasons["sbs_f1"]

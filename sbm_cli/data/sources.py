@@ -1,4 +1,4 @@
-"""Where a training's mixtures come from: made ahead by threads of the host, or on the device."""
+"""Where the mixtures of a training come from: made ahead by threads of the host, or on the device."""
 
 from __future__ import annotations
 
@@ -15,15 +15,34 @@ from torch import Tensor
 
 from sbm_cli.cores import cores
 from sbm_cli.data.corpus import Corpus, open_corpus
-from sbm_cli.data.mixing import Mixer
+from sbm_cli.data.mixing import MixConfig, Mixer
 from sbm_cli.data.pack import open_pack
 from sbm_cli.data.random import OWN_NOISE, uniforms
-from sbm_cli.data.room_responses import open_rooms
-from sbm_cli.training.config import TrainConfig
-from sbm_cli.training.engine import Engine
+from sbm_cli.data.room_responses import open_responses
 
-ROOM_SEED = 1  # the rooms of `evaluation.sets` have others
+ROOM_SEED = 1  # the simulated rooms of `data.test_sets` have others
 AHEAD = 2  # steps that each thread makes in advance
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the audio comes from: manifests (CSV), or folders of speech, noise and room responses."""
+
+    manifests: tuple[str, ...] = ()
+    speech: tuple[str, ...] = ()
+    noise: tuple[str, ...] = ()
+    rir: tuple[str, ...] = ()
+    rooms: int = 2400  # simulated, made once and cached
+    cache: str = "runs/cache"
+    speeds: tuple[float, ...] = ()  # the training speech also at these speeds: each makes a voice of its own
+    pack: str = ""  # folder that `sbm data pack` wrote: instead of all these
+    own_share: float = 0.0  # of the items: noise from the folders only; 0 draws folders and manifests alike
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rooms <= 10**6 or not 0 <= self.own_share <= 1:
+            raise ValueError(f"rooms lies between 1 and 1000000, own_share in [0, 1], got {self}")
+        if not all(0.5 <= speed <= 2 for speed in self.speeds):
+            raise ValueError(f"speeds lie between 0.5 and 2, got {self.speeds}")
 
 
 class Source(Protocol):
@@ -46,18 +65,18 @@ class Sources:
 
 @dataclass(frozen=True)
 class Blend:
-    """Items of `own` with probability `share`, of `general` otherwise."""
+    """Items of `own` with some probability, of `general` otherwise."""
 
     own: Source
     general: Source
-    share: float
+    own_probability: float
 
     @property
     def device(self) -> torch.device:
         return self.general.device
 
     def batch(self, seed: int, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
-        chosen = (uniforms(seed, step, torch.tensor(items), OWN_NOISE, 1)[:, 0] < self.share).tolist()
+        chosen = (uniforms(seed, step, torch.tensor(items), OWN_NOISE, 1)[:, 0] < self.own_probability).tolist()
         rows: dict[int, tuple[Tensor, Tensor]] = {}
         for source, own in ((self.own, True), (self.general, False)):
             part = [item for item, is_own in zip(items, chosen, strict=True) if is_own == own]
@@ -67,8 +86,8 @@ class Blend:
         return torch.stack(noisy), torch.stack(clean)
 
 
-def open_sources(config: TrainConfig, device: torch.device) -> Sources:
-    """Open what the recipe names: a pack, or corpora, decoded and with simulated rooms at the first time.
+def open_sources(data: DataConfig, mix: MixConfig, device: torch.device) -> Sources:
+    """Open what a recipe names: a pack, or corpora, decoded and with simulated rooms at the first time.
 
     On a GPU the mixtures are made there. Validation is on the split `valid`, on the same mixtures everywhere. Where the
     user's own noise has a share of its own (`own_share`), there are two sets, "own" with it and "general" with that of
@@ -76,7 +95,7 @@ def open_sources(config: TrainConfig, device: torch.device) -> Sources:
 
     Raises ConfigError if there is no speech or no noise to train on.
     """
-    data, cache = config.data, Path(config.data.cache)
+    cache = Path(data.cache)
     if data.pack:
         corpus, rooms = open_pack(Path(data.pack))
     else:
@@ -84,12 +103,12 @@ def open_sources(config: TrainConfig, device: torch.device) -> Sources:
             [Path(path) for path in paths] for paths in (data.manifests, data.speech, data.noise, data.rir)
         )
         corpus = open_corpus(cache, manifests, speech, noise, rir, data.speeds)
-        rooms = open_rooms(cache, data.rooms, ROOM_SEED, corpus)
+        rooms = open_responses(cache, data.rooms, ROOM_SEED, corpus)
 
     def mixers(train: Corpus, valid: Corpus, name: str) -> Sources:
         complete = all(valid.where(kind, "valid") for kind in ("speech", "noise"))
-        scored = {name: Mixer(valid, rooms, config.mix, "valid")} if complete else {}
-        return Sources(Mixer(train, rooms, config.mix, device=device), scored)
+        scored = {name: Mixer(valid, rooms, mix, "valid")} if complete else {}
+        return Sources(Mixer(train, rooms, mix, device=device), scored)
 
     if not data.own_share:
         return mixers(corpus, corpus, "valid")
@@ -109,11 +128,12 @@ def open_sources(config: TrainConfig, device: torch.device) -> Sources:
 
 
 def batches(
-    source: Source, seed: int, steps: Sequence[int], items: Sequence[int], engine: Engine
+    source: Source, seed: int, steps: Sequence[int], items: Sequence[int], device: torch.device, processes: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (noisy, clean) of the steps in order, [items, samples] each, on the engine's device.
+    """Yield (noisy, clean) of the steps in order, [items, samples] each, on a device.
 
-    What the host makes is made by threads, some steps ahead: by one where the CPU also trains, else by all cores.
+    What the host makes is made by threads, some steps ahead: by one where the CPU also trains, else by all cores, which
+    so many processes share.
     """
     if source.device.type == "cuda":
         yield from (source.batch(seed, step, items) for step in steps)
@@ -121,16 +141,16 @@ def batches(
 
     def make(step: int) -> tuple[Tensor, ...]:
         made = source.batch(seed, step, items)
-        return made if engine.device.type == "cpu" else tuple(tensor.pin_memory() for tensor in made)
+        return made if device.type == "cpu" else tuple(tensor.pin_memory() for tensor in made)
 
-    workers = 1 if engine.device.type == "cpu" else max(1, cores() // engine.size)
+    workers = 1 if device.type == "cpu" else max(1, cores() // processes)
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[tuple[Tensor, ...]]] = deque()
     coming = iter(steps)
     try:
         for _ in steps:
             waiting.extend(pool.submit(make, s) for s in islice(coming, workers * AHEAD + 1 - len(waiting)))
-            noisy, clean = (tensor.to(engine.device, non_blocking=True) for tensor in waiting.popleft().result())
+            noisy, clean = (tensor.to(device, non_blocking=True) for tensor in waiting.popleft().result())
             yield noisy, clean
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Sources of mixtures: made ahead in order, and a user's own noise beside general material."""
+"""Sources of mixtures: made ahead in order, and a user's own noise beside general noise."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import soundfile
 import torch
 from torch import Tensor
 
+from sbm_cli.data.sources import Blend, batches, open_sources
 from sbm_cli.training.config import TrainConfig
-from sbm_cli.training.engine import Engine
-from sbm_cli.training.sources import Blend, batches, open_sources
 
 CPU = torch.device("cpu")
 
@@ -36,16 +35,16 @@ class Numbers:
 
 def test_batches_come_in_order_from_another_thread() -> None:
     source = Numbers()
-    steps = [noisy[0, 0].item() for noisy, _ in batches(source, 0, range(3, 20), range(1, 4, 2), Engine(CPU))]
+    steps = [noisy[0, 0].item() for noisy, _ in batches(source, 0, range(3, 20), range(1, 4, 2), CPU)]
     assert steps == list(range(3, 20))
     assert threading.current_thread().name not in source.threads
-    noisy, _ = next(batches(source, 0, range(5, 6), range(1, 4, 2), Engine(CPU)))
+    noisy, _ = next(batches(source, 0, range(5, 6), range(1, 4, 2), CPU))
     assert noisy.tolist() == [[5, 1], [5, 3]]
 
 
 def test_what_a_gpu_makes_is_not_made_ahead() -> None:
     source = Numbers(device=torch.device("cuda"))
-    asked = batches(source, 0, range(4), range(2), Engine(CPU))
+    asked = batches(source, 0, range(4), range(2), CPU)
     next(asked)
     assert source.threads == {threading.current_thread().name}
 
@@ -56,7 +55,7 @@ def test_an_error_of_the_source_arrives() -> None:
             raise ValueError("no sound")
 
     with pytest.raises(ValueError, match="no sound"):
-        next(batches(Broken(), 0, range(3), range(2), Engine(CPU)))
+        next(batches(Broken(), 0, range(3), range(2), CPU))
 
 
 def test_a_blend_holds_its_share_and_does_not_depend_on_the_split() -> None:
@@ -101,15 +100,15 @@ def hums(noisy: Tensor, clean: Tensor) -> Tensor:
 
 
 def test_own_noise_has_its_share_and_a_set_of_its_own(tuning: TrainConfig) -> None:
-    sources = open_sources(tuning, CPU)
-    share = hums(*sources.train.batch(0, 0, range(60))).float().mean().item()
-    assert share == pytest.approx(0.5, abs=0.2)
+    sources = open_sources(tuning.data, tuning.mix, CPU)
+    fraction = hums(*sources.train.batch(0, 0, range(60))).float().mean().item()
+    assert fraction == pytest.approx(0.5, abs=0.2)
     assert list(sources.valid) == ["own", "general"]
     assert hums(*sources.valid["own"].batch(0, 0, range(8))).all()
     assert not hums(*sources.valid["general"].batch(0, 0, range(8))).any()
 
 
 def test_own_noise_alone_has_nothing_to_be_compared_with(recipe: TrainConfig) -> None:
-    sources = open_sources(replace(recipe, data=replace(recipe.data, own_share=0.5)), CPU)
+    sources = open_sources(replace(recipe.data, own_share=0.5), recipe.mix, CPU)
     assert list(sources.valid) == ["own"] and not isinstance(sources.train, Blend)
-    assert list(open_sources(recipe, CPU).valid) == ["valid"]
+    assert list(open_sources(recipe.data, recipe.mix, CPU).valid) == ["valid"]
