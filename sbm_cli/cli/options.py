@@ -48,7 +48,8 @@ def _options(
         int, typer.Option(min=1, metavar="N", help="Steps along the bridge, each a call of the network.")
     ] = DEFAULTS.steps,
     sampler: Annotated[
-        Sampler, typer.Option(help="Of several steps: the flow, or with noise of --seed.")
+        Sampler,
+        typer.Option(help="For several steps: ode, sde (adds noise, see --seed) or heun (two network calls a step)."),
     ] = DEFAULTS.sampler,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")] = DEFAULTS.seed,
     dtype: Annotated[
