@@ -26,8 +26,9 @@ from scan import best
 
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.evaluation.machine import machine, software
+from sbm_cli.nn.kernels.cpu.scan import GROUP
+from sbm_cli.nn.kernels.cpu.vector import LANES, exp2_negative, load, splat, store
 from sbm_cli.nn.network import NetworkConfig
-from sbm_cli.nn.scan.cpu import GROUP, LANES, exp2_negative, load, splat, store
 
 ROWS = 2048  # of a product: a block of a file has about as many
 

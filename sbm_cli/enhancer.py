@@ -28,6 +28,7 @@ from sbm_cli.audio.pipe import Pipe, temporary_folder
 from sbm_cli.audio.samples import full_scale_one, whole_rate
 from sbm_cli.audio.writer import open_writer
 from sbm_cli.errors import AudioError
+from sbm_cli.nn.prepare import prepare
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import Stream, Streams
 
@@ -80,7 +81,7 @@ class Enhancer:
         self.device = torch.device(device)
         self.threads = threads
         self._side_by_side: int | None = None  # as many files as memory had room for; None: it has not run out
-        self.timed_network = network.eval().requires_grad_(False).to(self.device)
+        self.timed_network = prepare(network.to(self.device))
         self._folded: dict[float, Network] = {}
         self.network = self.folded(0.0)
 
@@ -102,8 +103,7 @@ class Enhancer:
     def folded(self, room: float) -> Network:
         """Return the network folded for one step that leaves so much of the reverberation, 0 to 1."""
         if room not in self._folded:
-            network = self.timed_network.fold(room=room).eval().requires_grad_(False)
-            self._folded[room] = _pinned(network)
+            self._folded[room] = prepare(self.timed_network.fold(room=room))
         return self._folded[room]
 
     @property
@@ -273,16 +273,6 @@ class Enhancer:
         Raises ModelError if the options ask for several steps of a model that has only one.
         """
         return Stream(self, rate, channels, options)
-
-
-def _pinned(network: Network) -> Network:
-    """Let a network that stays as it is have its weights and layers as plain attributes as well.
-
-    What nn.Module's own look-up in Python takes for the three hundred of a hop is a tenth of the hop.
-    """
-    for module in network.modules():
-        module.__dict__.update(module._parameters | module._modules)
-    return network
 
 
 class _File:

@@ -58,7 +58,7 @@ def rtf(
     from sbm_cli.evaluation.clips import made_clips, read_clip
     from sbm_cli.evaluation.commands import Command
     from sbm_cli.evaluation.rtf import benchmark, to_markdown
-    from sbm_cli.nn import scan
+    from sbm_cli.nn import kernels
 
     imported = time.perf_counter()
     if plot is not None:
@@ -80,7 +80,7 @@ def rtf(
             lambda number: recordings or made_clips(lengths, enhancer.config.rate, number),
             rounds,
             commands,
-            scan=scan.chosen(next(enhancer.network.parameters())),
+            scan=kernels.chosen(next(enhancer.network.parameters())),
             import_seconds=imported - begun,
             load_seconds=loaded - begun_loading,
             progress=progress,
