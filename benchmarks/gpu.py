@@ -37,10 +37,9 @@ from sbm_cli.data.random import normals, uniforms
 from sbm_cli.data.room_responses import ResponseBank, RoomResponse, simulate_room
 from sbm_cli.data.sources import Source, open_sources
 from sbm_cli.model import ModelConfig
-from sbm_cli.nn import scan
+from sbm_cli.nn import kernels
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
-from sbm_cli.nn.band_conv import band_conv, band_conv_reference
-from sbm_cli.nn.band_linear import band_linear, band_linear_reference
+from sbm_cli.nn.kernels import reference
 from sbm_cli.training.config import TrainConfig, load_recipe
 from sbm_cli.training.loop import Progress
 from sbm_cli.training.loop import train as run_training
@@ -147,16 +146,16 @@ def operations(
         normal(16, 8),
     ]
     return [
-        ("selective_scan", scan.selective_scan, scan.reference.selective_scan, scan_leaves(2, 61, 5, 32, 16)),
-        ("selective_scan, odd", scan.selective_scan, scan.reference.selective_scan, scan_leaves(1, 17, 1, 19, 8)),
-        ("causal_conv1d", scan.causal_conv1d, scan.reference.causal_conv1d, conv_leaves),
+        ("selective_scan", kernels.selective_scan, reference.selective_scan, scan_leaves(2, 61, 5, 32, 16)),
+        ("selective_scan, odd", kernels.selective_scan, reference.selective_scan, scan_leaves(1, 17, 1, 19, 8)),
+        ("causal_conv1d", kernels.causal_conv1d, reference.causal_conv1d, conv_leaves),
         (
             "band_conv",
-            partial(band_conv, groups=4),
-            partial(band_conv_reference, groups=4),
+            partial(kernels.band_conv, groups=4),
+            partial(reference.band_conv, groups=4),
             [normal(2, 9, 33, 32), normal(32), normal(32), normal(32, 8, 5), normal(32)],
         ),
-        ("band_linear", band_linear, band_linear_reference, [*linear_leaves, normal(16)]),
+        ("band_linear", kernels.band_linear, reference.band_linear, [*linear_leaves, normal(16)]),
     ]
 
 
@@ -165,18 +164,18 @@ def first_of(function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Te
 
 
 def check_operations(device: torch.device) -> Iterator[Check]:
-    names = [name for name, missing in scan.available().items() if not missing and name != "eager"]
+    names = [name for name, missing in kernels.available().items() if not missing]
     usable = {"cuda": ("reference", "triton", "mamba_ssm"), "cpu": ("reference", "cpu")}[device.type]
-    for what, function, reference, leaves in operations(torch.Generator().manual_seed(0)):
-        expected = with_gradients(reference, leaves)
+    for what, function, plain, leaves in operations(torch.Generator().manual_seed(0)):
+        expected = with_gradients(plain, leaves)
         for name in (name for name in names if name in usable):
             if name == "mamba_ssm" and "scan" not in what:
                 continue
             on_device = [leaf.float().to(device) for leaf in leaves]
-            with scan.use(name):
+            with kernels.use(name):
                 if name == "mamba_ssm":  # it gives no gradient through the carry: without one
                     found = with_gradients(first_of(function), on_device[:-1])
-                    wanted = with_gradients(first_of(reference), leaves[:-1])
+                    wanted = with_gradients(first_of(plain), leaves[:-1])
                 else:
                     found, wanted = with_gradients(function, on_device), expected
             yield what, name, relative(found, wanted), 1e-4
@@ -305,19 +304,19 @@ def time_scan(device: torch.device, quick: bool, seconds: float) -> list[Row]:
         A = -torch.arange(1.0, state + 1, device=device).repeat(channels, 1)
         leaves = [x.requires_grad_() for x in (u, dt - 3, A, B, C, torch.ones(channels, device=device), z)]
         bytes_moved = 4 * (4 * u.numel() + 2 * B.numel())
-        for name in ("cpu",) if device.type == "cpu" else ("triton", "mamba_ssm", "eager"):
-            if scan.available()[name]:
+        for name in ("cpu",) if device.type == "cpu" else ("triton", "mamba_ssm", "reference"):
+            if kernels.available()[name]:
                 continue
 
             def forward(leaves: list[Tensor] = leaves) -> None:
                 with torch.no_grad():
-                    scan.selective_scan(*leaves)
+                    kernels.selective_scan(*leaves)
 
             def both(leaves: list[Tensor] = leaves) -> None:
-                torch.autograd.grad(scan.selective_scan(*leaves)[0].sum(), leaves)
+                torch.autograd.grad(kernels.selective_scan(*leaves)[0].sum(), leaves)
 
-            with scan.use(name):
-                times = timed([forward] if name == "eager" else [forward, both], device, seconds)
+            with kernels.use(name):
+                times = timed([forward] if name == "reference" else [forward, both], device, seconds)
             for what, took, passes in zip(("forward", "forward, backward"), times, (1, 3), strict=False):
                 speed = f"{torch.Size(shape).numel() / took / 1e6:.0f} G updates/s"
                 rate = f"{passes * bytes_moved / took / 1e6:.0f} GB/s"
@@ -434,7 +433,9 @@ def time_all(options: argparse.Namespace) -> None:
         for p in PRECISIONS[:: 1 if options.quick else 2]
     ]
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, {config.model.name}, scan {scan.chosen(torch.empty(1, device=device))}")
+    print(
+        f"{name}, torch {torch.__version__}, {config.model.name}, scan {kernels.chosen(torch.empty(1, device=device))}"
+    )
     print(f"{'what':<20} {'case':<42} {'ms':>9} {'speed':>20}  of the time")
     for job in jobs:
         if time.monotonic() - begun > 60 * options.minutes:

@@ -1,4 +1,4 @@
-"""Measure the selective scan: state updates a second, forward and with backward, against the eager PyTorch loop.
+"""Measure the selective scan: state updates a second, forward and with backward, against the PyTorch loop.
 
     python benchmarks/scan.py [--threads 1,2] [--seconds 2] [--cuda]
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sbm_cli.nn.scan import available, selective_scan, use
+from sbm_cli.nn.kernels import available, selective_scan, use
 
 SHAPES = {  # batch, time, band, channel, state
     "one second of a file": (1, 62, 32, 128, 16),
@@ -52,21 +52,21 @@ def best(call: Callable[[], object], seconds: float) -> float:
 
 
 def measure(shape: tuple[int, int, int, int, int], seconds: float) -> tuple[float, float, float]:
-    """Return the seconds of the compiled forward, of forward and backward, and of the eager forward."""
+    """Return the seconds of the compiled forward, of forward and backward, and of the reference's forward."""
     tensors = make(shape)
     with torch.no_grad():
         forward = best(lambda: selective_scan(*tensors), seconds)
-        with use("eager"):
-            eager = best(lambda: selective_scan(*tensors), seconds)
+        with use("reference"):
+            plain = best(lambda: selective_scan(*tensors), seconds)
     leaves = [x.detach().requires_grad_() for x in tensors]
     grad = torch.randn(leaves[0].shape)
     both = best(lambda: torch.autograd.grad(selective_scan(*leaves)[0], leaves, grad), seconds)
-    return forward, both, eager
+    return forward, both, plain
 
 
 def on_cuda(seconds: float) -> None:
     """Print the table of a GPU: every implementation that is there, on float32 and on bfloat16 inputs."""
-    names = [name for name in ("eager", "mamba_ssm", "triton") if not available()[name]]
+    names = [name for name in ("reference", "mamba_ssm", "triton") if not available()[name]]
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     print(f"{'shape':>34} {'type':>9} {'scan':>10} {'forward':>11} {'with backward':>14}")
     for label, shape in CUDA_SHAPES.items():
@@ -87,7 +87,7 @@ def on_cuda(seconds: float) -> None:
                 torch.cuda.synchronize()
 
             for name in names:
-                if name == "eager" and shape[0] > 64:  # its graph would fill the memory
+                if name == "reference" and shape[0] > 64:  # its graph would fill the memory
                     continue
                 with use(name):
                     times = best(forward, seconds), best(both, seconds)
@@ -106,16 +106,16 @@ def main() -> None:
     if options.cuda:
         on_cuda(options.seconds)
         return
-    print(f"{'shape':>42} {'threads':>7} {'forward':>12} {'with backward':>14} {'eager':>12} {'faster':>7}")
+    print(f"{'shape':>42} {'threads':>7} {'forward':>12} {'with backward':>14} {'reference':>12} {'faster':>7}")
     for name, shape in SHAPES.items():
         updates = torch.Size(shape).numel()
         for threads in map(int, options.threads.split(",")):
             torch.set_num_threads(threads)
-            forward, both, eager = measure(shape, options.seconds)
-            speeds = [f"{updates / seconds / 1e9:.2f} G/s" for seconds in (forward, both, eager)]
+            forward, both, plain = measure(shape, options.seconds)
+            speeds = [f"{updates / seconds / 1e9:.2f} G/s" for seconds in (forward, both, plain)]
             label = f"{name} {'x'.join(map(str, shape))}"
             print(
-                f"{label:>42} {threads:>7} {speeds[0]:>12} {speeds[1]:>14} {speeds[2]:>12} {eager / forward:>6.1f}x",
+                f"{label:>42} {threads:>7} {speeds[0]:>12} {speeds[1]:>14} {speeds[2]:>12} {plain / forward:>6.1f}x",
                 flush=True,
             )
 

@@ -24,6 +24,7 @@ from sbm_cli.errors import ModelError
 from sbm_cli.nn.backbones import Backbone
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
 from sbm_cli.nn.network import Network, Windows
+from sbm_cli.nn.prepare import prepare
 
 FORMAT = 2  # of NAME.json
 
@@ -95,7 +96,7 @@ class Model:
 
     def to(self, device: str | torch.device) -> Model:
         """Move it to a device, for enhancement: nothing is trained from here on."""
-        self.network.eval().requires_grad_(False).to(device)
+        prepare(self.network.to(device))
         self._folded.clear()
         return self
 
@@ -111,7 +112,7 @@ class Model:
     def folded(self, room: float = 0.0) -> Network:
         """Return the network folded for one step that leaves so much of the reverberation, 0 to 1, block by block."""
         if room not in self._folded:
-            self._folded[room] = self._streamed(self.network.fold(room=room).eval().requires_grad_(False))
+            self._folded[room] = self._streamed(prepare(self.network.fold(room=room)))
         return self._folded[room]
 
     @property

@@ -79,13 +79,10 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "": (set(), set()),
 }
 
-# Kernels are decorated at the top of one file, and that file is imported in a function.
-KERNEL_FILES = {
-    "sbm_cli.nn.kernels.cpu.jit": {"numba"},
-    "sbm_cli.nn.scan.cpu": {"numba", "llvmlite", "numpy"},
-    "sbm_cli.nn.scan.triton": {"triton"},
-    "sbm_cli.nn.band_conv.cpu": {"numba", "llvmlite", "numpy"},
-    "sbm_cli.nn.band_conv.triton": {"triton"},
+# Kernels are decorated at the top of their files, and those are imported in a function.
+KERNEL_ROOMS = {
+    "sbm_cli.nn.kernels.cpu": {"numba", "llvmlite", "numpy"},
+    "sbm_cli.nn.kernels.triton": {"triton"},
     "sbm_cli.dsp.level.triton": {"triton"},
 }
 
@@ -141,7 +138,10 @@ def violations(found: Import) -> str | None:
     if top in sys.stdlib_module_names:
         return None
     at_top, inside = THIRD_PARTIES[room]
-    allowed = at_top | KERNEL_FILES.get(found.importer, set()) | (inside if found.lazy else set())
+    for kernels, packages in KERNEL_ROOMS.items():
+        if found.importer.startswith(kernels):
+            at_top = at_top | packages
+    allowed = at_top | (inside if found.lazy else set())
     return None if top in allowed else line
 
 

@@ -39,7 +39,7 @@ def mamba(
     out_proj: Tensor,
     carry: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Take the place of `sbm_cli.nn.scan.mamba`."""
+    """Take the place of `sbm_cli.nn.kernels.mamba`."""
     batch, time, band, channels = x.shape
     (inner, state), (_, rank), past = A.shape, dt_proj[0].shape, conv[0].shape[2] - 1
     before, h = carry or (x.new_zeros(batch, band, inner, past), x.new_zeros(batch, band, inner, state))

@@ -58,14 +58,14 @@ def version_lines() -> list[str]:
     """Return the versions that a report of a fault needs: Python, torch, numba, and the scans that can run."""
     import torch
 
-    from sbm_cli.nn import scan
+    from sbm_cli.nn import kernels
 
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA"
     return [
         f"python {platform.python_version()}",
         f"torch {torch.__version__} ({cuda})",
         f"numba {_version('numba')}",
-        f"scan {', '.join(name for name, reason in scan.available().items() if not reason)}",
+        f"scan {', '.join(name for name, reason in kernels.available().items() if not reason)}",
     ]
 
 
@@ -103,9 +103,9 @@ def _numba() -> Iterator[Check]:
 
 
 def _scan() -> Iterator[Check]:
-    from sbm_cli.nn import scan
+    from sbm_cli.nn import kernels
 
-    for name, reason in scan.available().items():
+    for name, reason in kernels.available().items():
         yield Check(f"scan {name}", "note" if reason else "ok", reason or "available")
 
 
@@ -118,7 +118,7 @@ def _caches() -> Iterator[Check]:
     from huggingface_hub import constants
     from numba.misc.appdirs import user_cache_dir
 
-    beside = Path(sbm_cli.__file__).parent / "nn" / "scan" / "__pycache__"
+    beside = Path(sbm_cli.__file__).parent / "nn" / "kernels" / "cpu" / "__pycache__"
     own = os.environ.get("NUMBA_CACHE_DIR")
     candidates = [Path(own)] if own else [beside, Path(user_cache_dir("numba"))]
     writable = [folder for folder in candidates if _writable(folder)]

@@ -54,7 +54,7 @@ def rtf(
 
     begun = time.perf_counter()
     from sbm_cli.enhancer import Enhancer
-    from sbm_cli.nn import scan
+    from sbm_cli.nn import kernels
     from sbm_cli.timing.chart import bar_chart, require_pillow
     from sbm_cli.timing.clips import made_clips, read_clip
     from sbm_cli.timing.commands import Command
@@ -80,7 +80,7 @@ def rtf(
             lambda number: recordings or made_clips(lengths, enhancer.config.rate, number),
             rounds,
             commands,
-            scan=scan.chosen(next(enhancer.model.folded().parameters())),
+            scan=kernels.chosen(next(enhancer.model.folded().parameters())),
             import_seconds=imported - begun,
             load_seconds=loaded - begun_loading,
             progress=progress,

@@ -6,15 +6,13 @@ Everything keeps one layout, [batch, time, band, channel].
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sbm_cli.nn.band_conv import band_conv
-from sbm_cli.nn.band_linear import band_linear
-from sbm_cli.nn.constant import of_weights
-from sbm_cli.nn.cross_band import cross_band
+from sbm_cli.nn.kernels import at_rest, band_conv, band_linear, prepared
 from sbm_cli.nn.mamba import Mamba, MambaCarry
 
 
@@ -93,17 +91,13 @@ class FullBandLinear(nn.Module):
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return what `band_linear` takes beside x."""
-        squeeze = _after_norm(self.squeeze.weight, self.squeeze.bias, self.norm.weight, self.norm.bias)
-        return *squeeze, self.weight, self.bias, self.unsqueeze.weight, self.unsqueeze.bias
+        # The squeeze takes in gain and offset of the norm before it.
+        squeeze = self.squeeze.weight * self.norm.weight
+        squeeze_bias = self.squeeze.bias + self.squeeze.weight @ self.norm.bias
+        return squeeze, squeeze_bias, self.weight, self.bias, self.unsqueeze.weight, self.unsqueeze.bias
 
     def forward(self, x: Tensor) -> Tensor:
         return band_linear(x, *self.weights())
-
-
-@of_weights
-def _after_norm(weight: Tensor, bias: Tensor, gain: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a linear layer that has taken in gain and offset of the norm before it."""
-    return weight * gain, bias + weight @ offset
 
 
 class CrossBandBlock(nn.Module):
@@ -114,12 +108,17 @@ class CrossBandBlock(nn.Module):
         self.conv1 = FrequencyConv(channels, kernel, groups)
         self.full = FullBandLinear(bands, channels, squeezed)
         self.conv2 = FrequencyConv(channels, kernel, groups)
+        self._prepared: Callable[[Tensor], Tensor] | None = None
+
+    def prepare(self) -> None:
+        weights = self.conv1.weights(), self.full.weights(), self.conv2.weights()
+        self._prepared = prepared("cross_band", self.full.weight, *weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor | None = None
-        if not torch.is_grad_enabled():
-            y = cross_band(x, *self.conv1.weights(), *self.full.weights(), *self.conv2.weights())
-        return self.conv2(self.full(self.conv1(x))) if y is None else y
+        if self._prepared is not None and at_rest(x):
+            return self._prepared(x)
+        y: Tensor = self.conv2(self.full(self.conv1(x)))
+        return y
 
 
 class NarrowBandBlock(nn.Module):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from sbm_cli.nn.constant import of_weights
-from sbm_cli.nn.scan import mamba
+from sbm_cli.nn.kernels import at_rest, mamba, prepared
 
 MambaCarry = tuple[Tensor, Tensor]  # convolution [batch, band, inner, kernel - 1], scan [batch, band, inner, state]
+Weights = tuple[Tensor, tuple[Tensor, Tensor], Tensor, tuple[Tensor, Tensor], Tensor, Tensor, Tensor]
 
 
 class Mamba(nn.Module):
@@ -33,15 +34,20 @@ class Mamba(nn.Module):
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
         dt = torch.exp(torch.rand(self.inner) * math.log(100) + math.log(1e-3))
         self.dt_proj.bias.data = dt + torch.log(-torch.expm1(-dt))
+        self._prepared: Callable[..., tuple[Tensor, MambaCarry]] | None = None
 
-    def forward(self, x: Tensor, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
-        """Return the output, shaped like x [batch, time, band, channels], and the state after the last frame."""
+    def weights(self) -> Weights:
+        """Return what `kernels.mamba` takes between x and the carry."""
         assert self.conv1d.bias is not None  # as nn.Conv1d declares it
         conv, dt_proj = (self.conv1d.weight, self.conv1d.bias), (self.dt_proj.weight, self.dt_proj.bias)
-        A = _rates(self.A_log)
-        return mamba(x, self.in_proj.weight, conv, self.x_proj.weight, dt_proj, A, self.D, self.out_proj.weight, carry)
+        A = -self.A_log.float().exp()
+        return self.in_proj.weight, conv, self.x_proj.weight, dt_proj, A, self.D, self.out_proj.weight
 
+    def prepare(self) -> None:
+        self._prepared = prepared("mamba", self.D, *self.weights())
 
-@of_weights
-def _rates(A_log: Tensor) -> Tensor:
-    return -A_log.float().exp()
+    def forward(self, x: Tensor, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
+        """Return the output, shaped like x [batch, time, band, channel], and the state after the last frame."""
+        if self._prepared is not None and at_rest(x):
+            return self._prepared(x, carry)
+        return mamba(x, *self.weights(), carry)

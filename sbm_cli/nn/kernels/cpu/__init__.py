@@ -1,1 +1,24 @@
-"""Kernels for the CPU, compiled by Numba."""
+"""Operations compiled by Numba for float32 on the CPU, forward and backward.
+
+Kernels are written on vectors of channels in registers (`vector`, `llvm`); they are serial and release the GIL, and a
+small pool of Python threads runs them over ranges of sequences or frames (`tensors`). Results do not depend on the
+number of threads.
+"""
+
+from __future__ import annotations
+
+from sbm_cli.nn.kernels.cpu import band_conv, band_linear, conv, cross_band, mamba, scan
+
+OPERATIONS = {
+    "selective_scan": scan.selective_scan,
+    "causal_conv1d": conv.causal_conv1d,
+    "mamba": mamba.mamba,
+    "band_conv": band_conv.band_conv,
+    "band_linear": band_linear.band_linear,
+}
+
+PREPARED = {"mamba": mamba.prepare, "cross_band": cross_band.prepare}
+
+
+def missing() -> str:
+    return ""

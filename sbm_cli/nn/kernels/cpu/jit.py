@@ -13,17 +13,17 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 
 def digest(folder: Path) -> str:
-    """Return a digest of the Python files in a folder and below."""
+    """Return a digest of the Python files in a folder."""
     total = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        total.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
+    for file in sorted(folder.glob("*.py")):
+        total.update(file.name.encode() + b"\0" + file.read_bytes())
     return total.hexdigest()
 
 
-SOURCES = digest(Path(__file__).parents[2])
+SOURCES = digest(Path(__file__).parent)
 
 
-class KernelCache(FunctionCache):  # type: ignore[misc]
+class KernelCache(FunctionCache):
     """Numba's cache, except that an edit in any kernel's file makes it stale, not only one in the function's own.
 
     Compiled code contains what the function calls, and that stands in several files.

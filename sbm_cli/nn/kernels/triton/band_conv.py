@@ -5,8 +5,6 @@ compute `groups` times too much, and the memory is still what decides in half pr
 256 bytes at 64 channels, 160 a byte where an H200 has 206. (Hence a NaN spreads over all channels of its neighbours.)
 float32 is made of three TF32 products, to about 1e-6.
 """
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,import-untyped"
-# (kernels carry no annotations: Triton types them)
 
 from typing import Any
 
@@ -15,8 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from sbm_cli.nn.kernels import reference
 
 ROWS, WARPS, STAGES = 64, 4, 2  # a row is one band of one frame
+MOST = 128  # channels that one program can hold
 PARTS = 64  # partial sums of the weight's gradient, added in a fixed order
 
 ACTIVATE, DIFFERENTIATE, PLAIN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -111,12 +113,14 @@ class _BandConv(torch.autograd.Function):
         return gx, parts.sum(0), grad.sum((0, 1, 2), dtype=torch.float32), None
 
 
-def band_conv(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """Convolve on a CUDA device (as `sbm_cli.nn.band_conv.band_conv`), in the type of x or of autocast."""
-    device = x.device.type
+def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    """Convolve on a CUDA device (as `sbm_cli.nn.kernels.band_conv`), in the type of x or of autocast."""
+    if x.dtype == torch.float64 or len(weight) > MOST:
+        return reference.band_conv(x, gain, offset, weight, bias, groups)
+    device, (channels, size, kernel) = x.device.type, weight.shape
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    channels, size, kernel = weight.shape
     blocks = weight.float().unflatten(0, (groups, size)).permute(3, 2, 1, 0)  # [tap, input, output, group]
     full = blocks.new_zeros(kernel, groups, size, groups, size).diagonal_scatter(blocks, 0, 1, 3)
-    y: Tensor = _BandConv.apply(x, full.view(kernel, channels, channels), bias.float(), dtype)
+    normed, matrices = F.layer_norm(x, (channels,), gain, offset), full.view(kernel, channels, channels)
+    y: Tensor = x + _BandConv.apply(normed, matrices, bias.float(), dtype)
     return y

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 from sbm_cli.dsp.level import Level
-from sbm_cli.nn import scan
+from sbm_cli.nn import kernels
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
-from sbm_cli.nn.band_conv import band_conv
+from sbm_cli.nn.kernels import band_conv, causal_conv1d, selective_scan
 from sbm_cli.nn.mamba import Mamba
-from sbm_cli.nn.scan import causal_conv1d, selective_scan
 
 HAS_CUDA = torch.cuda.is_available()
 if not HAS_CUDA:
@@ -92,9 +89,9 @@ def outcome(run: Run, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def assert_agrees(run: Run, inputs: Sequence[Tensor], device: str, roundings: int = 1) -> None:
-    with scan.use("reference"):
+    with kernels.use("reference"):
         expected = outcome(run, [x.double() for x in inputs])
-    with scan.use("triton"):
+    with kernels.use("triton"):
         found = outcome(run, [x.to(device) for x in inputs])
     tolerance = TOLERANCE[inputs[0].dtype] * roundings
     for i, (actual, wanted) in enumerate(zip(found, expected, strict=True)):
@@ -131,7 +128,7 @@ def test_half_precision_is_read_and_written_as_such(dtype: torch.dtype, device: 
     assert_agrees(run_scan, inputs, device)
     wide, *rest = conv_inputs(1, 5, 1, 16, 4)
     assert_agrees(run_conv, [wide.to(dtype), *rest], device)
-    with scan.use("triton"):
+    with kernels.use("triton"):
         assert run_scan([x.to(device) for x in inputs])[0].dtype == dtype
 
 
@@ -139,7 +136,7 @@ def test_pieces_are_the_whole(device: str) -> None:
     for run, inputs in ((run_scan, scan_inputs(1, 9, 1, 8, 4)), (run_conv, conv_inputs(1, 9, 1, 8, 4))):
         assert_agrees(lambda leaves, run=run: in_pieces(run, leaves), inputs, device)  # type: ignore[misc]
         there = [x.to(device) for x in inputs]
-        with scan.use("triton"):
+        with kernels.use("triton"):
             assert all(torch.equal(a, b) for a, b in zip(in_pieces(run, there), run(there), strict=True))
 
 
@@ -158,9 +155,9 @@ def test_what_is_not_finite_comes_out_so(value: float, device: str) -> None:
     for where in range(6):
         inputs = [x.to(device) for x in scan_inputs(1, 4, 1, 6, 3)]
         inputs[where].view(-1)[3] = -value  # A is negative
-        with scan.use("reference"):
+        with kernels.use("reference"):
             expected = run_scan(inputs)
-        with scan.use("triton"):
+        with kernels.use("triton"):
             found = run_scan(inputs)
         assert all(torch.equal(a.isfinite(), b.isfinite()) for a, b in zip(found, expected, strict=True))
 
@@ -168,7 +165,7 @@ def test_what_is_not_finite_comes_out_so(value: float, device: str) -> None:
 @pytest.mark.parametrize("device", [ON_CUDA])
 def test_results_are_the_same_every_time(device: str) -> None:
     inputs = [x.to(device) for x in scan_inputs(8, 100, 32, 128, 16)]
-    with scan.use("triton"):
+    with kernels.use("triton"):
         first, second = (outcome(run_scan, inputs) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -178,7 +175,7 @@ def test_autocast_reaches_the_kernels_and_gradients_stay_float32(device: str) ->
     block, (x,) = Mamba(8, 4).to(device), draw((1, 5, 1, 8))
     results = []
     for enabled in (False, True):
-        with scan.use("triton"), torch.autocast(device, torch.bfloat16, enabled=enabled):
+        with kernels.use("triton"), torch.autocast(device, torch.bfloat16, enabled=enabled):
             y, _ = block(x.to(device))
         assert y.dtype == (torch.bfloat16 if enabled else torch.float32)
         results.append([y, *torch.autograd.grad(y.float().square().sum(), list(block.parameters()))])
@@ -199,7 +196,7 @@ def test_band_convolution_agrees_with_reference(
     kernel: int,
     device: str,
 ) -> None:
-    monkeypatch.setattr("sbm_cli.nn.band_conv.triton.PARTS", 2)
+    monkeypatch.setattr("sbm_cli.nn.kernels.triton.band_conv.PARTS", 2)
     for dtype in (torch.float32, torch.float16):  # the interpreter multiplies no matrices of bfloat16
         vector = (channels,)
         sizes = (*shape, channels), vector, vector, (channels, channels // groups, kernel), vector
@@ -241,48 +238,16 @@ def test_the_network_on_the_gpu_is_that_on_the_cpu(device: str) -> None:
     assert distance(run(device, half=True)[0], expected[0]) <= 0.03  # -30 dB
 
 
-# --- what is chosen, and what is missing -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def forget() -> Iterator[None]:
-    scan._missing.cache_clear(), scan._module.cache_clear(), scan._warn.cache_clear()
-    yield
-    scan._missing.cache_clear(), scan._module.cache_clear(), scan._warn.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("absent", "chosen"), [((), "triton"), (("triton",), "mamba_ssm"), (("triton", "mamba_ssm"), "eager")]
-)
-@pytest.mark.usefixtures("forget")
-def test_cuda_prefers_triton(monkeypatch: pytest.MonkeyPatch, absent: tuple[str, ...], chosen: str) -> None:
-    monkeypatch.setattr(scan, "_missing", lambda name: f"{name} is gone" if name in absent else "")
-    x = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
-    if chosen == "eager":
-        with pytest.warns(RuntimeWarning, match="triton is gone; using the PyTorch scan"):
-            assert scan.chosen(x) == chosen  # type: ignore[arg-type]
-    else:
-        assert scan.chosen(x) == chosen  # type: ignore[arg-type]
-
-
-@pytest.mark.usefixtures("forget")
-def test_a_machine_without_triton_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "sbm_cli.nn.scan.triton", raising=False)
-    monkeypatch.setitem(sys.modules, "triton", None)
-    assert "pip install triton" in scan.available()["triton"]
-    with pytest.raises(ValueError, match="pip install triton"), scan.use("triton"):
-        pass
-
-
 def test_an_old_triton_or_no_gpu_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels: ModuleType = importlib.import_module("sbm_cli.nn.scan.triton")
-    assert kernels.missing() == ""
+    from sbm_cli.nn.kernels.triton import missing
+
+    assert missing() == ""
     with monkeypatch.context() as patch:
-        patch.setattr(kernels.triton, "__version__", "3.2.0")
-        assert kernels.missing().startswith("the Triton scan needs Triton 3.3, found 3.2.0")
+        patch.setattr(triton, "__version__", "3.2.0")
+        assert missing().startswith("the Triton scan needs Triton 3.3, found 3.2.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(kernels.triton, "JITFunction", object)  # as if it were not the interpreter
-    assert kernels.missing() == "the Triton scan needs an NVIDIA GPU"
+    monkeypatch.setattr(triton, "JITFunction", object)  # as if it were not the interpreter
+    assert missing() == "the Triton scan needs an NVIDIA GPU"
 
 
 COMPILE = """
@@ -290,8 +255,9 @@ import sys
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver, jit
-from sbm_cli.nn.band_conv.triton import band_conv
-from sbm_cli.nn.scan.triton import causal_conv1d, selective_scan
+from sbm_cli.nn.kernels.triton.band_conv import band_conv
+from sbm_cli.nn.kernels.triton.conv import causal_conv1d
+from sbm_cli.nn.kernels.triton.scan import selective_scan
 
 class Driver:  # of a GPU that is not there
     def get_current_target(self): return GPUTarget("cuda", 90, 32)
@@ -314,7 +280,8 @@ _, B, C = torch.empty(*rows, 36, **leaf).split([4, 16, 16], -1)
 u, _ = causal_conv1d(u, torch.empty(128, 1, 4), torch.empty(128))
 y, _ = selective_scan(u, torch.empty(*rows, 128, **leaf), torch.empty(128, 16), B, C, torch.empty(128), z)
 y.sum().backward()
-band_conv(torch.empty(*rows, 64, **leaf), torch.empty(64, 8, 5), torch.empty(64), 8).sum().backward()
+norm, x = (torch.ones(64), torch.zeros(64)), torch.empty(*rows, 64, **leaf)
+band_conv(x, *norm, torch.empty(64, 8, 5), torch.empty(64), 8).sum().backward()
 """
 
 

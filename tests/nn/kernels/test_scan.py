@@ -16,23 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from sbm_cli.nn import scan
-from sbm_cli.nn.scan import causal_conv1d, mamba_ssm, reference, selective_scan
+from sbm_cli.nn import kernels
+from sbm_cli.nn.kernels import causal_conv1d, dispatch, mamba_ssm, reference, selective_scan
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 SHAPES = [(1, 33, 5, 32, 16), (2, 1, 3, 16, 4), (2, 17, 2, 24, 6)]  # batch, time, band, channel, state; segments are 16
 Call = Callable[..., tuple[Tensor, Tensor]]
-
-
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    """Let every test find out anew what is installed and be warned anew."""
-    caches = (scan._missing, scan._module, scan._warn)
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
 
 
 @pytest.fixture
@@ -63,11 +52,11 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return module
 
 
-@pytest.fixture(params=["reference", "eager", "cpu", "mamba_ssm"])
+@pytest.fixture(params=["reference", "cpu", "mamba_ssm"])
 def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "mamba_ssm":
         request.getfixturevalue("kernel")
-    with scan.use(request.param):
+    with kernels.use(request.param):
         yield request.param
 
 
@@ -278,10 +267,10 @@ def test_gradients_are_the_same_every_time() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_works_after_a_fork() -> None:
-    from sbm_cli.nn.scan import cpu
+    from sbm_cli.nn.kernels.cpu.tensors import SERIAL
 
     inputs, before = scan_inputs((1, 40, 16, 128, 4)), torch.get_num_threads()
-    assert inputs[1].numel() >= cpu.SERIAL  # several threads take part
+    assert inputs[1].numel() >= SERIAL  # several threads take part
     try:
         torch.set_num_threads(2)
         expected = run_scan(selective_scan, inputs)[0]
@@ -295,29 +284,9 @@ def test_works_after_a_fork() -> None:
         torch.set_num_threads(before)
 
 
-def test_without_numba_says_so_once_and_works(
-    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    for module in ("sbm_cli.nn.scan.cpu", "sbm_cli.nn.kernels.cpu.jit"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    monkeypatch.setitem(sys.modules, "numba", None)
-    inputs, conv = scan_inputs(SHAPES[0]), conv_inputs(1, 5, 2, 16)
-    with pytest.warns(RuntimeWarning, match="pip install numba"):
-        y, _ = run_scan(selective_scan, inputs)
-    assert_close(y, run_scan(reference.selective_scan, double(inputs))[0])
-    expected = gradients(run_scan, reference.selective_scan, double(inputs))
-    for actual, wanted in zip(gradients(run_scan, selective_scan, inputs), expected, strict=True):
-        assert_close(actual, wanted)
-    assert_close(run_conv(causal_conv1d, conv)[0], run_conv(reference.causal_conv1d, double(conv))[0])
-    assert len(recwarn) == 0  # the one above was the only one
-    assert "pip install numba" in scan.available()["cpu"]
-    with pytest.raises(ValueError, match="pip install numba"), scan.use("cpu"):
-        pass
-
-
 def test_mamba_ssm_gives_no_gradient_through_its_carry(kernel: SimpleNamespace) -> None:
     inputs = [x.requires_grad_() for x in scan_inputs(SHAPES[0])]
-    with scan.use("mamba_ssm"):
+    with kernels.use("mamba_ssm"):
         y, carry = run_scan(selective_scan, inputs)
     assert y.requires_grad and not carry.requires_grad
     expected = double(inputs)
@@ -333,11 +302,11 @@ CURE = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install mamba-ssm --no-build-isolation"
 
 
 def test_mamba_ssm_without_its_kernel_is_reported_with_the_cure(kernel: SimpleNamespace) -> None:
-    assert scan.available()["mamba_ssm"] == ""
-    scan._missing.cache_clear()
+    assert kernels.available()["mamba_ssm"] == ""
+    dispatch._missing.cache_clear()
     kernel.selective_scan_cuda = None
-    assert scan.available()["mamba_ssm"] == f"mamba-ssm is installed without its Mamba-1 kernel: {CURE}"
-    with pytest.raises(ValueError, match="without its Mamba-1 kernel"), scan.use("mamba_ssm"):
+    assert kernels.available()["mamba_ssm"] == f"mamba-ssm is installed without its Mamba-1 kernel: {CURE}"
+    with pytest.raises(ValueError, match="without its Mamba-1 kernel"), kernels.use("mamba_ssm"):
         pass
 
 
@@ -365,13 +334,8 @@ def test_cpu_does_not_look_for_mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(mamba_ssm, "missing", fail)
     run_scan(selective_scan, scan_inputs(SHAPES[1]))
-    with scan.use("cpu"):
+    with kernels.use("cpu"):
         run_scan(selective_scan, scan_inputs(SHAPES[1]))
-
-
-def test_unknown_implementation_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected one of reference, eager, cpu, triton, mamba_ssm"), scan.use("none"):
-        pass
 
 
 @pytest.mark.parametrize("where", range(8))

@@ -16,7 +16,7 @@ def twice(x):  # type: ignore[no-untyped-def]
     return 2 * x
 
 
-def test_an_edit_in_any_file_changes_the_digest(tmp_path: Path) -> None:
+def test_an_edit_in_any_file_of_the_folder_changes_the_digest(tmp_path: Path) -> None:
     helper, kernel = tmp_path / "helper.py", tmp_path / "kernel.py"
     helper.write_text("a = 1")
     kernel.write_text("b = 2")
@@ -25,7 +25,7 @@ def test_an_edit_in_any_file_changes_the_digest(tmp_path: Path) -> None:
     second = digest(tmp_path)
     helper.rename(tmp_path / "other.py")
     assert len({first, second, digest(tmp_path)}) == 3
-    assert module.SOURCES == digest(Path(module.__file__).parents[2])
+    assert module.SOURCES == digest(Path(module.__file__).parent)
 
 
 def test_what_other_sources_compiled_is_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_what_other_sources_compiled_is_not_loaded(monkeypatch: pytest.MonkeyPat
 
 KERNEL = """
 import torch
-from sbm_cli.nn.scan.cpu import conv_forward
-from sbm_cli.nn.scan import causal_conv1d
+from sbm_cli.nn.kernels.cpu.conv import conv_forward
+from sbm_cli.nn.kernels import causal_conv1d
 causal_conv1d(torch.ones(1, 5, 1, 16), torch.ones(16, 1, 4), torch.ones(16))
 print(*(sum(counts.values()) for counts in (conv_forward.stats.cache_hits, conv_forward.stats.cache_misses)))
 """

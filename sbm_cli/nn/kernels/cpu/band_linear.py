@@ -5,8 +5,8 @@ Notable
 - Squeezed values lie as [squeezed, band], so that each step has whole vectors: over channels, or over bands.
 - Gradients of the weights are summed per UNIT of frames, then over units, whatever the number of threads.
 """
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-# (kernels carry no annotations: Numba types them)
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable
@@ -16,20 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sbm_cli.nn.constant import of_weights
+from sbm_cli.nn.kernels import reference
 from sbm_cli.nn.kernels.cpu.jit import jit
-from sbm_cli.nn.scan.cpu import (
-    LANES,
-    _array,
-    _run,
-    _total,
-    fill,
-    lane_sums,
-    load,
-    sigmoid,
-    splat,
-    store,
-)
+from sbm_cli.nn.kernels.cpu.tensors import array_of, run_kernel, sum_of
+from sbm_cli.nn.kernels.cpu.vector import LANES, fill, lane_sums, load, sigmoid, splat, store
+from sbm_cli.nn.kernels.dispatch import differentiates
 
 ROWS = 4  # sums that are advanced together: independent chains hide the latency
 UNIT = 48  # frames whose weights' gradients are summed together
@@ -226,33 +217,38 @@ def backward(
                 store(gx, at + o, load(gy, at + o) + value * scale)
 
 
-def mapped(x: Tensor, *weights: Tensor) -> Tensor:
-    """Weights as in `band_linear`, but bias [squeezed, band] and expand [squeezed, channel]."""
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    stage(*weights)(*x.shape[:3], _array(x), _array(y))
-    return y
-
-
-@of_weights
 def stage(*weights: Tensor) -> Callable[..., None]:
     """Return the kernel with its weights at hand, to be called with batch, time, bands, x and y, both flat arrays."""
-    arrays, (size, channels) = tuple(map(_array, weights)), weights[0].shape
+    arrays, (size, channels) = _arrays(*weights), weights[0].shape
 
     def mix(batch: int, time: int, bands: int, x: Any, y: Any) -> None:
         frames = batch * time
         scratch = bands * (channels + 1 + 3 * size) + ROWS * max(channels, bands) * LANES
-        _run(forward, -(-frames // UNIT), scratch, frames, bands, x, *arrays, y)
+        run_kernel(forward, -(-frames // UNIT), scratch, frames, bands, x, *arrays, y)
 
     return mix
 
 
-class BandLinear(torch.autograd.Function):
-    """`mapped` with its backward."""
+def _arrays(
+    squeeze: Tensor, squeeze_bias: Tensor, weight: Tensor, bias: Tensor, expand: Tensor, expand_bias: Tensor
+) -> tuple[Any, ...]:
+    """Return the weights as the kernels want them: bias [squeezed, band] and expand [squeezed, channel]."""
+    return tuple(map(array_of, (squeeze, squeeze_bias, weight, bias.t(), expand.t(), expand_bias)))
+
+
+def _mapped(x: Tensor, *weights: Tensor) -> Tensor:
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    stage(*weights)(*x.shape[:3], array_of(x), array_of(y))
+    return y
+
+
+class _BandLinear(torch.autograd.Function):
+    """`_mapped` with its backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, *weights)
-        return mapped(x, *weights)
+        return _mapped(x, *weights)
 
     @staticmethod
     @once_differentiable
@@ -261,12 +257,27 @@ class BandLinear(torch.autograd.Function):
         batch, time, bands, channels = x.shape
         size, frames = len(weights[0]), batch * time
         units, gx = -(-frames // UNIT), x.new_empty(x.shape)
-        shapes = [(size, channels), (size, bands), *(weight.shape for weight in weights[2:])]
+        shapes = (size, channels), (size, bands), weights[2].shape, (size, bands), (size, channels), (channels,)
         sums = [x.new_zeros(units, *shape) for shape in shapes]
         scratch = bands * (2 * channels + 3 + 4 * size) + ROWS * max(channels, bands) * LANES
-        _run(
-            backward, units, scratch, frames, bands, _array(x), *map(_array, weights), _array(gy), _array(gx),
-            *map(_array, sums),
+        run_kernel(
+            backward, units, scratch, frames, bands, array_of(x), *_arrays(*weights), array_of(gy), array_of(gx),
+            *map(array_of, sums),
         )  # fmt: skip
-        gsqueeze, gsqueeze_bias, *rest = map(_total, sums)
-        return gx, gsqueeze, gsqueeze_bias.sum(1), *rest
+        gsqueeze, gsqueeze_bias, gweight, gbias, gexpand, gexpand_bias = map(sum_of, sums)
+        return gx, gsqueeze, gsqueeze_bias.sum(1), gweight, gbias.t(), gexpand.t(), gexpand_bias
+
+
+def takes(squeeze: Tensor, squeeze_bias: Tensor, weight: Tensor, *others: Tensor) -> bool:
+    """Return whether the kernels are made for such weights."""
+    (size, channels), bands = squeeze.shape, weight.shape[-1]
+    whole = bands % LANES == channels % LANES == size % ROWS == 0
+    return whole and all(part.dtype == torch.float32 for part in (squeeze, squeeze_bias, weight, *others))
+
+
+def band_linear(x: Tensor, *weights: Tensor) -> Tensor:
+    """Run the compiled map (as `sbm_cli.nn.kernels.band_linear`); it keeps x alone for backward."""
+    if x.dtype != torch.float32 or not takes(*weights):
+        return reference.band_linear(x, *weights)
+    y: Tensor = (_BandLinear.apply if differentiates(x, *weights) else _mapped)(x, *weights)
+    return y

@@ -11,11 +11,13 @@ Notable
 - Gradients of the taps are summed per UNIT of frames, then over units, whatever the number of threads.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding as llvm
+import llvmlite.binding
 import numpy as np
 import torch
 from llvmlite import ir
@@ -24,28 +26,27 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sbm_cli.nn.constant import of_weights
+from sbm_cli.nn.kernels import reference
 from sbm_cli.nn.kernels.cpu.jit import jit
-from sbm_cli.nn.scan.cpu import _array, _run, _total
+from sbm_cli.nn.kernels.cpu.llvm import FLAGS, constant, exp2, floats, integers, multiply_add, splat
+from sbm_cli.nn.kernels.cpu.tensors import array_of, run_kernel, sum_of
+from sbm_cli.nn.kernels.cpu.vector import LOG2E
+from sbm_cli.nn.kernels.dispatch import differentiates
 
 LANES = 8  # channels of a vector; also the smallest group that fills one
-WIDE = bool(llvm.get_host_cpu_features().get("avx512vl"))  # 32 registers instead of 16
+WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512vl"))  # 32 registers instead of 16
 ROWS = (16, 4, 1) if WIDE else (8, 4, 1)  # bands of a tile, the most that fit: independent sums hide the latency
 SUMS = 24 if WIDE else 10  # sums of tap gradients kept in registers
 LINE = 64  # bytes of a cache line
 UNIT = 8  # frames whose tap gradients are summed together
-FLAGS = ("contract", "arcp", "nsz")  # neither nnan nor ninf: a NaN must come out as one
-LOG2E = 1.4426950408889634
 EPS = 1e-5  # of the normalisation, as in nn.LayerNorm
-FLOATS = ir.VectorType(ir.FloatType(), LANES)
-INTS = ir.VectorType(ir.IntType(32), LANES)
+FLOATS, INTS = floats(LANES), integers(LANES)
 INDEX = ir.IntType(64)
 
 # --- vectors of LANES channels in LLVM instructions ------------------------------------------------------------------
 
 
-def _constant(value: float) -> Any:
-    return ir.Constant(FLOATS, [ir.Constant(ir.FloatType(), float(np.float32(value)))] * LANES)
+_constant, _splat = functools.partial(constant, lanes=LANES), functools.partial(splat, lanes=LANES)
 
 
 def _index(value: int) -> Any:
@@ -69,35 +70,17 @@ def _store(builder: Any, value: Any, pointer: Any) -> None:
     builder.store(value, builder.bitcast(pointer, FLOATS.as_pointer()), align=4)
 
 
-def _splat(builder: Any, number: Any) -> Any:
-    first = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, ir.Constant(FLOATS, ir.Undefined), ir.Constant(INTS, [0] * LANES))
-
-
 def _fill(builder: Any, pointer: Any) -> Any:
     """Load one number into all lanes."""
     return _splat(builder, builder.load(pointer))
 
 
-def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    return builder.fadd(builder.fmul(a, b, flags=FLAGS), c, flags=FLAGS)
-
-
 def _sigmoid(builder: Any, x: Any) -> Any:
-    """1 / (1 + 2**z): the fraction of z by a polynomial that is exact at 0, its whole part added to the exponent."""
     low, high, one = _constant(-125.0), _constant(125.0), _constant(1.0)
     z = builder.fmul(x, _constant(-LOG2E))  # 2**z = exp(-x)
     z = builder.select(builder.fcmp_ordered("<", z, low), low, z)
     z = builder.select(builder.fcmp_ordered(">", z, high), high, z)
-    magic = _constant(1.5 * 2**23)  # adding it leaves the nearest whole number in the low bits
-    shifted = builder.fadd(z, magic)  # no flags here and below: the compiler may not cancel the magic number
-    fraction = builder.fsub(z, builder.fsub(shifted, magic))
-    power = _constant(0.0013264727630027005)
-    for c in (0.009671512646240624, 0.055507337417524824, 0.2402224208525833, 0.6931469776002883, 1.0):
-        power = _fma(builder, power, fraction, _constant(c))
-    exponent = builder.shl(builder.bitcast(shifted, INTS), ir.Constant(INTS, [23] * LANES))
-    power = builder.bitcast(builder.add(builder.bitcast(power, INTS), exponent), FLOATS)
-    return builder.fdiv(one, builder.fadd(one, power), flags=FLAGS)
+    return builder.fdiv(one, builder.fadd(one, exp2(builder, z)), flags=FLAGS)
 
 
 def _across(builder: Any, x: Any) -> Any:
@@ -109,12 +92,12 @@ def _across(builder: Any, x: Any) -> Any:
 
 
 def _add_silu(builder: Any, total: Any, other: Any) -> Any:
-    return _fma(builder, total, _sigmoid(builder, total), _load(builder, other))
+    return multiply_add(builder, total, _sigmoid(builder, total), _load(builder, other))
 
 
 def _silu_gradient(builder: Any, total: Any, grad: Any) -> Any:
     gate, one = _sigmoid(builder, total), _constant(1.0)
-    slope = _fma(builder, total, builder.fsub(one, gate), one)
+    slope = multiply_add(builder, total, builder.fsub(one, gate), one)
     return builder.fmul(builder.fmul(gate, slope), _load(builder, grad))
 
 
@@ -133,7 +116,7 @@ def _tile(finish: Callable[[Any, Any, Any], Any]) -> Any:
     """
 
     @intrinsic(prefer_literal=True)
-    def tile(typing, x, x_at, taps, taps_at, bias, bias_at, grad, grad_at, out, out_at, bands, kernel, channels, size):  # type: ignore[no-untyped-def]
+    def tile(typing, x, x_at, taps, taps_at, bias, bias_at, grad, grad_at, out, out_at, bands, kernel, channels, size):
         width, step, inputs = (kind.literal_value for kind in (kernel, channels, size))
 
         def write(builder: Any, source: Any, taps: Any, bias: Any, grad: Any, out: Any, rows: int) -> None:
@@ -146,7 +129,7 @@ def _tile(finish: Callable[[Any, Any, Any], Any]) -> Any:
                     value = _fill(builder, _beyond(builder, values, _index(row * step)))
                     for k in range(max(0, row - rows + 1), min(width, row + 1)):
                         place = sums[row - k]
-                        builder.store(_fma(builder, tap[k], value, builder.load(place)), place)
+                        builder.store(multiply_add(builder, tap[k], value, builder.load(place)), place)
             for row, place in enumerate(sums):
                 at = _index(row * step)
                 result = finish(builder, builder.load(place), _beyond(builder, grad, at))
@@ -181,7 +164,7 @@ differentiate = _tile(_silu_gradient)
 
 
 @intrinsic(prefer_literal=True)
-def correlate(typing, x, x_at, grad, grad_at, total, total_at, bands, kernel, channels, inputs):  # type: ignore[no-untyped-def]
+def correlate(typing, x, x_at, grad, grad_at, total, total_at, bands, kernel, channels, inputs):
     """Add the sums over the bands of x * grad to total [input, kernel, lane], for some inputs and LANES outputs.
 
     grad lies at the row that the last tap takes to the first band.
@@ -200,7 +183,7 @@ def correlate(typing, x, x_at, grad, grad_at, total, total_at, bands, kernel, ch
                 value = _fill(builder, _beyond(builder, values, _index(i)))
                 for k in range(width):
                     place = sums[i * width + k]
-                    builder.store(_fma(builder, grads[k], value, builder.load(place)), place)
+                    builder.store(multiply_add(builder, grads[k], value, builder.load(place)), place)
         for place, running in zip(places, sums, strict=True):
             _store(builder, builder.load(running), place)
         return context.get_dummy_value()
@@ -210,7 +193,7 @@ def correlate(typing, x, x_at, grad, grad_at, total, total_at, bands, kernel, ch
 
 
 @intrinsic(prefer_literal=True)
-def accumulate(typing, x, x_at, total, total_at, bands, channels):  # type: ignore[no-untyped-def]
+def accumulate(typing, x, x_at, total, total_at, bands, channels):
     """Add the sum over the bands of LANES channels to total."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -248,7 +231,7 @@ def _normed(builder: Any, x: Any, channels: int) -> tuple[list[Any], Any]:
 
 
 @intrinsic(prefer_literal=True)
-def normalise(typing, x, x_at, gain, offset, out, out_at, bands, channels):  # type: ignore[no-untyped-def]
+def normalise(typing, x, x_at, gain, offset, out, out_at, bands, channels):
     """Write gain * norm(x) + offset for all bands of a frame."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -261,7 +244,7 @@ def normalise(typing, x, x_at, gain, offset, out, out_at, bands, channels):  # t
             weights = zip(_vectors(builder, gain, step), _vectors(builder, offset, step), strict=True)
             for i, (value, (weight, shift)) in enumerate(zip(normed, weights, strict=True)):
                 place = _beyond(builder, out, builder.add(row, _index(i * LANES)))
-                _store(builder, _fma(builder, value, weight, shift), place)
+                _store(builder, multiply_add(builder, value, weight, shift), place)
         return context.get_dummy_value()
 
     at = types.intp
@@ -269,7 +252,7 @@ def normalise(typing, x, x_at, gain, offset, out, out_at, bands, channels):  # t
 
 
 @intrinsic(prefer_literal=True)
-def differentiate_norm(typing, x, x_at, grad, grad_at, gain, gy, gy_at, gx, gx_at, ggain, goffset, at, bands, channels):  # type: ignore[no-untyped-def]
+def differentiate_norm(typing, x, x_at, grad, grad_at, gain, gy, gy_at, gx, gx_at, ggain, goffset, at, bands, channels):
     """Write gx = gy + the gradient of x through `normalise`, all bands of a frame; add up those of gain and offset."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -283,7 +266,7 @@ def differentiate_norm(typing, x, x_at, grad, grad_at, gain, gy, gy_at, gx, gx_a
             normed, inverse = _normed(builder, _beyond(builder, x, row), step)
             grads = _vectors(builder, _beyond(builder, grad, row), step)
             for place, slope, value in zip(places[0], grads, normed, strict=True):
-                builder.store(_fma(builder, slope, value, builder.load(place)), place)
+                builder.store(multiply_add(builder, slope, value, builder.load(place)), place)
             for place, slope in zip(places[1], grads, strict=True):
                 builder.store(builder.fadd(slope, builder.load(place)), place)
             grads = [builder.fmul(*pair) for pair in zip(grads, _vectors(builder, gain, step), strict=True)]
@@ -292,7 +275,7 @@ def differentiate_norm(typing, x, x_at, grad, grad_at, gain, gy, gy_at, gx, gx_a
             for i, (value, base) in enumerate(zip(grads, normed, strict=True)):
                 at = builder.add(row, _index(i * LANES))
                 value = builder.fsub(builder.fsub(value, mean), builder.fmul(base, slope))
-                value = _fma(builder, value, inverse, _load(builder, _beyond(builder, gy, at)))
+                value = multiply_add(builder, value, inverse, _load(builder, _beyond(builder, gy, at)))
                 _store(builder, value, _beyond(builder, gx, at))
         for pointer, running in zip((ggain, goffset), places, strict=True):
             for i, place in enumerate(running):
@@ -304,7 +287,7 @@ def differentiate_norm(typing, x, x_at, grad, grad_at, gain, gy, gy_at, gx, gx_a
 
 
 @intrinsic
-def prefetch(typing, array, at, count):  # type: ignore[no-untyped-def]
+def prefetch(typing, array, at, count):
     """Bring numbers into the cache; they may lie beyond the array's end."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -331,7 +314,7 @@ def _kernels(kernel: int, channels: int, size: int) -> tuple[Any, Any]:
     taps_of = size * kernel * LANES  # of one vector of outputs
 
     @jit
-    def forward(first, last, frames, bands, x, gain, offset, taps, bias, y, scratch):  # type: ignore[no-untyped-def]
+    def forward(first, last, frames, bands, x, gain, offset, taps, bias, y, scratch):
         for i in range(scratch.size):
             scratch[i] = 0.0
         for frame in range(first * UNIT, min(last * UNIT, frames)):
@@ -345,7 +328,7 @@ def _kernels(kernel: int, channels: int, size: int) -> tuple[Any, Any]:
                 activate(scratch, group, taps, t, bias, i, x, at + i, y, at + i, bands, kernel, channels, size)
 
     @jit
-    def backward(  # type: ignore[no-untyped-def]
+    def backward(
         first, last, frames, bands, x, gain, offset, taps, bias, gy, turned, zeros,
         gx, ggain, goffset, gtaps, gbias, scratch,
     ):  # fmt: skip
@@ -380,19 +363,6 @@ def _kernels(kernel: int, channels: int, size: int) -> tuple[Any, Any]:
 # --- tensors ---------------------------------------------------------------------------------------------------------
 
 
-def _packed(weight: Tensor) -> Any:
-    """Return a weight [output, input, kernel] as [vector of outputs, input, kernel, lane]."""
-    return _array(weight.unflatten(0, (-1, LANES)).permute(0, 2, 3, 1))
-
-
-def convolved(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [batch, time, band, channel]; weight [channel, channels of a group, kernel]; the others [channel]."""
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    stage(gain, offset, weight, bias)(*x.shape[:3], _array(x), _array(y))
-    return y
-
-
-@of_weights
 def stage(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Callable[..., None]:
     """Return the kernel with its weights at hand, to be called with batch, time, bands, x and y, both flat arrays."""
     channels, size, kernel = weight.shape
@@ -400,22 +370,33 @@ def stage(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Callabl
 
     def convolve(batch: int, time: int, bands: int, x: Any, y: Any) -> None:
         frames, scratch = batch * time, (bands + kernel - 1) * channels
-        _run(run, -(-frames // UNIT), scratch, frames, bands, x, *arrays, y)
+        run_kernel(run, -(-frames // UNIT), scratch, frames, bands, x, *arrays, y)
 
     return convolve
 
 
 def _arrays(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> tuple[Any, ...]:
-    return _array(gain), _array(offset), _packed(weight), _array(bias)
+    return array_of(gain), array_of(offset), _packed(weight), array_of(bias)
 
 
-class BandConv(torch.autograd.Function):
-    """`convolved` with its backward."""
+def _packed(weight: Tensor) -> Any:
+    """Return a weight [output, input, kernel] as [vector of outputs, input, kernel, lane]."""
+    return array_of(weight.unflatten(0, (-1, LANES)).permute(0, 2, 3, 1))
+
+
+def _convolved(x: Tensor, *weights: Tensor) -> Tensor:
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    stage(*weights)(*x.shape[:3], array_of(x), array_of(y))
+    return y
+
+
+class _BandConv(torch.autograd.Function):
+    """`_convolved` with its backward."""
 
     @staticmethod
     def forward(ctx: Any, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(*parts)
-        return convolved(*parts)
+        return _convolved(*parts)
 
     @staticmethod
     @once_differentiable
@@ -428,10 +409,25 @@ class BandConv(torch.autograd.Function):
         turned = weight.unflatten(0, (-1, size)).transpose(1, 2).flatten(0, 1).flip(-1)
         gx, gtaps = x.new_empty(x.shape), x.new_zeros(units, channels * size * kernel)
         ggain, goffset, gbias = (x.new_zeros(units, channels) for _ in range(3))
-        parts = _array(x), *_arrays(gain, offset, weight, bias), _array(gy), _packed(turned)
-        outputs = map(_array, (gx, ggain, goffset, gtaps, gbias))
+        parts = array_of(x), *_arrays(gain, offset, weight, bias), array_of(gy), _packed(turned)
+        outputs = map(array_of, (gx, ggain, goffset, gtaps, gbias))
         _, run = _kernels(kernel, channels, size)
         scratch = 2 * (bands + kernel - 1) * channels
-        _run(run, units, scratch, frames, bands, *parts, np.zeros(LANES, np.float32), *outputs)
-        gweight = _total(gtaps).view(-1, size, kernel, LANES).permute(0, 3, 1, 2).reshape(weight.shape)
-        return gx, _total(ggain), _total(goffset), gweight, _total(gbias)
+        run_kernel(run, units, scratch, frames, bands, *parts, np.zeros(LANES, np.float32), *outputs)
+        gweight = sum_of(gtaps).view(-1, size, kernel, LANES).permute(0, 3, 1, 2).reshape(weight.shape)
+        return gx, sum_of(ggain), sum_of(goffset), gweight, sum_of(gbias)
+
+
+def takes(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Return whether the kernels are made for such weights."""
+    return weight.shape[1] % LANES == 0 and all(part.dtype == torch.float32 for part in (gain, offset, weight, bias))
+
+
+def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    """Run the compiled convolution (as `sbm_cli.nn.kernels.band_conv`); it keeps x alone for backward."""
+    weights = gain, offset, weight, bias
+    if x.dtype != torch.float32 or not takes(*weights):
+        return reference.band_conv(x, *weights, groups)
+    # Without a gradient not through autograd, whose call takes as long as a short block.
+    y: Tensor = (_BandConv.apply if differentiates(x, *weights) else _convolved)(x, *weights)
+    return y

@@ -32,7 +32,7 @@ def missing() -> str:
 def selective_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, carry: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Run mamba-ssm's kernel (shapes as in `sbm_cli.nn.scan.selective_scan`).
+    """Run mamba-ssm's kernel (shapes as in `sbm_cli.nn.kernels.selective_scan`).
 
     The recurrence is linear in its state, so what a carry adds is computed apart, exactly. The returned carry is
     detached: the kernel gives no gradient through its last state.
@@ -64,3 +64,6 @@ def selective_scan(
 
 def _to_kernel(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(0, 1)  # [batch * band, channel, time]
+
+
+OPERATIONS = {"selective_scan": selective_scan}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sbm_cli.nn import band_conv as package
-from sbm_cli.nn.band_conv import band_conv, band_conv_reference
+from sbm_cli.nn.kernels import band_conv, reference
 
 Tensors = tuple[Tensor, ...]
 
@@ -43,7 +42,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("the plain formulation was called")
 
-    monkeypatch.setattr(package, "band_conv_reference", refuse)
+    monkeypatch.setattr("sbm_cli.nn.kernels.cpu.band_conv.reference", SimpleNamespace(band_conv=refuse))
 
 
 @pytest.mark.usefixtures("kernels")
@@ -62,31 +61,29 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_matches_float64(shape: tuple[int, int, int], channels: int, groups: int, kernel: int) -> None:
     tensors = draw(shape, channels, groups, kernel)
-    wanted = outcome(band_conv_reference, tuple(part.double() for part in tensors), groups)
-    for name, ours, reference in zip(
+    wanted = outcome(reference.band_conv, tuple(part.double() for part in tensors), groups)
+    for name, ours, plain in zip(
         ("y", "x", "gain", "offset", "weight", "bias"), outcome(band_conv, tensors, groups), wanted, strict=True
     ):
-        assert ours.dtype == torch.float32 and ours.shape == reference.shape
-        assert error(ours, reference) <= 2e-5, name
+        assert ours.dtype == torch.float32 and ours.shape == plain.shape
+        assert error(ours, plain) <= 2e-5, name
 
 
 @pytest.mark.usefixtures("kernels")
 def test_takes_any_strides() -> None:
     tensors = x, gain, offset, weight, bias, grad = draw((2, 5, 7), 16, 2, 3)
-    wanted = outcome(band_conv_reference, tuple(part.double() for part in tensors), 2)
+    wanted = outcome(reference.band_conv, tuple(part.double() for part in tensors), 2)
     wide = torch.cat([x, x], -1)[..., :16]
     turned = x.transpose(1, 2).contiguous().transpose(1, 2)
     spread = torch.stack([weight, weight], -1)[..., 0]
     for view in (wide, turned):
         assert not view.is_contiguous()
-        for ours, reference in zip(
-            outcome(band_conv, (view, gain, offset, spread, bias, grad), 2), wanted, strict=True
-        ):
-            assert error(ours, reference) <= 2e-5
+        for ours, plain in zip(outcome(band_conv, (view, gain, offset, spread, bias, grad), 2), wanted, strict=True):
+            assert error(ours, plain) <= 2e-5
     summed = outcome(band_conv, (*tensors[:-1], torch.ones(1).expand(grad.shape)), 2)  # as y.sum() sends it
-    plain = outcome(band_conv_reference, (*tensors[:-1], torch.ones(grad.shape)), 2)
-    for ours, reference in zip(summed, plain, strict=True):
-        assert error(ours, reference) <= 2e-5
+    plain = outcome(reference.band_conv, (*tensors[:-1], torch.ones(grad.shape)), 2)
+    for ours, wanted in zip(summed, plain, strict=True):
+        assert error(ours, wanted) <= 2e-5
 
 
 @pytest.mark.usefixtures("kernels")
@@ -125,20 +122,8 @@ def test_nan_reaches_its_neighbours_and_nobody_else() -> None:
 @pytest.mark.parametrize("x_type", [torch.float64, torch.float32])
 def test_other_types_and_groups_take_the_plain_formulation(x_type: torch.dtype) -> None:
     tensors = tuple(part.to(x_type) for part in draw((2, 3, 5), 12, 3, 3))  # groups of four channels
-    for ours, plain in zip(outcome(band_conv, tensors, 3), outcome(band_conv_reference, tensors, 3), strict=True):
+    for ours, plain in zip(outcome(band_conv, tensors, 3), outcome(reference.band_conv, tensors, 3), strict=True):
         assert ours.dtype == x_type and torch.equal(ours, plain)
-
-
-def test_works_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(package, "cpu", raising=False)
-    monkeypatch.setitem(sys.modules, "sbm_cli.nn.band_conv.cpu", None)  # an import now fails
-    package._cpu.cache_clear()
-    tensors = draw((1, 2, 5), 16, 2, 3)
-    try:
-        ours = outcome(band_conv, tensors, 2)
-    finally:
-        package._cpu.cache_clear()
-    assert all(torch.equal(a, b) for a, b in zip(ours, outcome(band_conv_reference, tensors, 2), strict=True))
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 3, 8), (2, 3, 16)])

@@ -1,0 +1,292 @@
+"""A whole Mamba block on the CPU: its backward in one go, and few rows without a gradient in one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from sbm_cli.nn.kernels import reference
+from sbm_cli.nn.kernels.cpu.conv import TAPS, conv_forward, conv_gradients, convolve, last_inputs
+from sbm_cli.nn.kernels.cpu.jit import jit
+from sbm_cli.nn.kernels.cpu.scan import FORWARD_ROWS, GROUP, SEGMENT, scan, scan_forward, scan_gradients
+from sbm_cli.nn.kernels.cpu.tensors import CHUNK, Rows, array_of, origin, parts_of
+from sbm_cli.nn.kernels.cpu.vector import LANES, LN2, LOG2E, fill, load, splat, store, store4
+from sbm_cli.nn.kernels.dispatch import differentiates
+
+Carry = tuple[Tensor, Tensor]
+FEW = 256  # rows of a block up to which one kernel does it all: then calls take longer than products
+
+
+@jit
+def product(x, rows, inputs, weight, outputs, out):
+    """Write x [rows, inputs] times a packed weight [vector of outputs, input, LANES] into out [rows, outputs]."""
+    whole = rows - rows % 8
+    for j in range(0, outputs, LANES):
+        for row in range(0, whole, 8):
+            at, from_at = row * inputs, j * inputs
+            a = b = c = d = e = f = g = h = splat(0.0)
+            for _ in range(inputs):
+                w = load(weight, from_at)
+                a = a + fill(x, at) * w
+                b = b + fill(x, at + inputs) * w
+                c = c + fill(x, at + 2 * inputs) * w
+                d = d + fill(x, at + 3 * inputs) * w
+                e = e + fill(x, at + 4 * inputs) * w
+                f = f + fill(x, at + 5 * inputs) * w
+                g = g + fill(x, at + 6 * inputs) * w
+                h = h + fill(x, at + 7 * inputs) * w
+                at, from_at = at + 1, from_at + LANES
+            store4(out, row * outputs + j, outputs, (a, b, c, d))
+            store4(out, (row + 4) * outputs + j, outputs, (e, f, g, h))
+        for row in range(whole, rows):
+            at, from_at = row * inputs, j * inputs
+            a = b = c = d = splat(0.0)
+            for _ in range(0, inputs, 4):
+                a = a + fill(x, at) * load(weight, from_at)
+                b = b + fill(x, at + 1) * load(weight, from_at + LANES)
+                c = c + fill(x, at + 2) * load(weight, from_at + 2 * LANES)
+                d = d + fill(x, at + 3) * load(weight, from_at + 3 * LANES)
+                at, from_at = at + 4, from_at + 4 * LANES
+            store(out, row * outputs + j, (a + b) + (c + d))
+
+
+@jit
+def mamba_forward(
+    batch, frames, bands, x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, skip, out_proj, h_before,
+    out, after, h, scratch,
+):  # fmt: skip
+    """Run a whole block on few rows; the projections are packed, and what they multiply lies row after row.
+
+    after: the last inputs of the convolution, as `before`.
+    """
+    rows, inner = batch * frames * bands, skip.size
+    channels, states, rank = in_proj.size // (2 * inner), rates.size // inner, weight.size // inner
+    narrow = x_proj.size // inner
+    ends = rows * 2 * inner, rows * 3 * inner, rows * 4 * inner, rows * (4 * inner + narrow)
+    wide, u, y, low = scratch[: ends[0]], scratch[ends[0] : ends[1]], scratch[ends[1] : ends[2]], scratch[ends[2] :]
+    apart = (frames * bands * 2 * inner, bands * 2 * inner, 2 * inner)
+    beside = (frames * bands * inner, bands * inner, inner)
+    short = (frames * bands * narrow, bands * narrow, narrow)
+    product(x, rows, channels, in_proj, 2 * inner, wide)
+    v, rest = Rows(wide, apart), scratch[ends[3] :]
+    conv_forward(0, batch * bands, bands, frames, v, taps, conv_bias, before, Rows(u, beside), rest)
+    product(u, rows, inner, x_proj, narrow, low)
+    scan_forward(
+        0, batch * bands, bands, frames, Rows(u, beside), Rows(low, short), weight, bias, rates,
+        Rows(low[rank:], short), Rows(low[rank + states :], short), skip, Rows(wide[inner:], apart),
+        h_before, h, scratch[:0], Rows(y, beside), rest,
+    )  # fmt: skip
+    product(y, rows, inner, out_proj, channels, out)
+    for sequence in range(batch * bands):
+        for tap in range(TAPS - 1):
+            frame, at = frames - TAPS + 1 + tap, (sequence * (TAPS - 1) + tap) * inner
+            for i in range(0, inner, LANES):
+                if frame < 0:
+                    store(after, at + i, load(before, (sequence * (TAPS - 1) + frame + TAPS - 1) * inner + i))
+                else:
+                    store(after, at + i, load(wide, origin(v, bands, sequence, frame) + i))
+
+
+def _few(
+    x: Tensor, packed: Sequence[Any], before: Tensor, h: Tensor, arrays: Sequence[Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the whole block by one kernel, which on few rows beats the calls that it takes the place of.
+
+    packed: the three projections; the rest as in `_mamba`, whose results it returns.
+    """
+    batch, time, band, _ = x.shape
+    taps, conv_bias, weight, bias, rates, D = arrays
+    out, after, h_after = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in (x, before, h))
+    in_proj, x_proj, out_proj = packed
+    inner = D.size
+    most = max(CHUNK * (2 * TAPS - 2), FORWARD_ROWS * SEGMENT) * inner
+    scratch = np.empty(batch * time * band * (4 * inner + x_proj.size // inner) + most, np.float32)
+    mamba_forward(
+        batch, time, band, array_of(x), in_proj, taps, conv_bias, array_of(before), x_proj, weight, bias, rates, D,
+        out_proj, array_of(h), array_of(out), array_of(after), array_of(h_after), scratch,
+    )  # fmt: skip
+    return out, after, h_after
+
+
+def _mamba(
+    x: Tensor,
+    in_proj: Tensor,
+    taps: Tensor,
+    conv_bias: Tensor,
+    before: Tensor,
+    x_proj: Tensor,
+    step_weight: Tensor,
+    step_bias: Tensor,
+    rates: Tensor,
+    D: Tensor,
+    out_proj: Tensor,
+    h: Tensor,
+    arrays: Sequence[Any],
+    train: bool,
+    dtype: torch.dtype,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    """Run the whole block: x [batch, time, band, channel]; convolution and scan as in `_Conv` and `_Scan`.
+
+    step_weight: [rank, channel]; arrays: taps, conv_bias, step_weight, step_bias, rates and D once more; dtype: of the
+    products and of what lies between them, float32 or bfloat16; convolution and scan compute in float32. Returns the
+    output, the inputs of the convolution and the last states; and what backward needs.
+    """
+    x, in_proj, x_proj, out_proj = (part.to(dtype) for part in (x, in_proj, x_proj, out_proj))
+    inner, rank, state = len(D), len(step_weight), len(rates)
+    shape = torch.Size((*x.shape[:3], inner))
+    wide = F.linear(x, in_proj)
+    v, z = parts_of(wide, inner, inner)
+    u = convolve(shape, dtype, v, arrays[:2], before)
+    narrow = F.linear(u, x_proj).float()
+    low, B, C = parts_of(narrow, rank, state, state)
+    y, h, kept = scan(shape, dtype, (*parts_of(u, inner), low, B, C, z), arrays[2:], h, train)
+    weights = in_proj, taps, conv_bias, before, x_proj, step_weight, step_bias, rates, D, out_proj
+    after = last_inputs(wide[..., :inner], before)
+    return (F.linear(y, out_proj), after, h), (x, wide, u, narrow, y, kept, *weights)
+
+
+class _Mamba(torch.autograd.Function):
+    """`_mamba` with a backward that writes every gradient where the next product reads it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, in_proj: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.types = x.dtype, in_proj.dtype
+        results, needed = _mamba(x, in_proj, *others)
+        ctx.save_for_backward(*needed)
+        ctx.set_materialize_grads(False)
+        return results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gout: Tensor | None, gafter: Tensor | None, gh: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, wide, u, narrow, y, kept, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, D, out_proj = (
+            ctx.saved_tensors
+        )
+        split, dtype, (x_dtype, weight_dtype) = [len(weight), len(rates), len(rates)], x.dtype, ctx.types
+        gh = rates.new_zeros(x.shape[0], x.shape[2], *rates.shape) if gh is None else gh.clone().contiguous()
+        gout = x.new_zeros(x.shape) if gout is None else gout.reshape(x.shape)
+        gwide, gnarrow = wide.new_empty(wide.shape), narrow.new_empty(narrow.shape)
+        (v, z), (gv, gz) = wide.chunk(2, -1), gwide.chunk(2, -1)
+        (low, B, C), (glow, gB, gC) = narrow.split(split, -1), gnarrow.split(split, -1)
+        gy = gu = gout @ out_proj
+        tensors = u, low, weight, bias, rates, B, C, D, z
+        gweight, gbias, grates, gD = scan_gradients(tensors, kept, gy, gh, (gu, glow, gz, gB, gC))
+        gnarrow = gnarrow.to(dtype)
+        _flat(gu).addmm_(_flat(gnarrow), x_proj)
+        gtaps, gconv_bias, gbefore = conv_gradients(v, taps, conv_bias, before, gu, gv)
+        if gafter is not None:
+            own = min(TAPS - 1, x.shape[1])  # of the last inputs; the others came before the first frame
+            gv[:, x.shape[1] - own :] += gafter[:, :, TAPS - 1 - own :].transpose(1, 2)
+            gbefore[:, :, own:] += gafter[:, :, : TAPS - 1 - own]
+        gx = (gwide @ in_proj).to(x_dtype)
+        pairs = (gwide, x), (gnarrow, u), (gout, y)
+        gin_proj, gx_proj, gout_proj = (_product(grad, part).to(weight_dtype) for grad, part in pairs)
+        return (
+            gx, gin_proj, gtaps, gconv_bias, gbefore, gx_proj, gweight, gbias, grates * LN2, gD, gout_proj, gh,
+            None, None, None,
+        )  # fmt: skip
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.view(-1, x.shape[-1])
+
+
+def _product(grad: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of a weight [output, input]."""
+    return grad.reshape(-1, grad.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+
+
+def mamba(
+    x: Tensor,
+    in_proj: Tensor,
+    conv: tuple[Tensor, Tensor],
+    x_proj: Tensor,
+    dt_proj: tuple[Tensor, Tensor],
+    A: Tensor,
+    D: Tensor,
+    out_proj: Tensor,
+    carry: Carry | None = None,
+) -> tuple[Tensor, Carry]:
+    """Run a Mamba block (as `sbm_cli.nn.kernels.mamba`); convolution and scan compute in float32."""
+    dtype = _products_in(x)
+    if dtype is None or not _takes(conv[0], A, D):
+        return reference.mamba(x, in_proj, conv, x_proj, dt_proj, A, D, out_proj, carry)
+    (taps, conv_bias, weight, bias, rates, D), arrays = _turned(*conv, *dt_proj, A, D)
+    before, h = _begin(x, rates, carry)
+    tensors = x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, D, out_proj, h
+    train = differentiates(*tensors)
+    # Without a gradient not through autograd, whose call takes as long as a short block.
+    y, after, h = _Mamba.apply(*tensors, arrays, train, dtype) if train else _mamba(*tensors, arrays, train, dtype)[0]
+    return y, (after.mT, h.mT)
+
+
+def prepare(
+    in_proj: Tensor,
+    conv: tuple[Tensor, Tensor],
+    x_proj: Tensor,
+    dt_proj: tuple[Tensor, Tensor],
+    A: Tensor,
+    D: Tensor,
+    out_proj: Tensor,
+) -> Callable[[Tensor, Carry | None], tuple[Tensor, Carry]] | None:
+    """Return a block with its weights at hand as a function of x and the carry; None for sizes not made for."""
+    if not _takes(conv[0], A, D):
+        return None
+    (taps, conv_bias, weight, bias, rates, skip), arrays = _turned(*conv, *dt_proj, A, D)
+    projections = _packed(in_proj, x_proj, out_proj)
+
+    def block(x: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
+        dtype, (before, h) = _products_in(x), _begin(x, rates, carry)
+        if dtype is None:
+            return mamba(x, in_proj, conv, x_proj, dt_proj, A, D, out_proj, carry)
+        if dtype == torch.float32 and x.shape[:3].numel() <= FEW and x.shape[-1] % LANES == 0:
+            y, after, h = _few(x, projections, before, h, arrays)
+        else:
+            tensors = x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, skip, out_proj, h
+            y, after, h = _mamba(*tensors, arrays, False, dtype)[0]
+        return y, (after.mT, h.mT)
+
+    return block
+
+
+def _takes(conv: Tensor, A: Tensor, D: Tensor) -> bool:
+    """Return whether the kernels are made for such weights."""
+    whole = len(D) % LANES == A.shape[1] % GROUP == 0 and conv.shape[2] == TAPS
+    return whole and D.dtype == torch.float32
+
+
+def _products_in(x: Tensor) -> torch.dtype | None:
+    """Return the type of the products; None if it is one that the kernels do not read."""
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return dtype if dtype in (torch.float32, torch.bfloat16) else None
+
+
+def _begin(x: Tensor, rates: Tensor, carry: Carry | None) -> Carry:
+    """Return what came before the first frame, as `_Conv` and `_Scan` want it."""
+    if carry is not None:
+        return carry[0].mT, carry[1].mT
+    shape = x.shape[0], x.shape[2]
+    return rates.new_zeros(*shape, TAPS - 1, rates.shape[1]), rates.new_zeros(*shape, *rates.shape)
+
+
+def _packed(*weights: Tensor) -> tuple[Any, ...]:
+    """Return weights [output, input] as `product` reads them, filled up with zeros to whole vectors of outputs."""
+    padded = [F.pad(weight, (0, 0, 0, -len(weight) % LANES)) for weight in weights]
+    return tuple(array_of(weight.unflatten(0, (-1, LANES)).transpose(1, 2)) for weight in padded)
+
+
+def _turned(
+    conv: Tensor, conv_bias: Tensor, step_weight: Tensor, step_bias: Tensor, A: Tensor, D: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    """Return taps [K, channel] and bias, weight [rank, channel] and bias of the steps, rates [state, channel], and D.
+
+    All of them as tensors, and for the kernels.
+    """
+    tensors = conv[:, 0].t(), conv_bias, step_weight.t(), step_bias, A.t() * LOG2E, D
+    return tensors, tuple(map(array_of, tensors))

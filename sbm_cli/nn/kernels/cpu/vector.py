@@ -1,0 +1,223 @@
+"""A vector of LANES float32 channels in a register as a Numba type, so that nothing hangs on the auto-vectoriser."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, models, overload, register_model
+
+from sbm_cli.nn.kernels.cpu import llvm
+from sbm_cli.nn.kernels.cpu.jit import jit
+
+LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
+LOG2E = 1.4426950408889634
+LN2 = 0.6931471805599453
+
+FLOATS, INTS = llvm.floats(LANES), llvm.integers(LANES)
+HALVES = ir.VectorType(ir.IntType(16), LANES)  # bfloat16, for Numba int16: the upper halves of floats
+_constant, _integer = partial(llvm.constant, lanes=LANES), partial(llvm.integer, lanes=LANES)
+
+
+class _VectorType(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name=f"float32x{LANES}")
+
+
+VECTOR = _VectorType()
+
+
+VECTOR = _VectorType()
+
+
+@register_model(_VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, FLOATS)
+
+
+def _widen(context: Any, builder: Any, value: Any, kind: Any) -> Any:
+    """Return the value as a vector: scalars fill all lanes."""
+    if isinstance(kind, _VectorType):
+        return value
+    return llvm.splat(builder, context.cast(builder, value, kind, types.float32), LANES)
+
+
+def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, vector: Any = FLOATS) -> Any:
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+
+def _define_operator(symbol: Callable[..., Any], instruction: str) -> None:
+    @intrinsic
+    def apply(typing_context: Any, left: Any, right: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            operands = [_widen(context, builder, *pair) for pair in zip(args, signature.args, strict=True)]
+            return getattr(builder, instruction)(*operands, flags=llvm.FLAGS)
+
+        return VECTOR(left, right), generate
+
+    @overload(symbol)
+    def implement(left, right):  # no annotations: Numba compares this signature with the lambda's
+        if isinstance(left, _VectorType) or isinstance(right, _VectorType):
+            return lambda left, right: apply(left, right)
+        return None
+
+
+for _symbol, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _define_operator(_symbol, _instruction)
+
+
+@intrinsic
+def splat(typing_context: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _widen(context, builder, args[0], signature.args[0])
+
+    return VECTOR(value), generate
+
+
+@intrinsic
+def load(typing_context: Any, array: Any, index: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = signature.args[0]
+        if kind.dtype == types.float32:
+            return builder.load(_address(context, builder, kind, *args), align=4)
+        halves = builder.load(_address(context, builder, kind, *args, vector=HALVES), align=2)
+        return builder.bitcast(builder.shl(builder.zext(halves, INTS), _integer(16)), FLOATS)
+
+    return VECTOR(array, types.intp), generate
+
+
+@intrinsic
+def fill(typing_context: Any, array: Any, index: Any) -> Any:
+    """Load one number into all lanes; array[index] would also test for a negative index."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return _widen(context, builder, builder.load(builder.gep(data, [args[1]])), types.float32)
+
+    return VECTOR(array, types.intp), generate
+
+
+@intrinsic
+def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind, value = signature.args[0], args[2]
+        if kind.dtype == types.float32:
+            builder.store(value, _address(context, builder, kind, *args[:2]), align=4)
+            return context.get_dummy_value()
+        bits = builder.bitcast(value, INTS)  # rounded to nearest, ties to even; a NaN stays one
+        odd = builder.and_(builder.lshr(bits, _integer(16)), _integer(1))
+        rounded = builder.add(bits, builder.add(odd, _integer(0x7FFF)))
+        quiet = builder.or_(bits, _integer(0x400000))
+        bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+        halves = builder.trunc(builder.lshr(bits, _integer(16)), HALVES)
+        builder.store(halves, _address(context, builder, kind, *args[:2], vector=HALVES), align=2)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, VECTOR), generate
+
+
+@intrinsic
+def move(typing_context: Any, target: Any, at: Any, source: Any, index: Any) -> Any:
+    """Copy one number; an assignment would also test for negative indices."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to, source = (
+            builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
+            for i in (0, 2)
+        )
+        builder.store(builder.load(source), to)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp), generate
+
+
+@intrinsic
+def negative_magnitude(typing_context: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(builder.or_(builder.bitcast(args[0], INTS), _integer(-(2**31))), FLOATS)
+
+    return VECTOR(VECTOR), generate
+
+
+@intrinsic
+def where_negative(typing_context: Any, value: Any, then: Any, other: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        negative = builder.fcmp_ordered("<", args[0], _constant(0.0))
+        return builder.select(negative, args[1], args[2])
+
+    return VECTOR(VECTOR, VECTOR, VECTOR), generate
+
+
+@intrinsic
+def exp2_negative(typing_context: Any, value: Any) -> Any:
+    """2**x for x <= 0; below -125 as at -125."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        low = _constant(-125.0)
+        return llvm.exp2(builder, builder.select(builder.fcmp_ordered("<", args[0], low), low, args[0]))
+
+    return VECTOR(VECTOR), generate
+
+
+@intrinsic
+def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
+    """Sum each of LANES consecutive vectors over its lanes; the sums are the lanes of the result."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start = _address(context, builder, signature.args[0], *args)
+        rows = [builder.load(builder.gep(start, [ir.Constant(ir.IntType(64), i)]), align=4) for i in range(LANES)]
+        even, odd = (ir.Constant(INTS, list(range(first, 2 * LANES, 2))) for first in (0, 1))
+        while len(rows) > 1:
+            rows = [
+                builder.fadd(builder.shuffle_vector(a, b, even), builder.shuffle_vector(a, b, odd))
+                for a, b in zip(rows[::2], rows[1::2], strict=True)
+            ]
+        return rows[0]
+
+    return VECTOR(array, types.intp), generate
+
+
+@jit
+def sigmoid(x):
+    tail = exp2_negative(negative_magnitude(x) * LOG2E)
+    upper = 1.0 / (1.0 + tail)
+    return where_negative(x, tail * upper, upper)
+
+
+@jit
+def softplus(x):
+    """Return softplus and its derivative, the sigmoid."""
+    # max(x, 0) + log1p(e), e = exp(-|x|); log1p(e) = 2 artanh(s), s = e / (2 + e): relative precision for every x
+    tail = exp2_negative(negative_magnitude(x) * LOG2E)
+    inverse = 1.0 / ((1.0 + tail) * (2.0 + tail))  # one division for both
+    s = tail * (1.0 + tail) * inverse
+    q = s * s
+    series = q * 0.28181658304931984 + 0.27959726279664016
+    series = series * q + 0.40024992819909333
+    series = series * q + 0.6666631183589535
+    series = series * q + 2.000000008043254
+    upper = (2.0 + tail) * inverse
+    return where_negative(x, splat(0.0), x) + s * series, where_negative(x, tail * upper, upper)
+
+
+@jit
+def load4(array, at, apart):
+    return load(array, at), load(array, at + apart), load(array, at + 2 * apart), load(array, at + 3 * apart)
+
+
+@jit
+def store4(array, at, apart, values):
+    for i in range(4):
+        store(array, at + i * apart, values[i])
