@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sbm_cli.nn.kernels import at_rest, band_conv, band_linear, prepared
-from sbm_cli.nn.mamba import Mamba, MambaCarry
+from sbm_cli.nn.sequence import SEQUENCES, SequenceCarry
 
 
 class TimeEmbedding(nn.Module):
@@ -122,39 +122,44 @@ class CrossBandBlock(nn.Module):
 
 
 class NarrowBandBlock(nn.Module):
-    """Normalised, time-conditioned Mamba along time for every band, residual."""
+    """Normalised, time-conditioned Mamba, or what stands in for it, along time for every band; residual."""
 
-    def __init__(self, channels: int, state: int, embedding: int) -> None:
+    def __init__(self, channels: int, state: int, embedding: int, sequence: str = "mamba") -> None:
         super().__init__()
+        self.sequence = sequence
         self.norm = ModulatedNorm(channels, embedding)
-        self.mamba = Mamba(channels, state)
+        self.add_module(sequence, SEQUENCES[sequence](channels, state))
 
     def forward(
-        self, x: Tensor, embedding: Tensor | None, carry: MambaCarry | None = None
-    ) -> tuple[Tensor, MambaCarry]:
-        y, carry = self.mamba(self.norm(x, embedding), carry)
+        self, x: Tensor, embedding: Tensor | None, carry: SequenceCarry | None = None
+    ) -> tuple[Tensor, SequenceCarry]:
+        y, carry = getattr(self, self.sequence)(self.norm(x, embedding), carry)
         return x + y, carry
 
 
 class FullBandBlock(nn.Module):
-    """One Mamba over frames that hold all bands, a few channels of each: the room's decay is common to them.
+    """One Mamba, or what stands in for it, over frames that hold all bands, a few channels of each.
+
+    The room's decay is common to them.
 
     The expansion back starts at zero, so that the block begins as the identity.
     """
 
-    def __init__(self, bands: int, channels: int, squeezed: int, state: int, embedding: int) -> None:
+    def __init__(
+        self, bands: int, channels: int, squeezed: int, state: int, embedding: int, sequence: str = "mamba"
+    ) -> None:
         super().__init__()
-        self.bands, self.squeezed = bands, squeezed
+        self.bands, self.squeezed, self.sequence = bands, squeezed, sequence
         self.squeeze = nn.Linear(channels, squeezed)
         self.norm = ModulatedNorm(bands * squeezed, embedding)
-        self.mamba = Mamba(bands * squeezed, state)
+        self.add_module(sequence, SEQUENCES[sequence](bands * squeezed, state))
         self.unsqueeze = nn.Linear(squeezed, channels)
         nn.init.zeros_(self.unsqueeze.weight)
         nn.init.zeros_(self.unsqueeze.bias)
 
     def forward(
-        self, x: Tensor, embedding: Tensor | None, carry: MambaCarry | None = None
-    ) -> tuple[Tensor, MambaCarry]:
+        self, x: Tensor, embedding: Tensor | None, carry: SequenceCarry | None = None
+    ) -> tuple[Tensor, SequenceCarry]:
         tokens = self.squeeze(x).flatten(2).unsqueeze(2)  # [batch, time, 1, band * squeezed]
-        y, carry = self.mamba(self.norm(tokens, embedding), carry)
+        y, carry = getattr(self, self.sequence)(self.norm(tokens, embedding), carry)
         return x + self.unsqueeze(y.view(*x.shape[:3], self.squeezed)), carry

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sbm_cli.nn.blocks import CrossBandBlock, FullBandBlock, ModulatedNorm, NarrowBandBlock, TimeEmbedding
 from sbm_cli.nn.network import Carry, Network, NetworkConfig
+from sbm_cli.nn.sequence import SEQUENCES, SequenceCarry
 
 OUTPUTS = {"mask+residual": (1.0, 0.0, 0.0, 0.0), "mask": (1.0, 0.0), "direct": (0.0, 0.0)}  # and the untrained G, R
 
@@ -28,6 +29,7 @@ class OSpatialNetConfig(NetworkConfig):
     untimed: such a network sees the state too, and is not told its time.
     filter_frames: taps of a complex filter along time beside the mask, below `filter_bins`; 1 leaves it out. It can
     resolve harmonics that one window does not ("deep filtering", Mack & Habets, arXiv 1904.08369).
+    sequence: what walks along time, "mamba", "lstm" or "attention" (`nn/sequence.py`).
     output: "mask+residual"; "mask", G with its size bounded by tanh (Hu et al., arXiv 2008.00264), untrained tanh(1);
     or "direct", R alone, untrained silence.
     """
@@ -46,6 +48,7 @@ class OSpatialNetConfig(NetworkConfig):
     filter_frames: int = 1
     filter_bins: int = 128
     untimed: bool = False
+    sequence: str = "mamba"
     output: str = "mask+residual"
 
     def __post_init__(self) -> None:
@@ -80,6 +83,8 @@ class OSpatialNetConfig(NetworkConfig):
             raise ValueError(f"filter_frames must be at least 1 and filter_bins in [1, bins], got {self}")
         if self.keep_room and not self.embedding:
             raise ValueError("keep_room needs an embedding of the time: the wish enters beside it")
+        if self.sequence not in SEQUENCES:
+            raise ValueError(f"sequence is one of {', '.join(SEQUENCES)}, got {self.sequence!r}")
         if self.output not in OUTPUTS:
             raise ValueError(f"output is one of {', '.join(OUTPUTS)}, got {self.output!r}")
 
@@ -137,9 +142,11 @@ class OSpatialNet(Network):
         self.cross = nn.ModuleList(
             CrossBandBlock(c.bands, c.channels, c.cross_kernel, c.cross_groups, c.squeeze) for _ in range(c.blocks)
         )
-        self.narrow = nn.ModuleList(NarrowBandBlock(c.channels, c.d_state, c.embedding) for _ in range(c.blocks))
+        self.narrow = nn.ModuleList(
+            NarrowBandBlock(c.channels, c.d_state, c.embedding, c.sequence) for _ in range(c.blocks)
+        )
         self.full = (
-            FullBandBlock(c.bands, c.channels, c.fullband_squeeze, c.d_state, c.embedding)
+            FullBandBlock(c.bands, c.channels, c.fullband_squeeze, c.d_state, c.embedding, c.sequence)
             if c.fullband_squeeze
             else None
         )
@@ -174,10 +181,10 @@ class OSpatialNet(Network):
             z = self.encoder(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, time, band, channel]
         for i, (cross, narrow) in enumerate(zip(self.cross, self.narrow, strict=True)):
             if self.full is not None and i == len(self.cross) // 2:
-                z, new_full = self.full(z, embedding, _mamba_carry(old, "full"))
-                new["full.conv"], new["full.scan"] = new_full
-            z, new_narrow = narrow(cross(z), embedding, _mamba_carry(old, f"narrow.{i}"))
-            new[f"narrow.{i}.conv"], new[f"narrow.{i}.scan"] = new_narrow
+                z, new_full = self.full(z, embedding, self._carried(old, "full"))
+                new |= self._named("full", new_full)
+            z, new_narrow = narrow(cross(z), embedding, self._carried(old, f"narrow.{i}"))
+            new |= self._named(f"narrow.{i}", new_narrow)
 
         # The skip path waits for the future that the blocks have seen, and the filter wants some of the past.
         behind = self.config.filter_frames - 1 - self.config.filter_ahead
@@ -209,6 +216,15 @@ class OSpatialNet(Network):
         if self.room is None:
             raise ValueError("this network was not trained to keep the room")
         return embedding + room[:, None] * self.room
+
+    def _carried(self, carry: Carry, name: str) -> SequenceCarry | None:
+        """Return what a block begins with."""
+        first, second = SEQUENCES[self.config.sequence].carries
+        return (carry[f"{name}.{first}"], carry[f"{name}.{second}"]) if carry else None
+
+    def _named(self, name: str, carry: SequenceCarry) -> Carry:
+        """Return what a block leaves, under its names."""
+        return {f"{name}.{part}": x for part, x in zip(SEQUENCES[self.config.sequence].carries, carry, strict=True)}
 
     @torch.no_grad()
     def fold(self, t: float = 1.0, room: float = 0.0) -> OSpatialNet:
@@ -246,7 +262,3 @@ def _estimate(output: str, parts: tuple[Tensor, ...], noisy: Tensor) -> Tensor:
         return parts[0]
     size = parts[0].abs() + 1e-6  # tanh(size) / size -> 1 at zero
     return parts[0] * (size.tanh() / size) * noisy
-
-
-def _mamba_carry(carry: Carry, name: str) -> tuple[Tensor, Tensor] | None:
-    return (carry[f"{name}.conv"], carry[f"{name}.scan"]) if carry else None
