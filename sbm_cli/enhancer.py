@@ -72,7 +72,7 @@ class Enhancer:
         if rows > MOST_CHANNELS or (rows > FEW_CHANNELS and 0 < columns < rows):
             raise ValueError(f"expected [channels, samples], got shape {samples.shape}: transpose it")
         stream, size = self.stream(rate, rows, options), block_samples(self.device, rate)
-        blocks = [stream.feed(samples.reshape(rows, columns)[:, k : k + size]) for k in range(0, columns, size)]
+        blocks = [stream.feed(samples.reshape(rows, columns)[:, k : k + size]) for k in range(0, max(columns, 1), size)]
         clean = np.concatenate([*blocks, stream.flush()], axis=1)
         return clean[0] if samples.ndim == 1 else clean
 

@@ -98,18 +98,21 @@ class Stream:
         self._channels = channels
         self._replace_nan = options.replace_nan
         self._streams = Streams(model, [(whole_rate(rate), channels)], options, threads)
-        self._flat = False  # whether blocks come as [samples]
+        self._flat = channels == 1  # whether blocks come as [samples]
 
     def feed(self, samples: ArrayLike) -> Samples:
         """Return what is ready of the enhanced sound after one more block, [channels, n] or [n] as the block.
 
-        samples: as `Enhancer.enhance` takes them; they may be overwritten afterwards.
+        samples: as `Enhancer.enhance` takes them; they may be overwritten afterwards. An empty block of any shape is
+        none: what is ready then is shaped as the blocks before it.
 
         Raises ValueError for another shape or type, and for NaN, infinity and samples beyond 1e12 unless the options
         replace them. Nothing has happened then: the stream goes on with the next block.
         """
         samples = full_scale_one(samples)
         rows = np.array(samples, ndmin=2)
+        if samples.ndim in (1, 2) and not samples.size:
+            rows = np.zeros((self._channels, 0), np.float32)
         if samples.ndim not in (1, 2) or len(rows) != self._channels:
             given = f"{len(rows)} in a block of shape {list(samples.shape)}"
             raise ValueError(f"expected {self._channels} channels, [samples] or [channels, samples], got {given}")
@@ -121,12 +124,13 @@ class Stream:
                     f"sample {first} is NaN, infinite or beyond {LIMIT:.0e}; replace_nan takes it as silence"
                 )
             rows = np.where(fit, rows, np.float32(0))
-        self._flat = samples.ndim == 1
+        if samples.size or not self.fed:
+            self._flat = samples.ndim == 1 == self._channels
         self.fed += rows.shape[1]
         return self._shaped(self._streams.feed([rows]))
 
     def flush(self) -> Samples:
-        """Return the rest, shaped as the blocks were: as many samples have come out then as went in."""
+        """Return the rest, shaped as the blocks were, [n] of one channel if there were none: as many as went in."""
         return self._shaped(self._streams.feed([None]))
 
     def _shaped(self, enhanced: list[Samples]) -> Samples:

@@ -95,6 +95,17 @@ def test_few_samples_of_few_channels_are_taken(enhancer: Enhancer, shape: tuple[
     assert enhancer.enhance(np.zeros(shape, np.float32), 16000).shape == shape
 
 
+def test_empty_blocks_change_no_shape(enhancer: Enhancer) -> None:
+    assert enhancer.stream(16000).flush().shape == (0,)
+    assert enhancer.stream(16000, 2).flush().shape == (2, 0)
+    for block, empty in ((NOISY[0], (0,)), (NOISY[:1], (1, 0)), (NOISY, (2, 0))):
+        stream = enhancer.stream(16000, 2 if empty == (2, 0) else 1)
+        parts = [stream.feed(block)]
+        for nothing in ([], np.zeros((1, 0)), np.zeros((2, 0)), np.zeros((0, 0))):
+            assert stream.feed(nothing).shape == empty
+        assert np.concatenate([*parts, stream.flush()], axis=-1).shape == block.shape
+
+
 @pytest.mark.parametrize("shape", [(10, 2), (3, 10), (10,), (), (1, 2, 10)])
 def test_blocks_of_another_shape_are_refused(enhancer: Enhancer, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected 2 channels, \[samples\] or \[channels, samples\], got"):

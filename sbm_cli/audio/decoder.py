@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Origin, Waveform
 from sbm_cli.audio.mpeg import mpeg_segments
 from sbm_cli.audio.resample import StreamResampler
-from sbm_cli.audio.segments import Segment, Window, caf_segments, cut_short, ogg_segments, sniff
+from sbm_cli.audio.segments import BOXES, Segment, Window, caf_segments, cut_short, ogg_segments, sniff
 from sbm_cli.errors import AudioError
 
 # Seconds without sound beside a picture that become silence: less is the coarseness of time stamps, more another clock.
@@ -26,6 +26,10 @@ TAGS |= {"track": "tracknumber", "license": "license", "publisher": "organizatio
 # Whose plain samples libsndfile reads, unless their header is damaged: then FFmpeg's guess is not to be trusted either.
 _STRICT = {"wav", "w64", "aiff", "caf", "au", "nistsphere"}
 _TAGGED = {"MP3", "OGG", "WAV", "CAF", "AIFF", "W64"}  # whose covers, chapters and tags are read as metadata
+# How files begin that FFmpeg reads, in which libsndfile would look, loudly, for MP3; and those that libsndfile reads.
+_FOREIGN = (b"OggS", b"\x1aE\xdf\xa3", b"0&\xb2u", b"FLV\1", b"wvpk", b"TTA1", b"MAC ", b"#!AMR")
+_SHORT = (b"\xff\xf1", b"\xff\xf9", b"\x0bw", b"G@")  # and so perhaps by chance: AAC, AC-3, MPEG-TS
+_PLAIN = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"FORM", b"caff", b".snd", b"NIST_1A")
 _OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
 
 
@@ -270,7 +274,8 @@ def open_container(file: Window, path: Path) -> Any:
     """Open a file for FFmpeg to read, by its content. Raises av.FFmpegError or ValueError if it cannot."""
     import av
 
-    bare = ffmpeg.BARE.get(path.suffix.lower())
+    bare = bare_format(path, sniff(cast(BinaryIO, file)))
+    file.seek(0)
     return av.open(file, format=bare, options=_OPENING, **ffmpeg.raw_tags())
 
 
@@ -292,6 +297,17 @@ def _up_to(samples: int | None, blocks: Iterator[tuple[Waveform, int]]) -> Itera
     for block, rate in blocks:
         yield block[:, :samples], rate
         samples = None if samples is None else max(0, samples - block.shape[1])
+
+
+def is_foreign(beginning: bytes) -> bool:
+    """Whether these bytes begin what is FFmpeg's alone to read."""
+    return beginning.startswith((*_FOREIGN, *_SHORT)) or beginning[4:8] in BOXES
+
+
+def bare_format(path: Path, beginning: bytes) -> str | None:
+    """Return FFmpeg's name of a file without any header, known by its suffix, None if it has one."""
+    has_header = beginning.startswith((*_FOREIGN, *_PLAIN)) or beginning[4:8] in BOXES
+    return None if has_header else ffmpeg.BARE.get(path.suffix.lower())
 
 
 def is_mpeg(beginning: bytes) -> bool:

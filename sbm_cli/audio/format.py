@@ -52,7 +52,14 @@ _RATES = {
     "MPEG_LAYER_III": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
 }
 _MOST_CHANNELS = {"MP3": 2, "FLAC": 8}
-_KIN = ({"MP4", "M4A", "MOV", "3GP"}, {"MATROSKA", "MKA", "WEBM"}, {"ASF", "WMA"}, {"MP3", "MP2"})
+_KIN = (
+    {"MP4", "M4A", "MOV", "3GP", "3G2", "F4V"},
+    {"MATROSKA", "MKA", "WEBM"},
+    {"ASF", "WMA"},
+    {"MP3", "MP2"},
+    {"MPEG", "VOB"},
+    {"OGG", "OGV"},
+)
 _FOUR_GIB = 2**32 - 2**20  # the size fields of WAV, AIFF and AU have 32 bits; a megabyte is left for headers and tags
 
 
@@ -79,7 +86,7 @@ class AudioFormat:
     layout: of the channels, as FFmpeg names it ("5.1(side)"), "" if unknown; channel_map: the same by libsndfile.
     valid_bits: of a sample, if fewer than it has. bit_rate: of a codec in bit/s, 0 if unknown; variable: whether its
     frames differ in it. source_delay: when the source tells how much its encoder put before the sound, as
-    `ffmpeg.Muxer` has it, if that was of the same codec.
+    `ffmpeg.Muxer` has it, if that was of the same codec. suffix: of a file's name, which may lie.
     """
 
     rate: int
@@ -96,6 +103,7 @@ class AudioFormat:
     bit_rate: int = field(default=0, compare=False)
     variable: bool = field(default=False, compare=False)
     source_delay: str = field(default="always", compare=False)
+    suffix: str = field(default="", compare=False)
     origin: Origin | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -196,19 +204,19 @@ def check_room(path: str | Path, streams: int) -> None:
 
 
 def changes(path: str | Path, source: AudioFormat, target: AudioFormat, ignore_subtype: bool = False) -> list[str]:
-    """Say what of the source's format an output `path` of the same kind does not keep.
+    """Say what of the source's format an output `path` of the same kind, or with the same suffix, does not keep.
 
     ignore_subtype: somebody asked for another one.
     """
     told = []
     if source.valid_bits and (source.container, source.subtype) == (target.container, target.subtype):
         told.append(f"{source.valid_bits} valid bits of a sample become {target.integer_bits}")
-    family = _CONTAINERS.get(Path(path).suffix.lower(), (target.container,))
+    suffix = Path(path).suffix.lower()
+    family = _CONTAINERS.get(suffix, (target.container,))
     is_same = source.container in family or any({source.container, target.container} <= kin for kin in _KIN)
-    if source.origin is not None:  # of one name, whatever is in it
-        is_same |= source.origin.path.suffix.lower() == Path(path).suffix.lower()
-    if is_same and source.subtype != target.subtype and not ignore_subtype:
-        told.append(f"{source.subtype} becomes {target.subtype}")
+    if (is_same or source.suffix == suffix) and source.subtype != target.subtype and not ignore_subtype:
+        lies = "" if is_same else f": it is {source.container}, whatever its name says"
+        told.append(f"{source.subtype} becomes {target.subtype}{lies}")
     if source.layout and target.layout not in ("", source.layout) and source.channels == target.channels:
         told.append(f"the channels {source.layout} become {target.layout}")
     return told

@@ -15,8 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile as sf
 
-from sbm_cli.audio import ffmpeg
-from sbm_cli.audio.decoder import Decoder, is_mpeg
+from sbm_cli.audio.decoder import Decoder, bare_format, is_foreign, is_mpeg
 from sbm_cli.audio.format import INTEGER_BITS, SAMPLE_BYTES, AudioFormat, Waveform
 from sbm_cli.audio.metadata import Metadata, read_metadata
 from sbm_cli.audio.metadata.chunks import sample_bytes
@@ -26,21 +25,6 @@ from sbm_cli.audio.segments import Window, next_flac, sniff
 from sbm_cli.errors import AudioError
 
 _MISCOUNTED = {"VOC", "MP3", "OGG"}  # by libsndfile, which may come upon them where nothing shows them beforehand
-# How files begin, at 0 or 4, in which libsndfile would look, loudly, for MP3: MP4, Matroska, ASF, AAC, AC-3, …
-_FOREIGN = (
-    b"\x1aE\xdf\xa3",
-    b"0&\xb2u",
-    b"\xff\xf1",
-    b"\xff\xf9",
-    b"\x0bw",
-    b"FLV",
-    b"wvpk",
-    b"TTA",
-    b"MAC ",
-    b"#!AMR",
-    b"G@",
-)
-_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _READ_AHEAD = 2**17  # bytes that libsndfile may have read beyond the last frame of a FLAC
 
 
@@ -88,6 +72,7 @@ class SoundReader:
                 self.format = replace(self.format, samples=_samples_of_w64(bytes_, self.format))
         else:
             self.format = self._file.format
+        self.format = replace(self.format, suffix=self.path.suffix.lower())
 
     @property
     def streams(self) -> int:
@@ -196,10 +181,9 @@ def _open(file: BinaryIO, path: Path, is_pipe: bool, stream: int | None) -> sf.S
         raise AudioError(f"{path}: not a sound file ({reason}).", "Copy it again.")
     fmt = _beginning(file).partition(b"fmt ")[2][4:6] if beginning.startswith(b"RIFF") else b""
     if (
-        beginning.startswith((b"OggS", *_FOREIGN))
-        or beginning[4:8] in _BOXES
+        is_foreign(beginning)
         or is_mpeg(beginning)
-        or path.suffix.lower() in ffmpeg.BARE
+        or bare_format(path, beginning)
         or fmt in (b"\x50\0", b"\x55\0")  # MPEG in a WAV, which libsndfile miscounts
     ):
         return Decoder(file, path, stream)

@@ -202,7 +202,7 @@ def cut_short(file: BinaryIO) -> int:
         is_segment = bytes_.read(place, 4) == b"\x18S\x80g"
         return max(0, place + 4 + length + size - bytes_.size) if is_segment and not unknown else 0
     place = 0
-    while head[4:8] in _BOXES and place < bytes_.size:
+    while head[4:8] in BOXES and place < bytes_.size:
         head = bytes_.read(place, 16)
         size = int.from_bytes(head[:4], "big")
         size = int.from_bytes(head[8:], "big") if size == 1 else size or bytes_.size - place
@@ -213,7 +213,8 @@ def cut_short(file: BinaryIO) -> int:
     return max(0, place - bytes_.size)
 
 
-_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"uuid", b"styp", b"sidx", b"mfra", b"meta"}
+# What an MP4 or one of its kin may begin with.
+BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"uuid", b"styp", b"sidx", b"mfra", b"meta"}
 
 
 def _ebml_size(data: bytes) -> tuple[int, int]:

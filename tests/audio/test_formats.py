@@ -13,9 +13,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import soundfile as sf
 from numpy.typing import NDArray
 
-from sbm_cli.audio.format import AudioFormat, changes, format_for
+from sbm_cli.audio.format import OUTPUT_SUFFIXES, AudioFormat, changes, format_for
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.errors import AudioError
@@ -111,6 +112,13 @@ ROWS = [
     ),
     Row("AVI", ".avi", "avi", "libmp3lame", "MPEG_LAYER_III", "MPEG_LAYER_III", 44100, 2, film="libmp3lame"),
     Row("MPEG-TS", ".ts", "mpegts", "aac", "AAC", "AAC", 48000, 2, tags=False, film="mp2", video="mpeg2video"),
+    Row("MPEG", ".mpg", "mpeg", "mp2", "MPEG_LAYER_II", "MPEG_LAYER_II", 48000, 2, False, "mp2", "mpeg1video"),
+    Row("DVD", ".vob", "vob", "ac3", "AC3", "AC3", 48000, 2, False, "ac3", "mpeg2video"),
+    Row("MXF", ".mxf", "mxf", "pcm_s24le", "PCM_24", "PCM_24", 48000, 2, False, "pcm_s16le", "mpeg2video"),
+    Row("NUT", ".nut", "nut", "aac", "AAC", "AAC", 44100, 2, film="libmp3lame"),
+    Row("Ogg with a picture", ".ogv", "ogv", "libopus", "OPUS", "OPUS", 48000, 2, film="libopus", video="libvpx"),
+    Row("Flash MP4", ".f4v", "f4v", "aac", "AAC", "AAC", 44100, 2, film="aac", video="libx264"),
+    Row("3GPP2", ".3g2", "3g2", "aac", "AAC", "AAC", 22050, tags=False, film="aac"),
     Row("Flash", ".flv", "flv", "aac", "AAC", "AAC", 44100, 2, film="aac", video="flv"),
     Row("WMA", ".wma", "asf", "wmav2", "WMAV2", "WMAV2", 44100, 2, options=(("bit_rate", 128_000),)),
     Row(
@@ -146,7 +154,8 @@ def table() -> str:
             f"| {row.what} | `{row.suffix}` | `{row.read}` | {written} | {'yes' if row.tags else 'no'} "
             f"| {'yes' if row.film else 'no'} |"
         )
-    return "\n".join(rows) + "\n"
+    others = ", ".join(f"`{suffix}`" for suffix in sorted({*OUTPUT_SUFFIXES} - {row.suffix for row in ROWS}))
+    return "\n".join(rows) + f"\n\nThe same containers under other suffixes: {others}.\n"
 
 
 def read(path: Path, size: int = 5000) -> tuple[AudioFormat, NDArray[np.float32], list[str]]:
@@ -185,7 +194,11 @@ def row(request: pytest.FixtureRequest) -> Row:
 
 
 @pytest.fixture
-def made(row: Row, tmp_path: Path, record: Callable[..., Any]) -> tuple[Path, NDArray[np.float32]]:
+def made(
+    row: Row, tmp_path: Path, record: Callable[..., Any], film: Callable[..., Any]
+) -> tuple[Path, NDArray[np.float32]]:
+    if row.muxer == "mxf":  # which FFmpeg does not write without a picture
+        return tmp_path / f"in{row.suffix}", film(f"in{row.suffix}", row.muxer, row.codec, row.video)[0]
     waveform = record(f"in{row.suffix}", row.muxer, row.codec, row.rate, row.channels, **dict(row.options))
     return tmp_path / f"in{row.suffix}", waveform
 
@@ -280,3 +293,21 @@ def test_films_keep_all_but_the_sound(row: Row, tmp_path: Path, film: Callable[.
     assert_same_film(path, target)
     with av.open(str(target)) as file:
         assert sorted(stream.type for stream in file.streams if stream.type != "data") == ["audio", "video"]
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "subtype", "written"),
+    [
+        ("a.mp3", "WAV", "PCM_16", "PCM_16 becomes MPEG_LAYER_III: it is WAV, whatever its name says"),
+        ("a.wav", "MP3", "MPEG_LAYER_III", "MPEG_LAYER_III becomes PCM_16: it is MP3, whatever its name says"),
+        ("a.flac", "WAV", "PCM_16", ""),
+        ("a.g722", "WAV", "PCM_16", "PCM_16 becomes G722: it is WAV, whatever its name says"),
+    ],
+)
+def test_a_suffix_that_lies_is_told(tmp_path: Path, name: str, container: str, subtype: str, written: str) -> None:
+    """The content decides how a file is read, the suffix of the output how that is written."""
+    waveform = np.random.default_rng(0).uniform(-0.1, 0.1, 16000)
+    sf.write(tmp_path / name, waveform, 16000, subtype, format=container)
+    form, found, _ = read(tmp_path / name)
+    assert (form.container, form.subtype, found.shape) == (container, subtype, (1, 16000))
+    assert rewrite(tmp_path / name, tmp_path / f"out{Path(name).suffix}")[:1] == ([written] if written else [])
