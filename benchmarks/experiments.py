@@ -30,7 +30,7 @@ from sbm_cli.data.test_sets import SUBSETS, Mixture, evaluation_set
 from sbm_cli.evaluation.metrics import METRICS, score_many
 from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.nn.network import Network
-from sbm_cli.training.objective import prepare
+from sbm_cli.training.spectra import prepare
 
 SCORES = ("si_sdr", "estoi", "pesq")  # DNSMOS would take longer than all the rest
 TIMES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)

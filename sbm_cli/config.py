@@ -16,6 +16,7 @@ from sbm_cli.errors import ConfigError
 T = TypeVar("T")
 _brief = Repr()  # of what a hostile file holds: as short as a message, however deep or long
 _brief.maxstring = _brief.maxother = 200
+_UNIONS = ("Schedule", "AnyObjective")  # as fields declare them: their values say of which `kind` they are
 _LARGEST = sys.float_info.max
 
 
@@ -58,14 +59,15 @@ def dump(config: Any) -> dict[str, Any]:
 
 def _plain(value: Any, declared: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        kind = {"kind": type(value).__name__.lower()} if declared == "Schedule" else {}
+        kind = {"kind": type(value).__name__.lower()} if declared in _UNIONS else {}
         return kind | dump(value)
     return list(value) if isinstance(value, tuple) else value
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
-        options = get_args(hint)
+    alone = dataclasses.is_dataclass(hint) and isinstance(value, Mapping) and "kind" in value  # a union of one
+    if alone or get_origin(hint) in (Union, types.UnionType):
+        options = get_args(hint) or (hint,)
         if value is None and type(None) in options:
             return None
         classes = {

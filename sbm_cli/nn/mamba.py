@@ -19,6 +19,8 @@ class Mamba(nn.Module):
     Parameter names and shapes are those of `mamba_ssm.modules.mamba_simple.Mamba`: weights move both ways.
     """
 
+    no_decay = no_muon = ("A_log",)  # a table of rates, no map between channels
+
     def __init__(self, channels: int, state: int = 16, kernel: int = 4, expand: int = 2) -> None:
         super().__init__()
         self.inner, self.state, self.rank = expand * channels, state, math.ceil(channels / 16)
