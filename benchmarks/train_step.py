@@ -49,12 +49,12 @@ def make_step(precision: str) -> Callable[[], float]:
     from sbm_cli.training.config import load_recipe
 
     try:
-        from sbm_cli.training.objective import batch_loss
-    except ImportError:  # commits up to 370e781
-        from sbm_cli.training.loop import item_loss
+        from sbm_cli.training.objectives.objective import STUDENT, Batch
 
-        def batch_loss(*arguments: object) -> torch.Tensor:
-            return item_loss(*arguments[:5], int(arguments[5]))
+        def batch_loss(config, network, *batch):  # type: ignore[no-untyped-def]
+            return config.objective.loss(config, Batch(*batch), STUDENT, {STUDENT: network})
+    except ImportError:  # commits up to 51ffe64
+        from sbm_cli.training.objective import batch_loss  # type: ignore[import-not-found, no-redef]
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

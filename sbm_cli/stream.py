@@ -20,7 +20,7 @@ from torch import Tensor
 from sbm_cli.audio.resample import StreamResampler, resampled_length
 from sbm_cli.audio.samples import LIMIT, full_scale_one, usable, whole_rate
 from sbm_cli.bridge.sampler import SAMPLERS, sample
-from sbm_cli.bridge.schedule import Bridge
+from sbm_cli.bridge.schedule import BridgeSchedule
 from sbm_cli.dsp.level import Level, frame_power
 from sbm_cli.errors import ModelError
 from sbm_cli.model import Model
@@ -52,7 +52,7 @@ class Streams:
                 f"{config.name} was not trained to keep the room.",
                 "Leave out --keep-room and --dereverb, or use another model.",
             )
-        if SAMPLERS[options.sampler].draws and not isinstance(config.schedule, Bridge):
+        if SAMPLERS[options.sampler].draws and not isinstance(config.schedule, BridgeSchedule):
             raise ModelError(f"{config.name} was trained on a flow, which has no SDE.", "Use --sampler ode or heun.")
         self._model = model
         self._options = options

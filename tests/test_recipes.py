@@ -12,7 +12,7 @@ import torch
 from sbm_cli.bridge.schedule import Schedule, marginal
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.training.config import TrainConfig, list_recipes, load_recipe
-from sbm_cli.training.objective import batch_loss
+from sbm_cli.training.objectives.objective import STUDENT, Batch
 
 RECIPES = sorted(list_recipes())
 ABLATIONS = [name for name in RECIPES if name.startswith("ablations/")]
@@ -54,7 +54,7 @@ def test_one_step_of_training_lowers_the_loss(name: str) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     losses = []
     for _ in range(2):  # the same step twice: same times, same noise
-        loss = batch_loss(config, network, noisy, clean, 0, items)
+        loss = config.objective.loss(config, Batch(noisy, clean, 0, items), STUDENT, {STUDENT: network})
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

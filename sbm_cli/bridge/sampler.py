@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sbm_cli.bridge.schedule import Bridge, Schedule, expand, mean
+from sbm_cli.bridge.schedule import BridgeSchedule, Schedule, expand, mean
 
 T_MIN = 1e-4  # Jukić et al. 2024 and NeMo: smallest time in training, last time of the grid
 
@@ -78,7 +78,7 @@ def sde_step(
     Raises ValueError if a time leaves [0, 1], t_to > t_from, or t_from = 0, and for a flow, which has no such step.
     """
     _check_direction(t_from, t_to)
-    if not isinstance(schedule, Bridge):
+    if not isinstance(schedule, BridgeSchedule):
         raise ValueError("a flow has no SDE: use the sampler ode or heun")
     if bool((t_from <= 0).any()):
         raise ValueError("an SDE step cannot start at t = 0, where the bridge has arrived")

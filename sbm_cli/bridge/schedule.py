@@ -13,7 +13,7 @@ from torch import Tensor
 MOST = 100.0  # of every parameter: exp(100) is the largest variance that float32 nearly holds
 
 
-class Bridge:
+class BridgeSchedule:
     """A path that ends at the noisy signal itself, fixed by its scale `alpha` and its accumulated variance `var`."""
 
     end_std = 0.0  # of the state at t = 1
@@ -47,7 +47,7 @@ class Bridge:
 
 
 @dataclass(frozen=True)
-class VE(Bridge):
+class VE(BridgeSchedule):
     """Variance exploding: f = 0, g² = c·k^(2t). Defaults of NVIDIA NeMo; larger c is a louder bridge."""
 
     k: float = 2.6
@@ -64,7 +64,7 @@ class VE(Bridge):
 
 
 @dataclass(frozen=True)
-class VP(Bridge):
+class VP(BridgeSchedule):
     """Variance preserving: f = -b(t)/2, g² = c·b(t), b linear from beta0 to beta1."""
 
     beta0: float = 0.01
@@ -84,7 +84,7 @@ class VP(Bridge):
 
 
 @dataclass(frozen=True)
-class GMax(Bridge):
+class GMax(BridgeSchedule):
     """Growing diffusion without drift: f = 0, g² = b(t), b linear from beta0 to beta1."""
 
     beta0: float = 0.01
@@ -98,7 +98,7 @@ class GMax(Bridge):
 
 
 @dataclass(frozen=True)
-class Brownian(Bridge):
+class Brownian(BridgeSchedule):
     """Brownian bridge: f = 0, g² = rho², so that the marginal's standard deviation is rho·√(t(1 - t))."""
 
     rho: float = 1.0

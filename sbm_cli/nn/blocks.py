@@ -19,6 +19,7 @@ from sbm_cli.nn.sequence import SEQUENCES, SequenceCarry
 class TimeEmbedding(nn.Module):
     """Gaussian Fourier features of the bridge time, then two layers: [batch] -> [batch, size]."""
 
+    no_muon = ("layers",)  # most gradients are of one time, and so of rank one
     frequencies: Tensor
 
     def __init__(self, size: int, scale: float = 16.0) -> None:
@@ -37,6 +38,8 @@ class ModulatedNorm(nn.LayerNorm):
 
     Scale and shift stand directly after the normalisation: at a fixed time they fold into weight and bias exactly.
     """
+
+    no_muon = ("modulation",)  # as in the time embedding
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__(channels)

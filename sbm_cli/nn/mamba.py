@@ -21,6 +21,7 @@ class Mamba(nn.Module):
     """
 
     carries = ("conv", "scan")
+    no_decay = no_muon = ("A_log",)  # a table of rates, no map between channels
 
     def __init__(self, channels: int, state: int = 16, kernel: int = 4, expand: int = 2) -> None:
         super().__init__()

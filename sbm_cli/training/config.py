@@ -14,6 +14,8 @@ from sbm_cli.data.sources import DataConfig
 from sbm_cli.errors import ConfigError
 from sbm_cli.model import ModelConfig, upgraded
 from sbm_cli.training.losses import LossConfig
+from sbm_cli.training.objectives import AnyObjective
+from sbm_cli.training.objectives.bridge import Bridge
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -91,6 +93,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    objective: AnyObjective = field(default_factory=Bridge)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     time: TimeConfig = field(default_factory=TimeConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)

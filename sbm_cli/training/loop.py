@@ -23,7 +23,7 @@ from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.engine import Engine, launch, on_stop
 from sbm_cli.training.logs import Logs, read_scores
-from sbm_cli.training.objective import batch_loss
+from sbm_cli.training.objectives.objective import STUDENT, TEACHER, Batch, Learner
 from sbm_cli.training.optimizer import Optimizer, learning_rate
 from sbm_cli.training.state import (
     BEST,
@@ -149,14 +149,22 @@ class _Training:
         if engine.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if config.loop.tf32 else "highest")
         torch.manual_seed(config.seed)
-        self.network = config.model.network.build()
+        network = config.model.network.build()
         last = output / LAST
         tuned = start is not None and not last.exists()
         if start is not None and tuned:
-            begin_with(start, self.network)
+            begin_with(start, network)
         scaled = config.loop.precision == "float16"
-        self.optimizer = Optimizer(self.network.to(engine.device), config.optimizer, scaled)
-        self.step, self.best = restore(last, self.optimizer) if last.exists() else (0, math.inf)
+        learners = {STUDENT: Learner(network, config.optimizer), **config.objective.learners(config)}
+        self.networks = {name: learner.network.to(engine.device) for name, learner in learners.items()}
+        self.optimizers = {
+            name: Optimizer(self.networks[name], learner.optimizer, scaled) for name, learner in learners.items()
+        }
+        self.optimizer = self.optimizers[STUDENT]
+        self.step, self.best = restore(last, self.optimizers) if last.exists() else (0, math.inf)
+        self.average = self.optimizer.averaged()
+        if config.objective.wants_teacher:
+            self.networks[TEACHER] = self.average
         self.items = range(engine.rank, config.batch, engine.size)
         self.numbers = torch.tensor(self.items, device=engine.device)
         self.together = config.loop.micro_batch or (1 if engine.device.type == "cpu" else len(self.items))
@@ -197,32 +205,38 @@ class _Training:
                         report(progress)
                 window = _Window(self.engine.device)
             if self.logs is not None and (end or now - saved > 60 * config.checkpoint_minutes):
-                write_checkpoint(self.output, config, self.optimizer, self.step, self.best)
+                write_checkpoint(self.output, config, self.optimizers, self.step, self.best)
                 saved = now
         return Outcome(self.step, over and stop.is_set(), read_scores(self.output, 0), scores)
 
     def learn(self, noisy: Tensor, clean: Tensor) -> Tensor:
-        """Make a step with this process's mixtures, [items, samples] each, and return what `Optimizer.step` does."""
-        for a, b, items in zip(*(tensor.split(self.together) for tensor in (noisy, clean, self.numbers)), strict=True):
-            # Normalised by constants: the sum does not depend on how items are spread.
-            loss = batch_loss(self.config, self.network, a, b, self.step, items) * (len(items) / self.config.batch)
-            (loss * self.optimizer.scale).backward()
-            self.optimizer.loss += loss.detach()
-        self.engine.add_up(self.optimizer.sums)
-        found = self.optimizer.step(self.step, self.config.steps)
+        """Make a step of every learner with this process's mixtures, [items, samples] each.
+
+        Returns what `Optimizer.step` does: loss and gradient norm of the student, and the worst of all learners.
+        """
+        found = torch.stack([self._learn(learner, noisy, clean) for learner in self.optimizers])
         self.step += 1
-        return found
+        return torch.stack([*found[0, :2], found[:, 2].min(), found[:, 3].max()])
+
+    def _learn(self, learner: str, noisy: Tensor, clean: Tensor) -> Tensor:
+        config, optimizer = self.config, self.optimizers[learner]
+        weights = list(self.networks[learner].parameters())
+        for a, b, items in zip(*(tensor.split(self.together) for tensor in (noisy, clean, self.numbers)), strict=True):
+            loss = config.objective.loss(config, Batch(a, b, self.step, items), learner, self.networks)
+            loss = loss * (len(items) / config.batch)  # by constants: the sum does not depend on how items are spread
+            (loss * optimizer.scale).backward(inputs=weights)
+            optimizer.loss += loss.detach()
+        self.engine.add_up(optimizer.sums)
+        return optimizer.step(self.step, config.steps)
 
     def validate(self) -> dict[str, Score]:
         """Score the moving average on every set, log it, and keep it if it is the best."""
         if self.logs is None:
             return {}
-        self.optimizer.swap()
         found = {
-            name: validate(self.config, self.network, source, self.engine.device, self.together)
+            name: validate(self.config, self.average, source, self.engine.device, self.together)
             for name, source in self.sources.valid.items()
         }
-        self.optimizer.swap()
         for name, validation in found.items():
             self.logs.valid(self.step, name, validation, self.config.model)
         loss = sum(validation.score.loss for validation in found.values())

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor
 
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # Jordan's: steep at 0, so that five rounds take singular values near 1
 ROUNDS = 5
 RMS = 0.2  # of a step at a rate of 1, as AdamW's steps have (Liu et al., arXiv 2502.16982, section 2.2)
-LEAST = 8  # rows and columns: below that there is little to make orthogonal
-
-
-def matrices(network: nn.Module) -> dict[str, tuple[int, int, int]]:
-    """Return the parameters of a network that are matrices, and the shape [count, rows, columns] to see them in.
-
-    A grouped convolution has a matrix for each group, from all that it sees to what it gives. What makes scale and
-    shift of the bridge time is left out: most gradients there are of one time and so of rank one.
-    """
-    found = {}
-    for prefix, module in network.named_modules():
-        for name, parameter in module.named_parameters(prefix, recurse=False):
-            if isinstance(module, _ConvNd):
-                shape = (module.groups, parameter.shape[0] // module.groups, parameter[0].numel())
-            else:
-                shape = (1, 1, 1, *parameter.shape)[-3:]
-            if min(shape[1:]) >= LEAST and not any(word in name for word in ("A_log", "modulation", "embedding")):
-                found[name] = shape
-    return found
 
 
 def orthogonal(x: Tensor) -> Tensor:

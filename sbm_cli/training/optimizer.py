@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from sbm_cli.training.config import OptimizerConfig
-from sbm_cli.training.muon import matrices, orthogonal
+from sbm_cli.training.muon import orthogonal
 
 ALIGNMENT = 16  # floats: every parameter starts where vector loads and cuBLAS like it
 FIRST_SCALE = 2.0**10  # of a float16 loss
 SCALE_DOUBLES = 1000  # steps
+LEAST = 8  # rows and columns of a matrix for Muon: below that there is little to make orthogonal
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -35,8 +38,38 @@ def ema_decay(most: float, step: int) -> float:
     return min(most, (1 + step) / (10 + step))
 
 
+def named_in(network: nn.Module, attribute: str) -> set[str]:
+    """Return the parameters that modules of a network name in an attribute: their own, or those of a whole child."""
+    named = [
+        f"{prefix}.{name}." if prefix else f"{name}."
+        for prefix, module in network.named_modules()
+        for name in getattr(module, attribute, ())
+    ]
+    return {name for name, _ in network.named_parameters() if f"{name}.".startswith(tuple(named))}
+
+
+def matrices(network: nn.Module) -> dict[str, tuple[int, int, int]]:
+    """Return the parameters of a network that are matrices, and the shape [count, rows, columns] to see them in.
+
+    A grouped convolution has a matrix for each group, from all that it sees to what it gives. What a module names in
+    `no_muon` is left out.
+    """
+    found, left_out = {}, named_in(network, "no_muon")
+    for prefix, module in network.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if isinstance(module, _ConvNd):
+                shape = (module.groups, parameter.shape[0] // module.groups, parameter[0].numel())
+            else:
+                shape = (1, 1, 1, *parameter.shape)[-3:]
+            if min(shape[1:]) >= LEAST and name not in left_out:
+                found[name] = shape
+    return found
+
+
 class Optimizer:
     """The weights of a network in training, their gradient, moments and moving average: one tensor each.
+
+    What has several dimensions decays, but for what a module names in `no_decay`.
 
     A step is a handful of operators whatever the number of layers, and the gradient crosses processes in one
     message. Nothing here waits for the device: a gradient that is not finite is found and left out there.
@@ -48,14 +81,15 @@ class Optimizer:
     def __init__(self, network: nn.Module, config: OptimizerConfig, scaled: bool = False) -> None:
         self._network, self._config, self._scaled = network, config, scaled
         shapes = matrices(network) if config.method == "muon" else {}
-        named = sorted(network.named_parameters(), key=lambda item: (item[0] not in shapes, not _decays(*item)))
+        undecayed = named_in(network, "no_decay") | {name for name, x in network.named_parameters() if x.ndim < 2}
+        named = sorted(network.named_parameters(), key=lambda item: (item[0] not in shapes, item[0] in undecayed))
         self._places: dict[str, int] = {}
         end = orthogonal_end = decayed = 0
         for name, parameter in named:
             self._places[name] = end
             end += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
             orthogonal_end = end if name in shapes else orthogonal_end
-            decayed = end if _decays(name, parameter) else decayed
+            decayed = decayed if name in undecayed else end
         device = named[0][1].device
         weights, self.average, *moments = (torch.zeros(end, device=device) for _ in range(4))
         self.sums = torch.zeros(end + 1, device=device)
@@ -74,13 +108,13 @@ class Optimizer:
             views = tuple(flat[self._places[name] :][: math.prod(shape)].view(shape) for flat in flats)
             self._alike.setdefault(shape, []).append(views)
         parts = (slice(orthogonal_end, decayed), slice(decayed, end))
-        halves = [weights[part] for part in parts]
-        groups: list[dict[str, Any]] = [{"params": [halves[0]]}, {"params": [halves[1]], "weight_decay": 0.0}]
+        stretches = [weights[part] for part in parts]
+        groups: list[dict[str, Any]] = [{"params": [stretches[0]]}, {"params": [stretches[1]], "weight_decay": 0.0}]
         self._adamw = torch.optim.AdamW(groups, betas=config.betas, weight_decay=config.weight_decay, fused=True)
-        for half, part in zip(halves, parts, strict=True):
-            half.grad = self.gradient[part]
+        for stretch, part in zip(stretches, parts, strict=True):
+            stretch.grad = self.gradient[part]
             count = {"step": torch.zeros((), device=device)}
-            self._adamw.state[half] = count | {key: self._flat[key][part] for key in ("exp_avg", "exp_avg_sq")}
+            self._adamw.state[stretch] = count | {key: self._flat[key][part] for key in ("exp_avg", "exp_avg_sq")}
 
     @torch.no_grad()
     def step(self, step: int, steps: int) -> Tensor:
@@ -118,16 +152,19 @@ class Optimizer:
                 old.copy_(new)
                 weight.mul_(1 - rate * self._config.weight_decay).sub_(rate * move)
 
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange weights and average."""
-        weights = self._flat["model"].clone()
-        self._flat["model"].copy_(self.average)
-        self.average.copy_(weights)
+    def averaged(self) -> nn.Module:
+        """Return the network with the moving average for its weights, whatever it becomes; buffers are shared."""
+        memo: dict[int, Any] = {id(buffer): buffer for buffer in self._network.buffers()}
+        for name, parameter in self._network.named_parameters():
+            memo[id(parameter)] = nn.Parameter(self._view(self.average, name, parameter))
+        return copy.deepcopy(self._network, memo)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that a continuation needs, by KIND.NAME: "model", "ema", "exp_avg", "exp_avg_sq", "step"."""
-        found: dict[str, Tensor] = {}
+        """Return all that a continuation needs, by KIND.NAME: "model", "ema", "exp_avg", "exp_avg_sq", "step".
+
+        A float16 training has its "scale" too.
+        """
+        found = {"scale": self.scale} if self._scaled else {}
         for name, tensor in self._network.state_dict().items():
             if name in self._places:
                 found |= {f"{kind}.{name}": self._view(flat, name, tensor) for kind, flat in self._flat.items()}
@@ -143,7 +180,8 @@ class Optimizer:
         Raises KeyError or RuntimeError if they are of another network.
         """
         for name, tensor in self.tensors().items():
-            tensor.copy_(tensors[name])
+            if name != "scale" or name in tensors:  # older checkpoints have none
+                tensor.copy_(tensors[name])
         first, second = self._counts()
         second.copy_(first)
 
@@ -152,7 +190,3 @@ class Optimizer:
 
     def _view(self, flat: Tensor, name: str, like: Tensor) -> Tensor:
         return flat[self._places[name] :][: like.numel()].view(like.shape)
-
-
-def _decays(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim > 1 and "A_log" not in name

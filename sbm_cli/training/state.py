@@ -22,19 +22,26 @@ from sbm_cli.lock import lock
 from sbm_cli.model import Model, ModelConfig, load_config, upgraded
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
+from sbm_cli.training.objectives.objective import STUDENT
 from sbm_cli.training.optimizer import Optimizer
 
 LAST = "last.pt"  # the checkpoint to resume from
 BEST = "best"  # folder of the model that was best on validation
 
 
-def write_checkpoint(output: Path, config: TrainConfig, optimizer: Optimizer, step: int, best: float) -> None:
-    """Write LAST (tensors of the optimizer, next step, best loss so far, recipe) and the moving average as a model."""
-    tensors = {name: tensor.cpu() for name, tensor in optimizer.tensors().items()}
+def write_checkpoint(
+    output: Path, config: TrainConfig, optimizers: Mapping[str, Optimizer], step: int, best: float
+) -> None:
+    """Write LAST (tensors of the optimizers, next step, best loss so far, recipe) and the moving average as a model."""
+    learners = {
+        learner: {name: tensor.cpu() for name, tensor in optimizer.tensors().items()}
+        for learner, optimizer in optimizers.items()
+    }
+    found = {"step": step, "best": best, "recipe": json.dumps(dump(config)), "tensors": learners.pop(STUDENT)}
     data = io.BytesIO()
-    torch.save({"step": step, "best": best, "recipe": json.dumps(dump(config)), "tensors": tensors}, data)
+    torch.save(found | {"learners": learners}, data)
     write_atomically(output / LAST, data.getvalue())
-    write_model(output, config, optimizer)
+    write_model(output, config, optimizers[STUDENT])
 
 
 def write_model(folder: Path, config: TrainConfig, optimizer: Optimizer) -> None:
@@ -145,10 +152,12 @@ def tuned_model(path: Path) -> ModelConfig:
     return replace(model, name=f"{model.name}-tuned")
 
 
-def restore(path: Path, optimizer: Optimizer) -> tuple[int, float]:
-    """Put a checkpoint's state into the optimizer and its network; return the step to go on with and the best loss."""
+def restore(path: Path, optimizers: Mapping[str, Optimizer]) -> tuple[int, float]:
+    """Put a checkpoint's state into the optimizers and their networks; return the next step and the best loss."""
     found = _read(path)
-    optimizer.restore(found["tensors"])
+    learners = {STUDENT: found["tensors"], **found.get("learners", {})}  # older files have the student alone
+    for learner, optimizer in optimizers.items():
+        optimizer.restore(learners[learner])
     return found["step"], found["best"]
 
 

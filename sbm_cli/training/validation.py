@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sbm_cli.audio.sdr import si_sdr
 from sbm_cli.data.sources import Source
-from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.losses import enhancement_loss
-from sbm_cli.training.objective import predict
+from sbm_cli.training.spectra import predict
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,9 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(config: TrainConfig, network: Network, source: Source, device: torch.device, together: int) -> Validation:
+def validate(
+    config: TrainConfig, network: nn.Module, source: Source, device: torch.device, together: int
+) -> Validation:
     """Score one step at t = 1, with the network's weights, on the first mixtures of a source, `together` at a time."""
     model, losses, estimates = config.model, [], []
     # Step 0 of seed 0 whatever the recipe's seed: two trainings are validated on the same mixtures.

@@ -14,8 +14,8 @@ from torch import nn
 
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 from sbm_cli.training.config import OptimizerConfig
-from sbm_cli.training.muon import LEAST, RMS, matrices, orthogonal
-from sbm_cli.training.optimizer import ALIGNMENT, Optimizer, ema_decay, learning_rate
+from sbm_cli.training.muon import RMS, orthogonal
+from sbm_cli.training.optimizer import ALIGNMENT, LEAST, Optimizer, ema_decay, learning_rate, matrices, named_in
 
 CONFIG = OptimizerConfig(rate=1e-2, weight_decay=0.1, clip=0.5, warmup=3)
 STEPS = 12
@@ -82,18 +82,20 @@ def test_restoring_gives_the_same_steps() -> None:
         two.restore({name: tensor for name, tensor in left.items() if "0.weight" not in name})
 
 
-def test_parameters_are_aligned_and_swapping_twice_changes_nothing() -> None:
+def test_the_averaged_network_follows_the_average_and_parameters_are_aligned() -> None:
     module = network()
     optimizer = Optimizer(module, CONFIG)
-    gradients(module, 1)
-    optimizer.step(0, STEPS)
-    before = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
-    optimizer.swap()
-    for name, parameter in module.named_parameters():
-        assert torch.equal(parameter, before[f"ema.{name}"]) and not torch.equal(parameter, before[f"model.{name}"])
-        assert parameter.storage_offset() % ALIGNMENT == 0
-    optimizer.swap()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.tensors().items())
+    averaged = optimizer.averaged()
+    for step in range(2):
+        gradients(module, 1)
+        optimizer.step(step, STEPS)
+        tensors = optimizer.tensors()
+        for name, parameter in averaged.named_parameters():
+            assert torch.equal(parameter, tensors[f"ema.{name}"]) and not torch.equal(
+                parameter, tensors[f"model.{name}"]
+            )
+            assert parameter.storage_offset() % ALIGNMENT == 0
+    assert averaged[1].running_mean is module[1].running_mean  # type: ignore[index]
 
 
 def test_a_scale_that_is_too_large_falls_until_steps_are_made() -> None:
@@ -169,6 +171,12 @@ def test_orthogonal_keeps_directions_and_evens_sizes(seed: int, rows: int, colum
     found = left.mT @ orthogonal(x) @ right.mT / (RMS * max(rows, columns) ** 0.5)
     found = torch.diagonal(found, dim1=-2, dim2=-1)
     assert found.max() < 1.3 and found[sizes > 0.1 * sizes[:, :1]].min() > 0.5
+
+
+def test_modules_name_what_does_not_decay() -> None:
+    made = OSpatialNet(OSpatialNetConfig(blocks=1))
+    assert named_in(made, "no_decay") == {"narrow.0.mamba.A_log", "full.mamba.A_log"}
+    assert {name for name, _ in made.embedding.named_parameters("embedding")} <= named_in(made, "no_muon")  # type: ignore[union-attr]
 
 
 def test_matrices_are_all_but_small_ones_and_the_time_s() -> None:

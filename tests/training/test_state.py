@@ -21,6 +21,7 @@ from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 from sbm_cli.training.config import LoopConfig, OptimizerConfig, TimeConfig, TrainConfig
 from sbm_cli.training.loop import train
 from sbm_cli.training.losses import LossConfig
+from sbm_cli.training.objectives.objective import STUDENT
 from sbm_cli.training.optimizer import Optimizer
 from sbm_cli.training.state import LAST, begin_with, check, check_start, make_folder, write_checkpoint
 
@@ -53,6 +54,10 @@ train(config, output / "killed", resume=True, processes=1)
 """
 
 
+def student(recipe: TrainConfig) -> dict[str, Optimizer]:
+    return {STUDENT: Optimizer(OSpatialNet(recipe.model.network), recipe.optimizer)}
+
+
 def test_killed_at_any_moment_it_goes_on_to_the_bit(recipe: TrainConfig, tmp_path: Path) -> None:
     often = replace(recipe, steps=40, batch=1, checkpoint_minutes=0.0)
     script = [sys.executable, "-c", KILLED, json.dumps(dump(often)), str(tmp_path)]
@@ -68,7 +73,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_bit(recipe: TrainConfig, tmp_pat
 
 def test_a_damaged_checkpoint_is_one_message(recipe: TrainConfig, tmp_path: Path) -> None:
     make_folder(tmp_path, recipe)
-    write_checkpoint(tmp_path, recipe, Optimizer(OSpatialNet(recipe.model.network), recipe.optimizer), 3, 1.5)
+    write_checkpoint(tmp_path, recipe, student(recipe), 3, 1.5)
     path = tmp_path / LAST
     check(path, recipe)
     whole = path.read_bytes()
@@ -92,7 +97,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "reported"), CHANGES, ids=lambda value: value if isinstance(value, str) else "")
 def test_another_recipe_is_refused(recipe: TrainConfig, tmp_path: Path, changes: dict[str, Any], reported: str) -> None:
     make_folder(tmp_path, recipe)
-    write_checkpoint(tmp_path, recipe, Optimizer(OSpatialNet(recipe.model.network), recipe.optimizer), 3, 1.5)
+    write_checkpoint(tmp_path, recipe, student(recipe), 3, 1.5)
     with pytest.raises(ConfigError, match=f"last.pt: of another recipe: {reported}"):
         check(tmp_path / LAST, replace(recipe, **changes))
     moved = replace(recipe.data, speech=("elsewhere",), manifests=("other.csv",), cache="there")
@@ -143,7 +148,7 @@ def test_a_checkpoint_of_a_million_parameters_comes_home(recipe: TrainConfig, tm
     network = OSpatialNet(large.model.network)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     make_folder(tmp_path, large)
-    write_checkpoint(tmp_path, large, Optimizer(network, large.optimizer), 3, 1.5)
+    write_checkpoint(tmp_path, large, {STUDENT: Optimizer(network, large.optimizer)}, 3, 1.5)
     size = (tmp_path / LAST).stat().st_size
     assert size < 16 * parameters * 1.02 + 200_000
 

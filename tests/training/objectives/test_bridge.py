@@ -12,7 +12,8 @@ from sbm_cli.data.random import uniforms
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.training.config import TimeConfig, TrainConfig
 from sbm_cli.training.losses import LossConfig
-from sbm_cli.training.objective import batch_loss, draw_time, predict
+from sbm_cli.training.objectives.bridge import Bridge, draw_time
+from sbm_cli.training.objectives.objective import STUDENT, Batch
 
 
 def mixtures(items: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,6 +28,17 @@ def moved(config: TrainConfig) -> OSpatialNet:
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     return network
+
+
+def batch_loss(
+    config: TrainConfig,
+    network: torch.nn.Module,
+    noisy: torch.Tensor,
+    clean: torch.Tensor,
+    step: int,
+    items: torch.Tensor,
+) -> torch.Tensor:
+    return Bridge().loss(config, Batch(noisy, clean, step, items), STUDENT, {STUDENT: network})
 
 
 def test_a_batch_is_the_mean_of_its_items(recipe: TrainConfig) -> None:
@@ -47,26 +59,6 @@ def test_without_noise_the_untrained_network_loses_what_its_input_does(recipe: T
     loss = batch_loss(config, OSpatialNet(config.model.network), noisy, clean, 0, torch.arange(3))
     expected = -torch.log10(clean.square().sum(1) / (noisy - clean).square().sum(1)).mean()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-2)
-
-
-def test_warm_levels_lie_around_the_segment_s(recipe: TrainConfig) -> None:
-    noisy, _ = mixtures(2)
-    y, cold = recipe.model.to_network(noisy)
-    _, same = recipe.model.to_network(noisy, torch.zeros(2))
-    _, warm = recipe.model.to_network(noisy, torch.tensor([4.0, 0.0]))
-    assert torch.equal(cold, same) and torch.equal(cold[1], warm[1])
-    power = recipe.model.stft.forward(noisy)[0].abs().square().mean(0)
-    assert warm[0, 0] < 4 * power.mean() and warm[0, 0] > 3.5 * power.mean()  # it falls slowly
-    assert y.shape == (2, 257, cold.shape[1])
-
-
-def test_lookahead_shifts_the_estimate_back(recipe: TrainConfig) -> None:
-    model = replace(recipe.model, network=replace(recipe.model.network, lookahead=2))
-    config = replace(recipe, model=model)
-    noisy, _ = mixtures(1)
-    y, _ = model.to_network(noisy)
-    estimate = predict(config, OSpatialNet(model.network), y, y, torch.ones(1))
-    torch.testing.assert_close(estimate, y)  # untrained: what came in, in its place
 
 
 def test_times_have_the_stated_point_mass() -> None:

@@ -1,0 +1,9 @@
+"""What a training teaches the network, one paradigm a file, by the name that a recipe has as `kind`."""
+
+from typing import Annotated
+
+from sbm_cli.training.objectives.bridge import Bridge
+from sbm_cli.training.objectives.objective import Objective
+
+OBJECTIVES: dict[str, type[Objective]] = {"bridge": Bridge}
+AnyObjective = Annotated[Objective, OBJECTIVES]
