@@ -5,8 +5,8 @@
 - "triton": the same for CUDA, whatever float types come; needs Triton, a part of PyTorch for CUDA
 - "mamba_ssm": the CUDA kernel of that package, when it is there; scan only
 
-An implementation names what it has in OPERATIONS; the rest, and sizes that its kernels do not take, is computed by the
-reference. On CUDA it is "triton": it reads our layout in place, takes any mixture of types, and has the gradient of the
+An implementation names what it has in OPERATIONS; the reference computes the rest, and sizes that its kernels do not
+take. On CUDA it is "triton": it reads our layout in place, takes any mixture of types, and has the gradient of the
 carry; "mamba_ssm" only where Triton is missing. A faster implementation that is missing is reported once, with the
 cure. What torch.export or torch.compile captures is the reference: a graph holds operators of PyTorch alone.
 """
@@ -37,9 +37,9 @@ def kernel(operation: str, x: Tensor) -> Callable[..., Any]:
 
 
 def prepared(operation: str, x: Tensor, *weights: Any) -> Callable[..., Any] | None:
-    """Return an operation with its weights at hand, turned and packed once, for tensors like x; None if there is none.
+    """Return an operation with its weights turned and packed once, for tensors like x that are `at_rest`.
 
-    It may be called where `at_rest`. What is written to the weights afterwards may not reach it.
+    None if there is none. What is written to the weights afterwards need not reach it.
     """
     prepare = getattr(_module(chosen(x)), "PREPARED", {}).get(operation)
     return prepare(*weights) if prepare else None

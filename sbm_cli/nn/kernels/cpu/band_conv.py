@@ -40,13 +40,10 @@ SUMS = 24 if WIDE else 10  # sums of tap gradients kept in registers
 LINE = 64  # bytes of a cache line
 UNIT = 8  # frames whose tap gradients are summed together
 EPS = 1e-5  # of the normalisation, as in nn.LayerNorm
-FLOATS, INTS = floats(LANES), integers(LANES)
-INDEX = ir.IntType(64)
+FLOATS, INTS, INDEX = floats(LANES), integers(LANES), ir.IntType(64)
+_constant, _splat = functools.partial(constant, lanes=LANES), functools.partial(splat, lanes=LANES)
 
 # --- vectors of LANES channels in LLVM instructions ------------------------------------------------------------------
-
-
-_constant, _splat = functools.partial(constant, lanes=LANES), functools.partial(splat, lanes=LANES)
 
 
 def _index(value: int) -> Any:

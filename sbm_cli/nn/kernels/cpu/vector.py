@@ -32,9 +32,6 @@ class _VectorType(types.Type):
 VECTOR = _VectorType()
 
 
-VECTOR = _VectorType()
-
-
 @register_model(_VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
