@@ -169,6 +169,8 @@ def test_imports_run_one_way() -> None:
         ("sbm_cli.cli.enhance", "import torch"),
         ("sbm_cli.hub", "import huggingface_hub"),
         ("sbm_cli.enhancer", "from sbm_cli.training import loop"),
+        ("sbm_cli.evaluation.scoring", "def f():\n    from sbm_cli.training.config import load_recipe"),
+        ("sbm_cli.data.sources", "from sbm_cli.training.config import TrainConfig"),
     ],
 )
 def test_the_rules_can_fail(module: str, source: str) -> None:

@@ -16,7 +16,7 @@ from sbm_cli.data.room_responses import LEAD, early_part
 def reverberate(dry: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
     """Return dry speech in rooms and the target (direct sound and 6 ms), shaped like `dry` and at lag 0 to it.
 
-    response: aligned and scaled (see rooms.py), [items, samples].
+    response: aligned and scaled (see room_responses.py), [items, samples].
     """
     n = dry.shape[-1]
     size = fast_length(n + response.shape[-1])

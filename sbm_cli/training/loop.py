@@ -1,4 +1,4 @@
-"""The training loop, the same for one CPU process, several of them, one GPU and many (see `engine`).
+"""The training loop, the same for one CPU process, several of them, one GPU and many (see `launch`).
 
 What a step sees depends on (seed, step, item) alone: neither the number of processes nor the size of a forward pass nor
 a stop in between changes it.
@@ -21,7 +21,7 @@ from sbm_cli.cores import cores
 from sbm_cli.data.sources import Sources, batches, open_sources
 from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.training.config import TrainConfig
-from sbm_cli.training.engine import Engine, launch, on_stop
+from sbm_cli.training.launch import Worker, launch, on_stop
 from sbm_cli.training.logs import Logs, read_scores
 from sbm_cli.training.objectives.objective import STUDENT, TEACHER, Batch, Learner
 from sbm_cli.training.optimizer import Optimizer, learning_rate
@@ -124,7 +124,7 @@ def train(
 
 
 def _run(
-    engine: Engine,
+    worker: Worker,
     config: TrainConfig,
     output: Path,
     max_minutes: float | None,
@@ -132,21 +132,21 @@ def _run(
     start: Path | None,
     sources: Sources | None,
 ) -> Outcome:
-    with engine.first():  # decodes and simulates; the others find it done
-        sources = sources or open_sources(config.data, config.mix, engine.device)
+    with worker.first():  # decodes and simulates; the others find it done
+        sources = sources or open_sources(config.data, config.mix, worker.device)
     stop = threading.Event()
-    with closing(_Training(engine, config, output, start, sources)) as training, on_stop(stop.set):
+    with closing(_Training(worker, config, output, start, sources)) as training, on_stop(stop.set):
         return training.run(stop, math.inf if max_minutes is None else 60 * max_minutes, report)
 
 
 class _Training:
     """What one process holds of a training; process 0 alone validates, logs and saves."""
 
-    def __init__(self, engine: Engine, config: TrainConfig, output: Path, start: Path | None, sources: Sources) -> None:
-        self.engine, self.config, self.output, self.sources = engine, config, output, sources
-        if engine.size > config.batch:
-            raise ConfigError(f"{engine.size} processes for a batch of {config.batch}", "Raise batch, or start fewer.")
-        if engine.device.type == "cuda":
+    def __init__(self, worker: Worker, config: TrainConfig, output: Path, start: Path | None, sources: Sources) -> None:
+        self.worker, self.config, self.output, self.sources = worker, config, output, sources
+        if worker.size > config.batch:
+            raise ConfigError(f"{worker.size} processes for a batch of {config.batch}", "Raise batch, or start fewer.")
+        if worker.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if config.loop.tf32 else "highest")
         torch.manual_seed(config.seed)
         network = config.model.network.build()
@@ -156,7 +156,7 @@ class _Training:
             begin_with(start, network)
         scaled = config.loop.precision == "float16"
         learners = {STUDENT: Learner(network, config.optimizer), **config.objective.learners(config)}
-        self.networks = {name: learner.network.to(engine.device) for name, learner in learners.items()}
+        self.networks = {name: learner.network.to(worker.device) for name, learner in learners.items()}
         self.optimizers = {
             name: Optimizer(self.networks[name], learner.optimizer, scaled) for name, learner in learners.items()
         }
@@ -165,13 +165,13 @@ class _Training:
         self.average = self.optimizer.averaged()
         if config.objective.wants_teacher:
             self.networks[TEACHER] = self.average
-        self.items = range(engine.rank, config.batch, engine.size)
-        self.numbers = torch.tensor(self.items, device=engine.device)
-        self.together = config.loop.micro_batch or (1 if engine.device.type == "cpu" else len(self.items))
-        self.logs = Logs(output, self.step) if engine.rank == 0 else None
+        self.items = range(worker.rank, config.batch, worker.size)
+        self.numbers = torch.tensor(self.items, device=worker.device)
+        self.together = config.loop.micro_batch or (1 if worker.device.type == "cpu" else len(self.items))
+        self.logs = Logs(output, self.step) if worker.rank == 0 else None
         if tuned:
             self.validate()
-        elif last.exists() and engine.rank == 0:
+        elif last.exists() and worker.rank == 0:
             write_model(output, config, self.optimizer)
 
     def close(self) -> None:
@@ -182,16 +182,16 @@ class _Training:
         """Train up to the recipe's last step, for so many seconds, or until told to stop."""
         config, loop = self.config, self.config.loop
         begun = saved = time.monotonic()
-        window, scores, over = _Window(self.engine.device), dict[str, Score](), False
-        steps, engine = range(self.step, config.steps), self.engine
-        mixtures = batches(self.sources.train, config.seed, steps, self.items, engine.device, engine.size)
+        window, scores, over = _Window(self.worker.device), dict[str, Score](), False
+        steps, worker = range(self.step, config.steps), self.worker
+        mixtures = batches(self.sources.train, config.seed, steps, self.items, worker.device, worker.size)
         while self.step < config.steps and not over:
             asked = time.monotonic()
             noisy, clean = next(mixtures)
             waited = time.monotonic() - asked
             window.add(self.learn(noisy, clean), waited)
             now = time.monotonic()
-            over = self.engine.agree(stop.is_set() or now - begun > seconds)
+            over = self.worker.agree(stop.is_set() or now - begun > seconds)
             end = over or self.step == config.steps
             validating = loop.validate_every > 0 and (end or self.step % loop.validate_every == 0)
             if end or validating or self.step % loop.report_every == 0:
@@ -203,7 +203,7 @@ class _Training:
                     self.logs.train(self.step, {name: getattr(progress, name) for name in LOGGED})
                     if report is not None:
                         report(progress)
-                window = _Window(self.engine.device)
+                window = _Window(self.worker.device)
             if self.logs is not None and (end or now - saved > 60 * config.checkpoint_minutes):
                 write_checkpoint(self.output, config, self.optimizers, self.step, self.best)
                 saved = now
@@ -226,7 +226,7 @@ class _Training:
             loss = loss * (len(items) / config.batch)  # by constants: the sum does not depend on how items are spread
             (loss * optimizer.scale).backward(inputs=weights)
             optimizer.loss += loss.detach()
-        self.engine.add_up(optimizer.sums)
+        self.worker.add_up(optimizer.sums)
         return optimizer.step(self.step, config.steps)
 
     def validate(self) -> dict[str, Score]:
@@ -234,7 +234,7 @@ class _Training:
         if self.logs is None:
             return {}
         found = {
-            name: validate(self.config, self.average, source, self.engine.device, self.together)
+            name: validate(self.config, self.average, source, self.worker.device, self.together)
             for name, source in self.sources.valid.items()
         }
         for name, validation in found.items():

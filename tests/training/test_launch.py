@@ -21,7 +21,7 @@ from sbm_cli.config import dump
 from sbm_cli.data.sources import open_sources
 from sbm_cli.errors import ConfigError, DependencyError, TrainingError
 from sbm_cli.training.config import LoopConfig, TrainConfig
-from sbm_cli.training.engine import Engine, launch
+from sbm_cli.training.launch import Worker, launch
 from sbm_cli.training.loop import _Training, train
 from sbm_cli.training.state import make_folder
 
@@ -58,8 +58,8 @@ def test_torchrun_follows_one(alone: tuple[TrainConfig, list[float]], tmp_path: 
     assert result.stderr.count("toy: 6 steps of 4 mixtures -> out") == 1  # one process speaks
 
 
-def fail(engine: Engine, error: Exception) -> None:
-    if engine.rank == 1:
+def fail(worker: Worker, error: Exception) -> None:
+    if worker.rank == 1:
         raise error
     time.sleep(30)  # the other one is ended
 
@@ -142,10 +142,10 @@ def test_a_lean_machine_trains(recipe: TrainConfig, tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_step_does_not_wait_for_the_gpu(recipe: TrainConfig, tmp_path: Path, precision: str) -> None:
     config = replace(recipe, loop=LoopConfig(precision=precision, validate_every=0))
-    engine = Engine(torch.device("cuda"))
-    sources = open_sources(config.data, config.mix, engine.device)
+    worker = Worker(torch.device("cuda"))
+    sources = open_sources(config.data, config.mix, worker.device)
     make_folder(tmp_path, config)
-    with closing(_Training(engine, config, tmp_path, None, sources)) as training:
+    with closing(_Training(worker, config, tmp_path, None, sources)) as training:
         for step in range(4):
             torch.cuda.set_sync_debug_mode("error" if step >= 2 else "default")  # the first steps compile
             try:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Engine:
+class Worker:
     """One of `size` processes that share each batch; `host` is their group for messages that pass by the GPU."""
 
     device: torch.device
@@ -60,7 +60,7 @@ class Engine:
 
 
 def launch(function: Callable[..., T], device: str, processes: int, *arguments: object) -> T:
-    """Call `function(engine, *arguments)` in every process and return what the first one gives.
+    """Call `function(worker, *arguments)` in every process and return what the first one gives.
 
     device: "cpu" or "cuda". processes: to start here, one thread each on a CPU, one GPU each on CUDA; under
     `torchrun` its processes are taken instead.
@@ -70,7 +70,7 @@ def launch(function: Callable[..., T], device: str, processes: int, *arguments: 
     """
     joined = int(os.environ.get("WORLD_SIZE", 1)) > 1
     if not joined and processes == 1:
-        return function(Engine(torch.device(device)), *arguments)
+        return function(Worker(torch.device(device)), *arguments)
     # Through a queue of our own: Fabric's takes no frozen dataclass, and an error crosses as the text of a traceback.
     answers: Any = None if joined else multiprocessing.get_context("spawn").SimpleQueue()
     process = _Process(answers, function, arguments)
@@ -136,12 +136,12 @@ class _Process:
         if on_cpu:
             torch.set_num_threads(1)
         host = None if on_cpu else dist.new_group(backend="gloo")
-        engine = Engine(fabric.device, fabric.global_rank, fabric.world_size, host)
+        worker = Worker(fabric.device, fabric.global_rank, fabric.world_size, host)
         try:
-            result = self.function(engine, *self.arguments)
+            result = self.function(worker, *self.arguments)
             if self.answers is None:
                 return result
-            if engine.rank == 0:
+            if worker.rank == 0:
                 self.answers.put(result)
         except (SbmError, OSError) as error:
             if self.answers is not None:
