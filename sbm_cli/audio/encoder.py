@@ -71,8 +71,9 @@ class SoundEncoder:
         """Finish the file."""
         with self._opened, _as_os_error():
             self._make_room()
-            if self._kind.delay:  # of which nothing but the sound's own end comes out
-                self._rest = np.concatenate([self._rest, np.zeros_like(self._rest, shape=(self._kind.delay, 1))])
+            if not self._stream.codec_context.codec.delay:  # which gives nothing out but for what is put in
+                silence = np.zeros_like(self._rest, shape=(self._delay, self._form.channels))
+                self._rest = np.concatenate([self._rest, silence])
             if len(self._rest):
                 self._encode(self._rest)
             self._output.mux(self._stream.encode(None))

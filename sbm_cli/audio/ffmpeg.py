@@ -159,7 +159,6 @@ MUXERS = {
     "MPEGTS": Muxer("mpegts", ("AAC", "MPEG_LAYER_II", "MPEG_LAYER_III", "AC3", "EAC3"), True, "beside"),
     "MPEG": Muxer("mpeg", ("MPEG_LAYER_II", "AC3"), video=True, delay="beside"),
     "VOB": Muxer("vob", ("AC3", "MPEG_LAYER_II", "MPEG_LAYER_III"), video=True, delay="beside"),
-    "MXF": Muxer("mxf", ("PCM_16", "PCM_24"), video=True),
     "NUT": Muxer("nut", ("AAC", "MPEG_LAYER_III", "MPEG_LAYER_II", *_PCM, "AC3"), video=True, delay="beside"),
     "OGV": Muxer("ogv", ("OPUS", *_FLAC), video=True),
     "FLV": Muxer("flv", ("AAC", "MPEG_LAYER_III"), video=True, delay="beside"),
@@ -203,7 +202,6 @@ CONTAINERS = {
     ".mpg": "MPEG",
     ".mpeg": "MPEG",
     ".vob": "VOB",
-    ".mxf": "MXF",
     ".nut": "NUT",
     ".flv": "FLV",
     ".f4v": "F4V",
@@ -224,13 +222,14 @@ CONTAINERS = {
     ".tta": "TTA",
     ".voc": "VOC",
 }
-READ_ONLY = {  # for whose sound there is no encoder
+READ_ONLY = {  # for whose sound there is no encoder, or whose muxer drops what outlasts the picture (MXF)
     ".ape": "Monkey's Audio",
     ".awb": "AMR-WB",
     ".dts": "DTS",
     ".dv": "DV",
     ".gsm": "GSM 06.10",
     ".mpc": "Musepack",
+    ".mxf": "MXF",
     ".ra": "RealAudio",
     ".rm": "RealMedia",
     ".rmvb": "RealMedia",
@@ -243,6 +242,7 @@ READ_ONLY = {  # for whose sound there is no encoder
 
 # Tags about the file itself, which a new one gets anew.
 OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "_statistics_tags"}
+OWN_TAGS |= {"software"}
 
 
 def is_still(stream: Any) -> bool:

@@ -51,7 +51,7 @@ _RATES = {
     "OPUS": (8000, 12000, 16000, 24000, 48000),
     "MPEG_LAYER_III": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
 }
-_MOST_CHANNELS = {"MP3": 2, "FLAC": 8}
+_MOST_CHANNELS = {"MP3": 2, "FLAC": 8, "VOC": 2}
 _KIN = (
     {"MP4", "M4A", "MOV", "3GP", "3G2", "F4V"},
     {"MATROSKA", "MKA", "WEBM"},
@@ -234,6 +234,7 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
     elif subtype.upper() not in choice:
         raise AudioError(f"{path}: {container} has no subtype {subtype}.", f"Use one of {', '.join(choice)}")
     subtype = subtype.upper()
+    _check_channels(path, source, container)
     bit_rate = _bit_rate(source, subtype)
     only = ffmpeg.ENCODERS[subtype].rate
     if only and (source.rate, source.channels) != (only, 1):
@@ -274,7 +275,7 @@ def _delay_of(container: str) -> str:
 
 def _without_encoder(path: Path, name: str) -> AudioError:
     return AudioError(
-        f"{path}: {name} is read, but there is no encoder to write it.",
+        f"{path}: {name} is read, but cannot be written.",
         "Choose another format: name the output .flac or .m4a, or use --ext flac.",
     )
 
@@ -375,6 +376,10 @@ def _check_limits(path: Path, source: AudioFormat, container: str, subtype: str)
             f"{path}: {name} has no rate of {source.rate} Hz, only {', '.join(map(str, rates))}.",
             "Choose one by --rate, or another format, such as .wav or .flac.",
         )
+    _check_channels(path, source, container)
+
+
+def _check_channels(path: Path, source: AudioFormat, container: str) -> None:
     most = _MOST_CHANNELS.get(container)
     if most and source.channels > most:
         raise AudioError(

@@ -139,7 +139,7 @@ def test_large_wav_becomes_rf64() -> None:
     ("name", "source", "subtype", "message", "hint"),
     [
         ("a.xyz", WAV, None, r"a\.xyz: no sound format for suffix \.xyz", r"\.wav .*\.flac .*\.mp4"),
-        ("a.ape", WAV, None, r"a\.ape: Monkey's Audio is read, but there is no encoder", "--ext flac"),
+        ("a.ape", WAV, None, r"a\.ape: Monkey's Audio is read, but cannot be written", "--ext flac"),
         ("a.amr", WAV, None, r"AMR_NB has one channel at 8000 Hz, not 2 at 48000 Hz", "--mono --rate 8000"),
         ("a.m4a", WAV, "OPUS", "M4A has no subtype OPUS", "AAC, ALAC_16"),
         ("a.m4a", replace(WAV, rate=37000), None, "AAC has no rate of 37000 Hz, only 7350, 8000", "--rate"),

@@ -20,6 +20,7 @@ from sbm_cli.audio.format import OUTPUT_SUFFIXES, AudioFormat, changes, format_f
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.errors import AudioError
+from tests.audio.conftest import speech
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,6 @@ ROWS = [
     Row("MPEG-TS", ".ts", "mpegts", "aac", "AAC", "AAC", 48000, 2, tags=False, film="mp2", video="mpeg2video"),
     Row("MPEG", ".mpg", "mpeg", "mp2", "MPEG_LAYER_II", "MPEG_LAYER_II", 48000, 2, False, "mp2", "mpeg1video"),
     Row("DVD", ".vob", "vob", "ac3", "AC3", "AC3", 48000, 2, False, "ac3", "mpeg2video"),
-    Row("MXF", ".mxf", "mxf", "pcm_s24le", "PCM_24", "PCM_24", 48000, 2, False, "pcm_s16le", "mpeg2video"),
     Row("NUT", ".nut", "nut", "aac", "AAC", "AAC", 44100, 2, film="libmp3lame"),
     Row("Ogg with a picture", ".ogv", "ogv", "libopus", "OPUS", "OPUS", 48000, 2, film="libopus", video="libvpx"),
     Row("Flash MP4", ".f4v", "f4v", "aac", "AAC", "AAC", 44100, 2, film="aac", video="libx264"),
@@ -194,11 +194,7 @@ def row(request: pytest.FixtureRequest) -> Row:
 
 
 @pytest.fixture
-def made(
-    row: Row, tmp_path: Path, record: Callable[..., Any], film: Callable[..., Any]
-) -> tuple[Path, NDArray[np.float32]]:
-    if row.muxer == "mxf":  # which FFmpeg does not write without a picture
-        return tmp_path / f"in{row.suffix}", film(f"in{row.suffix}", row.muxer, row.codec, row.video)[0]
+def made(row: Row, tmp_path: Path, record: Callable[..., Any]) -> tuple[Path, NDArray[np.float32]]:
     waveform = record(f"in{row.suffix}", row.muxer, row.codec, row.rate, row.channels, **dict(row.options))
     return tmp_path / f"in{row.suffix}", waveform
 
@@ -232,7 +228,7 @@ def test_goes_out_as_it_was(row: Row, made: tuple[Path, NDArray[np.float32]], tm
     after, late, _ = read(target)
     assert (after.subtype, after.rate, after.channels) == (row.written, row.rate, row.channels)
     assert told == ([] if row.read == row.written else [f"{row.read} becomes {row.written}"])
-    assert 0 <= late.shape[1] - early.shape[1] <= FRAME
+    assert 0 <= late.shape[1] - early.shape[1] <= FRAME * (2 if row.read == "WMAV2" else 1)
     if row.read != "AMR_NB":
         assert lag(late[0], early[0]) == 0
     if after.bit_rate and row.read == row.written and row.read != "VORBIS":
@@ -311,3 +307,15 @@ def test_a_suffix_that_lies_is_told(tmp_path: Path, name: str, container: str, s
     form, found, _ = read(tmp_path / name)
     assert (form.container, form.subtype, found.shape) == (container, subtype, (1, 16000))
     assert rewrite(tmp_path / name, tmp_path / f"out{Path(name).suffix}")[:1] == ([written] if written else [])
+
+
+@pytest.mark.parametrize("suffix", [".mp2", ".ac3", ".eac3", ".wma", ".aac", ".mp3", ".ogg"])
+@pytest.mark.parametrize("samples", [9216, 9519, 10038, 10557])
+def test_the_end_comes_out_of_every_encoder(tmp_path: Path, suffix: str, samples: int) -> None:
+    """Some give nothing out but for what is put in, and their last window needs more than the sound."""
+    waveform = speech(samples, 48000, 2)
+    path = tmp_path / f"a{suffix}"
+    with SoundWriter(path, format_for(path, AudioFormat(48000, 2, samples, "WAV", "PCM_16"))) as writer:
+        writer.write(waveform)
+    end = read(path)[1][:, samples - 200 : samples]
+    assert np.corrcoef(end.ravel(), waveform[:, -200:].ravel())[0, 1] > 0.9

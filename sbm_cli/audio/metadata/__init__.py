@@ -153,6 +153,8 @@ def _texts(item: Item) -> Iterator[tuple[str, bytes]]:
 
 def _told(item: Item) -> bool:
     """Whether the tags tell what an item tells, or the new file has its own."""
+    if item.name == b"chan":  # which loudspeaker each channel is
+        return True
     if item.name == b"LIST" and item.data.startswith(b"INFO"):
         return all(name in _INFO or name == "ISFT" for name, _ in info(item))
     name = item.name.decode("latin-1").lower()
