@@ -36,14 +36,14 @@ from sbm_cli.data.pack import open_pack
 from sbm_cli.data.room_responses import ResponseBank, RoomResponse, simulate_room
 from sbm_cli.data.sources import Source, open_sources
 from sbm_cli.model import ModelConfig
-from sbm_cli.nn import kernels, scan
+from sbm_cli.nn import kernels
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
 from sbm_cli.training.config import TrainConfig, load_recipe
 from sbm_cli.training.loop import Progress
 from sbm_cli.training.loop import train as run_training
 from sbm_cli.training.objectives.objective import STUDENT, Batch
 from sbm_cli.training.optimizer import Optimizer
-from sbm_cli.training.spectra import autocast
+from sbm_cli.training.predict import autocast
 from sbm_cli.training.state import LAST
 
 FILE_SECONDS = 10
@@ -137,10 +137,10 @@ def check(options: argparse.Namespace) -> None:
         return [x.detach().cpu().double() for x in (step.loss, step.optimizer.gradient)]
 
     expected, wrong = found(torch.device("cpu"), "float32"), False
-    names = ("triton", "mamba_ssm") if device.type == "cuda" else ("cpu", "eager")
-    for name in (name for name in names if not scan.available()[name]):
+    names = ("triton", "mamba_ssm") if device.type == "cuda" else ("cpu", "reference")
+    for name in (name for name in names if not kernels.available()[name]):
         for precision, bound in (("float32", 5e-3), ("tf32", 5e-2), ("bfloat16", 0.2)):
-            with scan.use(name):
+            with kernels.use(name):
                 pairs = zip(("loss", "gradient"), found(device, precision), expected, strict=True)
                 errors = {part: float((a - b).norm() / b.norm()) for part, a, b in pairs}
             for part, error in errors.items():
@@ -233,8 +233,7 @@ def time_inference(config: TrainConfig, batch: int, precision: str, device: torc
         y, level = model.to_network(noisy)
         with autocast(config.loop.precision, device):
             estimate = network(y, y, one)[0]
-        estimate = model.compression.expand(estimate) * level.sqrt()[:, None]
-        model.stft.inverse(estimate, noisy.shape[-1])
+        model.to_waveform(estimate, level, noisy.shape[-1])
 
     calls = {"": enhance}
     if device.type == "cuda":

@@ -12,7 +12,7 @@ from sbm_cli.audio.sdr import si_sdr
 from sbm_cli.data.sources import Source
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.losses import enhancement_loss
-from sbm_cli.training.spectra import predict
+from sbm_cli.training.predict import predict
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,6 @@ train(config, output / "killed", resume=True, processes=1)
 """
 
 
-def student(recipe: TrainConfig) -> dict[str, Optimizer]:
-    return {STUDENT: Optimizer(OSpatialNet(recipe.model.network), recipe.optimizer)}
-
-
 def test_killed_at_any_moment_it_goes_on_to_the_bit(recipe: TrainConfig, tmp_path: Path) -> None:
     often = replace(recipe, steps=40, batch=1, checkpoint_minutes=0.0)
     script = [sys.executable, "-c", KILLED, json.dumps(dump(often)), str(tmp_path)]
@@ -71,9 +67,16 @@ def test_killed_at_any_moment_it_goes_on_to_the_bit(recipe: TrainConfig, tmp_pat
     assert not list((tmp_path / "killed").glob(".*"))
 
 
+def save(folder: Path, recipe: TrainConfig) -> int:
+    """Write an untrained network as a checkpoint, and return its number of parameters."""
+    make_folder(folder, recipe)
+    network = OSpatialNet(recipe.model.network)
+    write_checkpoint(folder, recipe, {STUDENT: Optimizer(network, recipe.optimizer)}, 3, 1.5)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def test_a_damaged_checkpoint_is_one_message(recipe: TrainConfig, tmp_path: Path) -> None:
-    make_folder(tmp_path, recipe)
-    write_checkpoint(tmp_path, recipe, student(recipe), 3, 1.5)
+    save(tmp_path, recipe)
     path = tmp_path / LAST
     check(path, recipe)
     whole = path.read_bytes()
@@ -96,8 +99,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changes", "reported"), CHANGES, ids=lambda value: value if isinstance(value, str) else "")
 def test_another_recipe_is_refused(recipe: TrainConfig, tmp_path: Path, changes: dict[str, Any], reported: str) -> None:
-    make_folder(tmp_path, recipe)
-    write_checkpoint(tmp_path, recipe, student(recipe), 3, 1.5)
+    save(tmp_path, recipe)
     with pytest.raises(ConfigError, match=f"last.pt: of another recipe: {reported}"):
         check(tmp_path / LAST, replace(recipe, **changes))
     moved = replace(recipe.data, speech=("elsewhere",), manifests=("other.csv",), cache="there")
@@ -145,10 +147,7 @@ def test_where_safetensors_is_missing_resuming_elsewhere_makes_the_model(
 def test_a_checkpoint_of_a_million_parameters_comes_home(recipe: TrainConfig, tmp_path: Path) -> None:
     """16 MiB is what a rented machine gives back of one file."""
     large = replace(recipe, model=replace(recipe.model, network=OSpatialNetConfig(channels=112, blocks=5)))
-    network = OSpatialNet(large.model.network)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    make_folder(tmp_path, large)
-    write_checkpoint(tmp_path, large, {STUDENT: Optimizer(network, large.optimizer)}, 3, 1.5)
+    parameters = save(tmp_path, large)
     size = (tmp_path / LAST).stat().st_size
     assert size < 16 * parameters * 1.02 + 200_000
 

@@ -14,7 +14,7 @@ from sbm_cli.data.mixing import keep_room
 from sbm_cli.data.random import BRIDGE_NOISE, TIME, WARM_LEVEL, normals, rows_of, uniforms
 from sbm_cli.training.losses import enhancement_loss
 from sbm_cli.training.objectives.objective import STUDENT, Batch, Learner
-from sbm_cli.training.spectra import predict
+from sbm_cli.training.predict import predict
 
 if TYPE_CHECKING:
     from sbm_cli.training.config import TimeConfig, TrainConfig

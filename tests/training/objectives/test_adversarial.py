@@ -17,7 +17,7 @@ from sbm_cli.training.config import OptimizerConfig, TrainConfig
 from sbm_cli.training.loop import train
 from sbm_cli.training.objectives import OBJECTIVES
 from sbm_cli.training.objectives.objective import STUDENT, TEACHER, Batch, Learner
-from sbm_cli.training.spectra import predict
+from sbm_cli.training.predict import predict
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,17 @@ def test_without_noise_the_untrained_network_loses_what_its_input_does(recipe: T
     assert loss.item() == pytest.approx(expected.item(), abs=1e-2)
 
 
+def test_warm_levels_lie_around_the_segment_s(recipe: TrainConfig) -> None:
+    noisy, _ = mixtures(2)
+    y, cold = recipe.model.to_network(noisy)
+    _, same = recipe.model.to_network(noisy, torch.zeros(2))
+    _, warm = recipe.model.to_network(noisy, torch.tensor([4.0, 0.0]))
+    assert torch.equal(cold, same) and torch.equal(cold[1], warm[1])
+    power = recipe.model.stft.forward(noisy)[0].abs().square().mean(0)
+    assert warm[0, 0] < 4 * power.mean() and warm[0, 0] > 3.5 * power.mean()  # it falls slowly
+    assert y.shape == (2, 257, cold.shape[1])
+
+
 def test_times_have_the_stated_point_mass() -> None:
     config = TimeConfig(end_mass=0.5, final_end_mass=0.8, final_part=0.15)
     for step, mass in ((0, 0.5), (849, 0.5), (850, 0.8)):
