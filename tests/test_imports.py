@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +210,14 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
         if target in known and target != found.importer and not found.lazy:
             graph[found.importer].add(target)
     assert cycles(graph) == []
+
+
+def test_no_module_is_long_and_no_folder_is_full() -> None:
+    """A reader takes in 600 lines, or 14 modules beside an __init__, and no more."""
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {path.name: length for path, length in lengths.items() if length > 600} == {}
+    folders = Counter(path.parent.name for path in lengths if path.name != "__init__.py")
+    assert {folder: count for folder, count in folders.items() if count > 14} == {}
 
 
 def test_circles_are_found() -> None:

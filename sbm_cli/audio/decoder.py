@@ -14,7 +14,8 @@ from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Origin, Waveform
 from sbm_cli.audio.mpeg import mpeg_segments
 from sbm_cli.audio.resample import StreamResampler
-from sbm_cli.audio.segments import BOXES, Segment, Window, caf_segments, cut_short, ogg_segments, sniff
+from sbm_cli.audio.segments import Segment, Window, caf_segments, ogg_segments, sniff
+from sbm_cli.audio.truncation import BOXES, cut_short
 from sbm_cli.errors import AudioError
 
 # Seconds without sound beside a picture that become silence: less is the coarseness of time stamps, more another clock.
@@ -30,6 +31,7 @@ _TAGGED = {"MP3", "OGG", "WAV", "CAF", "AIFF", "W64"}  # whose covers, chapters 
 _FOREIGN = (b"OggS", b"\x1aE\xdf\xa3", b"0&\xb2u", b"FLV\1", b"wvpk", b"TTA1", b"MAC ", b"#!AMR")
 _SHORT = (b"\xff\xf1", b"\xff\xf9", b"\x0bw", b"G@")  # and so perhaps by chance: AAC, AC-3, MPEG-TS
 _PLAIN = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"FORM", b"caff", b".snd", b"NIST_1A")
+_WITHOUT_DURATION = {"ASF", "AVI", "SOX", "VOC", "WAV"}  # if their end is missing
 _OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
 
 
@@ -129,7 +131,7 @@ class Decoder:
         container = self._opened
         stream = self._chosen(container)
         context = stream.codec_context
-        if context is None or not context.sample_rate or not context.channels:
+        if context is None or not context.sample_rate or not context.channels or not context.format:
             raise self._unreadable()
         codec = context.codec.canonical_name
         rate = context.sample_rate
@@ -254,7 +256,13 @@ class Decoder:
         """Refuse what ended before the bytes that its boxes promise."""
         missing, place = cut_short(self._file), heard / self.format.rate
         seconds = self.format.duration - place
-        if missing and self.format.container in ("AVI", "WAV"):  # of which no duration is known without the end
+        if missing and self.format.container in (
+            "AVI",
+            "WAV",
+            "ASF",
+            "VOC",
+            "SOX",
+        ):  # of which no duration is known without the end
             seconds = max(seconds, place * missing / self._file.seek(0, 2))
         counted = self.format.container in ("WV", "TTA", "APE")  # whose headers count samples
         if (missing and seconds > 0.1) or (counted and seconds > 0.5 / self.format.rate):

@@ -183,46 +183,6 @@ def sniff(file: BinaryIO) -> bytes:
     return bytes_.read(place, 64)
 
 
-def cut_short(file: BinaryIO) -> int:
-    """Return how many bytes are missing from an MP4, Matroska, RIFF or CAF file by the sizes of its outermost boxes."""
-    bytes_ = Bytes(file)
-    head = bytes_.read(0, 12)
-    if head[:4] == b"RIFF":
-        size = int.from_bytes(head[4:8], "little")
-        return max(0, size + 8 - bytes_.size) if size < 2**31 - 2**16 else 0  # larger ones come from pipes
-    if head[:4] == b"caff":
-        place = 8
-        while 0 <= place < bytes_.size:
-            place += 12 + int.from_bytes(bytes_.read(place + 4, 8), "big", signed=True)  # -1: to the end
-        return max(0, place - bytes_.size)
-    if head[:4] == b"\x1aE\xdf\xa3":
-        place = 4 + sum(_ebml_size(bytes_.read(4, 8)))
-        size, length = _ebml_size(bytes_.read(place + 4, 8))
-        unknown = size == 2 ** (7 * length) - 1
-        is_segment = bytes_.read(place, 4) == b"\x18S\x80g"
-        return max(0, place + 4 + length + size - bytes_.size) if is_segment and not unknown else 0
-    place = 0
-    while head[4:8] in BOXES and place < bytes_.size:
-        head = bytes_.read(place, 16)
-        size = int.from_bytes(head[:4], "big")
-        size = int.from_bytes(head[8:], "big") if size == 1 else size or bytes_.size - place
-        if size < 8:
-            return 0
-        place += size
-        head = bytes_.read(place, 8)
-    return max(0, place - bytes_.size)
-
-
-# What an MP4 or one of its kin may begin with.
-BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"uuid", b"styp", b"sidx", b"mfra", b"meta"}
-
-
-def _ebml_size(data: bytes) -> tuple[int, int]:
-    """Return a size of Matroska and how many bytes it takes."""
-    length = 9 - data[0].bit_length() if data and data[0] else 1
-    return int.from_bytes(data[:length], "big") & (2 ** (7 * length) - 1), length
-
-
 class Bytes:
     """Random access to a file by large blocks."""
 

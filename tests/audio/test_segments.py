@@ -18,7 +18,8 @@ from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.mpeg import mpeg_segments
 from sbm_cli.audio.pipe import Pipe
-from sbm_cli.audio.segments import Window, caf_segments, cut_short, ogg_segments
+from sbm_cli.audio.segments import Window, caf_segments, ogg_segments
+from sbm_cli.audio.truncation import _ENDS, cut_short
 from sbm_cli.errors import AudioError
 from tests.audio.conftest import speech
 from tests.audio.test_formats import lag, read, rewrite
@@ -187,7 +188,9 @@ def test_content_decides_and_not_the_name(tmp_path: Path, record: Callable[..., 
     for name, muxer, codec in (("a.mp3", "ipod", "aac"), ("b.wav", "mp3", "libmp3lame"), ("c.m4a", "wav", "pcm_s16le")):
         record(name, muxer, codec)
         assert read(tmp_path / name)[1].shape[1] >= 16123
-    assert rewrite(tmp_path / "a.mp3", tmp_path / "out.mp3") == ["AAC becomes MPEG_LAYER_III"]
+    assert rewrite(tmp_path / "a.mp3", tmp_path / "out.mp3") == [
+        "AAC becomes MPEG_LAYER_III: it is MP4, whatever its name says"
+    ]
 
 
 def test_lists_of_other_files_are_not_followed(tmp_path: Path) -> None:
@@ -223,9 +226,36 @@ def test_a_caf_ends_where_its_packet_table_says(
     assert notes == []
 
 
+@pytest.mark.parametrize(
+    ("name", "muxer", "codec"),
+    [
+        ("a.wma", "asf", "wmav2"),
+        ("a.flv", "flv", "aac"),
+        ("a.voc", "voc", ""),
+        ("a.sox", "sox", "pcm_s32le"),
+        ("a.ra", "rm", "ac3"),
+        ("a.caf", "caf", "alac"),
+        ("a.wv", "wv", "wavpack"),
+        ("a.avi", "avi", "libmp3lame"),
+    ],
+)
+def test_what_was_cut_off_is_missed(
+    tmp_path: Path, record: Callable[..., Any], name: str, muxer: str, codec: str
+) -> None:
+    if codec:
+        record(name, muxer, codec, 44100, 1, 100_000, bit_rate=96_000 if codec == "wmav2" else 0)
+    else:  # in one block, where FFmpeg makes many, of which some may be missing unseen
+        sf.write(tmp_path / name, np.zeros(100_000), 44100, format="VOC")
+    content = (tmp_path / name).read_bytes()
+    for size in (len(content) * 6 // 10, len(content) * 4 // 5):
+        (tmp_path / name).write_bytes(content[:size])
+        with pytest.raises(AudioError, match=r"truncated|not a sound file"):
+            read(tmp_path / name)
+
+
 @given(
     st.binary(max_size=400),
-    st.sampled_from([b"OggS", b"\xff\xfb\x90\x00", b"ID3\3\0\0\0\0\0\x01", b"\x1aE\xdf\xa3", b"", ALAC]),
+    st.sampled_from([b"OggS", b"\xff\xfb\x90\x00", b"ID3\3\0\0\0\0\0\x01", b"FLV\1\0\x08filesize\0", ALAC, *_ENDS]),
 )
 def test_any_bytes_have_their_segments(rubbish: bytes, magic: bytes) -> None:
     file = io.BytesIO(magic + rubbish)
