@@ -252,6 +252,14 @@ def is_still(stream: Any) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 
+def others(container: Any, sound: Any) -> list[Any]:
+    """Return the streams beside the sound, but for the one in which an MP4 has its chapters."""
+    has_chapters = bool(container.chapters())
+    return [
+        stream for stream in container.streams if stream is not sound and not (has_chapters and stream.type == "data")
+    ]
+
+
 def named(streams: Iterable[Any], chapters: int = 0) -> list[str]:
     """Say which streams these are, and how many chapters: "2 subtitle streams (subrip, ass)"."""
     found: dict[str, list[str]] = {}
