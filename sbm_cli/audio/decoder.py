@@ -256,13 +256,7 @@ class Decoder:
         """Refuse what ended before the bytes that its boxes promise."""
         missing, place = cut_short(self._file), heard / self.format.rate
         seconds = self.format.duration - place
-        if missing and self.format.container in (
-            "AVI",
-            "WAV",
-            "ASF",
-            "VOC",
-            "SOX",
-        ):  # of which no duration is known without the end
+        if missing and self.format.container in _WITHOUT_DURATION:
             seconds = max(seconds, place * missing / self._file.seek(0, 2))
         counted = self.format.container in ("WV", "TTA", "APE")  # whose headers count samples
         if (missing and seconds > 0.1) or (counted and seconds > 0.5 / self.format.rate):
