@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sbm_cli.training.objectives.examples import data_loss, draw_state, draw_time, to_spectra
 from sbm_cli.training.objectives.objective import STUDENT, Batch, Learner
-from sbm_cli.training.spectra import predict
+from sbm_cli.training.predict import predict
 
 if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig
