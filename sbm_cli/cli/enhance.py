@@ -247,8 +247,7 @@ def _drawn(
     if picture is None or not isinstance(source, Path) or not isinstance(target, Path):
         yield
         return
-    from sbm_cli.atomic import write_atomically
-    from sbm_cli.audio.permissions import mode_for_new
+    from sbm_cli.atomic import mode_for_new, write_atomically
     from sbm_cli.evaluation.spectrogram import draw, spectrogram
 
     before = spectrogram(source, replace_nan)  # now: the target may replace it
