@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -47,7 +48,11 @@ def new_part(path: Path, mode: int = 0o666) -> Path:
 def sync(part: Path) -> None:
     """Wait until a file is on the disc: renamed before, it could be empty after a power cut."""
     with part.open("r+b") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # a network drive that cannot
+                raise
 
 
 def publish_new(part: Path, path: Path) -> None:

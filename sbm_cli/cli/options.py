@@ -27,98 +27,92 @@ Ext = Annotated[
 BAND_NOTE = "nothing above {:g} kHz comes out; --keep-high-band passes it through, lowered as the octave below"
 
 
-def _options(
-    strength: Annotated[
+# What `Options` holds, by its names there and with its defaults, and --keep-room, in the order of the help.
+_OPTIONS: dict[str, Any] = {
+    "strength": Annotated[
         float, typer.Option(min=0, max=1, help="1 is the enhanced sound, 0 the input, between them both are mixed.")
-    ] = DEFAULTS.strength,
-    attenuation_limit: Annotated[
+    ],
+    "attenuation_limit": Annotated[
         float | None,
         typer.Option(
             min=0, metavar="DB", help="The same in decibels, as in DeepFilterNet: lower nothing by more than DB."
         ),
-    ] = DEFAULTS.attenuation_limit,
-    dereverb: Annotated[
+    ],
+    "dereverb": Annotated[
         float,
         typer.Option(min=0, max=1, help="How much of the reverberation to remove; less than 1 by sbm-small alone."),
-    ] = DEFAULTS.dereverb,
-    keep_room: Annotated[
+    ],
+    "keep_room": Annotated[
         bool, typer.Option("--keep-room", help="Remove the noise and keep the room, as --dereverb 0.")
-    ] = False,
-    steps: Annotated[
+    ],
+    "steps": Annotated[
         int, typer.Option(min=1, metavar="N", help="Steps along the bridge, each a call of the network.")
-    ] = DEFAULTS.steps,
-    sampler: Annotated[
+    ],
+    "sampler": Annotated[
         Sampler,
         typer.Option(help="For several steps: ode, sde (adds noise, see --seed) or heun (two network calls a step)."),
-    ] = DEFAULTS.sampler,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")] = DEFAULTS.seed,
-    dtype: Annotated[
+    ],
+    "seed": Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")],
+    "dtype": Annotated[
         Dtype,
         typer.Option(help="Of the network's products: bfloat16 is faster on processors that know it, and less exact."),
-    ] = DEFAULTS.dtype,
-    keep_high_band: Annotated[
+    ],
+    "keep_high_band": Annotated[
         bool,
         typer.Option(
             "--keep-high-band", help="Pass through what lies above 8 kHz, lowered as the model lowers the octave below."
         ),
-    ] = DEFAULTS.keep_high_band,
-    rate: Annotated[
+    ],
+    "rate": Annotated[
         int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the output, if not INPUT's.")
-    ] = DEFAULTS.rate,
-    mono: Annotated[bool, typer.Option("--mono", help="Mix the channels into one.")] = DEFAULTS.mono,
-    subtype: Annotated[
+    ],
+    "mono": Annotated[bool, typer.Option("--mono", help="Mix the channels into one.")],
+    "subtype": Annotated[
         str | None,
         typer.Option(metavar="SUBTYPE", help="Sample format, such as PCM_24 or FLOAT; that of INPUT if not given."),
-    ] = DEFAULTS.subtype,
-    clip_mode: Annotated[
+    ],
+    "clip_mode": Annotated[
         ClipMode, typer.Option(help="What to do with samples beyond full scale, in integer formats.")
-    ] = DEFAULTS.clip_mode,
-    replace_nan: Annotated[
+    ],
+    "replace_nan": Annotated[
         bool, typer.Option("--replace-nan", help="Take samples that are not numbers as silence, instead of failing.")
-    ] = DEFAULTS.replace_nan,
-    audio_stream: Annotated[
+    ],
+    "audio_stream": Annotated[
         str | None,
         typer.Option(
             metavar="N|all",
             help="Of several audio streams in a film: which, from 1, or all; the one that players play if not given.",
         ),
-    ] = None,
-) -> Options:
-    """Return what the options of a command that enhances mean together."""
-    with wrong_usage():
-        return Options(
-            strength=strength,
-            attenuation_limit=attenuation_limit,
-            dereverb=0.0 if keep_room else dereverb,
-            steps=steps,
-            sampler=sampler,
-            seed=seed,
-            dtype=dtype,
-            keep_high_band=keep_high_band,
-            rate=rate,
-            mono=mono,
-            subtype=subtype,
-            clip_mode=clip_mode,
-            replace_nan=replace_nan,
-            audio_stream=_stream(audio_stream),
-        )
+    ],
+}
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let the parameter `options` of a command stand for the options of `_options`, in its place in the help."""
-    shared = inspect.signature(_options).parameters
+    """Let the parameter `options` of a command stand for all of `_OPTIONS`, in its place in the help."""
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        parameters += shared.values() if parameter.name == "options" else [parameter]
+        if parameter.name == "options":
+            parameters += [
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=getattr(DEFAULTS, name, False), annotation=kind
+                )
+                for name, kind in _OPTIONS.items()
+            ]
+        else:
+            parameters.append(parameter)
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
-        options = _options(**{name: given.pop(name) for name in shared})
+        chosen = {name: given.pop(name) for name in _OPTIONS}
+        if chosen.pop("keep_room"):
+            chosen["dereverb"] = 0.0
+        chosen["audio_stream"] = _stream(chosen["audio_stream"])
+        with wrong_usage():
+            options = Options(**chosen)
         command(options=options, **given)
 
-    by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    wrapper.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in by_name}
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper
 
 
