@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,8 @@ def test_it_trains_and_is_resumed_bit_for_bit(adversarial: TrainConfig, tmp_path
         assert of(whole).keys() == of(parts).keys()
         assert all(torch.equal(tensor, of(parts)[name]) for name, tensor in of(whole).items())
         assert any(not torch.equal(tensor, of(early)[name]) for name, tensor in of(whole).items() if "model" in name)
+    with open(tmp_path / "parts" / "train.csv", newline="") as file:
+        assert all(float(row["critic_loss"]) > 0 for row in csv.DictReader(file))
     assert whole["learners"]["critic"]["step.0.weight"] == whole["tensors"]["step.encoder.weight"] == adversarial.steps
 
 
