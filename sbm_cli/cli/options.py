@@ -12,83 +12,95 @@ import typer
 from sbm_cli.errors import DependencyError
 from sbm_cli.options import DEFAULTS, ClipMode, Dtype, Options, Sampler
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more details.")]
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="NAME|PATH", help="A name of `sbm models list`, or a .safetensors file."),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|PATH",
+        help="Name from `sbm models list`, .safetensors file or its folder.",
+    ),
 ]
-Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="Device to run on: auto, cpu, cuda or cuda:N.")]
 Ext = Annotated[
-    str | None, typer.Option(metavar="EXT", help="Suffix and so format of outputs that have no name yet, such as flac.")
+    str | None,
+    typer.Option(metavar="EXT", help="Output format by suffix, such as flac, for folders and stdout."),
 ]
-BAND_NOTE = "nothing above {:g} kHz comes out; --keep-high-band passes it through, lowered as the octave below"
+BAND_NOTE = "the output ends at {:g} kHz; --keep-high-band passes on what lies above, attenuated but not cleaned"
 
 
-# What `Options` holds, by its names there and with its defaults, and --keep-room, in the order of the help.
+# The fields of `Options`, by their names and with their defaults, and --keep-room, in the order of the help.
 _OPTIONS: dict[str, Any] = {
     "strength": Annotated[
-        float, typer.Option(min=0, max=1, help="1 is the enhanced sound, 0 the input, between them both are mixed.")
+        float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of enhanced sound; the rest is the input.")
     ],
     "attenuation_limit": Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="DB", help="The same in decibels, as in DeepFilterNet: lower nothing by more than DB."
+            min=0, metavar="DB", help="Attenuate nothing by more than DB: --strength in decibels, as in DeepFilterNet."
         ),
     ],
     "dereverb": Annotated[
         float,
-        typer.Option(min=0, max=1, help="How much of the reverberation to remove; less than 1 by sbm-small alone."),
+        typer.Option(
+            min=0, max=1, metavar="SHARE", help="Share of the reverberation to remove; below 1 needs sbm-small."
+        ),
     ],
     "keep_room": Annotated[
-        bool, typer.Option("--keep-room", help="Remove the noise and keep the room, as --dereverb 0.")
+        bool, typer.Option("--keep-room", help="Remove noise but keep the reverberation; same as --dereverb 0.")
     ],
     "steps": Annotated[
-        int, typer.Option(min=1, metavar="N", help="Steps along the bridge, each a call of the network.")
+        int, typer.Option(min=1, metavar="N", help="Steps along the bridge; each calls the network once.")
     ],
     "sampler": Annotated[
         Sampler,
-        typer.Option(help="For several steps: ode, sde (adds noise, see --seed) or heun (two network calls a step)."),
-    ],
-    "seed": Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")],
-    "dtype": Annotated[
-        Dtype,
-        typer.Option(help="Of the network's products: bfloat16 is faster on processors that know it, and less exact."),
-    ],
-    "keep_high_band": Annotated[
-        bool,
         typer.Option(
-            "--keep-high-band", help="Pass through what lies above 8 kHz, lowered as the model lowers the octave below."
+            help="Sampler for several steps: ode, sde (random, see --seed) or heun (two network calls per step)."
         ),
     ],
-    "rate": Annotated[
-        int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the output, if not INPUT's.")
+    "seed": Annotated[int, typer.Option(min=0, metavar="N", help="Random seed for --sampler sde.")],
+    "dtype": Annotated[
+        Dtype,
+        typer.Option(
+            help="Precision of the network; bfloat16 is less exact, and faster on processors that support it."
+        ),
     ],
-    "mono": Annotated[bool, typer.Option("--mono", help="Mix the channels into one.")],
+    "keep_high_band": Annotated[
+        bool, typer.Option("--keep-high-band", help="Keep what lies above 8 kHz, attenuated like the octave below.")
+    ],
+    "rate": Annotated[
+        int | None, typer.Option(min=1, metavar="HZ", help="Output sampling rate.", show_default="the input's")
+    ],
+    "mono": Annotated[bool, typer.Option("--mono", help="Mix all channels down to one.")],
     "subtype": Annotated[
         str | None,
-        typer.Option(metavar="SUBTYPE", help="Sample format, such as PCM_24 or FLOAT; that of INPUT if not given."),
+        typer.Option(
+            metavar="SUBTYPE", help="Output sample format or codec, such as PCM_24.", show_default="the input's"
+        ),
     ],
     "clip_mode": Annotated[
-        ClipMode, typer.Option(help="What to do with samples beyond full scale, in integer formats.")
+        ClipMode, typer.Option(help="For samples beyond full scale in integer formats; rescale lowers the whole file.")
     ],
     "replace_nan": Annotated[
-        bool, typer.Option("--replace-nan", help="Take samples that are not numbers as silence, instead of failing.")
+        bool, typer.Option("--replace-nan", help="Replace NaN and infinite samples with silence instead of failing.")
     ],
     "audio_stream": Annotated[
         str | None,
         typer.Option(
             metavar="N|all",
-            help="Of several audio streams in a film: which, from 1, or all; the one that players play if not given.",
+            help="Audio stream of a video to enhance, counted from 1, or all.",
+            show_default="the one that players choose",
         ),
     ],
 }
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let the parameter `options` of a command stand for all of `_OPTIONS`, in its place in the help."""
+    """Expand the parameter `options` of a command into all of `_OPTIONS`, at its place in the help."""
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if parameter.name == "options":
@@ -117,34 +129,34 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_existing(overwrite: bool, skip_existing: bool) -> None:
-    """Refuse to do both with outputs that exist."""
+    """Refuse to both replace and keep existing outputs."""
     if overwrite and skip_existing:
-        raise typer.BadParameter("either replace or keep what exists", param_hint="--overwrite, --skip-existing")
+        raise typer.BadParameter("give only one of them", param_hint="--overwrite, --skip-existing")
 
 
 def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
-    """Return the suffix that --ext means, refusing all but those of sound files and `more`."""
+    """Return the suffix that --ext stands for: one of a sound file, or of `more`."""
     from sbm_cli.audio.format import OUTPUT_SUFFIXES
 
     suffix = None if ext is None else f".{ext.lower().lstrip('.')}"
     if suffix not in (None, *OUTPUT_SUFFIXES, *more):
         known = " ".join(OUTPUT_SUFFIXES + more)
-        raise typer.BadParameter(f"no sound format {ext}; known: {known}", param_hint="--ext")
+        raise typer.BadParameter(f"unknown format {ext!r}; choose one of {known}", param_hint="--ext")
     return suffix
 
 
 def _stream(text: str | None) -> int | Literal["all"] | None:
-    """Return what --audio-stream means."""
+    """Return the value of --audio-stream."""
     if text is None or text == "all":
         return text  # type: ignore[return-value]
     if not re.fullmatch(r"[1-9]\d*", text):
-        raise typer.BadParameter(f"{text!r} is neither a number from 1 nor all", param_hint="--audio-stream")
+        raise typer.BadParameter(f"expected a number from 1, or all, got {text!r}", param_hint="--audio-stream")
     return int(text)
 
 
 @contextlib.contextmanager
 def wrong_usage() -> Iterator[None]:
-    """Tell options that do not go together, which a record of them refuses, as wrong usage."""
+    """Report a ValueError, of options that do not go together, as wrong usage."""
     try:
         yield
     except ValueError as error:
@@ -152,15 +164,15 @@ def wrong_usage() -> Iterator[None]:
 
 
 def check_device(device: str) -> None:
-    """Refuse what is no device, or none that is here, before anything is loaded."""
+    """Refuse an unknown or absent device before anything is loaded."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise typer.BadParameter(f"{device!r} is none of auto, cpu, cuda, cuda:N", param_hint="--device")
+        raise typer.BadParameter(f"expected auto, cpu, cuda or cuda:N, got {device!r}", param_hint="--device")
     if device.startswith("cuda"):
         import torch
 
         count, wanted = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
         if wanted >= count:
             raise DependencyError(
-                f"--device {device}: torch can use {count} NVIDIA GPUs here",
-                "Use --device cpu; `sbm doctor` shows what torch sees.",
+                f"--device {device}: torch sees {count} NVIDIA GPUs",
+                "Use --device cpu; `sbm doctor` shows which torch is installed.",
             )
