@@ -270,7 +270,7 @@ class SoundEncoder:
         elif self._muxer.delay == "never" or not self._targets:
             self._written = self._delay
             seconds = self._delay / self._form.rate
-            self.notes.append(f"the sound begins {seconds:.3f} s later: {self._form.container} cannot tell of a delay")
+            self.notes.append(f"the sound starts {seconds:.3f} s later: {self._form.container} cannot store a delay")
 
 
 def _kept(metadata: dict[str, str]) -> dict[str, str]:
