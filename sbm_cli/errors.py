@@ -5,7 +5,7 @@ import errno
 import os
 from collections.abc import Iterator
 
-DISK_FULL = "The disk is full, or your share of it: free some space, or write to another one."
+DISK_FULL = "The disk or your quota is full: free some space, or write to another disk."
 FULL = (errno.ENOSPC, errno.EDQUOT)  # numbers of system errors
 
 

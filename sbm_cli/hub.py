@@ -21,6 +21,7 @@ from sbm_cli.errors import ModelError
 
 _PACKAGE = Path(__file__).parent
 _SUFFIX = ".safetensors"
+_REINSTALL = "Reinstall the package: pip install --force-reinstall sbm-cli"
 _PATIENCE = 60.0  # s, for a download of nothing
 _SLOWEST = 20_000  # bytes/s, at which one still counts as going on
 
@@ -141,7 +142,7 @@ def check(model: ModelEntry) -> Path:
     Raises ModelError if one is missing or damaged.
     """
     bundled = model.source == "bundled"
-    cure = "Install sbm-cli again." if bundled else f"Fetch it: sbm models download {model.name}"
+    cure = _REINSTALL if bundled else f"Download it: sbm models download {model.name}"
     paths = []
     for file, sha256 in model.digests.items():
         path = local_file(model, file)
@@ -159,7 +160,7 @@ def _read() -> dict[str, Any]:
     try:
         document: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file", "Install sbm-cli again.") from None
+        raise ModelError(f"{path}: no such file", _REINSTALL) from None
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error})") from None
     keys = set(document) if isinstance(document, dict) else set()
@@ -170,7 +171,7 @@ def _read() -> dict[str, Any]:
 
 def _entry(name: str, record: dict[str, Any]) -> ModelEntry:
     if not isinstance(record, dict):
-        raise ModelError(f"{name}: checkpoints.json has no keys and values for it")
+        raise ModelError(f"{name}: expected keys and values in checkpoints.json")
     known = {field.name for field in fields(ModelEntry)} - {"name"}
     required = known - {"repository", "revision"}
     if unknown := set(record) - known:
@@ -202,7 +203,7 @@ def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
     if damaged:  # the client would return it again
         damaged.resolve().unlink(missing_ok=True)  # a link leads to it, where the system has links
         damaged.unlink(missing_ok=True)
-    by_hand = f"Or fetch {model.file} and {model.config} from {model.page} and give the folder: --model FOLDER"
+    by_hand = f"Or download {model.file} and {model.config} from {model.page} and pass their folder: --model FOLDER"
     limit = _PATIENCE + model.bytes / _SLOWEST
     answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 
@@ -221,13 +222,13 @@ def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
             raise error
     except queue.Empty:
         raise ModelError(
-            f"{model.name}: {file} did not come within {limit:.0f} s: the server or the network hangs",
+            f"{model.name}: {file} did not arrive within {limit:.0f} s: the server or the network hangs",
             f"Try again later.\n{by_hand}",
         ) from None
     except LocalEntryNotFoundError:
         raise ModelError(
             f"{model.name}: not on this machine, and the network cannot be used (HF_HUB_OFFLINE set, or no connection)",
-            f"Try again with a connection.\n{by_hand}",
+            f"Try again with a network connection.\n{by_hand}",
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
         raise ModelError(
@@ -235,7 +236,7 @@ def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
             "Update sbm-cli, or set HF_TOKEN for a private repository; `sbm models list` shows the bundled models.",
         ) from None
     except Exception as error:  # of requests, httpx or httpx2: what the client is built on changes with its version
-        raise ModelError(f"{model.name}: fetching {file} failed ({error})", f"Try again.\n{by_hand}") from error
+        raise ModelError(f"{model.name}: downloading {file} failed ({error})", f"Try again.\n{by_hand}") from error
 
 
 def _only_model(folder: Path) -> Path:
@@ -244,14 +245,16 @@ def _only_model(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     names = ", ".join(path.name for path in found) or "none"
-    raise ModelError(f"{folder}: expected one {_SUFFIX} file with its .json, found {names}", "Give the file itself.")
+    raise ModelError(f"{folder}: expected one {_SUFFIX} file with its .json, found {names}", "Pass the file itself.")
 
 
 def _unknown(name: str, known: Mapping[str, ModelEntry]) -> ModelError:
     near = difflib.get_close_matches(name, known, n=1)
     question = f"; did you mean {near[0]}?" if near else ""
     listed = ", ".join(known) or "none"
-    return ModelError(f"unknown model {name!r}{question}", f"Known: {listed}. Or give a {_SUFFIX} file or its folder.")
+    return ModelError(
+        f"unknown model {name!r}{question}", f"Choose one of {listed}, or pass a {_SUFFIX} file or its folder."
+    )
 
 
 def digest(path: Path) -> str:

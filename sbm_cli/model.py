@@ -47,9 +47,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         # Files are named after it.
         if not self.name or Path(self.name).name != self.name or self.name.startswith(".") or "\\" in self.name:
-            raise ValueError(f"name is the beginning of a file's name, without folders, got {self.name!r}")
+            raise ValueError(f"name must be a plain file name without suffix, got {self.name!r}")
         if not 1000 <= self.rate <= 192_000:
-            raise ValueError(f"rate lies between 1000 and 192000 Hz, got {self.rate}")
+            raise ValueError(f"rate must be between 1000 and 192000 Hz, got {self.rate}")
         if self.stft.bins != self.network.bins:
             raise ValueError(f"the STFT has {self.stft.bins} frequencies, the network {self.network.bins}")
 
@@ -185,7 +185,7 @@ def load_config(path: Path) -> ModelConfig:
     if isinstance(values, Mapping):
         number = values.get("format", 1)
         if number not in range(1, FORMAT + 1):
-            raise ModelError(f"{beside}: of format {number!r}, which this version does not know", "Update sbm-cli.")
+            raise ModelError(f"{beside}: unknown format {number!r}", "Update sbm-cli: pip install --upgrade sbm-cli")
         values = upgraded({key: value for key, value in values.items() if key != "format"})
     return build(ModelConfig, values, str(beside))
 

@@ -120,7 +120,7 @@ def test_entries_lack_nothing(bundle: Any) -> None:
         ("[]", "exactly the keys"),
         ("{}", "exactly the keys"),
         ('{"default": "a", "models": []}', "exactly the keys"),
-        ('{"default": "a", "models": {"a": 1}}', "a: checkpoints.json has no keys and values"),
+        ('{"default": "a", "models": {"a": 1}}', "a: expected keys and values in checkpoints.json"),
     ],
 )
 def test_a_broken_checkpoints_file_is_one_message(bundle: Any, text: str, message: str) -> None:
@@ -168,7 +168,7 @@ def test_a_hub_that_hangs_is_given_up(bundle: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(hub, "_PATIENCE", 0.1)
     bundle.describe({"far": bundle.record(source="huggingface", repository="a/b", revision="0" * 40)}, "far")
     try:
-        with pytest.raises(ModelError, match=r"far: small.safetensors did not come within 0 s: .* hangs") as caught:
+        with pytest.raises(ModelError, match=r"far: small.safetensors did not arrive within 0 s: .* hangs") as caught:
             hub.resolve("far")
     finally:
         released.set()

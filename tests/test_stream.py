@@ -80,7 +80,7 @@ def test_integers_are_scaled(enhancer: Enhancer) -> None:
     expected = enhancer.enhance(whole / 2**15, 16000)
     np.testing.assert_array_equal(enhancer.enhance(whole, 16000), expected)
     np.testing.assert_allclose(streamed(enhancer, whole, Options()), expected, atol=1e-5)
-    with pytest.raises(ValueError, match="samples are float"):
+    with pytest.raises(ValueError, match="samples must be float"):
         enhancer.stream(16000).feed([0, 1, 2])
 
 

@@ -72,7 +72,9 @@ class Journal:
         file = self._file = open(self._out / NAME, "a+b", buffering=0)
         if not lock(file.fileno()):
             file.close()
-            raise SbmError(f"{self._out}: another sbm batch writes into it.", "Wait for it, or name another folder.")
+            raise SbmError(
+                f"{self._out}: another sbm batch is writing to it.", "Wait for it, or choose another folder."
+            )
         self._entries = _read(self._out / NAME)  # until now it may have been another's
         if file.tell() and not (self._out / NAME).read_bytes().endswith(b"\n"):
             file.write(b"\n")  # a last line that was cut off stays alone
@@ -97,7 +99,7 @@ class Journal:
         if entry is None:
             return "outdated", "not made by sbm batch"
         if entry.replaces and not entry.finished:
-            return "outdated", "its replacement was interrupted"
+            return "outdated", "replacement was interrupted"
         known = asdict(DEFAULTS) | entry.settings  # an option that is younger than the entry had its default
         made = {name: known.get(name) for name in self._settings}
         if made != self._settings:
@@ -166,7 +168,7 @@ def _read(path: Path) -> dict[str, Entry]:
 def _check_regular(path: Path) -> None:
     """Refuse what would never end to be read, or take what is written to another place than a disc."""
     if path.exists() and not path.is_file():
-        raise SbmError(f"{path}: is not a regular file.", "Remove it, or name another output folder.")
+        raise SbmError(f"{path}: is not a regular file.", "Remove it, or choose another output folder.")
 
 
 def _is_inside(output: str) -> bool:

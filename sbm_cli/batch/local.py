@@ -103,13 +103,12 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode or 0
-            cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            where = "a process that loaded a model"
-            if self.jobs:
-                where = f"{self.jobs[0].source}: the process that worked on it"
-            if cause == "killed by SIGKILL":
-                return SbmError(f"{where} was {cause}.", "If memory ran out: fewer --workers.")
-            return SbmError(f"{where} was {cause}.", "If it happens again, please report it with `sbm doctor`.")
+            what = f"{self.jobs[0].source}: its process" if self.jobs else "a process that was loading the model"
+            end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+            hint = "If this happens again, please report it with the output of `sbm doctor`."
+            if end.endswith("SIGKILL"):
+                hint = "If memory ran out, use fewer --workers."
+            return SbmError(f"{what} {end}.", hint)
 
     def kill(self) -> None:
         self.process.kill()

@@ -100,7 +100,7 @@ def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), suff
     sources = {os.path.realpath(job.source): job.source for job in jobs.values()}
     for target in jobs:
         if source_there := sources.get(os.path.realpath(target)):
-            raise SbmError(f"{source_there} would be written over.", f"Name another output folder than {out}.")
+            raise SbmError(f"{source_there} would be overwritten.", f"Choose an output folder other than {out}.")
     plan.jobs.extend(jobs[target] for target in sorted(jobs))
     plan.ignored.sort()
     return plan
@@ -132,7 +132,9 @@ def _files(given: Path, out: Path, filter: Filter, sniff: bool, plan: Plan) -> I
         return
     own = os.path.realpath(out)
     if own == os.path.realpath(given):
-        raise SbmError(f"{out} is the folder that is read.", "Name another one: its files would be read the next time.")
+        raise SbmError(
+            f"{out} is also an input folder.", "Choose another output folder: the next batch would read these outputs."
+        )
     by_suffix = filter.include == SOUND_FILES
     for root, folders, names in os.walk(given, onerror=plan.unreadable.append):
         below = Path(root).relative_to(given)

@@ -112,7 +112,7 @@ def find_set(name: str, paths: Sequence[Path]) -> Found:
         ]
     if not keys:
         places = " and ".join(str(folder) for folder in (noisy_folder, clean_folder) if folder is not None)
-        raise SbmError(f"{places}: no recordings of {name} there.", f"Looked for {layout.says}.")
+        raise SbmError(f"{places}: no recordings of {name} found.", f"Looked for {layout.says}.")
     items = (
         Item(_stem(noisy[key], noisy_folder), name, partial(read_pair, noisy[key], clean.get(key))) for key in keys
     )
@@ -131,7 +131,7 @@ def read_pair(noisy: Path, clean: Path | None) -> tuple[Samples, Samples | None]
     length = min(samples.size, reference.size)
     if max(samples.size, reference.size) > length + 1:
         raise AudioError(
-            f"{noisy}: lasts {samples.size / RATE:.3f} s and its reference {clean} {reference.size / RATE:.3f} s."
+            f"{noisy}: lasts {samples.size / RATE:.3f} s, but its reference {clean} {reference.size / RATE:.3f} s."
         )
     return samples[:length], reference[:length]
 
@@ -167,11 +167,11 @@ def _folders(name: str, layout: Layout, paths: Sequence[Path]) -> tuple[Path, Pa
         roots = [paths[0] / root for root in layout.roots]
         candidates = [(root / layout.noisy, root / layout.clean if layout.clean else None) for root in roots]
     else:
-        raise SbmError(f"{len(paths)} folders given for {name}.", f"It wants {layout.says}.")
+        raise SbmError(f"{len(paths)} folders given for {name}.", f"Expected {layout.says}.")
     for noisy, clean in candidates:
         if noisy.is_dir() and (clean is None or clean.is_dir()):
             return noisy, clean
-    raise SbmError(f"{' and '.join(map(str, paths))}: no {name} there.", f"Looked for {layout.says}.")
+    raise SbmError(f"{' and '.join(map(str, paths))}: no {name} found.", f"Looked for {layout.says}.")
 
 
 def _by_key(folder: Path, pattern: str) -> tuple[dict[str, Path], list[Path]]:

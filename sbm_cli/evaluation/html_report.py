@@ -136,9 +136,9 @@ def _plot(evaluation: Evaluation) -> str:
         return ""
     return (
         f"<h2>{escape(label(metric))} over real-time factor</h2>\n"
-        '<p class="note">Mean of all files. The real-time factor (time over duration of the audio; left is faster)'
-        " is of this very run, in which scoring took its share of the machine, and of other programs with their start:"
-        f" indicative only, sbm rtf measures it.</p>\n{''.join(_svg(points, means[NOISY], label(metric)))}"
+        '<p class="note">Mean of all files. The real-time factor (processing time over audio duration; left is faster)'
+        " is only a rough guide: scoring shared the machine, and other programs include their start."
+        f" To measure it, use sbm rtf.</p>\n{''.join(_svg(points, means[NOISY], label(metric)))}"
     )
 
 

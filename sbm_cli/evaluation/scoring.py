@@ -127,7 +127,7 @@ class _Scoring:
                 try:
                     return "", alone.submit(job).result()
                 except BrokenProcessPool:
-                    return _none(self._metrics, "the process that scored it died, as for lack of memory")
+                    return _none(self._metrics, "the scoring process died, perhaps out of memory")
 
 
 def _openable(workers: int) -> int:

@@ -86,12 +86,12 @@ class Folder:
         self._files = dict(files)
         self._alone = {} if exact else {Path(id).name: path for id, path in files if names[Path(id).name] == 1}
         if not files:
-            raise SbmError(f"{folder}: no sound files there.", "Name the folder that holds the enhanced files.")
+            raise SbmError(f"{folder}: no sound files found.", "Pass the folder that holds the enhanced files.")
 
     def enhance(self, id: str, noisy: Samples) -> Samples:
         path = self._files.get(id) or self._alone.get(Path(id).name)
         if path is None:
-            raise AudioError(f"{self._folder}: has no {id}")
+            raise AudioError(f"{self._folder}: no enhanced file for {id}")
         return read_mono(path)
 
 
@@ -135,7 +135,7 @@ def run(system: System, id: str, noisy: Samples) -> tuple[Samples, float]:
     if abs(output.size - noisy.size) > SLACK * RATE:
         raise AudioError(f"{id}: the output lasts {output.size / RATE:.3f} s, the input {noisy.size / RATE:.3f} s")
     if not np.isfinite(output).all():
-        raise AudioError(f"{id}: the output holds NaN or infinity")
+        raise AudioError(f"{id}: the output contains NaN or infinity")
     return np.pad(output, (0, max(0, noisy.size - output.size)))[: noisy.size], took
 
 

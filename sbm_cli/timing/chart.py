@@ -21,7 +21,7 @@ def require_pillow() -> None:
     try:
         import PIL  # noqa: F401
     except ImportError as error:
-        raise DependencyError("a chart needs Pillow", 'pip install "sbm-cli[plot]"') from error
+        raise DependencyError("pictures need Pillow", 'pip install "sbm-cli[plot]"') from error
 
 
 def bar_chart(rows: Sequence[Row], title: str, path: Path) -> None:

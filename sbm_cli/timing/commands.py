@@ -29,7 +29,7 @@ class Command:
         """
         name, _, template = text.partition("=")
         if not (name.strip() and "{in}" in template and "{out}" in template):
-            raise ValueError(f"{text!r} is not of the form 'name=program {{in}} {{out}}'")
+            raise ValueError(f"expected NAME=PROGRAM {{in}} {{out}}, got {text!r}")
         return cls(name.strip(), tuple(shlex.split(template)))
 
     def run(self, source: Path, target: Path, threads: int) -> None:
@@ -46,6 +46,6 @@ class Command:
             raise SbmError(f"{self.name}: {filled[0]} cannot be started ({error.strerror})") from error
         if done.returncode:
             last = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
-            raise SbmError(f"{self.name}: ended with status {done.returncode}", "\n".join([shlex.join(filled), *last]))
+            raise SbmError(f"{self.name}: exited with status {done.returncode}", "\n".join([shlex.join(filled), *last]))
         if not target.exists():
             raise SbmError(f"{self.name}: wrote no output", shlex.join(filled))

@@ -232,14 +232,14 @@ def _conditions(report: Report) -> Iterator[str]:
         f"scan {report.scan}, threads {report.threads}"
     )
     yield (
-        f"- protocol: median of {report.rounds} rounds after one of warm-up, systems and clips taking turns; ours from "
-        "array to array, other programs from file to file less their start"
+        f"- protocol: median of {report.rounds} rounds after one to warm up, systems and clips taking turns; models "
+        "from array to array, other programs from file to file less their start"
     )
-    yield f"- start, apart: imports {report.import_seconds:.2f} s, model {report.load_seconds:.2f} s"
-    yield f"- network: {report.passes} pass of every frame; {report.calls} calls, one a block, for the first clip"
+    yield f"- start, not counted: imports {report.import_seconds:.2f} s, model {report.load_seconds:.2f} s"
+    yield f"- network: passes per frame {report.passes}; calls for the first clip {report.calls}, one per block"
     yield (
-        f"- stream, hop by hop: median {1e3 * latency.median:.2f} ms, 99th percentile {1e3 * latency.p99:.2f} ms, most "
-        f"{1e3 * latency.most:.2f} ms, of {1e3 * latency.hop:g} ms"
+        f"- stream, hop by hop: median {1e3 * latency.median:.2f} ms, 99th percentile {1e3 * latency.p99:.2f} ms, "
+        f"maximum {1e3 * latency.most:.2f} ms, per hop of {1e3 * latency.hop:g} ms"
     )
     yield (
         f"- algorithmic latency: {1e3 * latency.algorithmic:g} ms (window and look-ahead); "
@@ -247,11 +247,11 @@ def _conditions(report: Report) -> Iterator[str]:
     )
     memory = {"resident": report.peak_memory, "on the device": report.peak_device_memory}
     known = [f"{held / 2**20:.0f} MiB {where}" for where, held in memory.items() if held is not None]
-    yield f"- peak memory: {', '.join(known) or 'not known here'}"
+    yield f"- peak memory: {', '.join(known) or 'unknown'}"
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
-    yield "| clip | system | median, s | least to most | start, s | RTF | times real time |"
+    yield "| clip | system | median, s | least to most, s | start, s | RTF | times real time |"
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
         start = f"{row.start:.3f}" if row.start else "apart"

@@ -50,7 +50,7 @@ def test_programs_read_and_write_files() -> None:
     )
     output, _ = run(copy, "a", NOISY)
     assert np.abs(output - NOISY).max() <= 2**-16
-    with pytest.raises(SbmError, match="no: ended with status 1"):
+    with pytest.raises(SbmError, match="no: exited with status 1"):
         run(Program(Command("no", (sys.executable, "-c", "exit(1)", "{in}", "{out}"))), "a", NOISY)
 
 

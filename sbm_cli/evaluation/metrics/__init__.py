@@ -66,7 +66,7 @@ def score(metrics: Sequence[str], estimate: Samples, clean: Samples | None = Non
             except Exception as error:  # third-party code on one signal: the other metrics and files go on
                 reason = f"{type(error).__name__}: {_text(error)}"
         if value is not None and not np.isfinite(value):
-            value, reason = None, f"{metric.label} is not a number for this signal"
+            value, reason = None, f"{metric.label} is undefined for this signal"
         scores[name] = value
         if reason:
             scores.reasons[name] = reason

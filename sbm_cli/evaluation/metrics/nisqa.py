@@ -47,8 +47,8 @@ def missing_weights() -> str:
     if (_folder() / FILE).is_file():
         return ""
     return (
-        f"no weights: get weights/{FILE} of github.com/gabrielmittag/NISQA (CC BY-NC-SA 4.0: not for commerce) and "
-        f"put it in {_folder()}; SBM_NISQA names another folder"
+        f"no weights: download weights/{FILE} from github.com/gabrielmittag/NISQA (CC BY-NC-SA 4.0, non-commercial) "
+        f"to {_folder()}, or set SBM_NISQA to its folder"
     )
 
 
