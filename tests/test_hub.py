@@ -52,7 +52,7 @@ def test_damaged_files_are_refused(bundle: Any, name: str) -> None:
     (bundle.weights.parent / name).write_bytes(b"weightz")
     with pytest.raises(ModelError, match=f"{name}: damaged") as caught:
         hub.resolve("small")
-    assert "again" in caught.value.hint
+    assert "pip install --force-reinstall" in caught.value.hint
 
 
 def test_a_missing_bundled_file_is_an_error(bundle: Any) -> None:
@@ -64,7 +64,7 @@ def test_a_missing_bundled_file_is_an_error(bundle: Any) -> None:
 def test_unknown_names_list_the_known_ones(bundle: Any) -> None:
     with pytest.raises(ModelError, match=r"unknown model 'smal'; did you mean small\?") as caught:
         hub.resolve("smal")
-    assert "Known: small" in caught.value.hint
+    assert "Choose one of small" in caught.value.hint
     with pytest.raises(ModelError, match="unknown model 'zzz'$"):
         hub.entry("zzz")
 

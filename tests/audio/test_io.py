@@ -348,7 +348,7 @@ def test_truncated_files_are_refused(tmp_path: Path, container: str, subtype: st
 def test_wav_cut_right_after_its_header_is_truncated_not_empty(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(wav_bytes(path)[:44])
-    with pytest.raises(AudioError, match="truncated: 2000 bytes promised, 0 there"):
+    with pytest.raises(AudioError, match="truncated: its header promises 2000 bytes, 0 are there"):
         read_format(path)
 
 
@@ -604,9 +604,9 @@ def test_reading_and_replacing_the_same_file(tmp_path: Path) -> None:
 def test_targets_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AudioError, match="cannot be written") as caught, SoundWriter(tmp_path / "no" / "a.wav", WAV):
         pass
-    assert f"folder {tmp_path / 'no'} first" in caught.value.hint
+    assert f"first: mkdir -p {tmp_path / 'no'}" in caught.value.hint
     for path in (tmp_path, Path("/dev/null")):
-        with pytest.raises(AudioError, match="not a file"), SoundWriter(path, WAV, overwrite=True):
+        with pytest.raises(AudioError, match="not a regular file"), SoundWriter(path, WAV, overwrite=True):
             pass
     (tmp_path / "file").touch()
     with pytest.raises(AudioError, match="not a directory"), SoundWriter(tmp_path / "file" / "a.wav", WAV):

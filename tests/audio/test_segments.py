@@ -187,7 +187,9 @@ def test_content_decides_and_not_the_name(tmp_path: Path, record: Callable[..., 
     for name, muxer, codec in (("a.mp3", "ipod", "aac"), ("b.wav", "mp3", "libmp3lame"), ("c.m4a", "wav", "pcm_s16le")):
         record(name, muxer, codec)
         assert read(tmp_path / name)[1].shape[1] >= 16123
-    assert rewrite(tmp_path / "a.mp3", tmp_path / "out.mp3") == ["AAC becomes MPEG_LAYER_III"]
+    assert rewrite(tmp_path / "a.mp3", tmp_path / "out.mp3") == [
+        "AAC becomes MPEG_LAYER_III: the input is MP4 despite its suffix"
+    ]
 
 
 def test_lists_of_other_files_are_not_followed(tmp_path: Path) -> None:
