@@ -125,7 +125,7 @@ class SoundEncoder:
         return others
 
     def _may_hold(self, stream: Any) -> bool:
-        """Whether the output is a film, which has room for all, or has room for a cover, which this is."""
+        """Whether the output is a video, which has room for all, or has room for a cover, which this is."""
         return self._muxer.video or (ffmpeg.is_still(stream) and self._form.container in ("M4A", "MKA"))
 
     def _add(self, others: list[Any]) -> None:
