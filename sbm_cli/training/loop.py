@@ -100,7 +100,9 @@ def train(
     TrainingError if loss or gradient stay infinite; KeyboardInterrupt if it was interrupted, after a checkpoint.
     """
     last = output / LAST
-    in_use = ConfigError(f"{output}: holds a training already", "Use --resume to go on with it, or another --output.")
+    in_use = ConfigError(
+        f"{output}: holds a training already", "Use --resume to continue it, or choose another --output."
+    )
     if last.exists() and not resume:
         raise in_use
     if last.exists():
@@ -110,7 +112,9 @@ def train(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("PyTorch finds no CUDA device", "Use --device cpu; `sbm doctor` says what is installed.")
+        raise ConfigError(
+            "--device cuda: torch sees no NVIDIA GPU", "Use --device cpu; `sbm doctor` shows which torch is installed."
+        )
     if processes is None:
         processes = cores() if device == "cpu" and sources is None else 1
     with locked(output):
@@ -146,7 +150,10 @@ class _Training:
     def __init__(self, worker: Worker, config: TrainConfig, output: Path, start: Path | None, sources: Sources) -> None:
         self.worker, self.config, self.output, self.sources = worker, config, output, sources
         if worker.size > config.batch:
-            raise ConfigError(f"{worker.size} processes for a batch of {config.batch}", "Raise batch, or start fewer.")
+            raise ConfigError(
+                f"{worker.size} processes cannot share a batch of {config.batch}",
+                "Raise batch, or start fewer processes.",
+            )
         if worker.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if config.loop.tf32 else "highest")
         torch.manual_seed(config.seed)
@@ -278,7 +285,7 @@ class _Window:
         if in_row >= config.loop.skip_limit:
             raise TrainingError(
                 f"step {step}: loss or gradient were not finite for {in_row:.0f} steps in a row",
-                "Look for damaged recordings, or lower optimizer.rate; the last checkpoint is as it was.",
+                "Look for damaged recordings, or lower optimizer.rate; the last checkpoint is intact.",
             )
         elapsed = time.monotonic() - self._since
         return Progress(

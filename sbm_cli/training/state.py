@@ -70,7 +70,9 @@ def locked(output: Path) -> Iterator[None]:
     number = os.open(output, os.O_RDONLY)
     try:
         if not lock(number):
-            raise ConfigError(f"{output}: another training writes into it", "Wait for it, or name another --output.")
+            raise ConfigError(
+                f"{output}: another training is writing to it", "Wait for it, or choose another --output."
+            )
         yield
     finally:
         os.close(number)
@@ -94,9 +96,9 @@ def check(path: Path, config: TrainConfig) -> None:
         recipe = parse_json(_read(path)["recipe"])
         before = build(TrainConfig, recipe | {"model": upgraded(recipe["model"])}, f"{path}: its recipe")
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: its recipe cannot be read ({error})", "Use another --output.") from error
+        raise ConfigError(f"{path}: its recipe cannot be read ({error})", "Choose another --output.") from error
     if before.model != config.model:
-        raise ConfigError(f"{path}: of another model than this recipe's", "Use another --output.")
+        raise ConfigError(f"{path}: belongs to another model than the recipe's", "Choose another --output.")
     values = dict(_flat(dump(config)))
     changed = [
         f"{key} {value} -> {values[key]}"
@@ -106,8 +108,8 @@ def check(path: Path, config: TrainConfig) -> None:
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ConfigError(
-            f"{path}: of another recipe: {', '.join(changed[:SHOWN])}{more}",
-            "Only steps, loop, checkpoint_minutes and the paths of data may change; --from begins anew.",
+            f"{path}: belongs to another recipe: {', '.join(changed[:SHOWN])}{more}",
+            "Only steps, loop, checkpoint_minutes and the paths of data may change; --from starts a new training.",
         )
 
 
@@ -129,7 +131,7 @@ def check_start(path: Path, config: TrainConfig) -> None:
     grown = found.network.grown(wanted.network)
     if replace(found, name=wanted.name, level=wanted.level, network=grown) != wanted:
         raise ConfigError(
-            f"{path}: of another model than the recipe's", f"Use the recipe that {found.name} was trained with."
+            f"{path}: belongs to another model than the recipe's", f"Use the recipe that {found.name} was trained with."
         )
 
 
@@ -165,5 +167,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever its reader stumbles over
-        raise ConfigError(f"{path}: cannot be resumed from ({error})", "Use another --output.") from error
+        raise ConfigError(f"{path}: cannot be resumed from ({error})", "Choose another --output.") from error
     return found

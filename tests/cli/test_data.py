@@ -183,5 +183,5 @@ def test_curate_writes_what_a_training_takes(sbm: Any, tmp_path: Path) -> None:
     assert sbm("data", "curate", manifest, "-o", out, "--as-is", "--model", "sbm-tiny").status == 2
     (tmp_path / "cleaned/speech/eve/b.wav").rename(tmp_path / "cleaned/speech/anna/b.wav")  # of another speaker
     result = sbm("data", "curate", manifest, "-o", tmp_path / "no", "--enhanced", tmp_path / "cleaned", "--no-score")
-    assert result.status == 1 and "has no speech/eve/b" in result.err
+    assert result.status == 1 and "no enhanced file for speech/eve/b" in result.err
     assert sbm("data", "curate", manifest, "-o", out, "--least", "3", "--no-score").status == 2

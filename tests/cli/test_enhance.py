@@ -179,7 +179,7 @@ def test_an_output_folder_that_is_not_there(sbm: Any, folder: Path, model_file: 
     ("device", "status", "message"),
     [
         ("gpu", 2, "sbm: invalid value for --device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
-        ("cuda:99", 1, "sbm: --device cuda:99: torch can use "),
+        ("cuda:99", 1, "sbm: --device cuda:99: torch sees "),
     ],
 )
 def test_devices_that_are_not_there(sbm: Any, folder: Path, device: str, status: int, message: str) -> None:
@@ -297,7 +297,7 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
     ("arguments", "status", "message"),
     [
         (["noisy.wav", "copy/noisy.wav", "-o", "out"], 1, "sbm: noisy.wav and copy/noisy.wav would both become "),
-        (["noisy.wav", "other.wav", "-o", "."], 1, "sbm: noisy.wav would be written over."),
+        (["noisy.wav", "other.wav", "-o", "."], 1, "sbm: noisy.wav would be overwritten."),
         (["noisy.wav", "other.wav", "-o", "other.wav"], 2, "sbm: invalid value for --output: other.wav is a file; "),
         (
             ["noisy.wav", "other.wav", "-o", "one.wav"],

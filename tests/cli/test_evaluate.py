@@ -133,7 +133,7 @@ def test_sets_without_references_have_other_metrics(sbm: Any, pair: Path) -> Non
         (["--steps", "0"], "steps must be at least 1"),
         (["--steps", "many"], "many"),
         (["--sampler", "euler"], "sampler must be one of"),
-        (["--system", "cp {in} {out}"], "not of the form"),
+        (["--system", "cp {in} {out}"], "expected NAME=PROGRAM"),
         (["--enhanced", "theirs"], "expected NAME=DIR, got"),
         (["--html"], "needs an --output folder"),
         (["--model", "sbm-tiny", "--enhanced", "sbm-tiny=."], "each system needs its own name"),

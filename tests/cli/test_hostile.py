@@ -250,7 +250,7 @@ GROUPS = {
         Case(
             "an output that is a pipe",
             lambda: (write(), os.mkfifo("out.wav")),
-            "out.wav: not a file that could be replaced",
+            "out.wav: not a regular file",
         ),
         Case("an output of no known format", write, "out.xyz: no sound format for suffix .xyz", target="out.xyz"),
         Case("a disc that fills up", lambda: write(sound(50_000)), "out.wav: writing failed at ", disc=30_000),

@@ -68,7 +68,7 @@ class OSpatialNetConfig(NetworkConfig):
             raise ValueError(f"every dimension must be at least 1, and nothing negative, got {self}")
         large = c.bins > 2**14 + 1 or max(*sizes[1:], c.head, c.embedding, c.fullband_squeeze) > 4096
         if large or max(c.blocks, c.d_state, c.lookahead, c.filter_frames) > 256:
-            raise ValueError(f"dimensions beyond every model that somebody could run, got {self}")
+            raise ValueError(f"dimensions are too large for any practical model, got {self}")
         if (self.bins - 1) % self.stride:
             raise ValueError(f"bins - 1 must be a multiple of stride, got {self.bins} and {self.stride}")
         if self.channels % self.cross_groups:
@@ -82,7 +82,7 @@ class OSpatialNetConfig(NetworkConfig):
         if self.filter_frames < 1 or (self.filter_frames > 1 and not 1 <= self.filter_bins <= self.bins):
             raise ValueError(f"filter_frames must be at least 1 and filter_bins in [1, bins], got {self}")
         if self.keep_room and not self.embedding:
-            raise ValueError("keep_room needs an embedding of the time: the wish enters beside it")
+            raise ValueError("keep_room needs a time embedding: set embedding above 0")
         if self.sequence not in SEQUENCES:
             raise ValueError(f"sequence is one of {', '.join(SEQUENCES)}, got {self.sequence!r}")
         if self.output not in OUTPUTS:

@@ -136,5 +136,5 @@ def test_only_who_was_trained_for_it_keeps_the_room() -> None:
     _, noisy = spectra()
     with pytest.raises(ValueError, match="not trained to keep"):
         perturbed(OSpatialNetConfig(**SMALL, embedding=4))(noisy, noisy, END, None, torch.ones(2))
-    with pytest.raises(ValueError, match="needs an embedding"):
+    with pytest.raises(ValueError, match="needs a time embedding"):
         OSpatialNetConfig(**SMALL, embedding=0, keep_room=True)
