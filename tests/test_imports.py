@@ -34,6 +34,7 @@ ROOMS = {
     "stream": {"audio", "bridge", "dsp", "model", "nn", "options", "errors"},
     "files": {"audio", "model", "stream", "options", "errors"},
     "enhancer": {"audio", "files", "model", "stream", "hub", "options"},
+    "live": {"audio", "enhancer", "options", "errors"},
     "data": {"atomic", "audio", "cells", "config", "cores", "errors"},
     "timing": {"audio", "cores", "enhancer", "errors"},
     "evaluation": {"audio", "cells", "cores", "data", "enhancer", "stream", "options", "timing", "errors"},
@@ -42,7 +43,7 @@ ROOMS = {
     "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
     "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
-    | {"atomic", "cores", "errors", "training", ""},
+    | {"atomic", "cores", "errors", "live", "training", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
@@ -65,6 +66,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "stream": ({"torch", "numpy"}, set()),
     "enhancer": ({"torch", "numpy"}, set()),
     "batch": (set(), set()),
+    "live": ({"numpy"}, {"sounddevice"}),
     "data": ({"torch", "numpy"}, {"soundfile", "soxr"}),
     "timing": ({"numpy"}, {"torch", "PIL"}),
     "evaluation": (

@@ -4,13 +4,16 @@ import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sbm_cli.errors import DependencyError
 from sbm_cli.options import DEFAULTS, ClipMode, Dtype, Options, Sampler
+
+if TYPE_CHECKING:
+    from sbm_cli.audio.format import AudioFormat
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
@@ -24,6 +27,14 @@ Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or 
 Ext = Annotated[
     str | None, typer.Option(metavar="EXT", help="Suffix and so format of outputs that have no name yet, such as flac.")
 ]
+Raw = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATE[:CHANNELS[:SUBTYPE]]",
+        help="Read raw little-endian samples from stdin; 16000 means 16000:1:PCM_16.",
+    ),
+]
+PIPE = "-"  # standard input or output, where a file's name would stand
 BAND_NOTE = "nothing above {:g} kHz comes out; --keep-high-band passes it through, lowered as the octave below"
 
 
@@ -104,9 +115,13 @@ def _options(
         )
 
 
-def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let the parameter `options` of a command stand for the options of `_options`, in its place in the help."""
-    shared = inspect.signature(_options).parameters
+def takes_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:
+    """Let the parameter `options` of a command stand for the options of `_options`, in its place in the help.
+
+    names: of those that it takes; all of them if none is named.
+    """
+    known = inspect.signature(_options).parameters
+    shared = {name: known[name] for name in names or known}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         parameters += shared.values() if parameter.name == "options" else [parameter]
@@ -137,6 +152,20 @@ def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
         known = " ".join(OUTPUT_SUFFIXES + more)
         raise typer.BadParameter(f"no sound format {ext}; known: {known}", param_hint="--ext")
     return suffix
+
+
+def raw_format(text: str) -> "AudioFormat":
+    """Return the format that --raw RATE[:CHANNELS[:SUBTYPE]] describes."""
+    from sbm_cli.audio.format import AudioFormat, subtypes
+
+    found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*)(?::(\w+))?)?", text)
+    subtype = (found and found[3] or "PCM_16").upper()
+    if found is None or subtype not in subtypes("RAW"):
+        raise typer.BadParameter(
+            f"{text!r} is not RATE:CHANNELS:SUBTYPE, such as 16000:1:PCM_16; subtypes: {', '.join(subtypes('RAW'))}",
+            param_hint="--raw",
+        )
+    return AudioFormat(int(found[1]), int(found[2] or 1), None, "RAW", subtype)
 
 
 def _stream(text: str | None) -> int | Literal["all"] | None:
