@@ -29,8 +29,8 @@ import numpy as np
 import soundfile
 import soxr
 import torch
-from numpy.typing import NDArray
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.audio.sdr import si_sdr
 from sbm_cli.data.corpus import Corpus, open_corpus
 from sbm_cli.data.filters import reverberate
@@ -42,7 +42,6 @@ from sbm_cli.enhancer import Enhancer
 from sbm_cli.evaluation.metrics import METRICS, score
 from sbm_cli.options import Options
 
-Samples = NDArray[np.float32]
 SECONDS = 4.0
 SNR_DB = 15.0
 METRIC_NAMES = ("pesq", "estoi")

@@ -1,14 +1,22 @@
-"""Files that are there whole or not at all: written under a hidden name beside their own, and renamed when complete."""
+"""Files that are there whole or not at all: written under a hidden name beside their own, and renamed when complete.
+
+Not more people may read a file than may read what it replaces, or what it was made from.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from sbm_cli.errors import naming
+
+_READ = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
@@ -47,7 +55,11 @@ def new_part(path: Path, mode: int = 0o666) -> Path:
 def sync(part: Path) -> None:
     """Wait until a file is on the disc: renamed before, it could be empty after a power cut."""
     with part.open("r+b") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # a network drive that cannot
+                raise
 
 
 def publish_new(part: Path, path: Path) -> None:
@@ -68,3 +80,51 @@ def remove_parts(folder: Path, process: int | None = None) -> None:
     """Remove what a process that was killed, or any if None, left half-written in a folder."""
     for part in folder.glob(f".sbm-{process or '*'}-*.part"):
         part.unlink(missing_ok=True)
+
+
+def mode_for_new(target: Path, source: Path | None) -> int:
+    """Return the mode, still to be cut by the umask, of a file made from a source: closed to whom that is closed."""
+    try:
+        found = source.stat() if source else None
+    except OSError:  # it vanished while it was read
+        found = None
+    if found is None:
+        return 0o666
+    readers = found.st_mode & _READ
+    if not readers & stat.S_IROTH and found.st_gid != _group_of_new(target.parent):
+        readers &= ~stat.S_IRGRP  # a group may read the source, and the new file would be of another one
+    return 0o666 & (readers | readers >> 1 | stat.S_IRUSR | stat.S_IWUSR)
+
+
+def _group_of_new(folder: Path) -> int:
+    found = folder.stat()
+    inherited = found.st_mode & stat.S_ISGID or sys.platform == "darwin" or not hasattr(os, "getegid")
+    return found.st_gid if inherited else os.getegid()
+
+
+def keep_mode(part: Path, replaced: Path) -> None:
+    """Give a file the mode and, as far as that is permitted, owner and access list of the one that it will replace."""
+    found = replaced.stat()
+    if hasattr(os, "chown"):
+        for owner, group in ((-1, found.st_gid), (found.st_uid, -1)):
+            with contextlib.suppress(OSError):
+                os.chown(part, owner, group)
+    mode, made = stat.S_IMODE(found.st_mode), part.stat()
+    if made.st_gid != found.st_gid:
+        mode &= ~stat.S_IRWXG  # of another group than the one that was let in
+    if made.st_uid != found.st_uid:
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+    with contextlib.suppress(OSError):  # FAT has no modes
+        part.chmod(mode)
+    if made.st_gid == found.st_gid and hasattr(os, "listxattr"):
+        for name in _attributes(replaced):
+            with contextlib.suppress(OSError):
+                os.setxattr(part, name, os.getxattr(replaced, name))
+
+
+def _attributes(path: Path) -> list[str]:
+    """List the extended attributes of a file, the access list among them."""
+    try:
+        return os.listxattr(path)
+    except OSError:  # the file system has none
+        return []

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import ArrayLike
 
 from sbm_cli import hub
-from sbm_cli.audio.samples import full_scale_one, whole_rate
+from sbm_cli.audio.samples import Samples, full_scale_one, whole_rate
 from sbm_cli.files import FileReport, Place, enhance_files
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.options import DEFAULTS, Options
-from sbm_cli.stream import Samples, Stream, block_samples
+from sbm_cli.stream import Stream, block_samples
 
 THREADS = 1  # already far faster than real time; several wait for each other wherever the machine is not idle
 MOST_CHANNELS = 1024  # as libsndfile has it; more are samples in the wrong place,

@@ -19,11 +19,12 @@ from sbm_cli.audio.clipping import apply_clip_mode
 from sbm_cli.audio.format import changes, check_room, format_for
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.pipe import Pipe, temporary_folder
+from sbm_cli.audio.samples import Samples
 from sbm_cli.audio.writer import open_writer
 from sbm_cli.errors import AudioError
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.options import DEFAULTS, Options
-from sbm_cli.stream import Samples, Streams, block_samples
+from sbm_cli.stream import Streams, block_samples
 
 Place = str | Path | Pipe
 Result = TypeVar("Result")

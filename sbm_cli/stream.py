@@ -14,11 +14,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sbm_cli.audio.resample import StreamResampler, resampled_length
-from sbm_cli.audio.samples import LIMIT, full_scale_one, usable, whole_rate
+from sbm_cli.audio.samples import LIMIT, Samples, full_scale_one, usable, whole_rate
 from sbm_cli.bridge.sampler import SAMPLERS, sample
 from sbm_cli.bridge.schedule import BridgeSchedule
 from sbm_cli.dsp.level import Level, frame_power
@@ -27,7 +27,6 @@ from sbm_cli.model import Model
 from sbm_cli.nn import network as nn
 from sbm_cli.options import Options
 
-Samples = NDArray[np.float32]
 # Of a file read at a time: shorter, and calls cost; longer, and activations leave the caches of a CPU.
 BLOCK_SECONDS = {"cpu": 2.0, "cuda": 10.0}
 HIGH_BAND = Level(attack=0.02, release=0.02, floor_db=-120.0)  # smooths the gain of what the model does not see

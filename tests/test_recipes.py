@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sbm_cli.bridge.schedule import Schedule, marginal
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.backbones.ncsnpp import NCSNppConfig
 from sbm_cli.training.config import TrainConfig, list_recipes, load_recipe
 from sbm_cli.training.objectives.objective import STUDENT, Batch
 
@@ -22,15 +22,18 @@ TABLE = Path(__file__).parent.parent / "docs" / "recipes.md"
 @lru_cache
 def parameters(name: str) -> tuple[int, int]:
     """Return the number of parameters as trained and folded."""
-    network = OSpatialNet(load_recipe(name).model.network)
+    network = load_recipe(name).model.network.build()
     first, second = (sum(p.numel() for p in n.parameters()) for n in (network, network.fold()))
     return first, second
 
 
 def shrunk(config: TrainConfig) -> TrainConfig:
     """Return the recipe with a network of a few thousand parameters in place of its own, and everything else kept."""
+    network = config.model.network
+    if isinstance(network, NCSNppConfig):
+        return replace(config, model=replace(config.model, network=replace(network, channels=(8, 8), blocks=1)))
     network = replace(
-        config.model.network,
+        network,
         channels=8,
         blocks=1,
         d_state=4,
@@ -48,7 +51,7 @@ def shrunk(config: TrainConfig) -> TrainConfig:
 def test_one_step_of_training_lowers_the_loss(name: str) -> None:
     config = shrunk(load_recipe(name))
     torch.manual_seed(0)
-    network = OSpatialNet(config.model.network)
+    network = config.model.network.build()
     clean = 0.1 * torch.randn(2, 6000)
     noisy, items = clean + 0.1 * torch.randn(2, 6000), torch.arange(2)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)

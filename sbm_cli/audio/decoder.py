@@ -89,7 +89,7 @@ class Decoder:
     def beside(self) -> list[str]:
         """Name the streams, chapters and tags that are neither the sound nor metadata of a file of sound."""
         opened = self._opened
-        others = [stream for stream in opened.streams if stream.index != self._sound]
+        others = ffmpeg.others(opened, self._sound)
         if self.format.container in _TAGGED:
             return ffmpeg.named([stream for stream in others if not ffmpeg.is_still(stream)])
         tags = {name.lower() for name in opened.metadata} - set(TAGS) - ffmpeg.OWN_TAGS
@@ -145,7 +145,7 @@ class Decoder:
         bit_rate = context.bit_rate or (round(size * 8 / seconds) if alone else 0)
         if codec == "aac" and str(context.profile).startswith("HE"):
             bit_rate *= 2  # what we write is plain AAC, which needs about as much more
-        self._sound = stream.index
+        self._sound = stream
         self._origin = Origin(self._path, self._file, container.streams.audio.index(stream))
         name = container.format.name.split(",")[0]
         subtype = ffmpeg.subtype_of(codec, context.format.name, bytes(context.extradata or b""))
@@ -256,13 +256,7 @@ class Decoder:
         """Refuse what ended before the bytes that its boxes promise."""
         missing, place = cut_short(self._file), heard / self.format.rate
         seconds = self.format.duration - place
-        if missing and self.format.container in (
-            "AVI",
-            "WAV",
-            "ASF",
-            "VOC",
-            "SOX",
-        ):  # of which no duration is known without the end
+        if missing and self.format.container in _WITHOUT_DURATION:
             seconds = max(seconds, place * missing / self._file.seek(0, 2))
         counted = self.format.container in ("WV", "TTA", "APE")  # whose headers count samples
         if (missing and seconds > 0.1) or (counted and seconds > 0.5 / self.format.rate):

@@ -119,10 +119,7 @@ class SoundEncoder:
             return []
         assert self._form.origin is not None
         sound = self._source.streams.audio[self._form.origin.stream]
-        others = [stream for stream in self._source.streams if stream is not sound]
-        if self._source.chapters():  # which MP4 has as a stream as well, written anew from them
-            others = [stream for stream in others if stream.type != "data"]
-        return others
+        return ffmpeg.others(self._source, sound)
 
     def _may_hold(self, stream: Any) -> bool:
         """Whether the output is a film, which has room for all, or has room for a cover, which this is."""

@@ -241,8 +241,7 @@ READ_ONLY = {  # for whose sound there is no encoder, or whose muxer drops what 
 
 
 # Tags about the file itself, which a new one gets anew.
-OWN_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "_statistics_tags"}
-OWN_TAGS |= {"software"}
+OWN_TAGS = {"encoder", "software", "major_brand", "minor_version", "compatible_brands", "duration", "_statistics_tags"}
 
 
 def is_still(stream: Any) -> bool:
@@ -252,17 +251,20 @@ def is_still(stream: Any) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 
+def others(container: Any, sound: Any) -> list[Any]:
+    """Return the streams beside the sound, but for the one in which an MP4 has its chapters."""
+    has_chapters = bool(container.chapters())
+    return [
+        stream for stream in container.streams if stream is not sound and not (has_chapters and stream.type == "data")
+    ]
+
+
 def named(streams: Iterable[Any], chapters: int = 0) -> list[str]:
     """Say which streams these are, and how many chapters: "2 subtitle streams (subrip, ass)"."""
     found: dict[str, list[str]] = {}
     for stream in streams:
-        kind = (
-            "cover picture"
-            if is_still(stream)
-            else stream.type
-            if stream.type == "attachment"
-            else f"{stream.type} stream"
-        )
+        kind = stream.type if stream.type == "attachment" else f"{stream.type} stream"
+        kind = "cover picture" if is_still(stream) else kind
         context = stream.codec_context
         found.setdefault(kind, []).append(context.codec.canonical_name if context else "")
     told = []

@@ -16,7 +16,6 @@ from sbm_cli import atomic
 from sbm_cli.audio.encoder import SoundEncoder
 from sbm_cli.audio.format import AudioFormat, Waveform, storable
 from sbm_cli.audio.metadata import Metadata
-from sbm_cli.audio.permissions import keep, mode_for_new
 from sbm_cli.audio.pipe import Pipe, PipeWriter, temporary_folder
 from sbm_cli.errors import DISK_FULL, FULL, AudioError, OutputExistsError
 
@@ -81,7 +80,7 @@ class SoundWriter:
         if self._target.exists() and not os.access(self._target, os.W_OK):  # a new file in its place would not ask
             raise AudioError(f"{self.path}: is read-only.", "Make it writable, or name another output.")
         try:
-            mode = 0o600 if self._target.exists() else mode_for_new(self._target, self._source)
+            mode = 0o600 if self._target.exists() else atomic.mode_for_new(self._target, self._source)
             self._part = atomic.new_part(self._target, mode)
         except OSError as error:
             reason = str(error.strerror).lower()
@@ -180,7 +179,7 @@ class SoundWriter:
                 atomic.publish_new(self._part, self._target)
                 return
             if self._target.exists():
-                keep(self._part, self._target)
+                atomic.keep_mode(self._part, self._target)
             self._part.replace(self._target)
         except FileExistsError as error:
             raise _exists(self.path) from error

@@ -1,4 +1,4 @@
-"""What became of each file of a batch, told at once and summed up in the end."""
+"""What became of each file of a batch, told at once and summed up at the end."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ SHOWN = 5  # names of files in a line
 
 
 class Account:
-    """Tells what becomes of each file, and of all of them in the end."""
+    """Tells what becomes of each file, and sums up at the end."""
 
     def __init__(self, json_lines: bool, dry_run: bool) -> None:
         self.elapsed = 0.0
         self.failed: list[Path] = []
-        self.outdated: Counter[str] = Counter()  # by their reasons
+        self.outdated: Counter[str] = Counter()  # by reason
         self.dry_run = dry_run
         self._json_lines = json_lines
         self._counts: Counter[str] = Counter()
         self._seconds = 0.0  # of audio enhanced
         self._clipped = 0  # samples
-        self._limits: set[float] = set()  # Hz, above which nothing came out
+        self._limits: set[float] = set()  # Hz, at which outputs end
         self._not_carried: Counter[str] = Counter()  # what outputs have no room for, by name
 
     def begin(self, plan: Plan) -> None:
-        """Tell what of the folders could not be read, and what is left out."""
+        """Report folders that cannot be read and files that are ignored."""
         for error in plan.unreadable:
             told = errors.describe(error).message
             if self._json_lines:
                 console.data_line({"status": "failed", "source": str(error.filename), "reason": told})
-            console.error(f"{told}: what is in it is left out")
-        reason = "no suffix of a sound file"
+            console.error(f"{told}: its files are left out")
+        reason = "not a sound file by its suffix"
         for path in plan.ignored:
             if self._json_lines:
                 console.data_line({"status": "ignored", "source": str(path), "reason": reason})
@@ -45,10 +45,10 @@ class Account:
                 (console.data if self.dry_run else console.detail)(f"ignored   {path}  ({reason})")
         if plan.ignored and not self.dry_run:
             names = ", ".join([*map(str, plan.ignored[:SHOWN]), *["…"] * (len(plan.ignored) > SHOWN)])
-            console.note(f"{len(plan.ignored)} files ignored, {reason}: {names}")
+            console.note(f"{len(plan.ignored)} files ignored ({reason}): {names}")
 
     def tell(self, job: Job, status: str, reason: str = "", **report: Any) -> None:
-        """Tell that a file is planned, skipped, outdated, done or failed; report: what `enhance_file` says."""
+        """Report a file as planned, skipped, outdated, done or failed; report: fields of its FileReport."""
         self._counts[status] += 1
         self._seconds += report.get("seconds", 0.0)
         self._clipped += report.get("clipped", 0)
@@ -70,7 +70,7 @@ class Account:
         errors.report(error, about=job.source)
 
     def sum_up(self, files: int) -> None:
-        """Say how it went: what failed, what is outdated, and what was done in which time."""
+        """Say what failed, what is outdated, and how much was done in which time."""
         if self._clipped:
             console.warn(
                 f"{self._clipped} samples beyond full scale",
@@ -78,13 +78,13 @@ class Account:
             )
         if self._not_carried:
             names = (f"{name} ({count})" for name, count in self._not_carried.items())
-            console.warn(f"not carried over, and from how many files: {', '.join(names)}")
+            console.warn(f"not carried over (from how many files): {', '.join(names)}")
         for limit in self._limits:
             console.note(BAND_NOTE.format(limit / 1000))
         for reason, count in self.outdated.items():
             console.error(
-                f"{count} outputs were kept though outdated: {reason}.",
-                "Use --overwrite to make them again, --skip-existing to leave it at them, or another output folder.",
+                f"{count} outdated outputs were kept: {reason}.",
+                "Use --overwrite to redo them, --skip-existing to keep them, or another output folder.",
             )
         if self.failed:
             console.error(

@@ -34,42 +34,54 @@ if TYPE_CHECKING:
     from sbm_cli.batch.local import Work
     from sbm_cli.batch.plan import Job
 
-GPU_BATCH = 32  # files at a time that keep a GPU busy; halved where its memory is too small
+GPU_BATCH = 32  # files that keep a GPU busy; halved where its memory is too small
 
 
 @takes_options
 def batch(
-    inputs: Annotated[list[str], typer.Argument(metavar="DIR", help="Folders of recordings, or single ones.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The folder for the clean ones.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="DIR", help="Folders of recordings, or single files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Output folder.")],
     *,
     include: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Only files of such a name, 'day1/*.wav'; all sound files if not given."),
+        typer.Option(
+            metavar="PATTERN",
+            help="Take only files that match, such as 'day1/*.wav'; may be repeated.",
+            show_default="all sound files",
+        ),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="No files and folders of such a name.")
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Leave out files and folders that match; may be repeated."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", "-y", help="Make outputs again whose input or options changed.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Redo outdated outputs.")] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", "-n", help="Leave it at every output that exists, however it was made.")
+        bool, typer.Option("--skip-existing", "-n", help="Keep every existing output, outdated or not.")
     ] = False,
     ext: Ext = None,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Begin no more files after one that failed.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be done, on stdout.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no more files after a failure.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List on stdout what would be done, and do nothing.")
+    ] = False,
     json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Print one JSON document a line and file on stdout, nothing else.")
+        bool, typer.Option("--json-lines", help="Print one line of JSON per file on stdout.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Files at a time; one per core or, on GPUs, per GPU if not given.")
+        int | None, typer.Option(min=1, metavar="N", help="Worker processes.", show_default="one per core or GPU")
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Files of like length side by side in each; {GPU_BATCH} on a GPU, else 1."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Files of similar length that a worker enhances together.",
+            show_default=f"{GPU_BATCH} on a GPU, 1 on a CPU",
+        ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads for each of them.")] = 1,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, or GPUs: cuda:0,cuda:1.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads per worker.")] = 1,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="Device to run on: auto, cpu, cuda, or several GPUs: cuda:0,cuda:1.")
+    ] = "auto",
     options: Options,
     model: Model = None,
     quiet: Quiet = False,
@@ -77,10 +89,11 @@ def batch(
 ) -> None:
     """Remove noise and reverberation from all recordings in folders.
 
-    Each output keeps the path and name that its input has inside DIR. The same command again goes on where the last
-    one ended: what is done is skipped. Outputs whose input, model or options have changed since are told, kept, and
-    make the exit status 1, until --overwrite or --skip-existing says what to do with them.
-    A file that fails does not stop the others. Ctrl-C finishes the files that are begun, a second one stops at once.
+    Each output keeps the name of its input and its place inside DIR. To resume, run the same command again: finished
+    files are skipped. Outputs whose input, model or options have changed since are outdated: they are kept and reported
+    with exit status 1, unless --overwrite or --skip-existing says what to do with them.
+
+    A file that fails does not stop the others. Ctrl-C lets the files in progress finish; a second one stops at once.
 
     \b
     Examples:
@@ -92,7 +105,7 @@ def batch(
     console.adjust(quiet or json_lines, verbose)
     check_existing(overwrite, skip_existing)
     if output.exists() and not output.is_dir():
-        raise typer.BadParameter(f"{output} is a file, and the outputs need a folder", param_hint="--output")
+        raise typer.BadParameter(f"{output} is a file; expected a folder", param_hint="--output")
     devices = _devices(device, workers, threads)
 
     from sbm_cli import hub
@@ -107,7 +120,7 @@ def batch(
     account = Account(json_lines, dry_run)
     account.begin(plan)
     for folder in plan.empty:
-        console.error(f"no recordings found in {folder}", f"Looked for {' '.join(include or SOUND_FILES)}")
+        console.error(f"no recordings found in {folder}", f"Looked for {' '.join(include or SOUND_FILES)}.")
     if not jobs:
         raise typer.Exit(errors.FAILED)
     side_by_side = batch_size or (1 if devices[0] == "cpu" else GPU_BATCH)
@@ -138,7 +151,7 @@ def _devices(device: str, workers: int | None, threads: int) -> list[str]:
 
 
 def _gpus() -> list[str]:
-    """Name the GPUs that torch can use; where there is no driver, that is known without the seconds torch takes."""
+    """Name the GPUs that torch can use; without a driver, skip the seconds that torch takes to find none."""
     if sys.platform == "linux" and not (any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()):
         return []
     import torch
@@ -149,9 +162,9 @@ def _gpus() -> list[str]:
 def _sort(
     jobs: list[Job], journal: Journal, account: Account, overwrite: bool, skip_existing: bool
 ) -> tuple[list[Job], float]:
-    """Return the jobs that are to be done, and how many seconds of audio are done; tell what becomes of the others."""
+    """Return the jobs to do and the seconds of audio that are done already; tell what becomes of the other jobs."""
     todo, seconds = [], 0.0
-    with console.progress("compare", "files") as progress:
+    with console.progress("checking", "files") as progress:
         for number, job in enumerate(jobs):
             progress(number, len(jobs))
             state, reason = journal.state(job)
@@ -177,7 +190,7 @@ def _enhance(
     account: Account,
     fail_fast: bool,
 ) -> bool:
-    """Do the jobs; tell whether there was an interrupt. before: seconds of audio of the whole that are done already."""
+    """Do the jobs; return whether there was an interrupt. before: seconds of audio that are done already."""
     from sbm_cli.batch.local import Begun, Done, Failed, Progress, Workers
     from sbm_cli.batch.plan import longest_first
 
@@ -210,7 +223,7 @@ def _enhance(
                 del running[event.job]
             if stopping() and not told:
                 told = True
-                console.note(f"stopping when {len(running)} more files are finished; Ctrl-C again stops at once")
+                console.note(f"finishing {len(running)} files before stopping; press Ctrl-C again to stop at once")
             now = done + sum(running.values())
             if now > before:
                 progress(now, total, f"RTF {(time.monotonic() - start) / (now - before):.3f}")
@@ -220,7 +233,7 @@ def _enhance(
 
 @contextlib.contextmanager
 def _held_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let a first Ctrl-C only be known by what is yielded; a second one, SIGTERM or SIGHUP interrupt at once."""
+    """Yield a function that tells whether Ctrl-C was pressed; a second one, SIGTERM or SIGHUP interrupt at once."""
     held = False
 
     def hold(number: int, _: object) -> None:

@@ -1,8 +1,7 @@
 """The only place that prints.
 
-stdout carries what a command was asked for (a list, a path, a report, JSON); stderr carries how the work goes.
-On a terminal progress is a bar; anywhere else it is a plain line every ten seconds, so that logs stay readable and
-long work still shows a sign of life.
+stdout carries what a command was asked for (a list, a path, a report, JSON), stderr everything else. Progress is a bar
+on a terminal, and elsewhere a plain line every ten seconds, so that logs stay readable.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 
 
 class Progress(Protocol):
-    """Takes the units of work done, those in all (0: unknown), and what else there is to say."""
+    """Takes the units of work done, their total (0: unknown), and a note."""
 
     def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
@@ -37,12 +36,12 @@ _voice = _Voice()
 
 
 def configure(quiet: bool, verbose: bool) -> None:
-    """Set how much is said: quiet leaves only warnings and errors, verbose adds details."""
+    """Set how much is printed: quiet leaves only warnings and errors, verbose adds details."""
     _voice.quiet, _voice.verbose = quiet, verbose
 
 
 def adjust(quiet: bool, verbose: bool) -> None:
-    """Add what stands behind the command to what stood before it: `sbm -q enhance` and `sbm enhance -q` are one."""
+    """Add the options after the command to those before it: `sbm -q enhance` and `sbm enhance -q` do the same."""
     configure(_voice.quiet or quiet, _voice.verbose or verbose)
 
 
@@ -55,11 +54,11 @@ def interactive() -> bool:
 
 
 def data(text: str) -> None:
-    """Print what the command was asked for, on stdout, at once: a program may follow the work."""
+    """Print on stdout what the command was asked for, unbuffered: another program may follow the work."""
     encoding = sys.stdout.encoding or "utf-8"
     if sys.stdout.isatty():
         text = printable(text, "\n\t")
-    # Names of files need not be text; the escape of a byte that is none is JSON's own.
+    # File names need not be text; their undecodable bytes are escaped as in JSON.
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
@@ -69,12 +68,12 @@ def data_json(document: object) -> None:
 
 
 def data_line(document: object) -> None:
-    """Print one JSON document on stdout, in one line."""
+    """Print one JSON document on stdout, on one line."""
     data(json.dumps(document, ensure_ascii=False, allow_nan=False))
 
 
 def drop_data() -> None:
-    """Give up stdout, which nobody reads any longer: what Python flushes at its end must not fail again."""
+    """Give up stdout, which nobody reads any longer, so that the flush at exit does not fail."""
     _drop(sys.stdout)
 
 
@@ -83,24 +82,24 @@ def _drop(stream: TextIO) -> None:
 
 
 def note(message: str) -> None:
-    """Say something on stderr unless told to be quiet."""
+    """Print a line on stderr, unless quiet."""
     if not _voice.quiet:
         _line(message)
 
 
 def detail(message: str) -> None:
-    """Say something on stderr when told to be verbose."""
+    """Print a line on stderr if verbose."""
     if _voice.verbose and not _voice.quiet:
         _line(message)
 
 
 def warn(message: str, hint: str = "") -> None:
-    """Say on stderr that something is not as it should be and that work goes on."""
+    """Print a warning on stderr: something is wrong, and the work goes on."""
     error(f"warning: {message}", hint)
 
 
 def error(message: str, hint: str = "") -> None:
-    """Say on stderr what went wrong, quiet or not, and what to do about it, indented."""
+    """Print on stderr what went wrong and, indented, what to do about it."""
     _line(f"sbm: {message}")
     for line in hint.splitlines():
         _line(f"     {line}")
@@ -114,18 +113,18 @@ def _line(text: str) -> None:
 
 
 def printable(text: str, but: str = "") -> str:
-    """Escape control characters, in names of files for instance: on a terminal they move the cursor and more.
+    """Escape control characters, such as those in file names: on a terminal they move the cursor and more.
 
-    but: those that stay.
+    but: characters to keep.
     """
     return _CONTROL.sub(lambda found: found[0] if found[0] in but else ascii(found[0])[1:-1], text)
 
 
 @contextmanager
 def progress(name: str, unit: str = "s of audio", before: float = 0.0) -> Iterator[Progress]:
-    """Show how far the work on `name` is: a bar, plain lines, or nothing when quiet.
+    """Show the progress of `name`: a bar, plain lines, or nothing when quiet.
 
-    before: units that were done before, and say nothing about the time that is left.
+    before: units that were done earlier and do not count for the time that is left.
     """
     if _voice.quiet:
         yield lambda done, total, note="": None

@@ -1,4 +1,4 @@
-"""`sbm data`: corpora made ready for a training, and looked over before it."""
+"""`sbm data`: prepare, check, curate and pack corpora for training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from sbm_cli.data.check import Row
 
 app = typer.Typer(
-    help="Prepare, check and pack corpora.",
+    help="Prepare, check, curate and pack corpora.",
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=False,
 )
 
-Manifests = Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Corpora, as `sbm data prepare` writes.")]
+Manifests = Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests of `sbm data prepare`.")]
 
 _SHOWN = 3  # places named for each finding; --json has all
 
@@ -34,23 +34,24 @@ def prepare(
         str,
         typer.Argument(
             metavar="NAME",
-            help="voicebank-demand, dns, librispeech, ears, wham, musan, fsd50k, slr26, slr28, or folder: your own "
+            help="voicebank-demand, dns, librispeech, ears, wham, musan, fsd50k, slr26, slr28, or folder for your own "
             "DIR/speech/SPEAKER, DIR/noise and DIR/rir.",
         ),
     ],
-    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="Where the corpus lies, unpacked.")],
+    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="Folder of the unpacked corpus.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The manifest; NAME.csv if not given.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Manifest to write.", show_default="NAME.csv"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace the manifest if it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace an existing manifest.")] = False,
     licence: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME,NAME", help="Take only files under these: cc0, cc-by, cc-by-nc, sampling+ (fsd50k)."
+            metavar="NAME,NAME", help="Take only files under these licences: cc0, cc-by, cc-by-nc, sampling+ (fsd50k)."
         ),
     ] = None,
     per_group: Annotated[
-        int | None, typer.Option(min=1, help="Take at most so many files of one recording or room.")
+        int | None, typer.Option(min=1, metavar="N", help="Take at most N files of each recording or room.")
     ] = None,
     follow: Annotated[
         list[Path] | None,
@@ -61,10 +62,11 @@ def prepare(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the manifest of a public corpus or of your own folders: what each file is, who speaks, and its split.
+    """Write the manifest of a public corpus or of your own folders.
 
-    Nothing is downloaded, copied or changed. The splits are those of the corpus; where it has none, one speaker,
-    recording or room in twenty is kept to validate on, and one in twenty to report on.
+    The manifest lists every file with its kind, speaker and split. Nothing is downloaded, copied or changed. The splits
+    are those of the corpus; where it has none, one speaker, recording or room in twenty is held out for validation and
+    one in twenty for reporting.
 
     \b
     Examples:
@@ -80,13 +82,13 @@ def prepare(
 
     licences = [item.strip().lower() for item in licence.split(",")] if licence else []
     if name not in LAYOUTS:
-        raise typer.BadParameter(f"unknown {name}; known: {', '.join(LAYOUTS)}", param_hint="NAME")
+        raise typer.BadParameter(f"unknown corpus {name!r}; choose one of {', '.join(LAYOUTS)}", param_hint="NAME")
     if unknown := set(licences) - set(LICENCES.values()):
         known = ", ".join(LICENCES.values())
-        raise typer.BadParameter(f"unknown {', '.join(sorted(unknown))}; known: {known}", param_hint="--licence")
+        raise typer.BadParameter(f"unknown {', '.join(sorted(unknown))}; choose from {known}", param_hint="--licence")
     path = output or Path(f"{name}.csv")
     if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} exists", "Use --overwrite to replace it.")
+        raise OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or choose another --output.")
     clips = corpora.follow(corpora.find_clips(name, root, licences), follow or [])
     if per_group:
         clips = corpora.thin(clips, per_group)
@@ -94,7 +96,7 @@ def prepare(
         seconds = corpora.seconds_of(clips, progress)
     broken = [clip.path for clip, length in zip(clips, seconds, strict=True) if not length]
     if broken:
-        console.warn(f"{len(broken)} files cannot be read or are empty and are left out", _some(broken))
+        console.warn(f"{len(broken)} unreadable or empty files are left out", _some(broken))
     kept = [(clip, length) for clip, length in zip(clips, seconds, strict=True) if length]
     write_manifest(path, kept)
     for kind, split in sorted({(clip.kind, clip.split) for clip, _ in kept}):
@@ -107,16 +109,17 @@ def prepare(
 def check(
     manifest: Manifests,
     limit: Annotated[
-        int | None, typer.Option(min=0, help="Listen to so many files only; of all the others read the header.")
+        int | None, typer.Option(min=0, metavar="N", help="Decode only N files, and read the headers of the others.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say what corpora hold and what is wrong with them: together, as a training would take them.
+    """Report what corpora hold and what is wrong with them.
 
-    Errors, which give exit status 1: files that cannot be read; a speaker, a noise recording, a room or the same audio
-    in several splits. Warnings: silence, clipping, noise in speech, offset, duplicates, rates below 16 kHz.
+    Several corpora are checked together, as training would use them. Errors, which give exit status 1, are unreadable
+    files, and a speaker, noise recording, room or identical audio in several splits. Warnings are silence, clipping,
+    noise in speech, DC offset, duplicates and rates below 16 kHz.
 
     \b
     Examples:
@@ -128,7 +131,7 @@ def check(
 
     from sbm_cli.data.check import check as run
 
-    with console.progress("check", "files") as progress:
+    with console.progress("checking", "files") as progress:
         rows, findings = run(manifest, limit, progress)
     failed = any(finding.level == "error" for finding in findings)
     if json:
@@ -151,35 +154,36 @@ def check(
 @app.command("curate")
 def curate(
     manifest: Manifests,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of the cleaned speech.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the cleaned speech.")],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="NAME|PATH", help="What cleans: the default model if none.")
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME|PATH", help="Clean with this model, not the default one."),
     ] = None,
     system: Annotated[
-        str | None, typer.Option(metavar='"NAME=PROGRAM {in} {out}"', help="Another program that cleans.")
+        str | None, typer.Option(metavar='"NAME=PROGRAM {in} {out}"', help="Clean with another program.")
     ] = None,
     enhanced: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Speech cleaned before, named as below the manifest.")
+        Path | None, typer.Option(metavar="DIR", help="Take speech cleaned before, under the paths of the manifest.")
     ] = None,
-    as_is: Annotated[bool, typer.Option("--as-is", help="Clean nothing: only score and leave out.")] = False,
-    limit: Annotated[float, typer.Option(min=0, metavar="DB", help="Lower nothing by more than DB.")] = 12.0,
+    as_is: Annotated[bool, typer.Option("--as-is", help="Clean nothing; only score and leave out.")] = False,
+    limit: Annotated[float, typer.Option(min=0, metavar="DB", help="Attenuate nothing by more than DB.")] = 12.0,
     least: Annotated[
-        float, typer.Option(min=0, max=5, help="Leave out utterances to train on whose DNSMOS OVRL is below it.")
+        float, typer.Option(min=0, max=5, metavar="MOS", help="Leave out training utterances with a lower DNSMOS OVRL.")
     ] = 0.0,
     without: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Sources to leave out of what is trained on.")
+        str | None, typer.Option(metavar="NAME,NAME", help="Leave these sources out of training.")
     ] = None,
-    score: Annotated[bool, typer.Option("--score/--no-score", help="DNSMOS OVRL, before and after.")] = True,
-    workers: Annotated[int, typer.Option(min=1, help="Utterances at a time.")] = 1,
+    score: Annotated[bool, typer.Option("--score/--no-score", help="Compute DNSMOS OVRL before and after.")] = True,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Utterances in parallel.")] = 1,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Clean the speech of corpora, so that it can be a target, and leave out what stays poor.
+    """Clean the speech of corpora for use as training targets, and leave out what stays poor.
 
-    A network cannot learn what its targets do not have. The speech is cleaned by a model of ours or by any program, at
-    most by the limit, and written as FLAC at 16 kHz with a manifest to train on; scores.csv says what each utterance
-    was worth. What is validated and reported on is cleaned too and all of it stays; noise and rooms are not touched.
-    Called again, it goes on where it ended.
+    A network cannot become cleaner than its targets. A model or any other program cleans the speech, by --limit at
+    most; it is written as FLAC at 16 kHz with a manifest for training, and scores.csv lists the score of every
+    utterance. Speech for validation and reporting is cleaned too, but none of it is left out. Noise and rooms are not
+    touched. To resume, run the same command again.
 
     \b
     Examples:
@@ -189,9 +193,9 @@ def curate(
     """
     console.adjust(quiet, verbose)
     if sum((model is not None, system is not None, enhanced is not None, as_is)) > 1:
-        raise typer.BadParameter("one of them cleans", param_hint="--model, --system, --enhanced, --as-is")
+        raise typer.BadParameter("give only one of them", param_hint="--model, --system, --enhanced, --as-is")
     if least and not score:
-        raise typer.BadParameter("needs the scores", param_hint="--least, --no-score")
+        raise typer.BadParameter("cannot be combined", param_hint="--least, --no-score")
 
     from sbm_cli.data.curate import MANIFEST
     from sbm_cli.data.curate import curate as run_curate
@@ -202,7 +206,7 @@ def curate(
     from sbm_cli.timing.commands import Command
 
     if score and (missing := available_metrics()["ovrl"]):
-        raise DependencyError(f"DNSMOS cannot be computed: {missing}", "Or leave it out: --no-score")
+        raise DependencyError(f"DNSMOS cannot be computed: {missing}", "Or do without the scores: --no-score")
     cleaner: System | None = None
     if system is not None:
         with wrong_usage():
@@ -211,7 +215,7 @@ def curate(
         cleaner = Folder(enhanced.name, enhanced, exact=True)
     elif not as_is:
         (cleaner,) = load_models([model], [DEFAULTS], 1)
-    with console.progress("curate", "files") as progress:
+    with console.progress("curating", "files") as progress:
         found = run_curate(
             manifest,
             output,
@@ -226,30 +230,31 @@ def curate(
         )
     kept = sum(one.kept for one in found)
     if not any(one.kept and one.clip.split == "train" for one in found):
-        console.warn("no speech to train on is left", "Lower --least, or leave fewer sources out.")
+        console.warn("no speech is left for training", "Lower --least, or leave out fewer sources.")
     console.note(f"{kept} of {len(found)} utterances kept")
     if score and found:
         means = [sum(getattr(one, when) for one in found) / len(found) for when in ("before", "after")]
-        console.note(f"DNSMOS OVRL {means[0]:.2f}, cleaned {means[1]:.2f}")
+        console.note(f"DNSMOS OVRL {means[0]:.2f} before, {means[1]:.2f} after")
     console.data(str(output / MANIFEST))
 
 
 @app.command("pack")
 def pack(
     manifest: Manifests,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of the pack.")],
-    shard_mb: Annotated[float, typer.Option(min=1, help="Largest size of a file of the pack, in MB.")] = 50.0,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the pack.")],
+    shard_mb: Annotated[float, typer.Option(min=1, metavar="MB", help="Largest size of a shard.")] = 50.0,
     rooms: Annotated[
-        int | None, typer.Option(min=1, help="Simulated rooms to put in; as many as a recipe has if not given.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Simulated rooms to include.", show_default="as many as in a recipe"),
     ] = None,
-    cache: Annotated[Path, typer.Option(metavar="DIR", help="Where decoded corpora are kept.")] = Path("runs/cache"),
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for decoded corpora.")] = Path("runs/cache"),
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Pack corpora and rooms into a folder that a training needs nothing but PyTorch and NumPy to read.
+    """Pack corpora and rooms into a folder that training reads with PyTorch and NumPy alone.
 
-    Speech and noise to train and to validate on are stored at 16 kHz in 8 bits (mu-law), in shards that are each a
-    sample of everything: a machine with little room can take some of them.
+    Speech and noise for training and validation are stored at 16 kHz in 8 bits (mu-law). Every shard is a sample of the
+    whole, so that a machine short of space can use just a few.
 
     \b
     Examples:
@@ -263,14 +268,14 @@ def pack(
     from sbm_cli.data.room_responses import open_responses
     from sbm_cli.data.sources import ROOM_SEED, DataConfig
 
-    with console.progress("decode", "files") as progress:
+    with console.progress("decoding", "files") as progress:
         corpus = open_corpus(cache, manifest, progress=progress)
     bank = open_responses(cache, rooms or DataConfig().rooms, ROOM_SEED, corpus)
-    with console.progress("pack", "files") as progress:
+    with console.progress("packing", "files") as progress:
         made = write_pack(corpus, bank, output, shard_mb=shard_mb, progress=progress)
     for (kind, split), minutes in made.minutes.items():
         console.note(f"{kind:<7}{split:<7}{minutes:>9.1f} min")
-    console.note(f"{made.shards} shards, {made.bytes / 1e6:.1f} MB; mu-law noise {made.snr_db:.1f} dB down")
+    console.note(f"{made.shards} shards, {made.bytes / 1e6:.1f} MB; mu-law SNR {made.snr_db:.1f} dB")
     console.data(str(output))
 
 

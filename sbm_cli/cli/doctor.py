@@ -1,4 +1,4 @@
-"""`sbm doctor`: what is installed, which scan runs, and what to do about what is not as it should be."""
+"""`sbm doctor`: what is installed, which scan runs, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sbm_cli.errors import SbmError
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report; `cure` says what to do, empty where nothing is to be done."""
+    """One line of the report; `cure` says what to do, "" if nothing."""
 
     name: str
     state: Literal["ok", "note", "fault"]  # a note is something optional that is absent
@@ -32,9 +32,9 @@ class Check:
 
 
 def doctor(json: Json = False) -> None:
-    """Report what is installed and what to do about the rest.
+    """Report what is installed and how to fix what is not.
 
-    The exit status is 1 if something is broken; what is optional and absent is only noted.
+    The exit status is 1 if something is broken. Optional parts that are missing are only noted.
 
     \b
     Examples:
@@ -55,7 +55,7 @@ def doctor(json: Json = False) -> None:
 
 
 def version_lines() -> list[str]:
-    """Return the versions that a report of a fault needs: Python, torch, numba, and the scans that can run."""
+    """Return the versions that a bug report needs: Python, torch, numba and the scans that can run."""
     import torch
 
     from sbm_cli.nn import kernels
@@ -70,7 +70,7 @@ def version_lines() -> list[str]:
 
 
 def examine() -> Iterator[Check]:
-    """Yield all checks in order; one that breaks is a fault and does not stop the others."""
+    """Yield all checks in order; one that raises is a fault and does not stop the others."""
     for name, checks in _CHECKS.items():
         try:
             yield from checks()
@@ -93,7 +93,7 @@ def _torch() -> Iterator[Check]:
     if torch.cuda.is_available():
         yield Check("cuda", "ok", f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
     else:
-        yield Check("cuda", "note", "no NVIDIA GPU that torch can use; the CPU is used")
+        yield Check("cuda", "note", "torch sees no NVIDIA GPU; using the CPU")
 
 
 def _numba() -> Iterator[Check]:
@@ -128,15 +128,15 @@ def _caches() -> Iterator[Check]:
         yield Check(
             "scan cache",
             "note",
-            f"{candidates[0]} cannot be written: the scan is compiled anew in every run",
-            "Set NUMBA_CACHE_DIR to a folder you may write to.",
+            f"{candidates[0]} is not writable: every run compiles the scan again",
+            "Set NUMBA_CACHE_DIR to a folder that you can write to.",
         )
     downloads = Path(constants.HF_HUB_CACHE)
     if _writable(downloads):
         yield Check("model cache", "ok", str(downloads))
     else:
-        cure = "Set HF_HOME to a folder you may write to. Bundled models do not need it."
-        yield Check("model cache", "note", f"{downloads} cannot be written", cure)
+        cure = "Set HF_HOME to a folder that you can write to. Bundled models do not need it."
+        yield Check("model cache", "note", f"{downloads} is not writable", cure)
 
 
 def _metrics() -> Iterator[Check]:
@@ -167,7 +167,7 @@ def _version(distribution: str) -> str:
 
 
 def _writable(folder: Path) -> bool:
-    """Tell whether files can be put into a folder, or the folder be made; without a home not into one below ~."""
+    """Tell whether a folder, or the nearest one above it that exists, is writable; ~ is not without a home."""
     if folder.parts[:1] == ("~",):
         return False
     while not folder.exists() and folder != folder.parent:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,27 +43,28 @@ if TYPE_CHECKING:
 @takes_options
 def enhance(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT", help="Recordings: WAV, MP3, M4A, MP4, …; - is stdin.")
+        list[str],
+        typer.Argument(metavar="INPUT", help="Recordings or videos (WAV, FLAC, MP3, MP4, …), or - for stdin."),
     ],
     output: Annotated[
         str,
-        typer.Option(
-            "--output", "-o", metavar="OUTPUT", help="The clean file, a folder to put it into, or - (stdout)."
-        ),
+        typer.Option("--output", "-o", metavar="OUTPUT", help="Output file or folder, or - for stdout."),
     ],
     *,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace OUTPUT if it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace an existing OUTPUT.")] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", "-n", help="Leave it at an OUTPUT that exists.")
+        bool, typer.Option("--skip-existing", "-n", help="Keep an existing OUTPUT and skip the file.")
     ] = False,
     ext: Ext = None,
     raw: Raw = None,
     options: Options,
     model: Model = None,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads; more help on an idle machine only.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, metavar="N", help="CPU threads; more than one helps only on an idle machine.")
+    ] = 1,
     spectrogram: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw INPUT above OUTPUT, in one scale, into a picture.")
+        Path | None, typer.Option(metavar="PNG", help="Draw the spectrograms of INPUT and OUTPUT, on one scale.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -70,24 +72,24 @@ def enhance(
 ) -> None:
     """Remove noise and reverberation from recordings.
 
-    The output has the rate, channels, length and sample format or codec of the input. Of a film the sound is replaced;
-    pictures, subtitles, chapters and other sound are copied as they are. What lies above 8 kHz is lost, or kept by
-    --keep-high-band.
-    For folders, and for many files on all cores, there is `sbm batch`.
-    WAV and raw samples go through pipes as they come. Other formats, and --clip-mode rescale, wait for the end of stdin
-    in a temporary file ($TMPDIR). A WAV of unknown length says so in its header, as those of ffmpeg and sox do.
+    The output keeps the sampling rate, channels, length and sample format or codec of the input. In a video, only the
+    sound is replaced; pictures, subtitles, chapters and other audio streams are copied. The models work up to 8 kHz:
+    add --keep-high-band to keep what lies above. For folders, or many files on all cores, use `sbm batch`.
+
+    WAV and raw samples stream through pipes as they arrive. Other formats, and --clip-mode rescale, first collect stdin
+    in a temporary file (in $TMPDIR). A WAV whose length is unknown says so in its header, as with ffmpeg and sox.
 
     \b
     Examples:
       sbm enhance noisy.wav -o clean.wav
-      sbm enhance talk.flac -o cleaned/            the name is kept
+      sbm enhance talk.flac -o cleaned/                # keep the name
       sbm enhance day1.wav day2.wav -o cleaned/ --skip-existing
       sbm enhance talk.wav -o softer.wav --attenuation-limit 12
-      sbm enhance talk.wav -o live.wav --keep-room   the noise goes, the room stays
+      sbm enhance talk.wav -o live.wav --keep-room     # remove the noise, keep the room
       sbm enhance talk.wav -o walked.wav --steps 5 --sampler sde --seed 1
       sbm enhance tape.flac -o speech.wav --mono --rate 16000 --subtype PCM_16
-      sbm enhance talk.wav -o talk.wav --overwrite replaced only when complete
-      sbm enhance talk.mp4 -o clean.mp4            the picture is copied
+      sbm enhance talk.wav -o talk.wav --overwrite     # replace the input once the output is complete
+      sbm enhance talk.mp4 -o clean.mp4                # copy the picture
       sbm enhance talk.wav -o clean.wav --json | jq .rtf
       sbm enhance talk.wav -o clean.wav --spectrogram talk.png
       sbm enhance - -o - < noisy.wav > clean.wav
@@ -98,7 +100,7 @@ def enhance(
     check_existing(overwrite, skip_existing)
 
     if json and output == PIPE:
-        raise typer.BadParameter("only one of them can have stdout", param_hint="--json, --output")
+        raise typer.BadParameter("only one of them can use stdout", param_hint="--json, --output")
     jobs = _jobs(inputs, output, ext, raw)
     if spectrogram is not None:
         _check_picture(spectrogram, jobs, overwrite)
@@ -106,7 +108,7 @@ def enhance(
     wanted = [job for job in jobs if job[1] not in kept]
     for _, target in jobs:
         if target in kept:
-            console.note(f"{target} exists: kept")
+            console.note(f"{target} exists, skipped")
     if not wanted:
         return
     check_device(device)
@@ -115,7 +117,7 @@ def enhance(
 
     enhancer = Enhancer.load(model, device=device, threads=threads)
     failed: list[str] = []
-    limits: set[float] = set()  # Hz, above which nothing came out
+    limits: set[float] = set()  # Hz, at which outputs end
     for source, target in wanted:
         try:
             name = source.name if isinstance(source, Path) else "stdin"
@@ -125,7 +127,7 @@ def enhance(
                 console.progress(name) as progress,
             ):
                 report = enhancer.enhance_file(source, target, options, overwrite=overwrite, progress=progress)
-        except BrokenPipeError:  # whoever read us has enough, as `head` does
+        except BrokenPipeError:  # the reader has enough, as `head` does
             console.drop_data()
             raise typer.Exit(errors.CLOSED_PIPE) from None
         except (SbmError, OSError) as error:
@@ -146,7 +148,7 @@ def enhance(
 
 
 def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> list[tuple[Path | Pipe, Path | Pipe]]:
-    """Pair inputs and outputs: inside a folder, and `name/` says that a folder is meant, an input keeps its name."""
+    """Pair inputs and outputs; in a folder, which `name/` also means, each input keeps its name."""
     from sbm_cli.audio.format import SUFFIXES
     from sbm_cli.audio.pipe import Pipe
     from sbm_cli.batch.plan import find_jobs
@@ -154,24 +156,27 @@ def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> l
     sources = _sources(inputs, raw)
     if output == PIPE:
         if len(sources) > 1:
-            raise typer.BadParameter(f"{len(sources)} inputs need a folder", param_hint="--output")
+            raise typer.BadParameter(f"{len(sources)} inputs need a folder, not stdout", param_hint="--output")
         if sys.stdout.isatty():
-            raise SbmError("sound is not written to a terminal.", "Send it on: sbm enhance … -o - > clean.wav")
+            raise SbmError("stdout is a terminal, not a file or pipe.", "Redirect it: > clean.wav")
         return [(sources[0], Pipe(sys.stdout.buffer, suffix_of(ext, (".raw",)) or ".wav"))]
     path, suffix, slashes = Path(output), suffix_of(ext), ("/", os.sep)
     if len(sources) == 1 and not path.is_dir() and not output.endswith(slashes):
         if suffix:
-            raise typer.BadParameter(f"the suffix of {path} chooses its format", param_hint="--ext")
+            raise typer.BadParameter(f"{path} has a suffix, which decides its format", param_hint="--ext")
         return [(sources[0], path)]
     files = [source for source in sources if isinstance(source, Path)]
     if not files:
-        raise typer.BadParameter(f"what comes through a pipe has no name to put into {path}", param_hint="--output")
+        raise typer.BadParameter(
+            f"stdin has no name to use in the folder {path}; name a file, such as {path / 'clean.wav'}",
+            param_hint="--output",
+        )
     if path.exists() and not path.is_dir():
         raise typer.BadParameter(f"{path} is a file; {len(sources)} inputs need a folder", param_hint="--output")
     named_as_file = path.suffix.lower() in (*SUFFIXES, ".raw") and not output.endswith(slashes)
     if len(files) > 1 and named_as_file and not path.is_dir():
         raise typer.BadParameter(
-            f"{path} is named as a file, {len(sources)} inputs need a folder; {path}/ would be one",
+            f"{path} looks like a file, but {len(sources)} inputs need a folder; write {path}/ if it is one",
             param_hint="--output",
         )
     path.mkdir(parents=True, exist_ok=True)
@@ -182,40 +187,42 @@ def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> l
 
 
 def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
-    """Return the files that were meant, or standard input."""
+    """Return the files that the inputs name, or standard input."""
     from sbm_cli.audio.pipe import Pipe
     from sbm_cli.batch.plan import expand
 
     if PIPE in inputs:
         if len(inputs) > 1:
-            raise typer.BadParameter(f"{PIPE} is standard input, and stands alone", param_hint="INPUT")
+            raise typer.BadParameter(f"{PIPE} (stdin) cannot be combined with other inputs", param_hint="INPUT")
         if sys.stdin.isatty():
-            raise SbmError("nothing comes through standard input.", "Give it a sound: sbm enhance - … < noisy.wav")
+            raise SbmError("stdin is a terminal, not a file or pipe.", "Redirect it: < noisy.wav")
         return [Pipe(sys.stdin.buffer, raw=None if raw is None else raw_format(raw))]
     if raw is not None:
-        raise typer.BadParameter(f"raw samples come through standard input: INPUT is {PIPE}", param_hint="--raw")
+        raise typer.BadParameter(f"raw samples are read from stdin: INPUT must be {PIPE}", param_hint="--raw")
     sources = expand(inputs)
     for source in sources:
         if source.is_dir():
-            raise typer.BadParameter(
-                f"{source} is a folder, and enhance takes files. For all files in it: sbm batch {source} -o OUTPUT",
-                param_hint="INPUT",
-            )
+            command = shlex.join(["sbm", "batch", str(source), "-o", "cleaned"])
+            raise typer.BadParameter(f"{source} is a folder; to enhance its files: {command}", param_hint="INPUT")
     return sources
 
 
 def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], overwrite: bool) -> None:
-    """Refuse, before any work is done, a picture that could not be drawn in the end."""
+    """Refuse a picture that could not be drawn in the end, before any work is done."""
     from sbm_cli.timing.chart import require_pillow
 
     if len(jobs) > 1 or not all(isinstance(end, Path) for end in jobs[0]):
-        raise typer.BadParameter("a picture is of one file before and after", param_hint="--spectrogram")
+        raise typer.BadParameter("needs exactly one INPUT file and one OUTPUT file", param_hint="--spectrogram")
     if any(os.path.realpath(path) == os.path.realpath(str(end)) for end in jobs[0]):
-        raise SbmError(f"{path} is the sound itself.", "Name another file for the picture.")
+        raise SbmError(f"{path} is also the input or the output.", "Choose another file for the picture.")
     if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or name another picture.")
+        raise OutputExistsError(
+            f"{path} exists.", "Use --overwrite to replace it, or choose another file for the picture."
+        )
     if not path.parent.is_dir():
-        raise SbmError(f"{path}: no such folder.", f"Make the folder {path.parent} first.")
+        raise SbmError(
+            f"{path.parent}: no such folder.", f"Make it first: {shlex.join(['mkdir', '-p', str(path.parent)])}"
+        )
     require_pillow()
 
 
@@ -223,12 +230,11 @@ def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], over
 def _drawn(
     picture: Path | None, source: Path | Pipe, target: Path | Pipe, replace_nan: bool, overwrite: bool
 ) -> Iterator[None]:
-    """Draw the source above the target, which is made from it inside, if a picture is wanted."""
+    """Draw the source and, once the block has made it, the target below, if a picture is wanted."""
     if picture is None or not isinstance(source, Path) or not isinstance(target, Path):
         yield
         return
-    from sbm_cli.atomic import write_atomically
-    from sbm_cli.audio.permissions import mode_for_new
+    from sbm_cli.atomic import mode_for_new, write_atomically
     from sbm_cli.evaluation.spectrogram import draw, spectrogram
 
     before = spectrogram(source, replace_nan)  # now: the target may replace it
@@ -236,7 +242,9 @@ def _drawn(
     drawn = io.BytesIO()
     draw(before, spectrogram(target), drawn)
     if not overwrite and picture.exists():
-        raise OutputExistsError(f"{picture} exists by now.", f"{target} is complete; only the picture is not there.")
+        raise OutputExistsError(
+            f"{picture} has appeared meanwhile.", f"{target} is complete; only the picture is missing."
+        )
     write_atomically(picture, drawn.getvalue(), mode_for_new(picture, source))
 
 

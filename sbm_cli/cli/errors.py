@@ -1,5 +1,7 @@
-"""Exceptions become a message, a hint and an exit status: 1 something failed, 2 wrong usage, 130 interrupted, 141 when
-nobody read stdout any longer."""
+"""From exceptions to a message, a hint and an exit status.
+
+1: something failed. 2: wrong usage. 130: interrupted. 141: nobody reads stdout any longer.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,13 @@ class Report:
 
 
 def describe(error: BaseException) -> Report:
-    """Say in words what an exception means to the person who typed the command."""
+    """Return what an exception means to the person who typed the command."""
     if isinstance(error, SbmError):
         return Report(error.message, error.hint, FAILED)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Report("interrupted", "", INTERRUPTED)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported
-        return Report("out of memory", "Close other programs, use a smaller model, or --device cpu.", FAILED)
+        return Report("out of memory", "Close other programs, use a smaller model, or add --device cpu.", FAILED)
     # Typer carries its own copy of click or imports it, depending on its version: ask for what both have.
     if isinstance(error, Exception) and hasattr(error, "format_message") and hasattr(error, "exit_code"):
         context = getattr(error, "ctx", None)
@@ -40,16 +42,15 @@ def describe(error: BaseException) -> Report:
         return _describe_os(error)
     return Report(
         f"{type(error).__name__}: {error}",
-        "This is a fault of the program. SBM_DEBUG=1 shows where; please report it with `sbm doctor`.",
+        "This is a bug. Please report it with the output of `sbm doctor`; SBM_DEBUG=1 shows the traceback.",
         FAILED,
     )
 
 
 def report(error: BaseException, about: object = "") -> int:
-    """Print an exception as the person who typed the command needs it, and return the exit status.
+    """Print message and hint of an exception, and return its exit status.
 
-    about: what was worked on, put before a message that does not name it.
-    With SBM_DEBUG=1 in the environment the traceback stands before the message.
+    about: what was worked on; it precedes a message that does not name it. With SBM_DEBUG=1 the traceback comes first.
     """
     if os.environ.get("SBM_DEBUG") == "1":
         first, *rest = "".join(traceback.format_exception(error)).splitlines()
@@ -63,8 +64,8 @@ def report(error: BaseException, about: object = "") -> int:
 
 _OS_HINTS = {
     **dict.fromkeys(FULL, DISK_FULL),
-    errno.EBADF: "stdout is closed: give it a place, > clean.wav or > /dev/null.",
-    errno.EACCES: "Check the permissions of the file and of its folder.",
+    errno.EBADF: "stdout is closed. Redirect it: > clean.wav or > /dev/null",
+    errno.EACCES: "Check the permissions of the file and its folder.",
     errno.EROFS: "Write to another folder with -o.",
 }
 

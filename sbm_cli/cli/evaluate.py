@@ -1,4 +1,4 @@
-"""`sbm evaluate`: what models and other programs are worth, in numbers with intervals."""
+"""`sbm evaluate`: scores of models and other programs, with intervals."""
 
 from __future__ import annotations
 
@@ -41,68 +41,77 @@ Set = Literal[
 def evaluate(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="Manifests, as for `sbm train`; or the folder of another --set."),
+        typer.Argument(metavar="PATH...", help="Manifests of `sbm data prepare`, or the folders of --set."),
     ],
     set_name: Annotated[
-        Set, typer.Option("--set", help="What lies there; pair: a noisy and a clean folder; folder: no references.")
+        Set, typer.Option("--set", help="Test set in PATH; pair: a noisy and a clean folder; folder: no references.")
     ] = "mixtures",
     split: Annotated[
         Literal["valid", "report"],
-        typer.Option(help="valid chooses between models; report, which chooses nothing, gives the published numbers."),
+        typer.Option(help="Split of the mixtures: valid to choose between models, report for published numbers."),
     ] = "valid",
-    count: Annotated[int, typer.Option(min=2, help="Mixtures; half with noise alone, half also in rooms.")] = 160,
+    count: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Number of mixtures, half noise-only, half reverberant.")
+    ] = 160,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", metavar="NAME|PATH", help="As for `sbm enhance`; may be repeated."),
+        typer.Option(
+            "--model", "-m", metavar="NAME|PATH", help="Model to score, as for `sbm enhance`; may be repeated."
+        ),
     ] = None,
-    steps: Annotated[str, typer.Option(metavar="N,N", help="Steps of the models, each number a system.")] = "1",
-    sampler: Annotated[str, typer.Option(metavar="ode,sde", help="Samplers of several steps, each a system.")] = "ode",
+    steps: Annotated[str, typer.Option(metavar="N,N", help="Numbers of steps; each is scored as a system.")] = "1",
+    sampler: Annotated[
+        str, typer.Option(metavar="ode,sde", help="Samplers for several steps; each is scored as a system.")
+    ] = "ode",
     system: Annotated[
         list[str] | None,
-        typer.Option(metavar='"NAME=PROGRAM {in} {out}"', help="Another program; may be repeated."),
+        typer.Option(metavar='"NAME=PROGRAM {in} {out}"', help="Another program to score; may be repeated."),
     ] = None,
     enhanced: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=DIR", help="Files enhanced before, named as the noisy ones; may be repeated."),
+        typer.Option(metavar="NAME=DIR", help="Files enhanced before, named like the noisy ones; may be repeated."),
     ] = None,
-    unprocessed: Annotated[
-        bool, typer.Option("--unprocessed", help="Score the files as they are, and no system.")
-    ] = False,
+    unprocessed: Annotated[bool, typer.Option("--unprocessed", help="Score the noisy input alone.")] = False,
     metrics: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,NAME",
-            help="si_sdr, estoi, pesq, ovrl, nisqa, ... (docs/metrics.md); all that work here if none.",
+            help="si_sdr, estoi, pesq, ovrl, nisqa, … (see docs/metrics.md).",
+            show_default="all that can be computed",
         ),
     ] = None,
     level: Annotated[
         float | None,
-        typer.Option(max=0, metavar="DBFS", help="Scale all that is scored to this RMS; as it comes out if not given."),
+        typer.Option(max=0, metavar="DBFS", help="Scale all signals to this RMS before scoring."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Write scores.csv, scores.json, table.md and table.tex."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for scores.csv, scores.json, table.md and table.tex."
+        ),
     ] = None,
     html: Annotated[
-        bool, typer.Option("--html", help="Write report.html there as well, one file with all it needs.")
+        bool, typer.Option("--html", help="Also write report.html, a self-contained page, to the output folder.")
     ] = False,
     players: Annotated[
-        int, typer.Option(min=0, help="Files to listen to and look at in the report, evenly over the set.")
+        int, typer.Option(min=0, metavar="N", help="Files to listen to in report.html, spread evenly over the set.")
     ] = 12,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace what is in DIR of these.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that score; one per core if not given.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads that enhance.")] = 1,
-    cache: Annotated[Path, typer.Option(metavar="DIR", help="Where decoded corpora are kept.")] = Path("runs/cache"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace existing files of a report.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Scoring processes.", show_default="one per core")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads for enhancing.")] = 1,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for decoded corpora.")] = Path("runs/cache"),
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Score models, other programs and enhanced folders on a test set.
 
-    Without --set it is made of seeded mixtures of speech and noise that training never saw. Every metric is given for
-    the noisy input and each system, with paired gains over the input, and differences to the first system, in
-    bootstrap 95 % intervals. The default model is scored if no other system is named; with --unprocessed none is.
-    Everything is scored at 16 kHz, the first channel alone. docs/evaluation.md describes the sets.
+    Without --set, the test set is made of seeded mixtures of speech and noise that training never saw. Every metric is
+    reported for the noisy input and each system, with paired gains over the input, differences to the first system and
+    bootstrap 95 % intervals. If you name no system, the default model is scored. Scores are of the first channel at
+    16 kHz. docs/evaluation.md describes the sets.
 
     \b
     Examples:
@@ -125,17 +134,19 @@ def evaluate(
     available = available_metrics()
     wanted = [name.strip() for name in metrics.split(",")] if metrics else list(available)
     if unknown := [name for name in wanted if name not in available]:
-        raise typer.BadParameter(f"unknown {', '.join(unknown)}; known: {', '.join(available)}", param_hint="--metrics")
+        raise typer.BadParameter(
+            f"unknown {', '.join(unknown)}; choose from {', '.join(available)}", param_hint="--metrics"
+        )
     _check_output(output, html, players, overwrite)
     items, total, has_clean, unmatched = _items(set_name, paths, split, count, cache)
     if unprocessed and (model or system or enhanced):
-        raise typer.BadParameter("leaves no place for --model, --system, --enhanced", param_hint="--unprocessed")
+        raise typer.BadParameter("cannot be combined with --model, --system or --enhanced", param_hint="--unprocessed")
     systems = [] if unprocessed else _systems(model, steps, sampler, system, enhanced, threads)
     absent = {name: available[name] for name in wanted if available[name]}
     if not has_clean:
         absent |= {name: "the set has no clean references" for name in wanted if METRICS[name].needs_clean}
     for reason in dict.fromkeys(absent.values()):
-        console.warn(f"absent: {', '.join(name for name in absent if absent[name] == reason)}", reason)
+        console.warn(f"not computed: {', '.join(name for name in absent if absent[name] == reason)}", reason)
     present = [name for name in wanted if name not in absent]
     audible = set(chosen(total, players if html else 0))
     heard: list[Heard] = []
@@ -170,7 +181,7 @@ def evaluate(
 def _items(
     set_name: Set, paths: list[Path], split: str, count: int, cache: Path
 ) -> tuple[Iterator[Item], int, bool, Sequence[str]]:
-    """Return the items, their number, whether they have references, and files that belong to none."""
+    """Return the items, their number, whether they have references, and the files that belong to none."""
     from sbm_cli.data.corpus import open_corpus
     from sbm_cli.data.test_sets import evaluation_set
     from sbm_cli.evaluation.folders import Item, find_set
@@ -180,7 +191,7 @@ def _items(
         return (Item(one.id, one.subset, partial(_pair, one)) for one in made), count, True, ()
     found = find_set(set_name, paths)
     if found.unmatched:
-        console.warn(f"{len(found.unmatched)} files have no counterpart: {_some(found.unmatched)}")
+        console.warn(f"{len(found.unmatched)} files without a counterpart are ignored: {_some(found.unmatched)}")
     return iter(found.items), len(found.items), found.has_clean, found.unmatched
 
 
@@ -196,7 +207,7 @@ def _systems(
     folders: list[str] | None,
     threads: int,
 ) -> list[System]:
-    """Return what the options ask for: models, programs, folders, in this order."""
+    """Return the models, programs and folders that the options name, in this order."""
     from sbm_cli.evaluation.systems import NOISY, Folder, Program, all_options, load_models
     from sbm_cli.timing.commands import Command
 
@@ -205,7 +216,7 @@ def _systems(
         commands = [Command.parse(text) for text in programs or ()]
     named = [text.partition("=") for text in folders or ()]
     if wrong := [name for name, _, folder in named if not (name and folder)]:
-        raise typer.BadParameter(f"{wrong[0]!r} is not of the form NAME=DIR", param_hint="--enhanced")
+        raise typer.BadParameter(f"expected NAME=DIR, got {wrong[0]!r}", param_hint="--enhanced")
     wanted: list[str | None] = [*models] if models else [] if commands or named else [None]
     systems: list[System] = [
         *load_models(wanted, options, threads),
@@ -215,17 +226,17 @@ def _systems(
     names = [NOISY, *(one.name for one in systems)]
     if len(set(names)) < len(names):
         raise typer.BadParameter(
-            f"two systems of one name: {', '.join(names)}", param_hint="--model, --system, --enhanced"
+            f"each system needs its own name, got {', '.join(names)}", param_hint="--model, --system, --enhanced"
         )
     return systems
 
 
 def _check_output(output: Path | None, html: bool, players: int, overwrite: bool) -> None:
-    """Refuse, before any work is done, a report that could not be written in the end."""
+    """Refuse a report that could not be written in the end, before any work is done."""
     from sbm_cli.timing.chart import require_pillow
 
     if html and output is None:
-        raise typer.BadParameter("a report needs a folder: --output", param_hint="--html")
+        raise typer.BadParameter("needs an --output folder", param_hint="--html")
     if html and players:
         require_pillow()
     if output is None:
@@ -234,12 +245,12 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
     there = [name for name in (*FILES, *[HTML_REPORT] * html) if (output / name).exists()]
     if there and not overwrite:
         raise OutputExistsError(
-            f"{output / there[0]} exists.", "Use --overwrite to replace it, or name another folder."
+            f"{output / there[0]} exists.", "Use --overwrite to replace it, or choose another folder."
         )
 
 
 def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> None:
-    """Write the files of a report, each whole or not at all; the HTML report if it was asked for."""
+    """Write the files of a report, each whole or not at all; heard: None for no HTML report."""
     from json import dumps
 
     from sbm_cli.atomic import write_atomically
@@ -250,22 +261,22 @@ def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> N
     document = dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     texts = dict(zip(FILES, (to_csv(result), document, to_markdown(result) + "\n", to_latex(result)), strict=True))
     if heard is not None:
-        level = "as it came out" if result.level is None else f"at {result.level:g} dBFS RMS"
+        level = "without changes of level" if result.level is None else f"at {result.level:g} dBFS RMS"
         texts[HTML_REPORT] = to_html(result, heard, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")
     for name, text in texts.items():
         write_atomically(output / name, text.encode("utf-8", "backslashreplace"))  # names of files need not be text
-    console.note(f"{', '.join(texts)} in {output}")
+    console.note(f"wrote {', '.join(texts)} to {output}")
 
 
 def _tell_problems(result: Evaluation) -> bool:
-    """List what failed, the input's own problems once, and return whether anything did."""
+    """Report what failed, problems of the input only once, and return whether anything did."""
     from sbm_cli.evaluation.systems import NOISY
 
     unread = {record.id for record in result.problems if record.system == NOISY}
     for name in result.systems:
         failed = [r for r in result.problems if r.system == name and (name == NOISY or r.id not in unread)]
         if failed:
-            what = "cannot be scored" if name == NOISY else f"failed in {name}"
+            what = "cannot be scored" if name == NOISY else f"failed with {name}"
             console.error(f"{len(failed)} files {what}: {_some([r.id for r in failed])}", failed[0].problem)
     return bool(result.problems)
 

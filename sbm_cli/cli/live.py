@@ -90,7 +90,7 @@ def live(
         _list_devices()
         return
     if raw is not None and input is not None:
-        raise typer.BadParameter("choose a device or stdin", param_hint="--input, --raw")
+        raise typer.BadParameter("give only one of them", param_hint="--input, --raw")
     if raw is not None and sys.stdin.isatty():
         raise SbmError("stdin is a terminal, not a file or pipe.", "Send it samples: arecord … | sbm live --raw …")
     if output == PIPE and sys.stdout.isatty():

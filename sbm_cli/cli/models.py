@@ -1,4 +1,4 @@
-"""`sbm models`: which models there are, where they lie, whether they are intact; and how they come here."""
+"""`sbm models`: list, download, find and verify models."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from sbm_cli.cli.options import Json
 from sbm_cli.errors import ModelError, SbmError
 
 app = typer.Typer(
-    help="List models, fetch them, find their files, check them.",
+    help="List, download, find and verify models.",
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=False,
 )
 
-Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A name of `sbm models list`; the default if none.")]
+Name = Annotated[
+    str | None,
+    typer.Argument(metavar="[NAME]", help="Name from `sbm models list`; without one, the default model."),
+]
 
 
 @app.command("list")
 def list_models(json: Json = False) -> None:
-    """List all models: name, size, where it comes from, licence. A star marks the default.
+    """List all models: name, size, origin, licence. A star marks the default.
 
     \b
     Examples:
@@ -44,14 +47,15 @@ def list_models(json: Json = False) -> None:
 @app.command("download")
 def download(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="All that are published if none is given.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Models to download.", show_default="all published ones"),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fetch models from Hugging Face, check their digests, and print where they lie.
+    """Download models from Hugging Face, check their digests and print their paths.
 
-    `sbm enhance --model NAME` does the same when it has to. They are kept in the cache of Hugging Face: HF_HOME is its
-    place, HF_HUB_OFFLINE=1 forbids the network, HF_TOKEN opens private repositories.
+    `sbm enhance --model NAME` does so by itself. Models are kept in the Hugging Face cache: HF_HOME sets its folder,
+    HF_HUB_OFFLINE=1 prevents network access, HF_TOKEN opens private repositories.
 
     \b
     Examples:
@@ -62,7 +66,7 @@ def download(
     chosen = [hub.entry(name) for name in names] if names else [m for m in known.values() if m.source == "huggingface"]
     bundled = ", ".join(model.name for model in (chosen or known.values()) if model.source == "bundled")
     if not chosen:
-        console.note("no model has been published for download so far")
+        console.note("no model has been published for download yet")
     if bundled:
         console.note(f"bundled with the package: {bundled}")
     paths = {model.name: str(hub.resolve(model.name)) for model in chosen}
@@ -75,7 +79,7 @@ def download(
 
 @app.command("path")
 def path(name: Name = None, json: Json = False) -> None:
-    """Print where the file of a model lies, once its digest is checked. Nothing is fetched.
+    """Check the digests of a model and print its path. Nothing is downloaded.
 
     \b
     Examples:
@@ -92,11 +96,12 @@ def path(name: Name = None, json: Json = False) -> None:
 @app.command("verify")
 def verify(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="All that lie on this machine if none is given.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Models to verify.", show_default="all on this machine"),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare the files of models with their digests. The exit status is 1 if one is damaged.
+    """Compare model files with their digests. The exit status is 1 if one is damaged.
 
     \b
     Examples:
@@ -105,7 +110,7 @@ def verify(
     """
     chosen = [hub.entry(name) for name in names] if names else [m for m in hub.entries().values() if hub.local_file(m)]
     if not chosen:
-        raise ModelError("no model lies on this machine", "`sbm models list` shows what there is.")
+        raise ModelError("there is no model on this machine", "Run `sbm models list` to see all models.")
     results = [(model.name, _fault(model)) for model in chosen]
     if json:
         console.data_json([{"name": name, "ok": fault is None} for name, fault in results])
@@ -120,9 +125,9 @@ def verify(
 
 @app.command("info")
 def info(name: Name = None, json: Json = False) -> None:
-    """Print all that is known about a model: source, size, digests, licence, data, measured scores, latency.
+    """Print the source, size, digests, licence, training data, scores and latency of a model.
 
-    The algorithmic latency of a stream is its window and look-ahead; a file or device of 48 kHz adds the resampler's.
+    The algorithmic latency of a stream is its window plus look-ahead; at 48 kHz the resampler adds its own.
 
     \b
     Examples:
@@ -150,7 +155,7 @@ def _document(model: hub.ModelEntry, default: str) -> dict[str, Any]:
 
 
 def _latency(model: hub.ModelEntry) -> dict[str, float] | None:
-    """Return the parts of a stream's latency in milliseconds; None if the model is not here, or damaged."""
+    """Return the parts of a stream's latency in milliseconds; None if the model is absent or damaged."""
     from sbm_cli.model import load_config
     from sbm_cli.timing.rtf import resampler_delay
 
@@ -188,7 +193,7 @@ def _fault(model: hub.ModelEntry) -> ModelError | None:
 
 
 def _lines(key: str, value: object) -> list[tuple[str, str]]:
-    """Lay a value out in lines of label and text; an empty value has none."""
+    """Return a value as lines of label and text; an empty value has none."""
     if value in ("", None):
         return []
     if isinstance(value, dict):

@@ -15,17 +15,23 @@ from sbm_cli.options import DEFAULTS, ClipMode, Dtype, Options, Sampler
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more details.")]
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="NAME|PATH", help="A name of `sbm models list`, or a .safetensors file."),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|PATH",
+        help="Name from `sbm models list`, .safetensors file or its folder.",
+    ),
 ]
-Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="Device to run on: auto, cpu, cuda or cuda:N.")]
 Ext = Annotated[
-    str | None, typer.Option(metavar="EXT", help="Suffix and so format of outputs that have no name yet, such as flac.")
+    str | None,
+    typer.Option(metavar="EXT", help="Output format by suffix, such as flac, for folders and stdout."),
 ]
 Raw = Annotated[
     str | None,
@@ -35,151 +41,151 @@ Raw = Annotated[
     ),
 ]
 PIPE = "-"  # standard input or output, where a file's name would stand
-BAND_NOTE = "nothing above {:g} kHz comes out; --keep-high-band passes it through, lowered as the octave below"
+BAND_NOTE = "the output ends at {:g} kHz; --keep-high-band passes on what lies above, attenuated but not cleaned"
 
 
-def _options(
-    strength: Annotated[
-        float, typer.Option(min=0, max=1, help="1 is the enhanced sound, 0 the input, between them both are mixed.")
-    ] = DEFAULTS.strength,
-    attenuation_limit: Annotated[
+# The fields of `Options`, by their names and with their defaults, and --keep-room, in the order of the help.
+_OPTIONS: dict[str, Any] = {
+    "strength": Annotated[
+        float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of enhanced sound; the rest is the input.")
+    ],
+    "attenuation_limit": Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="DB", help="The same in decibels, as in DeepFilterNet: lower nothing by more than DB."
+            min=0, metavar="DB", help="Attenuate nothing by more than DB: --strength in decibels, as in DeepFilterNet."
         ),
-    ] = DEFAULTS.attenuation_limit,
-    dereverb: Annotated[
+    ],
+    "dereverb": Annotated[
         float,
-        typer.Option(min=0, max=1, help="How much of the reverberation to remove; less than 1 by sbm-small alone."),
-    ] = DEFAULTS.dereverb,
-    keep_room: Annotated[
-        bool, typer.Option("--keep-room", help="Remove the noise and keep the room, as --dereverb 0.")
-    ] = False,
-    steps: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Steps along the bridge, each a call of the network.")
-    ] = DEFAULTS.steps,
-    sampler: Annotated[
-        Sampler,
-        typer.Option(help="For several steps: ode, sde (adds noise, see --seed) or heun (two network calls a step)."),
-    ] = DEFAULTS.sampler,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")] = DEFAULTS.seed,
-    dtype: Annotated[
-        Dtype,
-        typer.Option(help="Of the network's products: bfloat16 is faster on processors that know it, and less exact."),
-    ] = DEFAULTS.dtype,
-    keep_high_band: Annotated[
-        bool,
         typer.Option(
-            "--keep-high-band", help="Pass through what lies above 8 kHz, lowered as the model lowers the octave below."
+            min=0, max=1, metavar="SHARE", help="Share of the reverberation to remove; below 1 needs sbm-small."
         ),
-    ] = DEFAULTS.keep_high_band,
-    rate: Annotated[
-        int | None, typer.Option(min=1, metavar="HZ", help="Sampling rate of the output, if not INPUT's.")
-    ] = DEFAULTS.rate,
-    mono: Annotated[bool, typer.Option("--mono", help="Mix the channels into one.")] = DEFAULTS.mono,
-    subtype: Annotated[
+    ],
+    "keep_room": Annotated[
+        bool, typer.Option("--keep-room", help="Remove noise but keep the reverberation; same as --dereverb 0.")
+    ],
+    "steps": Annotated[
+        int, typer.Option(min=1, metavar="N", help="Steps along the bridge; each calls the network once.")
+    ],
+    "sampler": Annotated[
+        Sampler,
+        typer.Option(
+            help="Sampler for several steps: ode, sde (random, see --seed) or heun (two network calls per step)."
+        ),
+    ],
+    "seed": Annotated[int, typer.Option(min=0, metavar="N", help="Random seed for --sampler sde.")],
+    "dtype": Annotated[
+        Dtype,
+        typer.Option(
+            help="Precision of the network; bfloat16 is less exact, and faster on processors that support it."
+        ),
+    ],
+    "keep_high_band": Annotated[
+        bool, typer.Option("--keep-high-band", help="Keep what lies above 8 kHz, attenuated like the octave below.")
+    ],
+    "rate": Annotated[
+        int | None, typer.Option(min=1, metavar="HZ", help="Output sampling rate.", show_default="the input's")
+    ],
+    "mono": Annotated[bool, typer.Option("--mono", help="Mix all channels down to one.")],
+    "subtype": Annotated[
         str | None,
-        typer.Option(metavar="SUBTYPE", help="Sample format, such as PCM_24 or FLOAT; that of INPUT if not given."),
-    ] = DEFAULTS.subtype,
-    clip_mode: Annotated[
-        ClipMode, typer.Option(help="What to do with samples beyond full scale, in integer formats.")
-    ] = DEFAULTS.clip_mode,
-    replace_nan: Annotated[
-        bool, typer.Option("--replace-nan", help="Take samples that are not numbers as silence, instead of failing.")
-    ] = DEFAULTS.replace_nan,
-    audio_stream: Annotated[
+        typer.Option(
+            metavar="SUBTYPE", help="Output sample format or codec, such as PCM_24.", show_default="the input's"
+        ),
+    ],
+    "clip_mode": Annotated[
+        ClipMode, typer.Option(help="For samples beyond full scale in integer formats; rescale lowers the whole file.")
+    ],
+    "replace_nan": Annotated[
+        bool, typer.Option("--replace-nan", help="Replace NaN and infinite samples with silence instead of failing.")
+    ],
+    "audio_stream": Annotated[
         str | None,
         typer.Option(
             metavar="N|all",
-            help="Of several audio streams in a film: which, from 1, or all; the one that players play if not given.",
+            help="Audio stream of a video to enhance, counted from 1, or all.",
+            show_default="the one that players choose",
         ),
-    ] = None,
-) -> Options:
-    """Return what the options of a command that enhances mean together."""
-    with wrong_usage():
-        return Options(
-            strength=strength,
-            attenuation_limit=attenuation_limit,
-            dereverb=0.0 if keep_room else dereverb,
-            steps=steps,
-            sampler=sampler,
-            seed=seed,
-            dtype=dtype,
-            keep_high_band=keep_high_band,
-            rate=rate,
-            mono=mono,
-            subtype=subtype,
-            clip_mode=clip_mode,
-            replace_nan=replace_nan,
-            audio_stream=_stream(audio_stream),
-        )
+    ],
+}
 
 
-def takes_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:
-    """Let the parameter `options` of a command stand for the options of `_options`, in its place in the help.
-
-    names: of those that it takes; all of them if none is named.
-    """
-    known = inspect.signature(_options).parameters
-    shared = {name: known[name] for name in names or known}
+def takes_options(command: Callable[..., None], names: Collection[str] = tuple(_OPTIONS)) -> Callable[..., None]:
+    """Expand the parameter `options` of a command into those of `_OPTIONS` that are named, at its place in the help."""
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        parameters += shared.values() if parameter.name == "options" else [parameter]
+        if parameter.name == "options":
+            parameters += [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=getattr(DEFAULTS, name, False),
+                    annotation=_OPTIONS[name],
+                )
+                for name in names
+            ]
+        else:
+            parameters.append(parameter)
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
-        options = _options(**{name: given.pop(name) for name in shared})
+        chosen = {name: given.pop(name) for name in names}
+        if chosen.pop("keep_room"):
+            chosen["dereverb"] = 0.0
+        chosen["audio_stream"] = _stream(chosen.get("audio_stream"))
+        with wrong_usage():
+            options = Options(**chosen)
         command(options=options, **given)
 
-    by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    wrapper.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in by_name}
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper
 
 
 def check_existing(overwrite: bool, skip_existing: bool) -> None:
-    """Refuse to do both with outputs that exist."""
+    """Refuse to both replace and keep existing outputs."""
     if overwrite and skip_existing:
-        raise typer.BadParameter("either replace or keep what exists", param_hint="--overwrite, --skip-existing")
+        raise typer.BadParameter("give only one of them", param_hint="--overwrite, --skip-existing")
 
 
 def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
-    """Return the suffix that --ext means, refusing all but those of sound files and `more`."""
+    """Return the suffix that --ext stands for: one of a sound file, or of `more`."""
     from sbm_cli.audio.format import OUTPUT_SUFFIXES
 
     suffix = None if ext is None else f".{ext.lower().lstrip('.')}"
     if suffix not in (None, *OUTPUT_SUFFIXES, *more):
         known = " ".join(OUTPUT_SUFFIXES + more)
-        raise typer.BadParameter(f"no sound format {ext}; known: {known}", param_hint="--ext")
+        raise typer.BadParameter(f"unknown format {ext!r}; choose one of {known}", param_hint="--ext")
     return suffix
 
 
 def raw_format(text: str) -> "AudioFormat":
-    """Return the format that --raw RATE[:CHANNELS[:SUBTYPE]] describes."""
+    """Return the format that RATE[:CHANNELS[:SUBTYPE]] describes."""
     from sbm_cli.audio.format import AudioFormat, subtypes
 
     found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*)(?::(\w+))?)?", text)
     subtype = (found and found[3] or "PCM_16").upper()
     if found is None or subtype not in subtypes("RAW"):
         raise typer.BadParameter(
-            f"{text!r} is not RATE:CHANNELS:SUBTYPE, such as 16000:1:PCM_16; subtypes: {', '.join(subtypes('RAW'))}",
+            f"expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, got {text!r}; "
+            f"choose SUBTYPE from {', '.join(subtypes('RAW'))}",
             param_hint="--raw",
         )
     return AudioFormat(int(found[1]), int(found[2] or 1), None, "RAW", subtype)
 
 
 def _stream(text: str | None) -> int | Literal["all"] | None:
-    """Return what --audio-stream means."""
+    """Return the value of --audio-stream."""
     if text is None or text == "all":
         return text  # type: ignore[return-value]
     if not re.fullmatch(r"[1-9]\d*", text):
-        raise typer.BadParameter(f"{text!r} is neither a number from 1 nor all", param_hint="--audio-stream")
+        raise typer.BadParameter(f"expected a number from 1, or all, got {text!r}", param_hint="--audio-stream")
     return int(text)
 
 
 @contextlib.contextmanager
 def wrong_usage() -> Iterator[None]:
-    """Tell options that do not go together, which a record of them refuses, as wrong usage."""
+    """Report a ValueError, of options that do not go together, as wrong usage."""
     try:
         yield
     except ValueError as error:
@@ -187,15 +193,15 @@ def wrong_usage() -> Iterator[None]:
 
 
 def check_device(device: str) -> None:
-    """Refuse what is no device, or none that is here, before anything is loaded."""
+    """Refuse an unknown or absent device before anything is loaded."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise typer.BadParameter(f"{device!r} is none of auto, cpu, cuda, cuda:N", param_hint="--device")
+        raise typer.BadParameter(f"expected auto, cpu, cuda or cuda:N, got {device!r}", param_hint="--device")
     if device.startswith("cuda"):
         import torch
 
         count, wanted = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
         if wanted >= count:
             raise DependencyError(
-                f"--device {device}: torch can use {count} NVIDIA GPUs here",
-                "Use --device cpu; `sbm doctor` shows what torch sees.",
+                f"--device {device}: torch sees {count} NVIDIA GPUs",
+                "Use --device cpu; `sbm doctor` shows which torch is installed.",
             )

@@ -1,4 +1,4 @@
-"""What the shell hands to the process: standard streams, which may be closed, and signals that tell it to end."""
+"""What the shell hands to the process: standard streams, which may be closed, and signals to end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 
 def fill_closed_streams() -> None:
-    """Open what the shell closed (`2>&-`): the next file opened would become stderr, and take its messages.
+    """Open the streams that the shell closed (`2>&-`): the next file to be opened would become stderr.
 
-    stdin is at its end, to write to stdout fails, and stderr takes everything.
+    Then stdin is empty, writing to stdout fails, and stderr swallows everything.
     """
     for name, mode, access in (
         ("stdin", "r", os.O_RDONLY),
@@ -21,20 +21,20 @@ def fill_closed_streams() -> None:
         ("stderr", "w", os.O_WRONLY),
     ):
         if getattr(sys, name) is None:
-            number = os.open(os.devnull, access)  # the lowest that is free, hence the missing one
+            number = os.open(os.devnull, access)  # the lowest free one, which is the one missing
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, mode))
 
 
 def ending_signals() -> list[signal.Signals]:
-    """Return SIGTERM and SIGHUP, the end of the terminal, but for those that `nohup` and the like had us ignore."""
+    """Return SIGTERM and SIGHUP, except where `nohup` or the like had us ignore them."""
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
     return [number for name in names if signal.getsignal(number := signal.Signals[name]) != signal.SIG_IGN]
 
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Let a signal to end be an interrupt, so that what is half-written is removed; more of them do not disturb it."""
+    """Turn the first signal to end into an interrupt, so that half-written files are removed; ignore further ones."""
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return

@@ -1,4 +1,4 @@
-"""`sbm rtf`: how fast it is here, and beside what else there is."""
+"""`sbm rtf`: how fast a model is on this machine, alone or beside other programs."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from sbm_cli.cli.options import Device, Json, Model, Quiet, Verbose, check_devic
 def rtf(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE]...", help="Recordings to time; speech-like noise is made if none is given."),
+        typer.Argument(metavar="[FILE]...", help="Recordings to time.", show_default="generated speech-like noise"),
     ] = None,
     model: Model = None,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads, of other programs too where they ask.")] = 1,
-    seconds: Annotated[
-        str, typer.Option(metavar="S,S", help="Lengths of the clips that are made, at the model's rate.")
-    ] = "1,10,60",
-    rounds: Annotated[
-        int, typer.Option(min=1, help="How often everything is timed; one more warms up. The paper: ten clips of 10 s.")
-    ] = 10,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads, for other programs too.")] = 1,
+    seconds: Annotated[str, typer.Option(metavar="S,S", help="Lengths of the generated clips in seconds.")] = "1,10,60",
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Timed rounds, after one to warm up.")] = 10,
     against: Annotated[
         list[str] | None,
-        typer.Option(metavar='"NAME=PROGRAM {in} {out}"', help="Time another program on the same; may be repeated."),
+        typer.Option(
+            metavar='"NAME=PROGRAM {in} {out}"', help="Time another program on the same clips; may be repeated."
+        ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the real-time factors as bars.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the real-time factors as a bar chart.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure the real-time factor: processing time over duration of the audio, the smaller the faster.
+    """Measure the real-time factor (RTF): processing time over audio duration; smaller is faster.
 
-    The report names the machine and the conditions, so that it can be quoted. Every round times each clip with each
-    system in turn; the median of the rounds counts. A program given by --against gets WAV files, no shell, and
-    OMP_NUM_THREADS and its like.
+    The report names the machine and the conditions, so that you can quote it. Every round times each clip with each
+    system in turn; the result is the median over the rounds. Programs named by --against read and write WAV files, run
+    without a shell, and get the number of threads in OMP_NUM_THREADS and the like.
 
     \b
     Examples:
@@ -62,7 +62,7 @@ def rtf(
 
     imported = time.perf_counter()
     if plot is not None:
-        require_pillow()  # not after minutes of work
+        require_pillow()  # before minutes of work
     try:
         commands = [Command.parse(text) for text in against or ()]
     except ValueError as error:
@@ -73,7 +73,7 @@ def rtf(
     loaded = time.perf_counter()
     names = [enhancer.config.name, *(command.name for command in commands)]
     if len(set(names)) < len(names):
-        raise typer.BadParameter(f"two systems of one name: {', '.join(names)}", param_hint="--against")
+        raise typer.BadParameter(f"each system needs its own name, got {', '.join(names)}", param_hint="--against")
     with console.progress(enhancer.config.name) as progress:
         report = benchmark(
             enhancer,
@@ -86,7 +86,7 @@ def rtf(
             progress=progress,
         )
     if report.passes > 1:
-        console.warn(f"every frame went {report.passes} times through the network: this is not one-step inference")
+        console.warn(f"each frame passed through the network {report.passes} times: this is not one-step inference")
     if plot is not None:
         bar_chart(report.rows, f"{report.machine.split(', load')[0]}, threads {report.threads}", plot)
     if json:
@@ -102,6 +102,6 @@ def _lengths(text: str) -> list[float]:
         lengths = [0.0]
     if not all(0.1 <= length <= 3600 for length in lengths):
         raise typer.BadParameter(
-            f"{text!r} is not a list of lengths of 0.1 to 3600 s, such as 1,10", param_hint="--seconds"
+            f"expected lengths of 0.1 to 3600 s, such as 1,10, got {text!r}", param_hint="--seconds"
         )
     return lengths

@@ -1,4 +1,4 @@
-"""`sbm train`: a model from a recipe and anybody's folders."""
+"""`sbm train`: a model from a recipe and your own folders."""
 
 from __future__ import annotations
 
@@ -15,54 +15,58 @@ from sbm_cli.cli.options import Quiet, Verbose
 if TYPE_CHECKING:
     from sbm_cli.training.loop import Outcome, Progress
 
-FORGOTTEN_DB = 0.3  # SI-SDR lost on general noise from which on a fine-tuned model is said to forget
+FORGOTTEN_DB = 0.3  # loss of SI-SDR on general noise that is worth a warning
 
 
 def train(
     config: Annotated[
         str | None,
-        typer.Option("--config", "-c", metavar="NAME|PATH", help="A recipe of sbm, such as sbm-tiny, or a YAML file."),
+        typer.Option("--config", "-c", metavar="NAME|PATH", help="Built-in recipe, such as sbm-tiny, or a YAML file."),
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(
             "--from",
             metavar="NAME|PATH",
-            help="Fine-tune this model, named as for `sbm enhance`: by --config, or by the recipe finetune.",
+            help="Model to fine-tune, with the recipe finetune unless --config names another.",
         ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; may be repeated."),
     ] = None,
     pack: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Train from what `sbm data pack` wrote; same as data.pack.")
+        Path | None, typer.Option(metavar="DIR", help="Train from a pack of `sbm data pack`; same as data.pack.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Where to write; runs/ and the model's name if none."),
+        typer.Option("--output", "-o", metavar="DIR", help="Output folder.", show_default="runs/NAME"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that lies in DIR.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the training in the output folder.")] = False,
     max_minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop after so many minutes, ready for --resume.")
+        float | None, typer.Option(min=0, metavar="MINUTES", help="Stop after this time, ready for --resume.")
     ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.")] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on; auto takes a GPU if there is one.")
+    ] = "auto",
     precision: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the network's products; same as loop.precision."),
+        typer.Option(help="Precision of the network; same as loop.precision."),
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="Share each batch between so many; one per core, or one GPU, if none."),
+        typer.Option(
+            min=1, metavar="N", help="Processes that share each batch.", show_default="one per core, or one GPU"
+        ),
     ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a model from folders of speech and noise, or fine-tune one.
+    """Train a model on folders of speech and noise, or fine-tune one.
 
-    Mixtures are made while it trains, in simulated rooms and in yours. The recipe says which folders, which network
-    and how long. The model is NAME.safetensors with NAME.json beside it, ready for `sbm enhance --model`; best/ has
-    the one that did best on validation. For many GPUs start it by torchrun.
+    Mixtures are made during training, in simulated rooms and in yours. The recipe sets the data, the network and the
+    number of steps. The result is NAME.safetensors with NAME.json beside it, ready for `sbm enhance --model`; best/
+    holds the model with the best validation score. For several GPUs, start it with torchrun.
 
     \b
     Examples:
@@ -72,10 +76,10 @@ def train(
       sbm train --from sbm-tiny --set "data.speech=[voices]" --set "data.noise=[my-noise]"
       torchrun --nproc-per-node 8 -m sbm_cli train --config mine.yaml --pack packed --precision bfloat16
     """
-    # Every process that torchrun starts comes by here; one speaks.
+    # Every process of torchrun runs this; only one speaks.
     console.adjust(quiet or os.environ.get("RANK", "0") != "0", verbose)
     if config is None and start is None:
-        raise typer.BadParameter("a recipe, or --from a model to fine-tune, is needed", param_hint="--config")
+        raise typer.BadParameter("give a recipe, or --from a model to fine-tune", param_hint="--config")
 
     from sbm_cli import hub
     from sbm_cli.training.config import load_recipe
@@ -104,7 +108,7 @@ def train(
     console.note(f"{folder / recipe.model.name}.safetensors")
 
 
-# At module level: several processes are started afresh and import it by name.
+# At module level: spawned processes import it by name.
 def _report(progress: Progress) -> None:
     skipped = f"  {progress.skipped} steps skipped" if progress.skipped else ""
     console.note(
@@ -117,18 +121,18 @@ def _report(progress: Progress) -> None:
 
 
 def _compare(outcome: Outcome) -> None:
-    """Say what fine-tuning changed, and warn where the model got worse at what it could do before."""
+    """Say what fine-tuning changed, and warn if the model got worse on general noise."""
     for name, before in outcome.before.items():
         if name in outcome.after:
             after = outcome.after[name]
             console.note(f"{name}: SI-SDR {before.si_sdr:.2f} -> {after.si_sdr:.2f} dB")
             if name == "general" and after.si_sdr < before.si_sdr - FORGOTTEN_DB:
                 console.warn(
-                    f"the model forgets: {before.si_sdr - after.si_sdr:.2f} dB lost on general noise",
-                    "Lower optimizer.rate, steps or data.own_share, or give more general noise.",
+                    f"the model got {before.si_sdr - after.si_sdr:.2f} dB worse on general noise",
+                    "Lower optimizer.rate, steps or data.own_share, or add general noise to data.manifests.",
                 )
     if "own" in outcome.before and "general" not in outcome.before:
-        console.warn("nothing shows whether the model forgot other noise", "Give general noise: data.manifests.")
+        console.warn("without general noise, nothing shows what the model forgot", "Add some to data.manifests.")
 
 
 def _duration(seconds: float) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.cores import cores
 from sbm_cli.data.manifest import KINDS, RATE, SPLITS, Clip, identity, name_rank, read_manifest, report_set, set_aside
 from sbm_cli.data.prepare import BATCH
@@ -134,7 +134,7 @@ def table(sounds: Iterable[tuple[Clip, Sound]]) -> list[Row]:
     ]
 
 
-def _listen(header: Sound, blocks: Iterable[NDArray[np.float32]]) -> Sound:
+def _listen(header: Sound, blocks: Iterable[Samples]) -> Sound:
     digest = hashlib.blake2b(f"{header.rate}".encode(), digest_size=16)
     frame = max(1, header.rate // 50)
     powers, peak, total, square, clipped, samples, finite = [np.zeros(0)], 0.0, 0.0, 0.0, 0, 0, True

@@ -89,7 +89,8 @@ def curate(
                     cleaned = clean(name.as_posix(), samples)
                 except SbmError as error:
                     raise type(error)(f"{clip.path}: {error.message}", error.hint) from error
-                samples = samples + np.float32(1 - 10 ** (-limit_db / 20)) * (cleaned - samples)
+                wet = np.float32(1 - 10 ** (-limit_db / 20))
+                samples = samples + wet * (cleaned - samples)
                 _write(target, samples)
                 after = math.nan if score is None else score(samples)
             known[clip.path] = before, after

@@ -9,17 +9,33 @@ import torch
 from torch import Tensor
 
 from sbm_cli.data.corpus import LEVEL_DBFS, Corpus
+from sbm_cli.data.degradations import CODECS, coded, gap_draws, gaps, low_pass
 from sbm_cli.data.filters import (
     active_power,
     band_limited,
     db_ratio,
     fast_length,
+    filtered,
     reverberate,
     shelved,
     through_room,
 )
 from sbm_cli.data.manifest import RATE, SPLITS
-from sbm_cli.data.random import COLOURED, FLOOR, KEEP_ROOM, MIXTURE, SECOND_TALKER, Draws, Rows, rows_of, uniforms
+from sbm_cli.data.random import (
+    BANDWIDTH,
+    CODEC,
+    COLOURED,
+    FLOOR,
+    GAPS,
+    KEEP_ROOM,
+    MIXTURE,
+    SECOND_TALKER,
+    SOFT_CLIP,
+    Draws,
+    Rows,
+    rows_of,
+    uniforms,
+)
 from sbm_cli.data.room_responses import ResponseBank, Responses
 from sbm_cli.data.segments import Segments, assemble, draw_colour, placements_in, synthetic
 from sbm_cli.errors import ConfigError
@@ -56,12 +72,25 @@ class MixConfig:
     level_step_db: tuple[float, float] = (-30.0, 20.0)
     p_offset: float = 0.0  # an offset of the input,
     offset: float = 0.1  # of at most so much of full scale
+    # What follows is done to the input alone, in this order.
+    p_soft_clip: float = 0.0  # of the clipped ones: rounded off instead of cut
+    p_bandwidth: float = 0.0  # what lies above a frequency is lost
+    bandwidth_hz: tuple[float, float] = (1700.0, 5500.0)
+    p_codec: float = 0.0  # encoded and decoded; the mixtures are then made on the CPU
+    codecs: tuple[str, ...] = tuple(CODECS)  # drawn alike
+    p_gaps: float = 0.0
+    gap_ms: tuple[float, float] = (10.0, 200.0)
+    gap_share: tuple[float, float] = (0.02, 0.2)  # of the segment, on average
+    p_packet_loss: float = 0.5  # of those with gaps: packets of 20 ms are lost in bursts
+    burst_packets: tuple[float, float] = (1.0, 5.0)  # mean length of a burst
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name.startswith("p_") and not 0 <= value <= 1:
                 raise ConfigError(f"{field.name} is {value}", "a probability lies between 0 and 1")
+            if field.name == "codecs":
+                continue
             if isinstance(value, (tuple, list)) and not (len(value) == 2 and value[0] <= value[1]):
                 raise ConfigError(f"{field.name} is {value}", "give the lower and the upper end of the range")
             numbers = value if isinstance(value, (tuple, list)) else (value,)
@@ -78,8 +107,18 @@ class MixConfig:
             )
         if not 0.5 <= self.segment_seconds <= 60:
             raise ConfigError(f"segment_seconds is {self.segment_seconds}", "0.5 to 60 s are possible")
-        if not 1000 <= self.band_limit_hz[0] <= self.band_limit_hz[1] <= RATE / 2:
-            raise ConfigError(f"band_limit_hz is {self.band_limit_hz}", f"1000 to {RATE // 2} Hz are possible")
+        for name in ("band_limit_hz", "bandwidth_hz"):
+            low, high = getattr(self, name)
+            if not 1000 <= low <= high <= RATE / 2:
+                raise ConfigError(f"{name} is {getattr(self, name)}", f"1000 to {RATE // 2} Hz are possible")
+        if not self.codecs or not set(self.codecs) <= set(CODECS):
+            raise ConfigError(f"codecs is {self.codecs}", f"choose from {', '.join(CODECS)}")
+        if not 5 <= self.gap_ms[0] <= self.gap_ms[1] <= 1000:
+            raise ConfigError(f"gap_ms is {self.gap_ms}", "5 to 1000 ms are possible")
+        if not 0.001 <= self.gap_share[0] <= self.gap_share[1] <= 0.5:
+            raise ConfigError(f"gap_share is {self.gap_share}", "0.001 to 0.5 of the segment are possible")
+        if not 1 <= self.burst_packets[0] <= self.burst_packets[1] <= 50:
+            raise ConfigError(f"burst_packets is {self.burst_packets}", "1 to 50 packets are possible")
 
     @property
     def samples(self) -> int:
@@ -89,7 +128,8 @@ class MixConfig:
 class Mixer:
     """Make segments of a split ("train", "valid", "report") from a corpus and a bank of rooms, on any device.
 
-    Nothing waits for the device, and every shape is known beforehand.
+    Nothing waits for the device, and every shape is known beforehand. Codecs run on the CPU alone: with them, `device`
+    is the CPU whatever was asked for.
 
     Raises ConfigError if the split has no speech or no noise.
     """
@@ -102,7 +142,7 @@ class Mixer:
         split: str = "train",
         device: str | torch.device = "cpu",
     ) -> None:
-        self.device = torch.device(device)
+        self.device = torch.device("cpu" if config.p_codec else device)
         self._segments = Segments(corpus, split, config.min_speech_snr_db, self.device)
         self._responses = Responses(bank, self.device)
         # What is validated is always the direct sound.
@@ -202,10 +242,32 @@ class Mixer:
         gain = torch.minimum(gain, 0.99 / peak.clamp_min(1e-10))[:, None]  # clipping comes from p_clipped only
         under = db_ratio(-draws.uniform(*config.clip_db) * draws.chance(config.p_clipped))
         ceiling = (peak * under)[:, None]
-        noisy = torch.clamp(noisy, -ceiling, ceiling) * gain
+        clipped = torch.clamp(noisy, -ceiling, ceiling)
+        if config.p_soft_clip:
+            soft = (under < 1) & draws.apart(SOFT_CLIP).chance(config.p_soft_clip)
+            clipped = torch.where(soft[:, None], ceiling * torch.tanh(noisy / ceiling.clamp_min(1e-10)), clipped)
+        noisy = self._degraded(draws, clipped * gain)
         if config.p_offset:
             noisy = noisy + (draws.uniform(-config.offset, config.offset) * draws.chance(config.p_offset))[:, None]
         return noisy, clean * gain
+
+    def _degraded(self, draws: Draws, noisy: Tensor) -> Tensor:
+        """Return the input without some of its bandwidth, as a codec leaves it, and with gaps."""
+        config, n = self._config, self._config.samples
+        if config.p_bandwidth:
+            own, size = draws.apart(BANDWIDTH), fast_length(n + 480)  # 30 ms for the rims of the filters
+            chosen, gain = own.chance(config.p_bandwidth), low_pass(own, config.bandwidth_hz, size)
+            change(noisy, chosen, lambda rows: filtered(noisy[rows], gain[rows], size))
+        if config.p_codec:
+            own = draws.apart(CODEC)
+            chosen, number, compression = own.chance(config.p_codec), own.below(len(config.codecs)), own.uniform()
+            change(noisy, chosen, lambda rows: coded(noisy[rows], config.codecs, number[rows], compression[rows]))
+        if config.p_gaps:
+            own = draws.apart(GAPS, gap_draws(config.gap_ms, n))
+            chosen = own.chance(config.p_gaps)
+            missing = gaps(own, config.gap_share, config.gap_ms, config.p_packet_loss, config.burst_packets, n)
+            noisy = noisy.masked_fill(chosen[:, None] & missing, 0.0)
+        return noisy
 
 
 def keep_room(config: MixConfig, seed: int, step: int, items: Tensor) -> Tensor:

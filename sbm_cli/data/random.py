@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # Purposes, so that no two draws of an item share numbers. The mixer adds 10 times the number of its split to its own.
-MIXTURE, SECOND_TALKER, FLOOR, COLOURED = range(4)
+MIXTURE, SECOND_TALKER, FLOOR, COLOURED, BANDWIDTH, CODEC, GAPS, SOFT_CLIP = range(8)
 TIME, BRIDGE_NOISE, WARM_LEVEL, OWN_NOISE, KEEP_ROOM = range(100, 105)
 
 Rows = Tensor | slice  # some of the items, or all of them
@@ -57,10 +57,10 @@ class Draws:
         self._rows = uniforms(*self._key, count).T.contiguous()
         self._used = 0
 
-    def apart(self, purpose: int) -> Draws:
-        """Return numbers of the same items for a purpose of their own."""
+    def apart(self, purpose: int, count: int = 0) -> Draws:
+        """Return numbers of the same items for a purpose of their own, as many as here unless told."""
         seed, step, items, stream = self._key
-        return Draws(seed, step, items, stream + purpose, len(self._rows))
+        return Draws(seed, step, items, stream + purpose, count or len(self._rows))
 
     def normal(self, purpose: int, rows: Rows, count: int) -> Tensor:
         """Return standard normal numbers of some items, [rows, count]."""

@@ -74,7 +74,10 @@ class Table:
 
 
 def summarise(records: Sequence[Record], metrics: Sequence[str]) -> list[Row]:
-    """Return a row for every subset and metric, in the order they have in the records."""
+    """Return a row for every subset and metric, in the order they have in the records.
+
+    A metric of what inputs lack has none where no input lacks it.
+    """
     systems = list(dict.fromkeys(record.system for record in records))
     rows = []
     for subset in dict.fromkeys(record.subset for record in records):
@@ -83,6 +86,8 @@ def summarise(records: Sequence[Record], metrics: Sequence[str]) -> list[Row]:
                 system: [r.scores[metric] for r in records if r.subset == subset and r.system == system]
                 for system in systems
             }
+            if METRICS[metric].needs_noisy and not any(value is not None for row in values.values() for value in row):
+                continue
             cells = {
                 system: Cell(
                     mean_interval(values[system]),

@@ -79,7 +79,7 @@ def evaluate(
                         elapsed = took if system is not None and system.timed else None
                 except (SbmError, OSError, ValueError) as error:
                     problem = _reason(error)
-                result = partial(_none, metrics, problem) if problem else scoring.begin(heard[name], clean)
+                result = partial(_none, metrics, problem) if problem else scoring.begin(heard[name], clean, noisy)
                 waiting.append((partial(Record, item.id, item.subset, name, seconds, elapsed), result))
                 collect(WAITING * workers)
             if hear is not None and heard:
@@ -103,9 +103,9 @@ class _Scoring:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def begin(self, estimate: Samples, clean: Samples | None) -> Callable[[], tuple[str, Scores]]:
+    def begin(self, estimate: Samples, clean: Samples | None, noisy: Samples) -> Callable[[], tuple[str, Scores]]:
         """Begin to score; what is returned waits, and gives the problem ("" if there is none) and the scores."""
-        job = partial(score, self._metrics, estimate, clean, RATE)
+        job = partial(score, self._metrics, estimate, clean, RATE, noisy)
         if self._workers == 1:
             scores = job()
             return lambda: ("", scores)
@@ -114,7 +114,7 @@ class _Scoring:
             future = self._pool.submit(job)
         except BrokenProcessPool:
             self._pool = None
-            return self.begin(estimate, clean)
+            return self.begin(estimate, clean, noisy)
         return partial(self._finish, job, future)
 
     def _finish(self, job: Callable[[], Scores], future: Future[Scores]) -> tuple[str, Scores]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ class Progress:
     """What the loop reports of the steps since its last report; `valid` has scores where it validated.
 
     loss, grad_norm: means; speed: audio seconds per second; waiting: fraction of the time spent waiting for mixtures;
-    skipped: steps without a finite loss and gradient; remaining: seconds.
+    skipped: steps without a finite loss and gradient; remaining: seconds; others: mean losses of the other learners.
     """
 
     step: int
@@ -58,6 +58,7 @@ class Progress:
     skipped: int
     remaining: float
     valid: Mapping[str, Score] = field(default_factory=dict)
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 LOGGED = ("loss", "grad_norm", "rate", "speed", "waiting", "skipped")
@@ -182,7 +183,7 @@ class _Training:
         """Train up to the recipe's last step, for so many seconds, or until told to stop."""
         config, loop = self.config, self.config.loop
         begun = saved = time.monotonic()
-        window, scores, over = _Window(self.worker.device), dict[str, Score](), False
+        window, scores, over = self._window(), dict[str, Score](), False
         steps, worker = range(self.step, config.steps), self.worker
         mixtures = batches(self.sources.train, config.seed, steps, self.items, worker.device, worker.size)
         while self.step < config.steps and not over:
@@ -200,10 +201,11 @@ class _Training:
                     scores = self.validate()
                     progress = replace(progress, valid=scores)
                 if self.logs is not None:
-                    self.logs.train(self.step, {name: getattr(progress, name) for name in LOGGED})
+                    others = {f"{name}_loss": loss for name, loss in progress.others.items()}
+                    self.logs.train(self.step, {name: getattr(progress, name) for name in LOGGED} | others)
                     if report is not None:
                         report(progress)
-                window = _Window(self.worker.device)
+                window = self._window()
             if self.logs is not None and (end or now - saved > 60 * config.checkpoint_minutes):
                 write_checkpoint(self.output, config, self.optimizers, self.step, self.best)
                 saved = now
@@ -212,11 +214,15 @@ class _Training:
     def learn(self, noisy: Tensor, clean: Tensor) -> Tensor:
         """Make a step of every learner with this process's mixtures, [items, samples] each.
 
-        Returns what `Optimizer.step` does: loss and gradient norm of the student, and the worst of all learners.
+        Returns [loss, gradient norm, whether all are finite, losses of the other learners, how many steps in a row were
+        not finite].
         """
         found = torch.stack([self._learn(learner, noisy, clean) for learner in self.optimizers])
         self.step += 1
-        return torch.stack([*found[0, :2], found[:, 2].min(), found[:, 3].max()])
+        return torch.stack([*found[0, :2], found[:, 2].min(), *found[1:, 0], found[:, 3].max()])
+
+    def _window(self) -> _Window:
+        return _Window([name for name in self.optimizers if name != STUDENT], self.worker.device)
 
     def _learn(self, learner: str, noisy: Tensor, clean: Tensor) -> Tensor:
         config, optimizer = self.config, self.optimizers[learner]
@@ -249,15 +255,17 @@ class _Training:
 class _Window:
     """The steps between two reports, added up on the device."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(3, device=device)  # loss, gradient norm and number of the finite steps
+    def __init__(self, others: Sequence[str], device: torch.device) -> None:
+        self._others = others
+        # loss, gradient norm and number of the finite steps, losses of the other learners
+        self._sums = torch.zeros(3 + len(others), device=device)
         self._in_row = torch.zeros((), device=device)
         self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
 
     def add(self, found: Tensor, waited: float) -> None:
-        """Count a step: what `Optimizer.step` found, and the seconds that it waited for mixtures."""
-        self._sums += torch.where(found[2] > 0, found[:3], 0.0)
-        self._in_row = found[3]
+        """Count a step: what `_Training.learn` found, and the seconds that it waited for mixtures."""
+        self._sums += torch.where(found[2] > 0, found[:-1], 0.0)
+        self._in_row = found[-1]
         self._steps += 1
         self._waited += waited
 
@@ -266,7 +274,7 @@ class _Window:
 
         Raises TrainingError if too many steps in a row were not finite.
         """
-        loss, norm, finite, in_row = torch.cat([self._sums, self._in_row[None]]).tolist()
+        loss, norm, finite, *others, in_row = torch.cat([self._sums, self._in_row[None]]).tolist()
         if in_row >= config.loop.skip_limit:
             raise TrainingError(
                 f"step {step}: loss or gradient were not finite for {in_row:.0f} steps in a row",
@@ -283,4 +291,5 @@ class _Window:
             self._waited / elapsed,
             self._steps - round(finite),
             (config.steps - step) * elapsed / self._steps,
+            others={name: x / finite if finite else math.nan for name, x in zip(self._others, others, strict=True)},
         )

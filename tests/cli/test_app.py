@@ -135,7 +135,7 @@ def test_errors_leave_no_traceback_unless_asked(sbm: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr("sbm_cli.hub.default_name", fail)
     quiet = sbm("models", "list")
     assert quiet.status == 1
-    assert quiet.err.startswith("sbm: RuntimeError: a fault of ours\n     This is a fault of the program.")
+    assert quiet.err.startswith("sbm: RuntimeError: a fault of ours\n     This is a bug.")
     monkeypatch.setenv("SBM_DEBUG", "1")
     told = sbm("models", "list").err
     assert "Traceback (most recent call last)" in told

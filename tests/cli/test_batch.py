@@ -22,7 +22,7 @@ from sbm_cli.batch.journal import NAME
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.options import Options
 
-IGNORED = "1 files ignored, no suffix of a sound file: in/notes.txt\n"
+IGNORED = "1 files ignored (not a sound file by its suffix): in/notes.txt\n"
 STAND_IN = Path(__file__).parent.parent / "batch" / "slow_copy.py"
 
 
@@ -112,8 +112,8 @@ def test_changed_options_are_told_and_not_guessed(copy: Any, folder: Path) -> No
     assert result.status == 1
     assert result.err == (
         f"{IGNORED}"
-        "sbm: 2 outputs were kept though outdated: made with strength 1.0.\n"
-        "     Use --overwrite to make them again, --skip-existing to leave it at them, or another output folder.\n"
+        "sbm: 2 outdated outputs were kept: made with strength 1.0.\n"
+        "     Use --overwrite to redo them, --skip-existing to keep them, or another output folder.\n"
         "2 files: 2 outdated\n"
     )
     assert copy("--strength", "0.5", "--skip-existing").status == 0
@@ -128,7 +128,7 @@ def test_outputs_of_others_are_kept(copy: Any, folder: Path) -> None:
     write(folder / "out" / "a.wav", seconds=0.1)
     before = (folder / "out" / "a.wav").read_bytes()
     result = copy()
-    assert result.status == 1 and "1 outputs were kept though outdated: not made by sbm batch.\n" in result.err
+    assert result.status == 1 and "1 outdated outputs were kept: not made by sbm batch.\n" in result.err
     assert (folder / "out" / "a.wav").read_bytes() == before
     assert copy("-y").status == 0
     assert (folder / "out" / "a.wav").read_bytes() != before
@@ -138,7 +138,7 @@ def test_what_is_lost_is_told_once(sbm: Any, folder: Path, model_file: Path) -> 
     for name in ("x.wav", "y.wav"):
         write(folder / "in" / name, rate=44100)
     result = sbm("batch", "in", "-o", "out", "-m", model_file, "--workers", "1")
-    assert result.status == 0 and result.err.count("nothing above 8 kHz comes out") == 1
+    assert result.status == 0 and result.err.count("the output ends at 8 kHz") == 1
 
 
 def test_a_bad_file_does_not_stop_the_others(copy: Any, folder: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_folder_without_anything_to_do_and_one_that_may_not_be_read(
 
     monkeypatch.setattr(os, "scandir", closed)
     result = copy()
-    assert result.status == 1 and "sbm: in/day 1: permission denied: what is in it is left out\n" in result.err
+    assert result.status == 1 and "sbm: in/day 1: permission denied: its files are left out\n" in result.err
     assert "1 files: 1 skipped\n" in result.err
 
 
@@ -187,14 +187,14 @@ def test_fail_fast(copy: Any, folder: Path) -> None:
 def test_dry_run(copy: Any, folder: Path) -> None:
     result = copy("--dry-run")
     assert (result.status, result.err) == (0, "")
-    ignored = "ignored   in/notes.txt  (no suffix of a sound file)\n"
+    ignored = "ignored   in/notes.txt  (not a sound file by its suffix)\n"
     assert result.out == ignored + "planned   in/a.wav -> out/a.wav\nplanned   in/day 1/b.flac -> out/day 1/b.flac\n"
     assert not (folder / "out").exists()
     copy("--exclude", "a.*")
     result = copy("--dry-run", "--strength", "0", "--json-lines")
     outdated = {"status": "outdated", "source": "in/day 1/b.flac", "target": "out/day 1/b.flac"}
     assert [json.loads(line) for line in result.out.splitlines()] == [
-        {"status": "ignored", "source": "in/notes.txt", "reason": "no suffix of a sound file"},
+        {"status": "ignored", "source": "in/notes.txt", "reason": "not a sound file by its suffix"},
         {"status": "planned", "source": "in/a.wav", "target": "out/a.wav"},
         outdated | {"reason": "made with strength 1.0"},
     ]
@@ -227,7 +227,7 @@ def test_another_format(copy: Any, folder: Path) -> None:
     ("options", "status", "message"),
     [
         (["-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
-        (["--ext", "xyz"], 2, "sbm: invalid value for --ext: no sound format xyz; known: .wav "),
+        (["--ext", "xyz"], 2, "sbm: invalid value for --ext: unknown format 'xyz'; choose one of .wav "),
         (["--device", "cpu,gpu"], 2, "sbm: invalid value for --device: 'gpu' is none of "),
         (["--device", "cuda:98,cuda:99"], 1, "sbm: --device cuda:98: torch can use "),
         (["--include", "*.mp3"], 1, "sbm: no recordings found in in\n     Looked for *.mp3\n"),
@@ -285,7 +285,7 @@ def test_ctrl_c_finishes_what_is_begun(folder: Path) -> None:
     os.killpg(batch.pid, signal.SIGINT)
     _, err = batch.communicate()
     assert batch.returncode == 130
-    assert "stopping when 2 more files are finished; Ctrl-C again stops at once\n" in err
+    assert "finishing 2 files before stopping; press Ctrl-C again to stop at once\n" in err
     assert "8 files: 2 done; " in err
     assert err.endswith("sbm: interrupted\n")
     assert len(contents(folder / "out")) == 2

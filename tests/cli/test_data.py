@@ -104,7 +104,7 @@ def test_unreadable_files_are_left_out_and_said(sbm: Any, tmp_path: Path) -> Non
     (root / "clean_trainset_28spk_wav/p228_001.wav").write_bytes(b"no sound")
     result = sbm("data", "prepare", "voicebank-demand", "--root", root, "-o", tmp_path / "voices.csv", "-q")
     assert result.status == 0 and len(rows(tmp_path / "voices.csv")) == 3
-    assert "warning: 1 files cannot be read or are empty" in result.err and "p228_001.wav" in result.err
+    assert "warning: 1 unreadable or empty files are left out" in result.err and "p228_001.wav" in result.err
 
 
 def test_a_corpus_follows_another(sbm: Any, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_the_input_can_be_replaced(sbm: Any, folder: Path, model_file: Path) -> 
         (
             "folder",
             2,
-            "sbm: invalid value for INPUT: folder is a folder, and enhance takes files. For all files in it: ",
+            "sbm: invalid value for INPUT: folder is a folder; to enhance its files: ",
         ),
         ("text.wav", 1, "sbm: text.wav: "),
         ("empty.wav", 1, "sbm: empty.wav: "),
@@ -178,7 +178,7 @@ def test_an_output_folder_that_is_not_there(sbm: Any, folder: Path, model_file: 
 @pytest.mark.parametrize(
     ("device", "status", "message"),
     [
-        ("gpu", 2, "sbm: invalid value for --device: 'gpu' is none of auto, cpu, cuda, cuda:N"),
+        ("gpu", 2, "sbm: invalid value for --device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         ("cuda:99", 1, "sbm: --device cuda:99: torch can use "),
     ],
 )
@@ -223,7 +223,7 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         "sbm: warning: clean.wav: 7 samples beyond full scale\n"
         "     --clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.\n"
         "noisy.wav -> clean.wav  2.0 s of audio in 0.5 s (RTF 0.25)\n"
-        "nothing above 8 kHz comes out; --keep-high-band passes it through, lowered as the octave below\n"
+        "the output ends at 8 kHz; --keep-high-band passes on what lies above, attenuated but not cleaned\n"
     )
 
 
@@ -264,7 +264,7 @@ def test_what_is_lost_is_told_once(
     for name in ("a.wav", "b.wav"):
         soundfile.write(name, np.random.default_rng(0).uniform(-0.1, 0.1, 4000), rate)
     result = sbm("enhance", "a.wav", "b.wav", "-o", "out/", "-m", model_file, *options.split())
-    assert result.status == 0 and result.err.count("nothing above 8 kHz comes out") == told
+    assert result.status == 0 and result.err.count("the output ends at 8 kHz") == told
 
 
 def test_several_inputs_into_a_folder(sbm: Any, folder: Path, model_file: Path) -> None:
@@ -302,17 +302,21 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (
             ["noisy.wav", "other.wav", "-o", "one.wav"],
             2,
-            "sbm: invalid value for --output: one.wav is named as a file, ",
+            "sbm: invalid value for --output: one.wav looks like a file, ",
         ),
         (
             ["noisy.wav", "-o", "clean.wav", "-y", "--spectrogram", "./clean.wav"],
             1,
-            "sbm: clean.wav is the sound itself",
+            "sbm: clean.wav is also the input or the output",
         ),
-        (["noisy.wav", "-o", "clean.wav", "-y", "--spectrogram", "noisy.wav"], 1, "sbm: noisy.wav is the sound"),
+        (
+            ["noisy.wav", "-o", "clean.wav", "-y", "--spectrogram", "noisy.wav"],
+            1,
+            "sbm: noisy.wav is also the input or the output",
+        ),
         (["*.flac", "-o", "out"], 1, "sbm: *.flac: no such file or folder"),
-        (["noisy.wav", "-o", "clean.wav", "--ext", "flac"], 2, "sbm: invalid value for --ext: the suffix of clean.wav"),
-        (["noisy.wav", "-o", "out/", "--ext", "raw"], 2, "sbm: invalid value for --ext: no sound format raw; "),
+        (["noisy.wav", "-o", "clean.wav", "--ext", "flac"], 2, "sbm: invalid value for --ext: clean.wav has a suffix"),
+        (["noisy.wav", "-o", "out/", "--ext", "raw"], 2, "sbm: invalid value for --ext: unknown format 'raw'; "),
         (["noisy.wav", "-o", "-", "--json"], 2, "sbm: invalid value for --json, --output: only one of them "),
         (["noisy.wav", "other.wav", "-o", "-"], 2, "sbm: invalid value for --output: 2 inputs need a folder"),
         (
@@ -323,13 +327,25 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (
             ["noisy.wav", "-o", "clean.wav", "--spectrogram", "no/a.png"],
             1,
-            "sbm: no/a.png: no such folder.\n     Make ",
+            "sbm: no: no such folder.\n     Make it first: mkdir -p no",
         ),
-        (["noisy.wav", "-o", "-", "--spectrogram", "a.png"], 2, "sbm: invalid value for --spectrogram: a picture is "),
-        (["noisy.wav", "-", "-o", "out"], 2, "sbm: invalid value for INPUT: - is standard input, and stands alone"),
-        (["-", "-o", "copy"], 2, "sbm: invalid value for --output: what comes through a pipe has no name "),
-        (["noisy.wav", "-o", "clean.wav", "--raw", "16000"], 2, "sbm: invalid value for --raw: raw samples come "),
-        (["-", "-o", "clean.wav", "--raw", "16000:s16"], 2, "sbm: invalid value for --raw: '16000:s16' is not RATE:"),
+        (["noisy.wav", "-o", "-", "--spectrogram", "a.png"], 2, "sbm: invalid value for --spectrogram: needs exactly "),
+        (
+            ["noisy.wav", "-", "-o", "out"],
+            2,
+            "sbm: invalid value for INPUT: - (stdin) cannot be combined with other inputs",
+        ),
+        (["-", "-o", "copy"], 2, "sbm: invalid value for --output: stdin has no name to use in the folder copy; "),
+        (
+            ["noisy.wav", "-o", "clean.wav", "--raw", "16000"],
+            2,
+            "sbm: invalid value for --raw: raw samples are read from stdin",
+        ),
+        (
+            ["-", "-o", "clean.wav", "--raw", "16000:s16"],
+            2,
+            "sbm: invalid value for --raw: expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, ",
+        ),
         (
             ["-", "-o", "clean.wav", "--raw", "16000:1:ALAC_16"],
             2,
@@ -405,7 +421,7 @@ def test_a_picture_of_before_and_after(
     with monkeypatch.context() as patch:
         patch.setattr("sbm_cli.evaluation.spectrogram.draw", appears)
         late = sbm("enhance", "noisy.wav", "-o", "late.wav", "-m", model_file, "--spectrogram", "c.png")
-    assert late.status == 1 and late.err.startswith("sbm: c.png exists by now.")
+    assert late.status == 1 and late.err.startswith("sbm: c.png has appeared meanwhile.")
     assert (folder / "c.png").read_bytes() == b"dear to me"
     for name in ("c.png", "late.wav"):
         (folder / name).unlink()
@@ -431,9 +447,11 @@ def test_told_to_end_it_leaves_nothing_half_written(folder: Path, model_file: Pa
 def test_terminals_are_no_pipes(sbm: Any, folder: Path, piped: Piped) -> None:
     piped.give(b"", terminal=True)
     result = sbm("enhance", "noisy.wav", "-o", "-")
-    assert result.status == 1 and result.err.startswith("sbm: sound is not written to a terminal.\n     Send it on: ")
+    assert result.status == 1 and result.err.startswith(
+        "sbm: stdout is a terminal, not a file or pipe.\n     Redirect it: "
+    )
     result = sbm("enhance", "-", "-o", "clean.wav")
-    assert result.status == 1 and result.err.startswith("sbm: nothing comes through standard input.\n")
+    assert result.status == 1 and result.err.startswith("sbm: stdin is a terminal, not a file or pipe.\n")
     assert piped.taken == b"" and names(folder) == {"noisy.wav"}
 
 

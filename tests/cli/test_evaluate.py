@@ -114,7 +114,7 @@ def test_a_system_that_fails_is_listed(sbm: Any, pair: Path, tmp_path: Path) -> 
     result = sbm(*common, "--system", f"broken={broken}", "--enhanced", f"good={pair / 'clean'}")
     cells = result.out.splitlines()[2].split("|")
     assert result.status == 1 and cells[4] == " – " and cells[5].startswith(" 100.000 (+")
-    assert "warning: 1 files have no counterpart: " in result.err and "2.wav" in result.err
+    assert "warning: 1 files without a counterpart are ignored: " in result.err and "2.wav" in result.err
     assert "2 files failed in broken: 0, 1\n" in result.err and "status 3" in result.err
 
 
@@ -134,9 +134,9 @@ def test_sets_without_references_have_other_metrics(sbm: Any, pair: Path) -> Non
         (["--steps", "many"], "many"),
         (["--sampler", "euler"], "sampler must be one of"),
         (["--system", "cp {in} {out}"], "not of the form"),
-        (["--enhanced", "theirs"], "not of the form NAME=DIR"),
-        (["--html"], "a report needs a folder"),
-        (["--model", "sbm-tiny", "--enhanced", "sbm-tiny=."], "two systems of one name"),
+        (["--enhanced", "theirs"], "expected NAME=DIR, got"),
+        (["--html"], "needs an --output folder"),
+        (["--model", "sbm-tiny", "--enhanced", "sbm-tiny=."], "each system needs its own name"),
     ],
 )
 def test_wrong_use_is_one_message(sbm: Any, pair: Path, arguments: list[str], message: str) -> None:

@@ -59,7 +59,7 @@ def test_the_sound_of_a_film_is_replaced(sbm: Any, folder: Path, model_file: Pat
         assert [len(each) for each in after] == [len(each) for each in before]
     result = sbm("enhance", "in.mp4", "-o", "out.wav", "-m", model_file, "--audio-stream", "all")
     assert result.status == 1 and "has room for one of the 2 audio streams" in result.err
-    for wrong, message in (("3", "has 2 audio streams, not 3"), ("0", "neither a number from 1 nor all")):
+    for wrong, message in (("3", "has 2 audio streams, not 3"), ("0", "expected a number from 1, or all, got '0'")):
         result = sbm("enhance", "in.mp4", "-o", "no.mp4", "-m", model_file, "--audio-stream", wrong)
         assert result.status in (1, 2) and message in result.err
     assert not (folder / "no.mp4").exists() and not (folder / "out.wav").exists()

@@ -194,10 +194,11 @@ def test_keys_and_levels_on_a_terminal(model_file: Path) -> None:
     """stdin is the terminal here, so a device is wanted: a stand-in for sounddevice is put before the program."""
     leader, follower = pty.openpty()
     script = f"""
-import sys, threading, time, runpy
+import fcntl, sys, termios, threading, time
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
 import numpy as np
 from conftest import FakeSounddevice
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 fake = sys.modules["sounddevice"] = FakeSounddevice()
 status = type("Status", (), {{"input_overflow": False, "output_underflow": False}})
 def drive():
@@ -211,9 +212,9 @@ from sbm_cli.cli.app import main
 main(["live", "--model", {str(model_file)!r}])
 """
     environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"TERM": "xterm"}
+    command = [sys.executable, "-c", script]
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=follower, stdout=follower, stderr=follower,
-        env=environment, start_new_session=True, preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+        command, stdin=follower, stdout=follower, stderr=follower, env=environment, start_new_session=True
     ) as process:
         os.close(follower)
         shown = _read_until(leader, b"dB")

@@ -30,7 +30,7 @@ def test_list_as_json(sbm: Any, bundle: Any) -> None:
 def test_download_points_to_what_is_bundled(sbm: Any, bundle: Any) -> None:
     result = sbm("models", "download")
     assert (result.status, result.out) == (0, "")
-    assert result.err == "no model has been published for download so far\nbundled with the package: small\n"
+    assert result.err == "no model has been published for download yet\nbundled with the package: small\n"
     named = sbm("models", "download", "small")
     assert (named.status, named.out, named.err) == (0, f"{bundle.weights}\n", "bundled with the package: small\n")
     assert json.loads(sbm("models", "download", "small", "--json").out) == {"small": str(bundle.weights)}
@@ -69,7 +69,7 @@ def test_verify_without_models_is_an_error(sbm: Any, bundle: Any) -> None:
     bundle.describe({})
     result = sbm("models", "verify")
     assert result.status == 1
-    assert result.err.startswith("sbm: no model lies on this machine")
+    assert result.err.startswith("sbm: there is no model on this machine")
 
 
 def test_info_shows_all_that_is_known(sbm: Any, bundle: Any) -> None:

@@ -43,14 +43,14 @@ def test_json_of_a_recording_beside_another_program(sbm: Any, model_file: Path, 
 def test_two_systems_of_one_name_are_refused(sbm: Any, model_file: Path) -> None:
     result = sbm("rtf", "--model", model_file, "--against", COPY.replace("copy", "small", 1))
     assert result.status == 2
-    assert "two systems of one name: small, small" in result.err
+    assert "each system needs its own name, got small, small" in result.err
 
 
 def test_more_than_one_pass_is_warned_of(sbm: Any, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rtf, "network_passes", lambda enhancer, clip: (5, 10))
     result = sbm("rtf", "--model", model_file, "--seconds", "0.2", "--rounds", 1)
     assert result.status == 0
-    assert "warning: every frame went 5 times through the network" in result.err
+    assert "warning: each frame passed through the network 5 times" in result.err
 
 
 def test_a_chart(sbm: Any, model_file: Path, tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ def test_a_chart_without_pillow_fails_before_the_work(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--seconds", "1,ten"], "'1,ten' is not a list of lengths"),
-        (["--seconds", "0"], "not a list of lengths"),
+        (["--seconds", "1,ten"], "expected lengths of 0.1 to 3600 s, such as 1,10, got '1,ten'"),
+        (["--seconds", "0"], "expected lengths of 0.1 to 3600 s"),
         (["--against", "cp {in} {out}"], "not of the form"),
-        (["--device", "tpu"], "none of auto, cpu, cuda"),
+        (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_wrong_use_is_one_message(sbm: Any, arguments: list[str], message: str) -> None:

@@ -78,8 +78,8 @@ def test_fine_tuning_takes_the_model_s_own_dimensions(sbm: Any, asked: Asked) ->
     ("general", "warning"),
     [
         ((11.0, 10.8), None),
-        ((11.0, 10.6), "sbm: warning: the model forgets: 0.40 dB lost on general noise"),
-        (None, "sbm: warning: nothing shows whether the model forgot other noise"),
+        ((11.0, 10.6), "sbm: warning: the model got 0.40 dB worse on general noise"),
+        (None, "sbm: warning: without general noise, nothing shows what the model forgot"),
     ],
 )
 def test_forgetting_is_reported(
@@ -101,7 +101,7 @@ def test_forgetting_is_reported(
         (["-c", "sbm-tiny", "--set", "stepz=1"], 1, "unknown key 'stepz', did you mean 'steps'?"),
         (["-c", "sbm-tiny", "--set", "steps"], 1, "sbm: --set steps: expected key=value"),
         (["--from", "sbm-tiniest"], 1, "unknown model 'sbm-tiniest'"),
-        ([], 2, "a recipe, or --from a model to fine-tune, is needed"),
+        ([], 2, "give a recipe, or --from a model to fine-tune"),
     ],
 )
 def test_what_cannot_be_trained_is_one_message(

@@ -38,6 +38,8 @@ from sbm_cli.errors import ConfigError
 CPU = torch.device("cpu")
 DRY = MixConfig(segment_seconds=1.0, p_reverb=0, p_reverb_only=0, p_clean=0, p_floor=0, p_band_limit=0, p_clipped=0)
 
+OFTEN = {"gap_ms": (10.0, 20.0), "gap_share": (0.4, 0.5), "p_packet_loss": 0.0}  # no segment is without a gap
+
 
 def corpus_of(recordings: Sequence[tuple[str, str, str, float]]) -> Corpus:
     """Make a corpus of (kind, speaker or group, split, seconds): speech in bursts, noise without pauses."""
@@ -136,6 +138,9 @@ def test_every_item_of_the_recipe_is_finite_unclipped_and_in_range(corpus: Corpu
         ("p_band_limit", 0.3),
         ("p_clipped", 0.3),
         ("p_second_talker", 0.3),
+        ("p_bandwidth", 0.3),
+        ("p_codec", 0.3),
+        ("p_gaps", 0.3),
         pytest.param("p_clipped", 0.45, marks=pytest.mark.xfail(strict=True, reason="shows that the bound can fail")),
     ],
 )
@@ -143,7 +148,7 @@ def test_each_part_happens_as_often_as_the_recipe_says(
     corpus: Corpus, rooms: ResponseBank, name: str, expected: float
 ) -> None:
     """What an item draws does not depend on the probabilities, so one more part is seen against the same items."""
-    config, n = replace(DRY, segment_seconds=0.5, shelf_db=0.0, snr_db=(0.0, 5.0)), 400
+    config, n = replace(DRY, segment_seconds=0.5, shelf_db=0.0, snr_db=(0.0, 5.0), **OFTEN), 400
     without, with_it = (Mixer(corpus, rooms, replace(config, **{name: p})).batch(4, 0, range(n))[0] for p in (0.0, 0.3))
     fraction = float(((without - with_it).abs().amax(1) > 1e-4 * without.abs().amax(1)).float().mean())
     assert fraction == pytest.approx(expected, abs=4 * math.sqrt(0.3 * 0.7 / n))
@@ -273,6 +278,56 @@ def test_reverberation_only_adds_no_noise(corpus: Corpus, rooms: ResponseBank) -
     response = scaled(torch.from_numpy(rooms.store.astype(np.float32)))
     for made, expected in zip((noisy, clean), reverberate(dry, response[None]), strict=True):
         torch.testing.assert_close(made / made.norm(), expected / expected.norm(), atol=1e-4, rtol=0)
+
+
+def test_mixtures_of_a_recipe_stay_what_they_were(corpus: Corpus, rooms: ResponseBank) -> None:
+    """New parts of a recipe leave a training that does without them alone: some samples of earlier versions."""
+    noisy, _ = Mixer(corpus, rooms, MixConfig(segment_seconds=1.0)).batch(7, 0, range(4))
+    expected = torch.tensor(
+        [
+            [-0.009185, 0.024336, -0.002231],
+            [0.008391, -0.005006, 0.001894],
+            [-0.001011, -0.029879, 0.065698],
+            [0.012689, -0.047163, 0.032413],
+        ]
+    )
+    torch.testing.assert_close(noisy[:, 2000::5000], expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["p_bandwidth", "p_codec", "p_gaps", "p_soft_clip"])
+def test_degradations_touch_some_inputs_and_no_target(corpus: Corpus, rooms: ResponseBank, name: str) -> None:
+    config = MixConfig(segment_seconds=0.5, p_clipped=1.0, p_offset=0.5, **OFTEN)
+    noisy, clean = Mixer(corpus, rooms, config).batch(2, 3, range(40))
+    mixer = Mixer(corpus, rooms, replace(config, **{name: 0.5}))
+    degraded, target = mixer.batch(2, 3, range(40))
+    assert torch.equal(target, clean) and degraded.isfinite().all()
+    touched = (degraded != noisy).any(1)
+    assert 8 < touched.sum() < 32
+    alone = torch.cat([mixer.batch(2, 3, [item])[0] for item in range(40)])
+    torch.testing.assert_close(alone, degraded, rtol=0, atol=1e-3 if name == "p_codec" else 1e-5)
+
+
+def test_degradations_of_one_item_follow_each_other(corpus: Corpus, rooms: ResponseBank) -> None:
+    config = replace(DRY, p_clean=1.0, p_bandwidth=1.0, bandwidth_hz=(1700.0, 1700.0), p_gaps=1.0, **OFTEN)
+    noisy, clean = Mixer(corpus, rooms, config).batch(0, 0, range(8))
+    silent = noisy == 0
+    assert (silent & (clean != 0)).any(1).all()
+    heard, _ = Mixer(corpus, rooms, replace(config, p_gaps=0.0)).batch(0, 0, range(8))
+    assert torch.equal(noisy[~silent], heard[~silent])  # gaps come last
+    power = torch.fft.rfft(heard).abs().square()
+    assert (power[:, 2600 * power.shape[1] // (RATE // 2) :].sum(1) < 0.02 * power.sum(1)).all()
+
+
+def test_soft_clipping_rounds_off(corpus: Corpus, rooms: ResponseBank) -> None:
+    config = replace(DRY, p_clean=1.0, p_clipped=1.0, clip_db=(6.0, 6.0), p_soft_clip=1.0)
+    noisy, clean = Mixer(corpus, rooms, config).batch(0, 0, [0])
+    ceiling = clean.abs().max() * 10 ** (-6 / 20)
+    torch.testing.assert_close(noisy, ceiling * torch.tanh(clean / ceiling))
+
+
+def test_codecs_run_on_the_cpu(corpus: Corpus, rooms: ResponseBank) -> None:
+    device = "meta"  # there is always one that is not the CPU
+    assert Mixer(corpus, rooms, replace(DRY, p_codec=0.1), device=device).device.type == "cpu"
 
 
 def test_clipping_touches_the_input_only(corpus: Corpus, rooms: ResponseBank) -> None:
@@ -439,7 +494,9 @@ def test_change_touches_the_chosen_rows_only() -> None:
 
 def test_the_way_of_a_gpu_gives_the_same(corpus: Corpus, rooms: ResponseBank, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU all rows are computed at once; here both ways run on the CPU."""
-    config = MixConfig(segment_seconds=1.0, p_second_talker=0.3, p_synthetic=0.2, p_band_limit=0.3)
+    config = MixConfig(
+        segment_seconds=1.0, p_second_talker=0.3, p_synthetic=0.2, p_band_limit=0.3, p_bandwidth=0.3, p_gaps=0.3
+    )
     mixer = Mixer(corpus, rooms, config)
     chosen = torch.stack(mixer.batch(0, 0, range(32)))
     monkeypatch.setattr(mixing, "rows_of", lambda mask: slice(None))
@@ -451,7 +508,7 @@ def test_the_way_of_a_gpu_gives_the_same(corpus: Corpus, rooms: ResponseBank, mo
 def test_cuda_gives_the_same(corpus: Corpus, rooms: ResponseBank) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU")
-    config = MixConfig(segment_seconds=1.0, p_second_talker=0.3)
+    config = MixConfig(segment_seconds=1.0, p_second_talker=0.3, p_bandwidth=0.3, p_gaps=0.3)
     host, device = (torch.stack(Mixer(corpus, rooms, config, device=d).batch(0, 0, range(64))) for d in ("cpu", "cuda"))
     torch.testing.assert_close(device.cpu(), host, rtol=0, atol=1e-4)
 
@@ -476,6 +533,12 @@ def test_pieces_suffice_for_every_length() -> None:
         {"p_clean": 0.8},
         {"segment_seconds": 0.01},
         {"band_limit_hz": (3400.0, 9000.0)},
+        {"bandwidth_hz": (100.0, 4000.0)},
+        {"codecs": ("tape",)},
+        {"codecs": ()},
+        {"gap_ms": (0.0, 200.0)},
+        {"gap_share": (0.0, 0.1)},
+        {"burst_packets": (0.5, 2.0)},
     ],
 )
 def test_a_recipe_out_of_range_is_refused(changed: dict[str, object]) -> None:

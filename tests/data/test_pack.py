@@ -198,7 +198,7 @@ def test_a_gpu_is_used_with_torch_and_numpy_alone(
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=300, cwd=ROOT
     )
     assert run.returncode == 0, run.stderr + run.stdout
-    expected = {"check": "gradient  eager", "time": "training step", "train": "step 6  loss"}[command]
+    expected = {"check": "gradient  reference", "time": "training step", "train": "step 6  loss"}[command]
     assert expected in run.stdout and "WRONG" not in run.stdout
     if command == "train":
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["last.pt.00", "train.csv"]

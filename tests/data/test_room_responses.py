@@ -14,6 +14,7 @@ from sbm_cli.data.random import Draws
 from sbm_cli.data.room_responses import (
     LEAD,
     Responses,
+    RoomResponse,
     align,
     early_part,
     first_peak,
@@ -115,3 +116,10 @@ def test_bank_caches_simulated_rooms_and_takes_measured_ones_of_its_split(tmp_pa
     assert set(Responses(again, torch.device("cpu")).draw(draws, 1.0).tolist()) == {0, 1, 2}
     with pytest.raises(ValueError, match="count is 0"):
         open_responses(tmp_path, 0, 7)
+
+
+def test_records_keep_the_words_of_older_caches_and_packs() -> None:
+    old = {"name": "shoebox-1-0", "t60_s": 0.4, "start": 7, "samples": 9}
+    response = RoomResponse.of(old)
+    assert response == RoomResponse("shoebox-1-0", 0.4, "", 7, 9)
+    assert response.record() | {"start": 7, "samples": 9} == old | {"place": ""}

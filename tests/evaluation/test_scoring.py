@@ -133,10 +133,10 @@ def test_means_over_fewer_files_say_so(evaluation: Evaluation) -> None:
     assert to_markdown(evaluation).splitlines()[-1].rstrip(" |").endswith(" [1 of 3]")
 
 
-def die(metrics: list[str], estimate: Samples, clean: Samples | None, rate: int) -> Scores:
+def die(metrics: list[str], estimate: Samples, clean: Samples | None, rate: int, noisy: Samples) -> Scores:
     if estimate[0] == 1:
         os._exit(9)
-    return score(metrics, estimate, clean, rate)
+    return score(metrics, estimate, clean, rate, noisy)
 
 
 def test_a_process_that_dies_costs_its_file(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,14 @@ from importlib.util import find_spec
 import numpy as np
 
 from sbm_cli.audio.samples import Samples
-from sbm_cli.evaluation.metrics import dnsmos, estoi, nisqa, pesq, si_sdr, speaker, speechbert
+from sbm_cli.evaluation.metrics import dnsmos, estoi, lsd, nisqa, pesq, si_sdr, speaker, speechbert
 from sbm_cli.evaluation.metrics.metric import RATE, Metric
 
 Pair = tuple[Samples, Samples | None]  # estimate (or noisy), clean
 
 METRICS = {
     metric.name: metric
-    for family in (si_sdr, estoi, pesq, dnsmos, nisqa, speaker, speechbert)
+    for family in (si_sdr, estoi, pesq, dnsmos, nisqa, speaker, speechbert, lsd)
     for metric in family.METRICS
 }
 
@@ -34,33 +34,40 @@ def available_metrics() -> dict[str, str]:
     return {name: _missing(metric) for name, metric in METRICS.items()}
 
 
-def score(metrics: Sequence[str], estimate: Samples, clean: Samples | None = None, rate: int = RATE) -> Scores:
+def score(
+    metrics: Sequence[str],
+    estimate: Samples,
+    clean: Samples | None = None,
+    rate: int = RATE,
+    noisy: Samples | None = None,
+) -> Scores:
     """Return the scores of one estimate (or of the noisy input), in the order of `metrics`.
 
-    estimate, clean: [samples], full scale ±1, of equal length; scored at the level they have.
+    estimate, clean, noisy: [samples], full scale ±1, of equal length; scored at the level they have.
     rate: Hz; anything but 16 kHz is resampled first (soxr VHQ).
-    A metric that cannot be computed (package or clean missing, signal silent, too short or not finite)
+    A metric that cannot be computed (package, clean or noisy missing, signal silent, too short or not finite)
     is None with its reason; it never stops the others, and a score never depends on which others are asked for.
 
     Raises ValueError for an unknown metric or shapes that do not fit.
     """
     if unknown := [name for name in metrics if name not in METRICS]:
         raise ValueError(f"unknown metric {', '.join(unknown)}; known are {', '.join(METRICS)}")
-    if estimate.ndim != 1 or (clean is not None and clean.shape != estimate.shape):
-        shapes = f"{estimate.shape} and {None if clean is None else clean.shape}"
-        raise ValueError(f"estimate and clean must be [samples] of equal length, not {shapes}")
+    shapes = [None if signal is None else signal.shape for signal in (estimate, clean, noisy)]
+    if estimate.ndim != 1 or not {*shapes} <= {estimate.shape, None}:
+        raise ValueError(f"estimate, clean and noisy must be [samples] of equal length, not {shapes}")
     estimate = _at_metric_rate(estimate, rate)
-    clean = None if clean is None else _at_metric_rate(clean, rate)
+    clean, noisy = (None if signal is None else _at_metric_rate(signal, rate) for signal in (clean, noisy))
     scores = Scores()
     runs: dict[Callable[..., object], float | Mapping[str, float]] = {}
     for name in metrics:
         metric = METRICS[name]
-        reason = _missing(metric) or _unfit(metric, estimate, clean)
+        signals = (estimate, clean, noisy)[: 1 + metric.needs_clean + metric.needs_noisy]
+        reason = _missing(metric) or _unfit(metric, signals)
         value: float | None = None
         if not reason:
             try:
                 if metric.compute not in runs:
-                    runs[metric.compute] = metric.compute(*(estimate, clean)[: 1 + metric.needs_clean])
+                    runs[metric.compute] = metric.compute(*signals)
                 found = runs[metric.compute]
                 value = found[name] if isinstance(found, Mapping) else found
             except Exception as error:  # third-party code on one signal: the other metrics and files go on
@@ -104,17 +111,18 @@ def _missing(metric: Metric) -> str:
     return metric.missing_weights()
 
 
-def _unfit(metric: Metric, estimate: Samples, clean: Samples | None) -> str:
-    if metric.needs_clean and clean is None:
-        return "no clean reference"
-    signals = [estimate] if clean is None or not metric.needs_clean else [estimate, clean]
-    if estimate.size == 0:
+def _unfit(metric: Metric, signals: Sequence[Samples | None]) -> str:
+    """Say why a metric cannot score the signals it needs: an estimate, clean, noisy."""
+    present = [signal for signal in signals if signal is not None]
+    if len(present) < len(signals):
+        return "no clean reference" if signals[1] is None else "no noisy input"
+    if present[0].size == 0:
         return "no samples"
-    if not all(np.isfinite(signal).all() for signal in signals):
+    if not all(np.isfinite(signal).all() for signal in present):
         return "samples are not finite"
-    if metric.needs_clean and clean is not None and not clean.any():
+    if metric.needs_clean and not present[1].any():
         return "the clean reference is silent"
-    if metric.needs_sound and not estimate.any():
+    if metric.needs_sound and not present[0].any():
         return "the estimate is silent"
     return ""
 

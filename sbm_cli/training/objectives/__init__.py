@@ -3,7 +3,8 @@
 from typing import Annotated
 
 from sbm_cli.training.objectives.bridge import Bridge
+from sbm_cli.training.objectives.flow import FlowMatching
 from sbm_cli.training.objectives.objective import Objective
 
-OBJECTIVES: dict[str, type[Objective]] = {"bridge": Bridge}
+OBJECTIVES: dict[str, type[Objective]] = {"bridge": Bridge, "flow": FlowMatching}
 AnyObjective = Annotated[Objective, OBJECTIVES]

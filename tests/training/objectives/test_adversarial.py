@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,8 @@ def test_it_trains_and_is_resumed_bit_for_bit(adversarial: TrainConfig, tmp_path
         assert of(whole).keys() == of(parts).keys()
         assert all(torch.equal(tensor, of(parts)[name]) for name, tensor in of(whole).items())
         assert any(not torch.equal(tensor, of(early)[name]) for name, tensor in of(whole).items() if "model" in name)
+    with open(tmp_path / "parts" / "train.csv", newline="") as file:
+        assert all(float(row["critic_loss"]) > 0 for row in csv.DictReader(file))
     assert whole["learners"]["critic"]["step.0.weight"] == whole["tensors"]["step.encoder.weight"] == adversarial.steps
 
 
@@ -81,5 +84,5 @@ def test_a_learner_takes_the_gradient_of_its_own_loss_alone(adversarial: TrainCo
 
 
 def test_an_unknown_objective_is_refused(recipe: TrainConfig) -> None:
-    with pytest.raises(ConfigError, match="objective: kind is one of bridge, got 'flow'"):
-        build(TrainConfig, {**dump(recipe), "objective": {"kind": "flow"}}, "recipe")
+    with pytest.raises(ConfigError, match="objective: kind is one of bridge, flow, got 'drift'"):
+        build(TrainConfig, {**dump(recipe), "objective": {"kind": "drift"}}, "recipe")

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from sbm_cli.bridge.schedule import VE
-from sbm_cli.data.random import uniforms
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.training.config import TimeConfig, TrainConfig
 from sbm_cli.training.losses import LossConfig
-from sbm_cli.training.objectives.bridge import Bridge, draw_time
+from sbm_cli.training.objectives.bridge import Bridge
+from sbm_cli.training.objectives.examples import draw_time
 from sbm_cli.training.objectives.objective import STUDENT, Batch
 
 
@@ -61,22 +61,11 @@ def test_without_noise_the_untrained_network_loses_what_its_input_does(recipe: T
     assert loss.item() == pytest.approx(expected.item(), abs=1e-2)
 
 
-def test_warm_levels_lie_around_the_segment_s(recipe: TrainConfig) -> None:
-    noisy, _ = mixtures(2)
-    y, cold = recipe.model.to_network(noisy)
-    _, same = recipe.model.to_network(noisy, torch.zeros(2))
-    _, warm = recipe.model.to_network(noisy, torch.tensor([4.0, 0.0]))
-    assert torch.equal(cold, same) and torch.equal(cold[1], warm[1])
-    power = recipe.model.stft.forward(noisy)[0].abs().square().mean(0)
-    assert warm[0, 0] < 4 * power.mean() and warm[0, 0] > 3.5 * power.mean()  # it falls slowly
-    assert y.shape == (2, 257, cold.shape[1])
-
-
-def test_times_have_the_stated_point_mass() -> None:
-    config = TimeConfig(end_mass=0.5, final_end_mass=0.8, final_part=0.15)
+def test_times_have_the_stated_point_mass(recipe: TrainConfig) -> None:
+    config = replace(recipe, time=TimeConfig(end_mass=0.5, final_end_mass=0.8, final_part=0.15), steps=1000)
+    silence, items = torch.zeros(4000, 1), torch.arange(4000)
     for step, mass in ((0, 0.5), (849, 0.5), (850, 0.8)):
-        at_end, t = uniforms(0, step, torch.arange(4000), 0, 2).unbind(1)
-        times = draw_time(config, step, 1000, at_end, t)
+        times = draw_time(config, Batch(silence, silence, step, items))
         assert (times == 1).float().mean().item() == pytest.approx(mass, abs=0.03)
         rest = times[times < 1]
         assert rest.min() >= 1e-4 and rest.mean().item() == pytest.approx(0.5, abs=0.04)

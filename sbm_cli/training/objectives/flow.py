@@ -1,0 +1,49 @@
+"""Flow matching: the velocity of the path, told by a network that predicts data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from sbm_cli.training.objectives.examples import data_loss, draw_state, draw_time, to_spectra
+from sbm_cli.training.objectives.objective import STUDENT, Batch, Learner
+from sbm_cli.training.predict import predict
+
+if TYPE_CHECKING:
+    from sbm_cli.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """The velocity (state - clean) / t of a straight path, beside the recipe's loss of the estimate.
+
+    velocity: weight of the squared error of the velocity, a mean over the compressed spectrum. With the estimate in
+    the place of clean, that is the estimate's squared error over t².
+    data: weight of the recipe's loss; 0 leaves flow matching alone.
+    t_bound: no t is taken for smaller in that weight; uniform times then give it a mean of 2 / t_bound - 1.
+    Source: Lipman et al. 2023 (arXiv 2210.02747), Eq. 23. The loss beside it, the weights and the bound are ours.
+    """
+
+    velocity: float = 10.0
+    data: float = 1.0
+    t_bound: float = 0.1
+
+    wants_teacher: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if min(self.velocity, self.data) < 0 or not self.velocity + self.data > 0 or not 0 < self.t_bound <= 1:
+            raise ValueError(f"need velocity, data >= 0, one of them above, and 0 < t_bound <= 1, got {self}")
+
+    def learners(self, config: TrainConfig) -> Mapping[str, Learner]:
+        return {}
+
+    def loss(self, config: TrainConfig, batch: Batch, learner: str, networks: Mapping[str, nn.Module]) -> Tensor:
+        spectra, t = to_spectra(config, batch), draw_time(config, batch)
+        state = draw_state(config, batch, spectra.clean, spectra.noisy, t)
+        estimate = predict(config, networks[STUDENT], state, spectra.noisy, t, spectra.room)
+        error = (estimate - spectra.clean).abs().square().mean((1, 2))
+        velocity = (error / t.clamp_min(self.t_bound) ** 2).mean()
+        return self.velocity * velocity + self.data * data_loss(config, batch, spectra, estimate)
