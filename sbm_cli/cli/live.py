@@ -95,8 +95,9 @@ def live(
         raise SbmError("stdin is a terminal, not a file or pipe.", "Send it samples: arecord … | sbm live --raw …")
     if output == PIPE and sys.stdout.isatty():
         raise SbmError("stdout is a terminal, not a file or pipe.", "Send it on: sbm live -o - … | aplay …")
-    form, is_device = None if raw is None else raw_format(raw), _is_device(output)
-    if form is None or is_device:
+    form = None if raw is None else raw_format(raw)
+    place = None if output is None or _is_device(output) else output
+    if form is None or place is None:
         from sbm_cli.live.devices import sound_system
 
         sound_system()  # before the model is loaded: it may be missing
@@ -111,15 +112,16 @@ def live(
         source = _source(input, form, rate, hop)
         both = AudioFormat(rate, 2 * source.channels, None, "WAV", "PCM_16")
         recorder = None if record is None else _create(files, record, both, overwrite)[0]
-        like = form or AudioFormat(rate, 1, None, "RAW", "PCM_16")
-        if output is None or is_device:
+        sink: Sink
+        if place is None:
             from sbm_cli.live.devices import Loudspeaker
 
-            sink: Sink = Loudspeaker(output, rate, hop, buffer / 1000, wait=form is not None)
+            sink = Loudspeaker(output, rate, hop, buffer / 1000, wait=form is not None)
         else:
             from sbm_cli.live.pipes import Output
 
-            sink = Output(*_create(files, output, like, overwrite), rate)
+            like = form or AudioFormat(rate, 1, None, "RAW", "PCM_16")
+            sink = Output(*_create(files, place, like, overwrite), rate)
         session = Session(enhancer, source, sink, options, recorder, seconds)
         _attend(session)
     if isinstance(session.error, BrokenPipeError):  # the reader has enough
@@ -139,11 +141,11 @@ def _list_devices() -> None:
         console.data(f"{device.index:>3}  {device.name}  [{device.system}: {ends}]{default}")
 
 
-def _is_device(output: str | None) -> bool:
-    """Tell whether an output is a device; otherwise it is stdout or a sound file, by its suffix."""
+def _is_device(output: str) -> bool:
+    """Tell whether an output is a device, and neither stdout nor, by its suffix, a sound file."""
     from sbm_cli.audio.format import OUTPUT_SUFFIXES
 
-    return output is None or (output != PIPE and Path(output).suffix.lower() not in OUTPUT_SUFFIXES)
+    return output != PIPE and Path(output).suffix.lower() not in OUTPUT_SUFFIXES
 
 
 def _source(input: str | None, raw: AudioFormat | None, rate: int, hop: int) -> Source:
@@ -204,7 +206,7 @@ def _tell_latency(session: Session) -> None:
 def _warn(glitches: dict[str, int]) -> None:
     console.warn(
         "so far " + ", ".join(f"{count} {name}" for name, count in glitches.items() if count),
-        "On a busy machine, a larger --buffer or --model sbm-tiny helps.",
+        "The machine is too busy, or the output too slow; a larger --buffer or --model sbm-tiny may help.",
     )
 
 

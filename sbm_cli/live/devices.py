@@ -35,7 +35,7 @@ def sound_system() -> ModuleType:
     except OSError as error:
         raise DependencyError(
             "live sound needs the library PortAudio.",
-            "Debian, Ubuntu: apt install libportaudio2. Fedora: dnf install portaudio. macOS: brew install portaudio.",
+            "Debian, Ubuntu: apt install libportaudio2. Fedora: dnf install portaudio. Arch: pacman -S portaudio.",
         ) from error
     found: ModuleType = sounddevice
     return found
@@ -84,19 +84,19 @@ class Microphone:
     def glitches(self) -> dict[str, int]:
         return {"input overruns": self._overflows + self._inbox.overruns}
 
-    def blocks(self) -> Iterator[Samples]:
-        """Yield what is heard from now on, until `stop`."""
+    def blocks(self) -> Iterator[Samples | None]:
+        """Yield what is heard from now on, and None while that is nothing, until `close`."""
+        self._stream.start()
         idle = 0.0
-        with self._stream:
-            for block in self._inbox:
-                idle = idle + TICK if block is None else 0.0
-                if idle > PATIENCE or (idle and not self._stream.active):
-                    raise AudioError(f"{self.name}: no sound comes any more.", "Is the device still plugged in?")
-                if block is not None:
-                    yield self._resampler.feed(block)
+        for block in self._inbox:
+            idle = idle + TICK if block is None else 0.0
+            if idle > PATIENCE or (idle and not self._stream.active):
+                raise AudioError(f"{self.name}: no sound comes any more.", "Is the device still plugged in?")
+            yield None if block is None else self._resampler.feed(block)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._inbox.close()
+        self._stream.close()
 
     def _capture(self, data: Samples, frames: int, time: Any, status: Any) -> None:
         self._overflows += bool(status.input_overflow)

@@ -29,17 +29,16 @@ class RawInput:
         self._size = max(1, hop * form.rate // rate)
         self.latency = self._resampler.latency_seconds
 
-    def blocks(self) -> Iterator[Samples]:
-        """Yield what comes until the end, or until `stop`."""
+    def blocks(self) -> Iterator[Samples | None]:
+        """Yield what comes, and None while nothing does, until the end."""
         threading.Thread(target=self._read, daemon=True).start()
         for block in self._inbox:
-            if block is not None:
-                yield self._resampler.feed(block)
+            yield None if block is None else self._resampler.feed(block)
         if self._error is not None:
             raise self._error
         yield self._resampler.flush()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._inbox.close()
 
     def _read(self) -> None:

@@ -17,7 +17,10 @@ _FADE_SECONDS = 0.02  # between the enhanced sound and the input
 
 
 class Source(Protocol):
-    """Where sound comes from. Latency is in seconds; glitches are counted by their names."""
+    """Where sound comes from: blocks [channels, n], and None now and then while there is none.
+
+    latency: in seconds. glitches: how often what happened.
+    """
 
     channels: int
 
@@ -25,8 +28,8 @@ class Source(Protocol):
     def latency(self) -> float: ...
     @property
     def glitches(self) -> dict[str, int]: ...
-    def blocks(self) -> Iterator[Samples]: ...
-    def stop(self) -> None: ...
+    def blocks(self) -> Iterator[Samples | None]: ...
+    def close(self) -> None: ...
 
 
 class Sink(Protocol):
@@ -62,7 +65,7 @@ class Session:
     ) -> None:
         self.bypassed = False
         self.error: Exception | None = None  # that ended it
-        self.finished = threading.Event()
+        self.finished, self._stopping = threading.Event(), threading.Event()
         self._source, self._sink, self._record = source, sink, record
         self._rate = enhancer.config.rate
         self._stream = enhancer.stream(self._rate, source.channels, replace(options, replace_nan=True))
@@ -98,33 +101,38 @@ class Session:
 
     def stop(self) -> None:
         """Let it end with what has come so far."""
-        self._source.stop()
+        self._stopping.set()
 
     def _run(self) -> None:
         try:
             for block in self._source.blocks():
-                if self._left is not None:
-                    block = block[:, : self._left]
-                    self._left -= block.shape[1]
-                self._pass(block, self._stream.feed(block))
-                if self._left == 0:
+                if block is not None:
+                    self._take(block)
+                if self._stopping.is_set() or self._left == 0:
                     break
-            self._pass(self._waiting[:, :0], self._stream.flush())
+            self._pass(self._stream.flush())
             self._sink.close()
         except Exception as error:  # for the thread that waits for the end
             self.error = error
         finally:
-            self._source.stop()
+            self._source.close()
             self.finished.set()
 
-    def _pass(self, heard: Samples, enhanced: Samples) -> None:
+    def _take(self, block: Samples) -> None:
+        if self._left is not None:
+            block = block[:, : self._left]
+            self._left -= block.shape[1]
+        self._waiting = np.concatenate([self._waiting, block], axis=1)
+        self._peaks[0] = max(self._peaks[0], _peak(block))
+        self._pass(self._stream.feed(block))
+
+    def _pass(self, enhanced: Samples) -> None:
         """Send on what is ready: sample k of the enhanced sound belongs to sample k of the input."""
         count = enhanced.shape[1]
-        waiting = np.concatenate([self._waiting, heard], axis=1)
-        given, self._waiting = waiting[:, :count], waiting[:, count:]
+        given, self._waiting = self._waiting[:, :count], self._waiting[:, count:]
         share = self._fade(count)
         played = share * enhanced + (1 - share) * given
-        self._peaks = [max(self._peaks[0], _peak(heard)), max(self._peaks[1], _peak(played))]
+        self._peaks[1] = max(self._peaks[1], _peak(played))
         if self._record is not None:
             self._record.write(np.concatenate([given, played]))
         self._sink.write(played)

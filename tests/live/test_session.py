@@ -47,13 +47,13 @@ class Blocks:
         self.channels = len(blocks[0])
         self.glitches: dict[str, int] = {}
         self._blocks = blocks
-        self.stopped = False
+        self.closed = False
 
     def blocks(self) -> Iterator[Samples]:
         yield from self._blocks
 
-    def stop(self) -> None:
-        self.stopped = True
+    def close(self) -> None:
+        self.closed = True
 
 
 class Kept:
@@ -108,7 +108,7 @@ def test_live_sound_is_enhanced_as_a_file_is(enhancer: Enhancer, size: int) -> N
     run(Session(enhancer, source, sink, options, record))
     assert np.allclose(sink.samples, enhancer.enhance(waveform, RATE, options), atol=1e-6)
     assert np.array_equal(record.samples, np.concatenate([waveform, sink.samples]))  # in step
-    assert sink.closed and source.stopped
+    assert sink.closed and source.closed
 
 
 def test_it_ends_after_so_many_seconds(enhancer: Enhancer) -> None:
