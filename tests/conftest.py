@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,86 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     made = Bundle(tmp_path / "tree")
     monkeypatch.setattr(hub, "_PACKAGE", made.package)
     return made
+
+
+class FakeStream:
+    """A stream of a device that a test drives by calling `callback` and that remembers whether it runs."""
+
+    def __init__(self, samplerate: int, channels: int, callback: Any, latency: float) -> None:
+        self.samplerate, self.channels, self.callback, self.latency = float(samplerate), channels, callback, latency
+        self.active = False
+
+    def start(self) -> None:
+        self.active = True
+
+    def stop(self) -> None:
+        self.active = False
+
+    close = stop
+
+    def __enter__(self) -> FakeStream:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class FakeSounddevice:
+    """The package sounddevice with two devices: a headset with one input, and speakers. `streams`: opened, by kind.
+
+    rates: that its devices can be opened at; the last one is their own.
+    """
+
+    class PortAudioError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.rates = (16000, 48000)
+        self.latency = 0.0
+        self.streams: dict[str, FakeStream] = {}
+        self.default = type("default", (), {"device": (0, 1)})
+
+    def query_hostapis(self) -> list[dict[str, Any]]:
+        return [{"name": "ALSA"}]
+
+    def query_devices(self, device: int | str | None = None, kind: str = "") -> Any:
+        common = {"hostapi": 0, "default_samplerate": float(self.rates[-1])}
+        found = [
+            {"index": 0, "name": "Headset", "max_input_channels": 1, "max_output_channels": 0, **common},
+            {"index": 1, "name": "Speakers", "max_input_channels": 0, "max_output_channels": 2, **common},
+        ]
+        if not kind:
+            return found
+        if device is None:
+            device = self.default.device[kind == "output"]
+        for each in found:
+            if device == each["index"] or (isinstance(device, str) and device in each["name"]):
+                return each
+        if isinstance(device, str):
+            raise ValueError(f"No {kind} device matching {device!r}")
+        raise self.PortAudioError(f"Error querying device {device}")
+
+    def InputStream(self, **how: Any) -> FakeStream:
+        return self._open("input", **how)
+
+    def OutputStream(self, **how: Any) -> FakeStream:
+        return self._open("output", **how)
+
+    def _open(self, kind: str, device: int, samplerate: int, channels: int, callback: Any, **how: Any) -> FakeStream:
+        assert how == {"dtype": "float32", "latency": "low"}
+        if samplerate not in self.rates:
+            raise self.PortAudioError("Invalid sample rate")
+        self.streams[kind] = FakeStream(samplerate, channels, callback, self.latency)
+        return self.streams[kind]
+
+
+@pytest.fixture
+def sounddevice(monkeypatch: pytest.MonkeyPatch) -> FakeSounddevice:
+    """Put devices that need no hardware in place of those of the machine."""
+    fake = FakeSounddevice()
+    monkeypatch.setitem(sys.modules, "sounddevice", fake)  # type: ignore[arg-type]
+    return fake
 
 
 @pytest.fixture(scope="session", autouse=True)

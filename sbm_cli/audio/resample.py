@@ -1,8 +1,16 @@
-"""Streaming sample-rate conversion by soxr, with exact length and without delay."""
+"""Streaming sample-rate conversion with exact length and without delay: by soxr, or by a short filter for live use."""
+
+import math
 
 import numpy as np
 import soxr
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+LIVE = "live"  # a quality
+_ZERO_CROSSINGS = 32  # of the live filter on either side, in samples of the lower rate: 2 ms at 16 kHz
+_ROLL_OFF = 0.94  # its cutoff, of the lower rate's half: -60 dB at the half, flat up to 0.88 of it
+_KAISER_BETA = 6.0
 
 
 class StreamResampler:
@@ -12,7 +20,8 @@ class StreamResampler:
     not delayed against it, and have exactly `resampled_length` samples. Between calls up to about 40 ms of input is
     held back. With equal rates the blocks pass untouched.
 
-    rate_in, rate_out: Hz. quality: QQ, LQ, MQ, HQ or VHQ, as soxr names them.
+    rate_in, rate_out: Hz. quality: QQ, LQ, MQ, HQ or VHQ, as soxr names them; or LIVE, which holds back no more than
+    `latency_seconds` and rolls off above 0.88 of the band.
     Raises ValueError for a rate or channel count below 1 and an unknown quality.
     """
 
@@ -21,9 +30,18 @@ class StreamResampler:
             raise ValueError(f"rates and channels must be at least 1, got {rate_in}, {rate_out}, {channels}")
         self.rate_in, self.rate_out, self.channels = rate_in, rate_out, channels
         # Made even for equal rates, so that a wrong quality is refused whatever the file.
-        self._stream = soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality=quality)
+        self._stream = (
+            _Polyphase(rate_in, rate_out, channels)
+            if quality == LIVE
+            else soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality=quality)
+        )
         self._fed = self._given = 0
         self._open = True
+
+    @property
+    def latency_seconds(self) -> float:
+        """How long LIVE holds sound back."""
+        return 0.0 if self.rate_in == self.rate_out else _ZERO_CROSSINGS / min(self.rate_in, self.rate_out)
 
     def feed(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Take the next samples [channels, n], n ≥ 0; return those that are ready [channels, m], m ≥ 0.
@@ -65,6 +83,36 @@ class StreamResampler:
     def _convert(self, block: NDArray[np.float32], last: bool = False) -> NDArray[np.float32]:
         interleaved = np.ascontiguousarray(block.T, dtype=np.float32)  # [samples, channels]
         return np.ascontiguousarray(self._stream.resample_chunk(interleaved, last=last).T)
+
+
+class _Polyphase:
+    """A windowed sinc at every fraction of a sample that occurs; soxr's filters come in blocks of 20 ms and more."""
+
+    def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
+        divisor = math.gcd(rate_in, rate_out)
+        self._up, self._down = rate_out // divisor, rate_in // divisor
+        cutoff = _ROLL_OFF * min(1.0, rate_out / rate_in)
+        self._half = math.ceil(_ZERO_CROSSINGS * max(1.0, rate_in / rate_out))  # input samples
+        offsets = np.arange(1 - self._half, self._half + 1) - np.arange(self._up)[:, None] / self._up
+        taper = np.i0(_KAISER_BETA * np.sqrt(np.clip(1 - (offsets / self._half) ** 2, 0, 1)))
+        filters = np.sinc(cutoff * offsets) * taper
+        self._filters = (filters / filters.sum(1, keepdims=True)).astype(np.float32)  # [fractions, taps]
+        self._input = np.zeros((self._half - 1, channels), np.float32)
+        self._position = 0  # of the next output, in input samples times up, from the first tap of its filter
+
+    def resample_chunk(self, samples: NDArray[np.float32], last: bool = False) -> NDArray[np.float32]:
+        """Return what is ready [m, channels] after the next samples [n, channels], as soxr does."""
+        rest = np.zeros((self._half if last else 0, samples.shape[1]), np.float32)
+        self._input = np.concatenate([self._input, samples, rest])
+        positions = np.arange(self._position, (len(self._input) - 2 * self._half + 1) * self._up, self._down)
+        if not len(positions):
+            return samples[:0]
+        starts, fractions = np.divmod(positions, self._up)
+        taps = sliding_window_view(self._input, 2 * self._half, axis=0)[starts]  # [m, channels, taps]
+        passed, self._position = divmod(int(positions[-1]) + self._down, self._up)
+        self._input = self._input[passed:]
+        resampled: NDArray[np.float32] = np.einsum("mct,mt->mc", taps, self._filters[fractions])
+        return resampled
 
 
 def resampled_length(samples: int, rate_in: int, rate_out: int) -> int:

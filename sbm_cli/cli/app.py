@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sbm_cli import __version__
-from sbm_cli.cli import batch, console, data, doctor, enhance, errors, evaluate, models, process, rtf, train
+from sbm_cli.cli import batch, console, data, doctor, enhance, errors, evaluate, live, models, process, rtf, train
 from sbm_cli.cli.options import Quiet, Verbose
 
 # rich_markup_mode=None: plain help starts in half the time, and every Tab completion starts the program.
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("enhance")(enhance.enhance)
 app.command("batch")(batch.batch)
+app.command("live")(live.live)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TextIO
@@ -133,6 +133,20 @@ def progress(name: str, unit: str = "s of audio", before: float = 0.0) -> Iterat
             yield report
     else:
         yield _plain_lines(name, unit, before)
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """Show one line that changes all the time: on a terminal alone, and not when quiet."""
+    if _voice.quiet or not interactive():
+        yield lambda text: None
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as line:
+        yield lambda text: line.update(Text(printable(text), no_wrap=True), refresh=True)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -18,14 +17,17 @@ import typer
 from sbm_cli.cli import console, errors
 from sbm_cli.cli.options import (
     BAND_NOTE,
+    PIPE,
     Device,
     Ext,
     Json,
     Model,
     Quiet,
+    Raw,
     Verbose,
     check_device,
     check_existing,
+    raw_format,
     suffix_of,
     takes_options,
 )
@@ -34,11 +36,8 @@ from sbm_cli.errors import OutputExistsError, SbmError
 from sbm_cli.options import Options
 
 if TYPE_CHECKING:
-    from sbm_cli.audio.format import AudioFormat
     from sbm_cli.audio.pipe import Pipe
     from sbm_cli.files import FileReport
-
-PIPE = "-"  # standard input or output, where a file's name would stand
 
 
 @takes_options
@@ -57,13 +56,7 @@ def enhance(
         bool, typer.Option("--skip-existing", "-n", help="Keep an existing OUTPUT and skip the file.")
     ] = False,
     ext: Ext = None,
-    raw: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RATE[:CHANNELS[:SUBTYPE]]",
-            help="Read raw little-endian samples from stdin; 16000 means 16000:1:PCM_16.",
-        ),
-    ] = None,
+    raw: Raw = None,
     options: Options,
     model: Model = None,
     device: Device = "auto",
@@ -203,7 +196,7 @@ def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
             raise typer.BadParameter(f"{PIPE} (stdin) cannot be combined with other inputs", param_hint="INPUT")
         if sys.stdin.isatty():
             raise SbmError("stdin is a terminal, not a file or pipe.", "Redirect it: < noisy.wav")
-        return [Pipe(sys.stdin.buffer, raw=None if raw is None else _raw_format(raw))]
+        return [Pipe(sys.stdin.buffer, raw=None if raw is None else raw_format(raw))]
     if raw is not None:
         raise typer.BadParameter(f"raw samples are read from stdin: INPUT must be {PIPE}", param_hint="--raw")
     sources = expand(inputs)
@@ -212,21 +205,6 @@ def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
             command = shlex.join(["sbm", "batch", str(source), "-o", "cleaned"])
             raise typer.BadParameter(f"{source} is a folder; to enhance its files: {command}", param_hint="INPUT")
     return sources
-
-
-def _raw_format(text: str) -> AudioFormat:
-    """Return the format that RATE[:CHANNELS[:SUBTYPE]] describes."""
-    from sbm_cli.audio.format import AudioFormat, subtypes
-
-    found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*)(?::(\w+))?)?", text)
-    subtype = (found and found[3] or "PCM_16").upper()
-    if found is None or subtype not in subtypes("RAW"):
-        raise typer.BadParameter(
-            f"expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, got {text!r}; "
-            f"choose SUBTYPE from {', '.join(subtypes('RAW'))}",
-            param_hint="--raw",
-        )
-    return AudioFormat(int(found[1]), int(found[2] or 1), None, "RAW", subtype)
 
 
 def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], overwrite: bool) -> None:

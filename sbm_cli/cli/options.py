@@ -4,13 +4,16 @@ import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sbm_cli.errors import DependencyError
 from sbm_cli.options import DEFAULTS, ClipMode, Dtype, Options, Sampler
+
+if TYPE_CHECKING:
+    from sbm_cli.audio.format import AudioFormat
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
@@ -30,6 +33,14 @@ Ext = Annotated[
     str | None,
     typer.Option(metavar="EXT", help="Output format by suffix, such as flac, for folders and stdout."),
 ]
+Raw = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATE[:CHANNELS[:SUBTYPE]]",
+        help="Read raw little-endian samples from stdin; 16000 means 16000:1:PCM_16.",
+    ),
+]
+PIPE = "-"  # standard input or output, where a file's name would stand
 BAND_NOTE = "the output ends at {:g} kHz; --keep-high-band passes on what lies above, attenuated but not cleaned"
 
 
@@ -99,26 +110,29 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Expand the parameter `options` of a command into all of `_OPTIONS`, at its place in the help."""
+def takes_options(command: Callable[..., None], names: Collection[str] = tuple(_OPTIONS)) -> Callable[..., None]:
+    """Expand the parameter `options` of a command into those of `_OPTIONS` that are named, at its place in the help."""
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if parameter.name == "options":
             parameters += [
                 inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, default=getattr(DEFAULTS, name, False), annotation=kind
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=getattr(DEFAULTS, name, False),
+                    annotation=_OPTIONS[name],
                 )
-                for name, kind in _OPTIONS.items()
+                for name in names
             ]
         else:
             parameters.append(parameter)
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
-        chosen = {name: given.pop(name) for name in _OPTIONS}
+        chosen = {name: given.pop(name) for name in names}
         if chosen.pop("keep_room"):
             chosen["dereverb"] = 0.0
-        chosen["audio_stream"] = _stream(chosen["audio_stream"])
+        chosen["audio_stream"] = _stream(chosen.get("audio_stream"))
         with wrong_usage():
             options = Options(**chosen)
         command(options=options, **given)
@@ -143,6 +157,21 @@ def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
         known = " ".join(OUTPUT_SUFFIXES + more)
         raise typer.BadParameter(f"unknown format {ext!r}; choose one of {known}", param_hint="--ext")
     return suffix
+
+
+def raw_format(text: str) -> "AudioFormat":
+    """Return the format that RATE[:CHANNELS[:SUBTYPE]] describes."""
+    from sbm_cli.audio.format import AudioFormat, subtypes
+
+    found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*)(?::(\w+))?)?", text)
+    subtype = (found and found[3] or "PCM_16").upper()
+    if found is None or subtype not in subtypes("RAW"):
+        raise typer.BadParameter(
+            f"expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, got {text!r}; "
+            f"choose SUBTYPE from {', '.join(subtypes('RAW'))}",
+            param_hint="--raw",
+        )
+    return AudioFormat(int(found[1]), int(found[2] or 1), None, "RAW", subtype)
 
 
 def _stream(text: str | None) -> int | Literal["all"] | None:

@@ -6,16 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbm_cli.audio.resample import StreamResampler, resampled_length
+from sbm_cli.audio.resample import LIVE, StreamResampler, resampled_length
 
 PAIRS = [(48000, 16000), (44100, 16000), (16000, 44100), (8000, 16000), (22050, 16000), (16000, 11025), (96000, 16000)]
 
 
 def run(
-    waveform: NDArray[np.float32], rate_in: int, rate_out: int, sizes: list[int], length: int | None = None
+    waveform: NDArray[np.float32],
+    rate_in: int,
+    rate_out: int,
+    sizes: list[int],
+    length: int | None = None,
+    quality: str = "HQ",
 ) -> NDArray[np.float32]:
     """Resample in blocks of the given sizes, the last of them again and again."""
-    resampler = StreamResampler(rate_in, rate_out, waveform.shape[0])
+    resampler = StreamResampler(rate_in, rate_out, waveform.shape[0], quality)
     parts, start = [], 0
     for size in sizes + [max(sizes[-1], 1)] * waveform.shape[1]:
         if start >= waveform.shape[1]:
@@ -36,10 +41,14 @@ def tone(rate: int, samples: int, frequency: float = 440) -> NDArray[np.float32]
     pair=st.sampled_from(PAIRS),
     samples=st.integers(0, 5000),
     sizes=st.lists(st.integers(0, 900), min_size=1, max_size=12),
+    quality=st.sampled_from(["HQ", LIVE]),
 )
-def test_result_does_not_depend_on_the_cutting(pair: tuple[int, int], samples: int, sizes: list[int]) -> None:
+def test_result_does_not_depend_on_the_cutting(
+    pair: tuple[int, int], samples: int, sizes: list[int], quality: str
+) -> None:
     waveform = np.random.default_rng(samples).standard_normal((2, samples)).astype(np.float32)
-    assert np.array_equal(run(waveform, *pair, sizes), run(waveform, *pair, [samples + 1]))
+    cut, whole = (run(waveform, *pair, blocks, quality=quality) for blocks in (sizes, [samples + 1]))
+    assert np.array_equal(cut, whole)
 
 
 @settings(deadline=None)
@@ -52,9 +61,10 @@ def test_length_is_exact_and_comes_back(rate_in: int, rate_out: int, samples: in
     assert run(there, rate_out, rate_in, [1000], length=samples).shape == (1, samples)
 
 
+@pytest.mark.parametrize("quality", ["HQ", LIVE])
 @pytest.mark.parametrize(("rate_in", "rate_out"), PAIRS)
-def test_a_tone_keeps_its_phase_to_the_last_sample(rate_in: int, rate_out: int) -> None:
-    found = run(tone(rate_in, rate_in // 2), rate_in, rate_out, [777])
+def test_a_tone_keeps_its_phase_to_the_last_sample(rate_in: int, rate_out: int, quality: str) -> None:
+    found = run(tone(rate_in, rate_in // 2), rate_in, rate_out, [777], quality=quality)
     expected = tone(rate_out, found.shape[1])
     edge = rate_out // 50  # the tone begins and ends abruptly
     assert float(np.abs(found - expected)[:, edge:-edge].max()) < 1e-3
@@ -69,6 +79,21 @@ def test_there_and_back_is_aligned_and_complete(rate: int) -> None:
     assert back.shape == waveform.shape
     edge = rate // 50
     assert float(np.abs(back - waveform)[:, edge:-edge].max()) < 2e-3
+
+
+@pytest.mark.parametrize(("rate_in", "rate_out"), PAIRS)
+def test_live_holds_back_no_more_than_it_says(rate_in: int, rate_out: int) -> None:
+    resampler = StreamResampler(rate_in, rate_out, 1, LIVE)
+    given = 0
+    for fed in range(1, 4000):
+        given += resampler.feed(np.zeros((1, 1), np.float32)).shape[1]
+        assert fed / rate_in - given / rate_out <= resampler.latency_seconds + 1 / rate_in
+    assert resampler.latency_seconds <= 0.004
+
+
+def test_live_lets_nothing_fold_back() -> None:
+    above = run(tone(48000, 24000, 9000), 48000, 16000, [777], quality=LIVE)
+    assert float(np.abs(above)[:, 320:-320].max()) < 1e-3
 
 
 def test_channels_do_not_mix() -> None:
