@@ -37,11 +37,25 @@ ROOMS = {
     "data": {"atomic", "audio", "cells", "config", "cores", "errors"},
     "timing": {"audio", "cores", "enhancer", "errors"},
     "evaluation": {"audio", "cells", "cores", "data", "enhancer", "stream", "options", "timing", "errors"},
+    "export": {"atomic", "audio", "dsp", "model", "stream", "options", "timing", "errors", ""},
     "training": {"atomic", "audio", "bridge", "cells", "config", "cores", "data", "dsp", "lock", "model", "nn"}
     | {"errors"},
     "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
-    "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
+    "cli": {
+        "audio",
+        "batch",
+        "data",
+        "enhancer",
+        "evaluation",
+        "export",
+        "files",
+        "hub",
+        "model",
+        "nn",
+        "options",
+        "timing",
+    }
     | {"atomic", "cores", "errors", "training", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
@@ -72,6 +86,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "scipy", "soundfile", "soxr", "librosa", "onnxruntime", "pesq", "pystoi", "speechmos", "PIL"}
         | {"torchmetrics", "transformers", "huggingface_hub"},
     ),
+    "export": ({"torch", "numpy"}, {"onnx", "onnxruntime", "onnxscript"}),
     "training": (
         {"torch", "numpy"},
         {"yaml", "safetensors", "lightning_fabric", "tensorboard"},
@@ -213,11 +228,11 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 
 
 def test_no_module_is_long_and_no_folder_is_full() -> None:
-    """A reader takes in 600 lines, or 14 modules beside an __init__, and no more."""
+    """A reader takes in 600 lines, or 16 modules beside an __init__, and no more."""
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {path.name: length for path, length in lengths.items() if length > 600} == {}
     folders = Counter(path.parent.name for path in lengths if path.name != "__init__.py")
-    assert {folder: count for folder, count in folders.items() if count > 14} == {}
+    assert {folder: count for folder, count in folders.items() if count > 16} == {}
 
 
 def test_circles_are_found() -> None:
