@@ -77,7 +77,7 @@ class ModelConfig:
         """
         spectrum = self.stft.forward(waveform)
         power = self.power(spectrum).clamp_min(self.level.floor)
-        carry = None if start is None else torch.where(start > 0, start * power.mean(1), power[:, 0])
+        carry = None if start is None else start * power.mean(1)
         level, _ = self.track(power, carry)
         return self.compress(spectrum, level), level
 

@@ -60,7 +60,7 @@ class Streams:
         self._threads = threads
         self._lanes = [_Lane(model, rate, channels, options) for rate, channels in forms]
         self._high = any(lane.high for lane in self._lanes)
-        self._carry = _Carry([lane.width for lane in self._lanes], options.seed)
+        self._carry = Carry([lane.width for lane in self._lanes], options.seed)
         # The zeros before the beginning, and the frames held back by the look-ahead, come out first.
         self._drop = config.stft.overlap + _frames_late(model, options) * config.stft.hop
 
@@ -222,7 +222,7 @@ def _joined(before: Samples, block: Samples) -> Samples:
 
 
 @dataclass
-class _Carry:
+class Carry:
     """What recordings side by side hand from one block to the next; None at the beginning.
 
     channels: of each recording; they share a level. seed: for the noise of each recording.
@@ -246,7 +246,7 @@ class _Carry:
         self.noise = [np.random.default_rng(seed) for _ in self.channels]
 
 
-def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, carry: _Carry) -> Tensor:
+def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, carry: Carry) -> Tensor:
     """Return the samples [channels, hops * hop] that this block [channels, n] at the model's rate completes.
 
     The channels are those of one recording after another, as in the carry.
@@ -257,6 +257,14 @@ def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, 
     spectrum, carry.analysis = config.stft.analyze(samples, carry.analysis)
     if not spectrum.shape[2]:
         return samples[:, :0].repeat(3 if high else 1, 1)
+    clean = enhance_spectrum(model, spectrum, options, high, carry)
+    clean, carry.synthesis = config.stft.synthesize(clean, carry.synthesis)
+    return clean
+
+
+def enhance_spectrum(model: Model, spectrum: Tensor, options: Options, high: bool, carry: Carry) -> Tensor:
+    """Return the spectrum [channels, freq, frames] to synthesize from that of a block; see `_enhance_block`."""
+    config = model.config
     power = config.power(spectrum)
     if len(power) > len(carry.channels):
         power = torch.stack([channels.mean(0) for channels in power.split(carry.channels)])
@@ -271,10 +279,10 @@ def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, 
         powers = torch.cat([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
         powers, carry.high = HIGH_BAND.track(powers, config.stft.hop / config.rate, carry.high)
         lowered, heard = powers.chunk(2)
-        ones, _ = config.stft.analyze(samples.new_ones(1, config.stft.window), samples.new_zeros(1, 0))
+        ones = spectrum.real.new_ones(1, config.stft.window)
+        ones, _ = config.stft.analyze(ones, ones[:, :0])
         # One gain per frame, shaped like its window: overlap-add interpolates smoothly.
         clean = torch.cat([clean, spectrum, ones * (lowered / heard).sqrt().clamp(max=1)[:, None]])
-    clean, carry.synthesis = config.stft.synthesize(clean, carry.synthesis)
     return clean
 
 
@@ -283,7 +291,7 @@ def _frames_late(model: Model, options: Options) -> int:
     return model.lookahead * SAMPLERS[options.sampler].nfe(options.steps)
 
 
-def _of_channels(level: Tensor, carry: _Carry) -> Tensor:
+def _of_channels(level: Tensor, carry: Carry) -> Tensor:
     """Return the level of each recording, [recordings, frames], for each of its channels; one level broadcasts."""
     rows = [row for row, count in enumerate(carry.channels) for _ in range(count)]
     return level[rows] if len(carry.channels) > 1 else level
@@ -296,7 +304,7 @@ def _late(x: Tensor, frames: int, held: Tensor | None) -> tuple[Tensor, Tensor]:
     return x[..., :split], x[..., split:]
 
 
-def _estimate(model: Model, noisy: Tensor, options: Options, carry: _Carry) -> Tensor:
+def _estimate(model: Model, noisy: Tensor, options: Options, carry: Carry) -> Tensor:
     """Return the estimate of clean, shaped like the compressed spectrum `noisy` [channels, freq, frames].
 
     Each step has its own carry: it sees all frames of its own time in order, however they are cut into blocks.
@@ -329,7 +337,7 @@ def _estimate(model: Model, noisy: Tensor, options: Options, carry: _Carry) -> T
     return sample(step, schedule, noisy, options.steps, options.sampler, draw, wait=wait)
 
 
-def _draws(noisy: Tensor, count: int, carry: _Carry) -> Iterator[Tensor]:
+def _draws(noisy: Tensor, count: int, carry: Carry) -> Iterator[Tensor]:
     """Yield noise `count` times, drawn frame by frame, so that it does not depend on the blocks."""
     _, bins, frames = noisy.shape
     draws = [

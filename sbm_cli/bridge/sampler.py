@@ -201,7 +201,7 @@ def sample(
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
     chosen = SAMPLERS[sampler]
-    times = chosen.grid(steps, t_min).tolist()
+    times = chosen.grid(steps, t_min)
     state = noisy + schedule.end_std * draw(noisy) if schedule.end_std else noisy
     if steps == 1:
         return network(state, noisy, _times(noisy, 1.0))
@@ -212,7 +212,7 @@ def sample(
     for index in range(steps):
         last = index + 1 == steps
         step = _ode if last and chosen.calls > 1 else chosen.step
-        ends = _times(noisy, times[index]), _times(noisy, times[index + 1])
+        ends = _times(noisy, float(times[index])), _times(noisy, float(times[index + 1]))
         state, noisy = step(evaluate, schedule, state, noisy, *ends, draw if chosen.draws and not last else None)
     return state
 

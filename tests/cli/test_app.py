@@ -29,6 +29,7 @@ COMMANDS = [
     ["train"],
     ["evaluate"],
     ["rtf"],
+    ["export"],
     ["models", "list"],
     ["models", "download"],
     ["models", "path"],

@@ -42,20 +42,21 @@ class Level:
 
     def power(self, spectrum: Tensor, bin_hz: float) -> Tensor:
         """Return the mean power from low_hz up of every frame, [batch, frames]; spectrum: [batch, freq, frames]."""
-        return frame_power(spectrum[:, math.ceil(self.low_hz / bin_hz) :])
+        return frame_power(spectrum, math.ceil(self.low_hz / bin_hz))
 
     def track(self, power: Tensor, frame_seconds: float, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the level of every frame, and of the last one.
 
         power: mean power per frame, [groups, frames]; a group is the linked channels of a file.
-        carry: level of the frame before, [groups]; None starts at the power of the first frame.
+        carry: level of the frame before, [groups]; None, or 0, starts at the power of the first frame.
         """
         power = power.clamp_min(self.floor)
         if not power.shape[1]:
             return power, power.new_zeros(len(power)) if carry is None else carry
         rise, fall = (1 - math.exp(-frame_seconds / seconds) for seconds in (self.attack, self.release))
-        level = power[:, 0] if carry is None else carry
-        if power.device.type == "cpu" and not (power.requires_grad or level.requires_grad):
+        level = power[:, 0] if carry is None else torch.where(carry > 0, carry, power[:, 0])
+        numpy = power.device.type == "cpu" and not torch.compiler.is_compiling()
+        if numpy and not (power.requires_grad or level.requires_grad):
             # Few numbers in many frames: an operator of NumPy costs a tenth of one of torch.
             frames = power.numpy().T
             followed = np.empty_like(frames)
@@ -86,6 +87,6 @@ def _follow(frames: Iterable[Any], level: Any, rise: float, fall: float, maximum
         yield level
 
 
-def frame_power(spectrum: Tensor) -> Tensor:
-    """Return the mean power over frequencies, [batch, frames]; spectrum: [batch, freq, frames]."""
-    return torch.view_as_real(spectrum).square().sum(-1).mean(1)
+def frame_power(spectrum: Tensor, start: int = 0) -> Tensor:
+    """Return the mean power over the bins from `start` on, [batch, frames]; spectrum: [batch, freq, frames]."""
+    return torch.view_as_real(spectrum)[:, start:].square().sum(-1).mean(1)

@@ -196,15 +196,15 @@ class OSpatialNet(Network):
         wide = self.decoder(self.norm(z)).view(*skip.shape[:2], -1, self.config.head)
         wide = skip + F.pad(wide, (0, 0, 0, 1))  # the highest bin has no band of its own
         wide = F.silu(wide).permute(0, 3, 1, 2)
-        parts = _complex(self.head(wide))  # [batch, time, freq, 1 or 2]
         noisy = torch.view_as_complex(x[..., -2:].contiguous())
-        estimate = _estimate(self.config.output, parts.unbind(-1), noisy)
+        estimate = _estimate(self.config.output, _complex(self.head(wide)), noisy)
         if self.filter is not None:
-            low = self.config.filter_bins
-            taps = _complex(self.filter(wide[..., :low]))  # [batch, time, low, taps]
-            frames = torch.view_as_complex(seen[:, :, :low, -2:].contiguous()).unfold(1, taps.shape[-1], 1)
-            filtered = (taps * frames[:, : x.shape[1]]).sum(-1)
-            estimate = estimate + F.pad(filtered, (0, estimate.shape[-1] - low))
+            low, count = self.config.filter_bins, self.config.filter_frames
+            taps = torch.stack(_complex(self.filter(wide[..., :low])), -1)  # [batch, time, low, taps]
+            past = torch.view_as_complex(seen[:, :, :low, -2:].contiguous())
+            frames = torch.stack([past[:, tap : tap + x.shape[1]] for tap in range(count)], -1)
+            filtered = estimate[..., :low] + (taps * frames).sum(-1)
+            estimate = torch.cat([filtered, estimate[..., low:]], -1)
         return estimate.transpose(1, 2), new
 
     def _embed(self, t: Tensor, room: Tensor | None) -> Tensor:
@@ -249,12 +249,13 @@ class OSpatialNet(Network):
         return folded.train(self.training)
 
 
-def _complex(channels: Tensor) -> Tensor:
-    """Return pairs of channels [batch, 2 n, time, freq] as complex numbers [batch, time, freq, n]."""
-    return torch.view_as_complex(channels.permute(0, 2, 3, 1).float().unflatten(-1, (-1, 2)).contiguous())
+def _complex(channels: Tensor) -> list[Tensor]:
+    """Return pairs of channels [batch, 2 n, time, freq] as n complex tensors [batch, time, freq]."""
+    pairs = channels.permute(0, 2, 3, 1).float().contiguous().split(2, -1)
+    return [torch.view_as_complex(pair) for pair in pairs]
 
 
-def _estimate(output: str, parts: tuple[Tensor, ...], noisy: Tensor) -> Tensor:
+def _estimate(output: str, parts: list[Tensor], noisy: Tensor) -> Tensor:
     """Return the estimate from the head's complex parts (G, R or both), all [batch, time, freq]."""
     if output == "mask+residual":
         return parts[0] * noisy + parts[1]
