@@ -29,6 +29,7 @@ COMMANDS = [
     ["train"],
     ["evaluate"],
     ["rtf"],
+    ["live"],
     ["export"],
     ["models", "list"],
     ["models", "download"],
