@@ -147,8 +147,8 @@ def test_pack_holds_what_the_manifest_names(sbm: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("timit", "--root", "."), 2, "unknown timit; known: voicebank-demand, dns"),
-        (("musan", "--root", ".", "--licence", "mit"), 2, "unknown mit; known: cc0, cc-by"),
+        (("timit", "--root", "."), 2, "unknown corpus 'timit'; choose one of voicebank-demand, dns"),
+        (("musan", "--root", ".", "--licence", "mit"), 2, "unknown mit; choose from cc0, cc-by"),
         (("musan", "--root", ".", "--licence", "cc0"), 1, "musan does not say the licence of each file"),
         (("musan", "--root", "no-such-folder"), 1, "not a folder"),
         (("ears", "--root", "."), 1, "found odd.wav"),
