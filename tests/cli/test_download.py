@@ -276,7 +276,7 @@ def test_a_connection_that_is_cut_again_and_again_is_one_message(house: House, f
     house.server.cuts = 100
     result = house.sbm("models", "download")
     assert (result.returncode, result.stdout) == (1, "")
-    assert "sbm: far: fetching far.safetensors failed (" in result.stderr
+    assert "sbm: far: downloading far.safetensors failed (" in result.stderr
     assert list(house.tree.rglob("blobs/*")) == []
 
 

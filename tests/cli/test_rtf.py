@@ -24,7 +24,15 @@ def test_a_report_with_its_conditions(sbm: Any, model_file: Path) -> None:
     result = sbm("rtf", "--model", model_file, "--seconds", "0.2,0.4", "--rounds", 1)
     assert result.status == 0
     assert result.err == ""
-    for reported in ("machine:", "threads 1", "scan cpu", "float32 on cpu", "1 pass", "32 ms", "MiB resident"):
+    for reported in (
+        "machine:",
+        "threads 1",
+        "scan cpu",
+        "float32 on cpu",
+        "passes per frame 1;",
+        "32 ms",
+        "MiB resident",
+    ):
         assert reported in result.out
     assert [line.split(" | ")[0] for line in result.out.splitlines()[-2:]] == ["| 0.2 s", "| 0.4 s"]
 
