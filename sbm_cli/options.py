@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Sampler = Literal["ode", "sde", "heun"]
+Sampler = Literal["ode", "sde", "heun", "jump"]
 Dtype = Literal["float32", "bfloat16"]
 ClipMode = Literal["clamp", "rescale", "none"]
 
@@ -19,8 +19,8 @@ class Options:
     back in that many dB below itself (`--atten-lim` of DeepFilterNet); 0 is the input, None no limit.
     dereverb: how much of the reverberation is removed, 0 to 1: at 0 the noise alone goes and the room stays. Less than
     1 is only for models that were trained for it.
-    steps: of the bridge, each a call of the network; sampler: "ode", "sde", whose noise follows from the seed, or
-    "heun", which calls the network twice a step.
+    steps: of the bridge, each a call of the network; sampler: "ode", "sde", whose noise follows from the seed,
+    "heun", which calls the network twice a step, or "jump", only for models that were trained for it.
     dtype: of the network's products; bfloat16 is faster on processors that know it, and within -35 dB of float32.
     keep_high_band: pass through what lies above the model's band, lowered as the model lowers its uppermost octave.
     rate: sampling rate of the output in Hz, that of the input if None. mono: mix the channels into one before all else.

@@ -49,7 +49,9 @@ def _options(
     ] = DEFAULTS.steps,
     sampler: Annotated[
         Sampler,
-        typer.Option(help="For several steps: ode, sde (adds noise, see --seed) or heun (two network calls a step)."),
+        typer.Option(
+            help="For several steps: ode, sde (adds noise, see --seed), heun (calls the network twice) or jump."
+        ),
     ] = DEFAULTS.sampler,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")] = DEFAULTS.seed,
     dtype: Annotated[

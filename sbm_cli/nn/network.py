@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -16,12 +16,14 @@ class NetworkConfig:
     """Dimensions of a backbone, stored beside its weights, and what it can do.
 
     bins: frequencies of the spectrum. lookahead: frames of future that the network sees; its output comes that many
-    frames late. keep_room: whether it can be asked to keep the reverberation and remove the noise alone.
+    frames late. keep_room: whether it can be asked to keep the reverberation and remove the noise alone. jumps: whether
+    it is told the time that the state is to go to, as well as its own.
     """
 
     bins: int = 257
     lookahead: int = 0
     keep_room: bool = False
+    jumps: bool = False
 
     causal: ClassVar[bool] = True  # but for the look-ahead; others see whole utterances, or windows of one (`Windows`)
 
@@ -39,7 +41,7 @@ class NetworkConfig:
 
         It can where its weights, at the beginning of larger ones that are otherwise zero, do what they did.
         """
-        return self
+        return replace(self, jumps=self.jumps or wanted.jumps)
 
 
 class Network(nn.Module):
@@ -48,22 +50,34 @@ class Network(nn.Module):
     config: NetworkConfig
 
     def forward(
-        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+        self,
+        state: Tensor,
+        noisy: Tensor,
+        t: Tensor,
+        carry: Carry | None = None,
+        room: Tensor | None = None,
+        to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         """Return the estimate of the clean spectrum and what the next block of frames needs.
 
         state, noisy: complex [batch, freq, frames]; t: [batch], or [1] for all, the time of `state`.
         carry: what the last block returned; None at the beginning of a recording. Only causal networks have one.
         room: how much of the reverberation is to stay, 0 (None) to 1, [batch]; the estimate is of what is asked for.
+        to: the time that a jump with this estimate goes to, 0 (None) to t, [batch] or [1]; of networks that jump.
         The estimate is shaped like noisy; frame k of it belongs to frame k - lookahead of the input.
         """
+        raise NotImplementedError
+
+    @property
+    def output_layer(self) -> nn.Conv2d:
+        """The last layer with weights, which every estimate leaves through."""
         raise NotImplementedError
 
     def fold(self, t: float = 1.0, room: float = 0.0) -> Network:
         """Return a network that equals this one where state = noisy, at the time t and for this room, for less work.
 
-        It ignores what it is told of state, time and room. A network without such a form returns itself, called with
-        them.
+        It ignores what it is told of state, times and room; one that jumps is folded for the jump to 0. A network
+        without such a form returns itself, called with them.
         """
         return Fixed(self, t, room)
 
@@ -76,7 +90,13 @@ class Fixed(Network):
         self.config, self.network, self.t, self.room = network.config, network, t, room
 
     def forward(
-        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+        self,
+        state: Tensor,
+        noisy: Tensor,
+        t: Tensor,
+        carry: Carry | None = None,
+        room: Tensor | None = None,
+        to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         wish = noisy.real.new_tensor([self.room]) if self.config.keep_room else None
         found: tuple[Tensor, Carry] = self.network(noisy, noisy, torch.full_like(t, self.t), carry, wish)
@@ -107,7 +127,13 @@ class Windows(Network):
         return self.length
 
     def forward(
-        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+        self,
+        state: Tensor,
+        noisy: Tensor,
+        t: Tensor,
+        carry: Carry | None = None,
+        room: Tensor | None = None,
+        to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         pair = torch.stack([state, noisy])
         # The first window begins before the recording, so that every frame is covered as often as any other.
@@ -117,7 +143,7 @@ class Windows(Network):
         seen = torch.cat([seen, pair], -1)
         while seen.shape[-1] >= self.length:
             window = seen[..., : self.length]
-            estimate, _ = self.network(*window, t, None, room)
+            estimate, _ = self.network(*window, t, None, room, to)
             faded = estimate * self.weight
             faded[..., : total.shape[-1]] += total
             ready = torch.cat([ready, faded[..., : self.hop]], -1)
