@@ -82,5 +82,5 @@ def test_a_learner_takes_the_gradient_of_its_own_loss_alone(adversarial: TrainCo
 
 
 def test_an_unknown_objective_is_refused(recipe: TrainConfig) -> None:
-    with pytest.raises(ConfigError, match="objective: kind is one of bridge, flow, got 'drift'"):
+    with pytest.raises(ConfigError, match="objective: kind is one of bridge, flow, sbctm, ufogen, got 'drift'"):
         build(TrainConfig, {**dump(recipe), "objective": {"kind": "drift"}}, "recipe")
