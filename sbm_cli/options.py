@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Sampler = Literal["ode", "sde", "heun"]
+Sampler = Literal["ode", "sde", "heun", "jump"]
 Dtype = Literal["float32", "bfloat16"]
 ClipMode = Literal["clamp", "rescale", "none"]
 
@@ -18,8 +18,8 @@ class Options:
     attenuation_limit: instead of strength, in decibels: nothing is attenuated by more, because the input is mixed back
     in that many dB below itself (`--atten-lim` of DeepFilterNet); 0 is the input, None no limit.
     dereverb: share of the reverberation to remove, 0 to 1; below 1 only for models that were trained for it.
-    steps: along the bridge. sampler: "ode"; "sde", whose noise follows from the seed; or "heun", which calls the
-    network twice per step.
+    steps: along the bridge. sampler: "ode"; "sde", whose noise follows from the seed; "heun", which calls the network
+    twice per step; or "jump", only for models that were trained for it.
     dtype: of the network; bfloat16 is faster on processors that support it, and within -35 dB of float32.
     keep_high_band: pass through what lies above the model's band, attenuated like its uppermost octave.
     rate: sampling rate of the output in Hz, None: that of the input. mono: mix all channels down to one first.

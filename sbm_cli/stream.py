@@ -41,7 +41,7 @@ class Streams:
 
     forms: rate in Hz and channels of each recording. threads: CPU threads.
 
-    Raises ModelError if the options ask for several steps of a model that has only one.
+    Raises ModelError if the options ask for steps, a sampler or a room that the model was not trained for.
     """
 
     def __init__(self, model: Model, forms: Sequence[tuple[int, int]], options: Options, threads: int) -> None:
@@ -55,6 +55,8 @@ class Streams:
             )
         if SAMPLERS[options.sampler].draws and not isinstance(config.schedule, BridgeSchedule):
             raise ModelError(f"{config.name} was trained on a flow, which has no SDE.", "Use --sampler ode or heun.")
+        if SAMPLERS[options.sampler].jumps and not config.network.jumps:
+            raise ModelError(f"{config.name} was not trained to jump.", "Leave out --sampler, or use another model.")
         self._model = model
         self._options = options
         self._threads = threads
@@ -318,14 +320,15 @@ def _estimate(model: Model, noisy: Tensor, options: Options, carry: Carry) -> Te
 
     numbers, waits = itertools.count(), itertools.count()
 
-    def step(state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    def step(state: Tensor, noisy: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
         number = next(numbers)
+        jump = {} if to is None else {"to": to[:1]}
         estimate: Tensor
         # Entering autocast takes as long as a small operator: only where it has an effect.
         kind, half = noisy.device.type, options.dtype == "bfloat16"
         cast = half or torch.is_autocast_enabled(kind)
         with torch.autocast(kind, torch.bfloat16, enabled=half) if cast else contextlib.nullcontext():
-            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number))
+            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number), **jump)
         return estimate
 
     def wait(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -17,20 +17,36 @@ from sbm_cli.nn.sequence import SEQUENCES, SequenceCarry
 
 
 class TimeEmbedding(nn.Module):
-    """Gaussian Fourier features of the bridge time, then two layers: [batch] -> [batch, size]."""
+    """Gaussian Fourier features of the bridge time, then two layers: [batch] -> [batch, size].
 
-    no_muon = ("layers",)  # most gradients are of a single time, hence of rank one
+    jumps: whether those of a second time, where a jump ends, join them in the first layer. They begin without effect.
+    """
+
+    no_muon = ("layers", "jump")  # most gradients are of a single time, hence of rank one
     frequencies: Tensor
 
-    def __init__(self, size: int, scale: float = 16.0) -> None:
+    def __init__(self, size: int, jumps: bool = False, scale: float = 16.0) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.randn(size // 2) * scale)
         self.layers = nn.Sequential(nn.Linear(size, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU())
+        self.jump = nn.Linear(size, size, bias=False) if jumps else None
+        if self.jump is not None:
+            nn.init.zeros_(self.jump.weight)
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Tensor, to: Tensor | None = None) -> Tensor:
+        if to is not None and self.jump is None:
+            raise ValueError("this network was not trained to jump")
+        first, *rest = self.layers
+        x: Tensor = first(self._features(t))
+        if self.jump is not None:
+            x = x + self.jump(self._features(torch.zeros_like(t) if to is None else to))
+        for layer in rest:
+            x = layer(x)
+        return x
+
+    def _features(self, t: Tensor) -> Tensor:
         phase = 2 * math.pi * t[:, None] * self.frequencies
-        features: Tensor = self.layers(torch.cat([phase.sin(), phase.cos()], -1))
-        return features
+        return torch.cat([phase.sin(), phase.cos()], -1)
 
 
 class ModulatedNorm(nn.LayerNorm):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -16,12 +16,14 @@ class NetworkConfig:
     """Dimensions of a backbone, stored beside its weights, and what it can do.
 
     bins: frequencies of the spectrum. lookahead: frames of the future that the network sees; its output is that many
-    frames late. keep_room: whether it can keep the reverberation on request and remove only the noise.
+    frames late. keep_room: whether it can keep the reverberation on request and remove only the noise. jumps: whether
+    it is told the time to go to, beside that of the state.
     """
 
     bins: int = 257
     lookahead: int = 0
     keep_room: bool = False
+    jumps: bool = False
 
     causal: ClassVar[bool] = True  # except for the look-ahead; others see whole utterances, or `Windows` of them
 
@@ -39,7 +41,7 @@ class NetworkConfig:
 
         It can grow where its weights, padded with zeros at the end, still compute the same.
         """
-        return self
+        return replace(self, jumps=self.jumps or wanted.jumps)
 
 
 class Network(nn.Module):
@@ -48,22 +50,34 @@ class Network(nn.Module):
     config: NetworkConfig
 
     def forward(
-        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+        self,
+        state: Tensor,
+        noisy: Tensor,
+        t: Tensor,
+        carry: Carry | None = None,
+        room: Tensor | None = None,
+        to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         """Return the estimate of the clean spectrum and what the next block of frames needs.
 
         state, noisy: complex [batch, freq, frames]. t: time of `state`, [batch], or [1] for all.
         carry: returned for the last block; None at the beginning of a recording. Only causal networks have one.
         room: share of the reverberation to keep in the estimate, 0 (None) to 1, [batch].
+        to: time that a jump with this estimate goes to, 0 (None) to t, [batch] or [1]; for networks that jump.
         The estimate is shaped like noisy; its frame k belongs to frame k - lookahead of the input.
         """
+        raise NotImplementedError
+
+    @property
+    def output_layer(self) -> nn.Conv2d:
+        """The last layer with weights, which every estimate leaves through."""
         raise NotImplementedError
 
     def fold(self, t: float = 1.0, room: float = 0.0) -> Network:
         """Return a cheaper network that equals this one at the time t, for this room, and where state = noisy.
 
-        It ignores the state, time and room of a call. A network without such a form is wrapped in one that passes t and
-        room on.
+        It ignores the state, times and room of a call; one that jumps is folded for the jump to 0. A network without
+        such a form is wrapped in one that passes t and room on.
         """
         return Fixed(self, t, room)
 
@@ -76,7 +90,13 @@ class Fixed(Network):
         self.config, self.network, self.t, self.room = network.config, network, t, room
 
     def forward(
-        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+        self,
+        state: Tensor,
+        noisy: Tensor,
+        t: Tensor,
+        carry: Carry | None = None,
+        room: Tensor | None = None,
+        to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         wish = noisy.real.new_tensor([self.room]) if self.config.keep_room else None
         found: tuple[Tensor, Carry] = self.network(noisy, noisy, torch.full_like(t, self.t), carry, wish)
@@ -107,7 +127,13 @@ class Windows(Network):
         return self.length
 
     def forward(
-        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+        self,
+        state: Tensor,
+        noisy: Tensor,
+        t: Tensor,
+        carry: Carry | None = None,
+        room: Tensor | None = None,
+        to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         pair = torch.stack([state, noisy])
         # The first window begins before the recording, so that all frames are covered equally often.
@@ -117,7 +143,7 @@ class Windows(Network):
         seen = torch.cat([seen, pair], -1)
         while seen.shape[-1] >= self.length:
             window = seen[..., : self.length]
-            estimate, _ = self.network(*window, t, None, room)
+            estimate, _ = self.network(*window, t, None, room, to)
             faded = estimate * self.weight
             faded[..., : total.shape[-1]] += total
             ready = torch.cat([ready, faded[..., : self.hop]], -1)

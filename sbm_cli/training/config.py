@@ -118,6 +118,7 @@ class TrainConfig:
             raise ValueError("mix.p_keep_room needs a network that can be asked for it: model.network.keep_room")
         if self.model.rate != RATE:
             raise ValueError(f"mixtures are made at {RATE} Hz, and so is the model's rate, got {self.model.rate}")
+        self.objective.check(self)
 
 
 def load_recipe(name: str | Path, overrides: list[str] | None = None, model: ModelConfig | None = None) -> TrainConfig:

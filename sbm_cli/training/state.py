@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sbm_cli.atomic import remove_parts, write_atomically
 from sbm_cli.config import build, dump, parse_json
@@ -30,16 +31,25 @@ BEST = "best"  # folder of the model that was best on validation
 
 
 def write_checkpoint(
-    output: Path, config: TrainConfig, optimizers: Mapping[str, Optimizer], step: int, best: float
+    output: Path,
+    config: TrainConfig,
+    optimizers: Mapping[str, Optimizer],
+    step: int,
+    best: float,
+    frozen: Mapping[str, nn.Module] | None = None,
 ) -> None:
-    """Write LAST (tensors of the optimizers, next step, best loss so far, recipe) and the moving average as a model."""
+    """Write LAST (tensors of the optimizers, next step, best loss so far, recipe) and the moving average as a model.
+
+    frozen: networks that stay as they are, by name.
+    """
     learners = {
         learner: {name: tensor.cpu() for name, tensor in optimizer.tensors().items()}
         for learner, optimizer in optimizers.items()
     }
     found = {"step": step, "best": best, "recipe": json.dumps(dump(config)), "tensors": learners.pop(STUDENT)}
     data = io.BytesIO()
-    torch.save(found | {"learners": learners}, data)
+    found |= {"learners": learners, "frozen": {name: network.state_dict() for name, network in (frozen or {}).items()}}
+    torch.save(found, data)
     write_atomically(output / LAST, data.getvalue())
     write_model(output, config, optimizers[STUDENT])
 
@@ -154,12 +164,14 @@ def tuned_model(path: Path) -> ModelConfig:
     return replace(model, name=f"{model.name}-tuned")
 
 
-def restore(path: Path, optimizers: Mapping[str, Optimizer]) -> tuple[int, float]:
-    """Put a checkpoint's state into the optimizers and their networks; return the next step and the best loss."""
+def restore(path: Path, optimizers: Mapping[str, Optimizer], frozen: Mapping[str, nn.Module]) -> tuple[int, float]:
+    """Put a checkpoint's state into the optimizers and all networks; return the next step and the best loss."""
     found = _read(path)
     learners = {STUDENT: found["tensors"], **found.get("learners", {})}  # older files have the student alone
     for learner, optimizer in optimizers.items():
         optimizer.restore(learners[learner])
+    for name, network in frozen.items():
+        network.load_state_dict(found["frozen"][name])
     return found["step"], found["best"]
 
 

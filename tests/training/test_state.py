@@ -152,7 +152,7 @@ def test_a_checkpoint_of_a_million_parameters_comes_home(recipe: TrainConfig, tm
     assert size < 16 * parameters * 1.02 + 200_000
 
 
-GROWN = {"lookahead": 2, "kernel": (5, 16), "filter_frames": 5, "keep_room": True}
+GROWN = {"lookahead": 2, "kernel": (5, 16), "filter_frames": 5, "keep_room": True, "jumps": True}
 
 
 def test_a_grown_network_begins_as_the_small_one_was(recipe: TrainConfig, tmp_path: Path) -> None:

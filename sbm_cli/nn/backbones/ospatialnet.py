@@ -81,8 +81,8 @@ class OSpatialNetConfig(NetworkConfig):
             raise ValueError(f"an untimed network has no time embedding, got embedding {self.embedding}; set it to 0")
         if self.filter_frames < 1 or (self.filter_frames > 1 and not 1 <= self.filter_bins <= self.bins):
             raise ValueError(f"filter_frames must be at least 1 and filter_bins in [1, bins], got {self}")
-        if self.keep_room and not self.embedding:
-            raise ValueError("keep_room needs a time embedding: set embedding above 0")
+        if (self.keep_room or self.jumps) and not self.embedding:
+            raise ValueError("keep_room and jumps need a time embedding: set embedding above 0")
         if self.sequence not in SEQUENCES:
             raise ValueError(f"sequence is one of {', '.join(SEQUENCES)}, got {self.sequence!r}")
         if self.output not in OUTPUTS:
@@ -101,6 +101,7 @@ class OSpatialNetConfig(NetworkConfig):
             filter_frames=wanted.filter_frames if self.filter_frames == 1 else self.filter_frames,
             filter_bins=wanted.filter_bins,
             keep_room=self.keep_room or wanted.keep_room,
+            jumps=self.jumps or wanted.jumps,
         )
 
     @property
@@ -132,7 +133,7 @@ class OSpatialNet(Network):
         self.config = config
         inputs, start = 4 if config.sees_state else 2, torch.tensor(OUTPUTS[config.output])
         c = config
-        self.embedding = TimeEmbedding(c.embedding) if c.embedding else None
+        self.embedding = TimeEmbedding(c.embedding, c.jumps) if c.embedding else None
         self.room = nn.Parameter(torch.zeros(c.embedding)) if c.keep_room else None
         # Linear up to the blocks, so that state and noisy, equal at t = 1, fold into one.
         self.encoder = nn.Conv2d(
@@ -162,12 +163,18 @@ class OSpatialNet(Network):
             nn.init.zeros_(self.filter.weight)
 
     def forward(
-        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+        self,
+        state: Tensor,
+        noisy: Tensor,
+        t: Tensor,
+        carry: Carry | None = None,
+        room: Tensor | None = None,
+        to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         if noisy.shape[1] != self.config.bins:
             raise ValueError(f"expected {self.config.bins} frequencies, got a spectrum {tuple(noisy.shape)}")
         old, new = carry or {}, Carry()
-        embedding = self._embed(t, room) if self.embedding is not None else None
+        embedding = self._embed(t, room, to) if self.embedding is not None else None
         spectra = (state, noisy) if self.config.sees_state else (noisy,)
         x = torch.cat([torch.view_as_real(s.transpose(1, 2)) for s in spectra], -1)  # [batch, time, freq, 2 or 4]
 
@@ -207,10 +214,14 @@ class OSpatialNet(Network):
             estimate = torch.cat([filtered, estimate[..., low:]], -1)
         return estimate.transpose(1, 2), new
 
-    def _embed(self, t: Tensor, room: Tensor | None) -> Tensor:
-        """Return the embedding of the time and of what is asked for, [batch or 1, size]."""
+    @property
+    def output_layer(self) -> nn.Conv2d:
+        return self.head
+
+    def _embed(self, t: Tensor, room: Tensor | None, to: Tensor | None = None) -> Tensor:
+        """Return the embedding of the times and of what is asked for, [batch or 1, size]."""
         assert self.embedding is not None
-        embedding: Tensor = self.embedding(t)
+        embedding: Tensor = self.embedding(t, to)
         if room is None:
             return embedding
         if self.room is None:
@@ -231,7 +242,7 @@ class OSpatialNet(Network):
         if not self.config.sees_state:
             return self
         with torch.device("meta"):  # its weights follow
-            folded = OSpatialNet(replace(self.config, embedding=0, untimed=False, keep_room=False))
+            folded = OSpatialNet(replace(self.config, embedding=0, untimed=False, keep_room=False, jumps=False))
         left = ("embedding", "room")
         weights = {
             k: v.clone() for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith(left)

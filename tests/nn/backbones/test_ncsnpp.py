@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -57,6 +59,18 @@ def test_each_item_has_its_time_and_its_own_result(network: NCSNpp) -> None:
     for item in range(2):
         one = slice(item, item + 1)
         torch.testing.assert_close(network(noisy[one], noisy[one], t[one])[0], both[one])
+
+
+def test_a_jump_grows_out_of_a_network_without_one(network: NCSNpp) -> None:
+    """It begins without effect, and then the estimate depends on where the jump goes."""
+    jumping = network.config.grown(replace(SMALL, jumps=True)).build()
+    missing, unknown = jumping.load_state_dict(network.state_dict(), strict=False)
+    assert (missing, unknown) == (["embedding.jump.weight"], [])
+    noisy = spectrum(12)
+    for to in (None, 0.5 * END):
+        torch.testing.assert_close(jumping(noisy, noisy, END, to=to)[0], network(noisy, noisy, END)[0])
+    jumping.embedding.jump.weight.data += 0.1
+    assert not torch.allclose(jumping(noisy, noisy, END, to=0.5 * END)[0], jumping(noisy, noisy, END)[0])
 
 
 def test_resampling_keeps_what_is_constant() -> None:
