@@ -155,5 +155,5 @@ def test_only_who_was_trained_for_it_jumps() -> None:
     _, noisy = spectra()
     with pytest.raises(ValueError, match="not trained to jump"):
         perturbed(OSpatialNetConfig(**SMALL, embedding=4))(noisy, noisy, END, to=0.5 * END)
-    with pytest.raises(ValueError, match="need an embedding"):
+    with pytest.raises(ValueError, match="need a time embedding"):
         OSpatialNetConfig(**SMALL, embedding=0, jumps=True)
