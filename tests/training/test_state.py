@@ -98,7 +98,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 def test_another_recipe_is_refused(recipe: TrainConfig, tmp_path: Path, changes: dict[str, Any], reported: str) -> None:
     make_folder(tmp_path, recipe)
     write_checkpoint(tmp_path, recipe, student(recipe), 3, 1.5)
-    with pytest.raises(ConfigError, match=f"last.pt: of another recipe: {reported}"):
+    with pytest.raises(ConfigError, match=f"last.pt: belongs to another recipe: {reported}"):
         check(tmp_path / LAST, replace(recipe, **changes))
     moved = replace(recipe.data, speech=("elsewhere",), manifests=("other.csv",), cache="there")
     longer = {"steps": 99, "checkpoint_minutes": 1.0, "loop": LoopConfig(precision="bfloat16"), "data": moved}
