@@ -149,7 +149,9 @@ def unreadable() -> None:
 GROUPS = {
     "Headers": [
         Case(
-            "header promises more than is there", lambda: wav(data=4000), "in.wav: truncated: 4000 bytes promised, 2000"
+            "header promises more than is there",
+            lambda: wav(data=4000),
+            "in.wav: truncated: its header promises 4000 bytes, 2000",
         ),
         Case("header promises 0 samples", lambda: wav(data=0), "in.wav: its header says 0 samples, but more follows"),
         Case("header promises 2 GiB, as written into a pipe", lambda: wav(data=0x7FFFF000)),
