@@ -53,7 +53,7 @@ def _options(
             help="For several steps: ode, sde (adds noise, see --seed), heun (calls the network twice) or jump."
         ),
     ] = DEFAULTS.sampler,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde.")] = DEFAULTS.seed,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise of --sampler sde and of flows.")] = DEFAULTS.seed,
     dtype: Annotated[
         Dtype,
         typer.Option(help="Of the network's products: bfloat16 is faster on processors that know it, and less exact."),

@@ -146,7 +146,7 @@ def load_recipe(name: str | Path, overrides: list[str] | None = None, model: Mod
 
 def list_recipes() -> dict[str, str]:
     """Return the shipped recipes' names and, from their first lines `# NAME: what it is for. More.`, what for."""
-    files = sorted(recipes_folder().rglob("*.yaml"), key=lambda path: (len(path.parts), path.stem))
+    files = sorted(recipes_folder().rglob("*.yaml"), key=lambda path: (len(path.parts), path.parent, path.stem))
     return {_name(path): re.findall(r"^# \S+: (.+?)(?:\. |\.?$)", path.read_text(), re.M)[0] for path in files}
 
 
