@@ -73,7 +73,7 @@ _OPTIONS: dict[str, Any] = {
             help="Sampler for several steps: ode, sde (random, see --seed), heun (two network calls per step), or jump."
         ),
     ],
-    "seed": Annotated[int, typer.Option(min=0, metavar="N", help="Random seed for --sampler sde.")],
+    "seed": Annotated[int, typer.Option(min=0, metavar="N", help="Random seed for --sampler sde and for flows.")],
     "dtype": Annotated[
         Dtype,
         typer.Option(

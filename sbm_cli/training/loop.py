@@ -110,7 +110,7 @@ def train(
     elif start is not None:
         check_start(start, config)
     elif config.objective.wants_start:
-        raise ConfigError("This objective begins with a trained model", "Name it with --from.")
+        raise ConfigError(f"{config.model.name} begins with a trained model", "Name it with --from.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():

@@ -57,18 +57,16 @@ def test_a_system_learns_goes_on_and_streams(name: str, recipe: TrainConfig, tmp
     train(config, tmp_path / "whole", processes=1, start=start)
     train(config, tmp_path / "parts", max_minutes=0, processes=1, start=start)
     train(config, tmp_path / "parts", resume=True, processes=1)
-    whole, parts = (torch.load(tmp_path / part / "last.pt", weights_only=True) for part in ("whole", "parts"))
-    assert equal(whole["tensors"], parts["tensors"])
-    assert whole["learners"].keys() == parts["learners"].keys() and whole["frozen"].keys() == parts["frozen"].keys()
-    assert all(equal(whole["learners"][key], parts["learners"][key]) for key in whole["learners"])
-    assert all(equal(whole["frozen"][key], parts["frozen"][key]) for key in whole["frozen"])
+    whole, parts = (networks(tmp_path / part / "last.pt") for part in ("whole", "parts"))
+    for of, tensors in whole.items():
+        assert all(torch.equal(tensor, parts[of][key]) for key, tensor in tensors.items())
 
     trained = tmp_path / "whole" / f"{name}.safetensors"
     if start is None:
         source, *_ = open_sources(config.data, config.mix, torch.device("cpu")).valid.values()
         torch.manual_seed(config.seed)
-        networks = config.model.network.build(), Model.load(trained).network
-        before, after = (validate(config, network, source, torch.device("cpu"), 4).score.loss for network in networks)
+        pair = config.model.network.build(), Model.load(trained).network
+        before, after = (validate(config, network, source, torch.device("cpu"), 4).score.loss for network in pair)
         assert after < before
 
     enhancer = Enhancer.load(trained, "cpu")
@@ -81,5 +79,7 @@ def test_a_system_learns_goes_on_and_streams(name: str, recipe: TrainConfig, tmp
         np.testing.assert_allclose(streamed, enhancer.enhance(noisy, 16000, options), atol=1e-5)
 
 
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+def networks(checkpoint: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Return all that a checkpoint keeps of the student, of those that learn beside it, and of those that do not."""
+    found = torch.load(checkpoint, weights_only=True)
+    return {"student": found["tensors"], **found["learners"], **found["frozen"]}

@@ -102,7 +102,8 @@ class SBCTM(Objective):
         chances = torch.arange(1, self.points).float()
         (drawn,) = uniforms(config.seed, batch.step, torch.zeros(1, dtype=torch.int64), WALK, 1)[:, 0]
         steps = 1 + int((drawn >= chances.cumsum(0) / chances.sum()).sum())
-        first, second = uniforms(config.seed, batch.step, batch.items, TRAJECTORY, 2).unbind(1)
+        # In double precision: in float32 a product could round up to the bound.
+        first, second = uniforms(config.seed, batch.step, batch.items, TRAJECTORY, 2).double().unbind(1)
         t = (first * (self.points - steps)).long()
         u = t + steps
         s = u + (second * (self.points - u)).long()
