@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all: written under a hidden name beside their own, and renamed when complete.
+"""Files that appear whole or not at all: written under a hidden name in the same folder, renamed when complete.
 
-Not more people may read a file than may read what it replaces, or what it was made from.
+No more people may read a file than could read what it replaces, or what it was made from.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _READ = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write a file, which is there whole or as it was before.
+    """Write a file whole, or leave it as it was.
 
-    mode: of the file, still to be cut by the umask.
+    mode: permissions, before the umask.
     """
     with replacing(path, mode) as part:
         part.write_bytes(data)
@@ -30,8 +30,8 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
-    """Give an empty file to write, which takes the place of `path` in the end; an exception removes it."""
-    with naming(path):  # which a full disk, say, does not name
+    """Yield an empty file to write, which replaces `path` at the end; an exception removes it."""
+    with naming(path):  # the error of a full disk, for one, names no file
         part = new_part(path, mode)
         try:
             yield part
@@ -42,7 +42,7 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
 
 
 def new_part(path: Path, mode: int = 0o666) -> Path:
-    """Make an empty file beside `path`, hidden and of no suffix that a batch would take for a recording."""
+    """Make an empty file beside `path`, hidden and without the suffix of a recording."""
     part = path.with_name(f".sbm-{os.getpid()}-{secrets.token_hex(6)}.part")
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
@@ -53,7 +53,7 @@ def new_part(path: Path, mode: int = 0o666) -> Path:
 
 
 def sync(part: Path) -> None:
-    """Wait until a file is on the disc: renamed before, it could be empty after a power cut."""
+    """Wait until a file is on the disk: renamed earlier, it could be empty after a power cut."""
     with part.open("r+b") as file:
         try:
             os.fsync(file.fileno())
@@ -63,7 +63,7 @@ def sync(part: Path) -> None:
 
 
 def publish_new(part: Path, path: Path) -> None:
-    """Give a complete file its name. Raises FileExistsError if that is taken, be it only by now."""
+    """Give a complete file its name. Raises FileExistsError if it is taken, even if only just."""
     try:
         os.link(part, path)  # unlike a rename it never replaces
     except FileExistsError:
@@ -77,7 +77,7 @@ def publish_new(part: Path, path: Path) -> None:
 
 
 def remove_parts(folder: Path, process: int | None = None) -> None:
-    """Remove what a process that was killed, or any if None, left half-written in a folder."""
+    """Remove the half-written files that a killed process, or any if None, left in a folder."""
     for part in folder.glob(f".sbm-{process or '*'}-*.part"):
         part.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Cells of CSV files that spreadsheets show as what they are: names of files come from anybody."""
+"""Cells of CSV files that spreadsheets do not run as formulas: anybody may have named the files in them."""
 
 import re
 from typing import TypeVar
@@ -10,12 +10,12 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def cell(value: Value) -> Value | str:
-    """Return a value as a cell: a text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    """Return a value as a cell: text that a spreadsheet would run as a formula gets an apostrophe in front."""
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value
 
 
 def text_of(cell: str) -> str:
-    """Return the text that `cell` made a cell of."""
+    """Return the text that `cell` turned into a cell."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from plain mappings and back: strict, so that a misspelt key is an error and not a default."""
+"""Frozen dataclasses from plain mappings and back, strictly: a misspelt key is an error, not a default."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 from sbm_cli.errors import ConfigError
 
 T = TypeVar("T")
-_brief = Repr()  # of what a hostile file holds: as short as a message, however deep or long
+_brief = Repr()  # keeps messages short, however deep or long a hostile file is
 _brief.maxstring = _brief.maxother = 200
 _LARGEST = sys.float_info.max
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what a JSON text says. Raises ValueError if it is none, or nested deeper than anything we write."""
+    """Return the content of a JSON text. Raises ValueError if it is invalid or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -28,10 +28,10 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Return a dataclass `cls` from a mapping of the kind that YAML and JSON give.
+    """Return a dataclass `cls` from a mapping as YAML and JSON give it.
 
     Nested dataclasses are nested mappings. A field that admits several is declared as `Annotated[Base, CLASSES]` with
-    the classes by name; its mapping says which one as `kind`. `where` names the source in messages.
+    the classes by name; `kind` in its mapping chooses one. where: names the source in messages.
 
     Raises ConfigError for an unknown key (with the nearest name), a value of the wrong type, or one out of range.
     """
@@ -65,7 +65,7 @@ def _plain(value: Any, hint: Any) -> Any:
 
 
 def _classes(hint: Any) -> Mapping[str, type]:
-    """Return the classes that a field admits by their names, none where it admits one only."""
+    """Return the classes that a field admits by name, none if it admits only one."""
     classes: Mapping[str, type] = hint.__metadata__[0] if get_origin(hint) is Annotated else {}
     return classes
 
@@ -92,7 +92,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected {len(kinds)} values, got {_brief.repr(value)}")
         return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not abs(value) <= _LARGEST:  # NaN is not either, and both JSON and YAML have words for it
+        if not abs(value) <= _LARGEST:  # false for NaN too, which JSON and YAML can express
             raise ConfigError(f"{where}: expected a finite number, got {_brief.repr(value)}")
         return float(value)
     if hint is Any or (isinstance(value, hint) and not (hint is int and isinstance(value, bool))):

@@ -1,4 +1,4 @@
-"""The model as most people use it: arrays, streams and files in, clean ones out."""
+"""The main interface in Python: noisy arrays, streams and files in, clean ones out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sbm_cli.model import Model, ModelConfig
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import Stream, block_samples
 
-THREADS = 1  # already far faster than real time; several wait for each other wherever the machine is not idle
-MOST_CHANNELS = 1024  # as libsndfile has it; more are samples in the wrong place,
-FEW_CHANNELS = 8  # and so are more than these where they are more than the samples
+THREADS = 1  # far faster than real time; more wait for each other unless the machine is idle
+MOST_CHANNELS = 1024  # limit of libsndfile; more are samples on the wrong axis,
+FEW_CHANNELS = 8  # and so are more than these if they outnumber the samples
 
 
 class Enhancer:
-    """A model, loaded once, folded for one step at t = 1 and as it was trained for several."""
+    """A model, loaded once, for any number of arrays, streams and files."""
 
     def __init__(self, model: Model, device: str | torch.device = "cpu", threads: int = THREADS) -> None:
         self.model = model.to(device)
@@ -30,16 +30,16 @@ class Enhancer:
 
     @classmethod
     def load(cls, model: str | Path | None = None, device: str = "auto", threads: int = THREADS) -> Enhancer:
-        """Return an enhancer for a model's name, its file or its folder; without one, the default model.
+        """Return an enhancer for a model, given by name, file or folder; None is the default model.
 
-        device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". threads: of this enhancer's work on the CPU.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". threads: CPU threads.
 
         Raises ModelError if the model is unknown, missing or damaged.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         enhancer = cls(Model.load(hub.resolve(model)), device, threads)
-        # The first call compiles the kernels, once per machine: part of loading, not of the first file.
+        # The first call compiles the kernels, once per machine: that is part of loading, not of the first file.
         enhancer.enhance(np.zeros(enhancer.config.rate, np.float32), enhancer.config.rate)
         return enhancer
 
@@ -53,14 +53,14 @@ class Enhancer:
 
     @property
     def latency_seconds(self) -> float:
-        """Algorithmic delay between an input sample and its output, without the resampler's: window and look-ahead."""
+        """Algorithmic delay between an input sample and its output: window plus look-ahead, without the resampler."""
         return self.model.latency_seconds
 
     def enhance(self, samples: ArrayLike, rate: float, options: Options = DEFAULTS) -> Samples:
         """Return the enhanced samples, float32, shaped like the input unless the options change rate or channels.
 
-        samples: [samples] or [channels, samples]; float, full scale 1, or int8, uint8, int16 or int32, which are scaled
-        by their range as sound files do. rate: their sampling rate, a whole number of Hz.
+        samples: [samples] or [channels, samples]; float with full scale 1, or int8, uint8, int16 or int32, scaled by
+        their range as in sound files. rate: sampling rate, a whole number of Hz.
 
         Raises ValueError for another shape or type, and for NaN, infinity and samples beyond 1e12 unless the options
         replace them.
@@ -85,13 +85,14 @@ class Enhancer:
         overwrite: bool = False,
         progress: Callable[[float, float], None] | None = None,
     ) -> FileReport:
-        """Enhance a file into another one, at constant memory: its twin in all that the options do not change.
+        """Enhance a file into another one at constant memory, keeping everything that the options do not change.
 
-        The target appears when it is complete, or not at all; its suffix chooses the format. overwrite: replace it if
-        it exists. A `Pipe` in place of a file gives and takes sound as it comes, if that is WAV or raw.
-        progress is called with the seconds done and in all, 0 if that is unknown.
+        The target appears when it is complete, or not at all; its suffix chooses the format. overwrite: replace an
+        existing target. A `Pipe` in place of a file streams WAV and raw samples as they arrive.
+        progress is called with the seconds done and their total, 0 if unknown.
 
-        Raises AudioError if the source cannot be read or the target not written; OutputExistsError; BrokenPipeError.
+        Raises AudioError if the source cannot be read or the target cannot be written; OutputExistsError;
+        BrokenPipeError.
         """
         told = None if progress is None else lambda _, done, total: progress(done, total)
         (result,) = self.enhance_files([(source, target)], options, overwrite=overwrite, progress=told)

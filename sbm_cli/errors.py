@@ -1,17 +1,17 @@
-"""Errors that a user can cause. `cli/errors.py` alone turns them into text and exit status."""
+"""Errors that a user can cause; only `cli/errors.py` turns them into text and exit status."""
 
 import contextlib
 import errno
 import os
 from collections.abc import Iterator
 
-DISK_FULL = "The disk is full, or your share of it: free some space, or write to another one."
-FULL = (errno.ENOSPC, errno.EDQUOT)  # numbers of system errors
+DISK_FULL = "The disk or your quota is full: free some space, or write to another disk."
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let an error of the system name what could not be written; that of a full disk does not."""
+    """Add the path to a system error that names none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -20,7 +20,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 class SbmError(Exception):
-    """Base of all of them: `message` says what is wrong and what was expected, `hint` what to do about it."""
+    """Base class: `message` says what is wrong and what was expected, `hint` what to do about it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -33,20 +33,20 @@ class AudioError(SbmError):
 
 
 class OutputExistsError(SbmError):
-    """The output is there already and nobody said what to do with it."""
+    """An output exists, and no option says what to do with it."""
 
 
 class ModelError(SbmError):
-    """A model is unknown, damaged, of another format, or cannot be fetched."""
+    """A model is unknown, damaged, of another format, or cannot be downloaded."""
 
 
 class ConfigError(SbmError):
-    """A recipe, a manifest or a model configuration does not hold together."""
+    """A recipe, a manifest or a model configuration is invalid."""
 
 
 class TrainingError(SbmError):
-    """A training cannot go on."""
+    """A training cannot continue."""
 
 
 class DependencyError(SbmError):
-    """An optional package is needed; the hint names the extra that brings it."""
+    """An optional package is missing; the hint names the extra that brings it."""

@@ -1,4 +1,4 @@
-"""From file to file, at constant memory: one alone, several side by side, every audio stream of a film."""
+"""From file to file, at constant memory: one alone, several side by side, every audio stream of a video."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ Result = TypeVar("Result")
 class FileReport:
     """What `enhance_file` did; seconds of audio, elapsed seconds of work, rtf = elapsed / seconds.
 
-    rate, channels, samples: of the target; clipped: how many of its samples were beyond full scale.
-    band_limit: Hz above which the source may hold something and nothing came out, None if nothing is missing.
-    not_carried: names of what the target has no room for: metadata, other streams of a film.
-    subtype: of the target, bit_rate: in bit/s, if that is a codec that loses something, 0 otherwise.
-    notes: what is to be told: what the source lacked, what of its format the target does not keep.
+    rate, channels, samples, subtype: of the target; clipped: how many of its samples were beyond full scale.
+    band_limit: Hz at which the target ends although the source may go on, None if nothing is missing.
+    not_carried: names of what the target has no room for: metadata, other streams of a video.
+    bit_rate: of a lossy codec, in bit/s, 0 otherwise.
+    notes: warnings about flaws of the source, and about what the target does not keep of its format.
     """
 
     source: str
@@ -68,11 +68,11 @@ def enhance_files(
     progress: Callable[[int, float, float], None] | None = None,
     threads: int = 1,
 ) -> list[FileReport | Exception]:
-    """Enhance files side by side, in batches of the network: one alone leaves a GPU idle.
+    """Enhance files side by side, as batches of the network: a single file leaves a GPU idle.
 
-    pairs: (source, target) of each, best of about the same length: a batch lasts as long as its longest file.
-    Otherwise as `Enhancer.enhance_file`; progress also gets the index of the pair. Returns of each file its report, or
-    the error that ended it and left the others alone. Where memory runs out, half as many go on side by side.
+    pairs: (source, target) of each, ideally of similar length: a batch lasts as long as its longest file.
+    Otherwise as `Enhancer.enhance_file`; progress also gets the index of the pair. Returns the report of each file, or
+    the error that ended it without harm to the others. If memory runs out, half as many continue side by side.
     """
     if options.audio_stream == "all":
         return [_enhance_all_streams(model, *pair, options, overwrite, threads) for pair in pairs]
@@ -93,7 +93,7 @@ def enhance_files(
 def _enhance_all_streams(
     model: Model, source: Place, target: Place, options: Options, overwrite: bool, threads: int
 ) -> FileReport | Exception:
-    """Enhance one audio stream of a film after the other; those that are not its turn are copied each time."""
+    """Enhance the audio streams of a video one by one; each pass copies the others."""
     reports: list[FileReport] = []
     with contextlib.ExitStack() as opened:
         try:
@@ -141,7 +141,7 @@ def _enhance_group(
     with contextlib.ExitStack() as leaving:
         for file in files:
             leaving.push(file.leave)
-        if options.clip_mode == "rescale":  # one gain for the whole file, known before its first block: twice
+        if options.clip_mode == "rescale":  # one gain for the whole file, from a first pass
             for file in files:
                 file.attempt(file.open_source)
             _run(model, files, options, threads, _File.measure, None)
@@ -164,7 +164,7 @@ def _run(
     use: Callable[[_File, Samples], None],
     progress: Callable[[int, float, float], None] | None,
 ) -> None:
-    """Take those files that are open from their beginning to their end, side by side."""
+    """Run the files that have no error from beginning to end, side by side."""
     opened = [(index, file) for index, file in enumerate(files) if not file.error]
     forms = [(file.reader.format.rate, file.reader.format.channels) for _, file in opened]
     streams = Streams(model, forms, options, threads)
@@ -179,7 +179,7 @@ def _run(
 
 
 class _File:
-    """A file on its way from source to target, which is complete in the end or not there."""
+    """A file on its way from source to target, which is complete in the end or absent."""
 
     def __init__(self, source: Place, target: Place, options: Options) -> None:
         self.source = source
@@ -193,7 +193,7 @@ class _File:
         self._opened = contextlib.ExitStack()
 
     def attempt(self, action: Callable[..., Result], *arguments: Any) -> Result | None:
-        """Return what the action returns, None if it fails: that is this file's end and nobody else's."""
+        """Return the result of an action, None if it fails, which ends this file and no other."""
         if self.error:
             return None
         try:
@@ -211,9 +211,9 @@ class _File:
         self._opened.close()
 
     def _check_unchanged(self) -> None:
-        """Raise AudioError if the source is not what it was when this was first asked.
+        """Raise AudioError if the source has changed since the first call.
 
-        One that is gone, or another file in its place, is no harm to who has read it.
+        One that is gone or replaced is harmless: we still read the old one.
         """
         if isinstance(self.source, Pipe):
             return
@@ -223,7 +223,7 @@ class _File:
             return
         before = self._found = self._found or found
         if found.st_ino == before.st_ino and (found.st_size, found.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise AudioError(f"{self.source}: changed while it was read.", "Wait until it is written, and try again.")
+            raise AudioError(f"{self.source}: changed while it was read.", "Wait until it is complete, then try again.")
 
     def open_source(self) -> None:
         if self._options.clip_mode == "rescale" and isinstance(self.source, Pipe):
@@ -257,7 +257,7 @@ class _File:
         return self._samples / self._form.rate
 
     def report(self, config: ModelConfig, rtf: float) -> FileReport:
-        """Return what was done; rtf: of the whole batch."""
+        """Return the report; rtf: of the whole batch."""
         options = self._options
         source = self.reader.format
         changed = changes(self._name, source, self._form, ignore_subtype=options.subtype is not None)

@@ -1,6 +1,6 @@
 """From the name of a model to a verified file: checkpoints.json, bundled weights, Hugging Face.
 
-A model is NAME.safetensors with NAME.json, its configuration, beside it.
+A model is NAME.safetensors, with its configuration NAME.json beside it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from sbm_cli.errors import ModelError
 
 _PACKAGE = Path(__file__).parent
 _SUFFIX = ".safetensors"
-_PATIENCE = 60.0  # s, for a download of nothing
-_SLOWEST = 20_000  # bytes/s, at which one still counts as going on
+_REINSTALL = "Reinstall the package: pip install --force-reinstall sbm-cli"
+_PATIENCE = 60.0  # s, for a download of no bytes
+_SLOWEST = 20_000  # bytes/s of a download that does not hang
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """What checkpoints.json knows about one model."""
+    """The entry of a model in checkpoints.json."""
 
     name: str
     source: str  # "bundled": in the package; "huggingface": at repository, revision
@@ -52,7 +53,7 @@ class ModelEntry:
         for value in (self.sha256, self.config_sha256):
             if not re.fullmatch(r"[0-9a-f]{64}", value):
                 raise ModelError(f"{self.name}: {value!r} is not a sha256 in lower-case hexadecimal digits")
-        # A branch or a tag can move; only a commit names the same bytes for ever, and is found in the cache offline.
+        # Branches and tags can move; only a commit always names the same bytes, and is found in the cache offline.
         published = self.source == "huggingface" or self.repository or self.revision
         if published and not (self.repository and re.fullmatch(r"[0-9a-f]{40}", self.revision)):
             raise ModelError(f"{self.name}: a Hugging Face entry needs its repository and a commit of 40 digits")
@@ -64,42 +65,43 @@ class ModelEntry:
 
     @property
     def page(self) -> str:
-        """The address where a browser can fetch the model."""
+        """The address of the model for a browser."""
         return f"https://huggingface.co/{self.repository}/tree/{self.revision}"
 
 
 def checkpoints_path() -> Path:
-    """Find checkpoints.json: the wheel has a copy inside the package, a source tree keeps it at the top."""
+    """Return the path of checkpoints.json: inside the package of a wheel, at the top of a source tree."""
     inside = _PACKAGE / "checkpoints.json"
     return inside if inside.is_file() else _PACKAGE.parent / "checkpoints.json"
 
 
 def entries() -> dict[str, ModelEntry]:
-    """Return all models that checkpoints.json names.
+    """Return all models in checkpoints.json.
 
-    Raises ModelError if the file is missing or does not hold together.
+    Raises ModelError if the file is missing or invalid.
     """
     models = _read()["models"]
     return {name: _entry(name, record) for name, record in models.items()}
 
 
 def default_name() -> str:
-    """Return the name of the model that is used when none is given."""
+    """Return the name of the default model."""
     return str(_read()["default"])
 
 
 def resolve(name_or_path: str | Path | None = None) -> Path:
-    """Return the .safetensors file of a model; of a named one only after its digests were checked.
+    """Return the .safetensors file of a model; the digests of a named one are checked first.
 
-    None is the default model. A name of checkpoints.json comes before a file or folder of that name: write ./NAME
-    for the folder. A model of Hugging Face is fetched if it is not in the cache, or damaged; else it needs no network.
-    Raises ModelError if there is no such model, if it is damaged or cannot be fetched.
+    None is the default model. A name in checkpoints.json comes before a file or folder: write ./NAME for those.
+    A model on Hugging Face is downloaded only if it is missing from the cache or damaged there.
+
+    Raises ModelError if there is no such model, if it is damaged or cannot be downloaded.
     """
     known = entries()
     name = default_name() if name_or_path is None else name_or_path
     if isinstance(name, str) and name in known:
         return _obtain(known[name])
-    path = Path(os.path.expanduser(name))  # not Path's own, which raises where there is no home
+    path = Path(os.path.expanduser(name))  # Path.expanduser raises without a home
     if path.is_dir():
         return _only_model(path)
     if path.is_file() and path.suffix == _SUFFIX:
@@ -112,9 +114,9 @@ def resolve(name_or_path: str | Path | None = None) -> Path:
 
 
 def entry(name: str | None = None) -> ModelEntry:
-    """Return what checkpoints.json knows about a model, None being the default.
+    """Return the entry of a model in checkpoints.json; None is the default model.
 
-    Raises ModelError if it does not know the name.
+    Raises ModelError if there is none.
     """
     known = entries()
     name = default_name() if name is None else name
@@ -124,7 +126,7 @@ def entry(name: str | None = None) -> ModelEntry:
 
 
 def local_file(model: ModelEntry, file: str | None = None) -> Path | None:
-    """Return where a file of a model, its weights if None, lies on this machine, unverified; None if it does not."""
+    """Return the path of a model's file (None: its weights) on this machine, unverified; None if it is not here."""
     file = file or model.file
     if model.source == "bundled":
         path = _PACKAGE / "weights" / file
@@ -136,12 +138,12 @@ def local_file(model: ModelEntry, file: str | None = None) -> Path | None:
 
 
 def check(model: ModelEntry) -> Path:
-    """Return the weights of a model on this machine once both its files match their digests; nothing is fetched.
+    """Return the weights of a model after checking the digests of both its files; nothing is downloaded.
 
     Raises ModelError if one is missing or damaged.
     """
     bundled = model.source == "bundled"
-    cure = "Install sbm-cli again." if bundled else f"Fetch it: sbm models download {model.name}"
+    cure = _REINSTALL if bundled else f"Download it: sbm models download {model.name}"
     paths = []
     for file, sha256 in model.digests.items():
         path = local_file(model, file)
@@ -159,7 +161,7 @@ def _read() -> dict[str, Any]:
     try:
         document: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file", "Install sbm-cli again.") from None
+        raise ModelError(f"{path}: no such file", _REINSTALL) from None
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error})") from None
     keys = set(document) if isinstance(document, dict) else set()
@@ -170,7 +172,7 @@ def _read() -> dict[str, Any]:
 
 def _entry(name: str, record: dict[str, Any]) -> ModelEntry:
     if not isinstance(record, dict):
-        raise ModelError(f"{name}: checkpoints.json has no keys and values for it")
+        raise ModelError(f"{name}: expected keys and values in checkpoints.json")
     known = {field.name for field in fields(ModelEntry)} - {"name"}
     required = known - {"repository", "revision"}
     if unknown := set(record) - known:
@@ -181,7 +183,7 @@ def _entry(name: str, record: dict[str, Any]) -> ModelEntry:
 
 
 def _obtain(model: ModelEntry) -> Path:
-    """Return the verified weights of a model; what is not in the cache, or damaged there, is fetched."""
+    """Return the verified weights of a model; download files that are missing from the cache or damaged there."""
     if model.source == "huggingface":
         for file, sha256 in model.digests.items():
             cached = local_file(model, file)
@@ -199,10 +201,10 @@ def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
         RevisionNotFoundError,
     )
 
-    if damaged:  # the client would return it again
-        damaged.resolve().unlink(missing_ok=True)  # a link leads to it, where the system has links
+    if damaged:  # otherwise the client would return it again
+        damaged.resolve().unlink(missing_ok=True)  # the target of the link, if the system has links
         damaged.unlink(missing_ok=True)
-    by_hand = f"Or fetch {model.file} and {model.config} from {model.page} and give the folder: --model FOLDER"
+    by_hand = f"Or download {model.file} and {model.config} from {model.page} and pass their folder: --model FOLDER"
     limit = _PATIENCE + model.bytes / _SLOWEST
     answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 
@@ -213,7 +215,7 @@ def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
         except Exception as error:
             answers.put(error)
 
-    # The client's own limits are those of a silence: a server that gives a byte now and then holds it for ever.
+    # The client limits only silence: a server that sends a byte now and then would hold it for ever.
     threading.Thread(target=download, daemon=True).start()
     try:
         error = answers.get(timeout=limit)
@@ -221,37 +223,39 @@ def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
             raise error
     except queue.Empty:
         raise ModelError(
-            f"{model.name}: {file} did not come within {limit:.0f} s: the server or the network hangs",
+            f"{model.name}: {file} did not arrive within {limit:.0f} s: the server or the network hangs",
             f"Try again later.\n{by_hand}",
         ) from None
     except LocalEntryNotFoundError:
         raise ModelError(
             f"{model.name}: not on this machine, and the network cannot be used (HF_HUB_OFFLINE set, or no connection)",
-            f"Try again with a connection.\n{by_hand}",
+            f"Try again with a network connection.\n{by_hand}",
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
         raise ModelError(
             f"{model.name}: {model.repository} has no {file} at commit {model.revision[:12]}, or it is private",
             "Update sbm-cli, or set HF_TOKEN for a private repository; `sbm models list` shows the bundled models.",
         ) from None
-    except Exception as error:  # of requests, httpx or httpx2: what the client is built on changes with its version
-        raise ModelError(f"{model.name}: fetching {file} failed ({error})", f"Try again.\n{by_hand}") from error
+    except Exception as error:  # of requests, httpx or httpx2, whichever this version of the client uses
+        raise ModelError(f"{model.name}: downloading {file} failed ({error})", f"Try again.\n{by_hand}") from error
 
 
 def _only_model(folder: Path) -> Path:
-    # A training's folder also holds last.safetensors, which is no model and has no configuration.
+    # A training's folder also holds last.safetensors, which has no configuration and is no model.
     found = sorted(path for path in folder.glob(f"*{_SUFFIX}") if path.with_suffix(".json").is_file())
     if len(found) == 1:
         return found[0]
     names = ", ".join(path.name for path in found) or "none"
-    raise ModelError(f"{folder}: expected one {_SUFFIX} file with its .json, found {names}", "Give the file itself.")
+    raise ModelError(f"{folder}: expected one {_SUFFIX} file with its .json, found {names}", "Pass the file itself.")
 
 
 def _unknown(name: str, known: Mapping[str, ModelEntry]) -> ModelError:
     near = difflib.get_close_matches(name, known, n=1)
     question = f"; did you mean {near[0]}?" if near else ""
     listed = ", ".join(known) or "none"
-    return ModelError(f"unknown model {name!r}{question}", f"Known: {listed}. Or give a {_SUFFIX} file or its folder.")
+    return ModelError(
+        f"unknown model {name!r}{question}", f"Choose one of {listed}, or pass a {_SUFFIX} file or its folder."
+    )
 
 
 def digest(path: Path) -> str:

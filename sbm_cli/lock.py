@@ -1,10 +1,10 @@
-"""One writer at a time."""
+"""A lock for one writer at a time."""
 
 
 def lock(number: int) -> bool:
-    """Keep others from locking what a file descriptor is open on, until it is closed or this process ends anyhow.
+    """Lock the file of a descriptor until it is closed or this process ends; return False if another has the lock.
 
-    Return False if another has it. Where there are no locks, as on Windows and some network drives, nobody is kept.
+    Without locks, as on Windows and some network drives, nobody is kept out.
     """
     try:
         import fcntl

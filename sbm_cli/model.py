@@ -1,6 +1,6 @@
-"""A model: the chain from waveform to spectrum and back around a network, and its form on disk.
+"""A model: a network with the chain from waveform to spectrum and back, and its form on disk.
 
-NAME.safetensors has the weights, NAME.json everything else one needs to use them.
+NAME.safetensors has the weights, NAME.json everything else.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ FORMAT = 2  # of NAME.json
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The chain from waveform to spectrum and back, the bridge, and the network's dimensions.
+    """The chain from waveform to spectrum and back, the bridge, and the dimensions of the network.
 
-    Spectra are complex [batch, freq, frames], a level is a power [batch, frames].
+    Spectra are complex [batch, freq, frames], levels are powers [batch, frames].
     """
 
     name: str
@@ -45,20 +45,20 @@ class ModelConfig:
     network: Backbone = field(default_factory=OSpatialNetConfig)
 
     def __post_init__(self) -> None:
-        # Files are named after it.
+        # It becomes part of file names.
         if not self.name or Path(self.name).name != self.name or self.name.startswith(".") or "\\" in self.name:
-            raise ValueError(f"name is the beginning of a file's name, without folders, got {self.name!r}")
+            raise ValueError(f"name must be a plain file name without suffix, got {self.name!r}")
         if not 1000 <= self.rate <= 192_000:
-            raise ValueError(f"rate lies between 1000 and 192000 Hz, got {self.rate}")
+            raise ValueError(f"rate must be between 1000 and 192000 Hz, got {self.rate}")
         if self.stft.bins != self.network.bins:
             raise ValueError(f"the STFT has {self.stft.bins} frequencies, the network {self.network.bins}")
 
     def power(self, spectrum: Tensor) -> Tensor:
-        """Return the power of every frame that the level follows, [batch, frames]."""
+        """Return the power of every frame, [batch, frames], which the level follows."""
         return self.level.power(spectrum, self.rate / self.stft.n_fft)
 
     def track(self, power: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the level of every frame, and of the last one, which is the next block's carry."""
+        """Return the level of every frame, and that of the last one, the carry for the next block."""
         return self.level.track(power, self.stft.hop / self.rate, carry)
 
     def compress(self, spectrum: Tensor, level: Tensor) -> Tensor:
@@ -66,18 +66,18 @@ class ModelConfig:
         return self.compression.compress(spectrum / level.sqrt()[:, None])
 
     def expand(self, estimate: Tensor, level: Tensor) -> Tensor:
-        """Return the spectrum of what the network sees or estimates: the inverse of `compress`."""
+        """Return the spectrum of an estimate: the inverse of `compress`."""
         return self.compression.expand(estimate) * level.sqrt()[:, None]
 
     def to_network(self, waveform: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the compressed spectra of whole waveforms [batch, samples], and their level.
 
-        start: the level before the first frame, [batch], as a factor on the waveform's mean power; 0 (or None for all)
-        takes the first frame's own power.
+        start: the level before the first frame, [batch], relative to the waveform's mean power; 0 (or None for all)
+        stands for the power of the first frame.
         """
         spectrum = self.stft.forward(waveform)
         power = self.power(spectrum).clamp_min(self.level.floor)
-        carry = None if start is None else torch.where(start > 0, start * power.mean(1), power[:, 0])
+        carry = None if start is None else start * power.mean(1)
         level, _ = self.track(power, carry)
         return self.compress(spectrum, level), level
 
@@ -87,15 +87,15 @@ class ModelConfig:
 
 
 class Model:
-    """A network with its config, on a device: as it was trained, and folded for one step at t = 1."""
+    """A network with its config, on a device: as trained, and folded for one step at t = 1."""
 
     def __init__(self, network: Network, config: ModelConfig) -> None:
         self.network, self.config = network, config
-        self.side_by_side: int | None = None  # as many files as memory had room for; None: it has not run out
+        self.side_by_side: int | None = None  # files that fit into memory together; None: it has not run out
         self._folded: dict[float, Network] = {}
 
     def to(self, device: str | torch.device) -> Model:
-        """Move it to a device, for enhancement: nothing is trained from here on."""
+        """Move the model to a device for enhancement; it cannot be trained afterwards."""
         prepare(self.network.to(device))
         self._folded.clear()
         return self
@@ -110,14 +110,14 @@ class Model:
         return self._streamed(self.network)
 
     def folded(self, room: float = 0.0) -> Network:
-        """Return the network folded for one step that leaves so much of the reverberation, 0 to 1, block by block."""
+        """Return the network folded for one step, block by block; room: share of reverberation to keep, 0 to 1."""
         if room not in self._folded:
             self._folded[room] = self._streamed(prepare(self.network.fold(room=room)))
         return self._folded[room]
 
     @property
     def lookahead(self) -> int:
-        """Frames by which an estimate comes late, block by block."""
+        """Frames by which estimates are late, block by block."""
         network = self.folded()
         return network.lookahead if isinstance(network, Windows) else self.config.network.lookahead
 
@@ -134,8 +134,8 @@ class Model:
     def load(cls, path: Path) -> Model:
         """Return the model of a file, in float32 and eval mode.
 
-        Raises ModelError if the file or its config is missing, damaged, or does not fit the other one; ConfigError for
-        an unknown key or a value out of range.
+        Raises ModelError if the file or its config is missing or damaged, or if they do not belong together;
+        ConfigError for an unknown key or a value out of range.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -150,9 +150,9 @@ class Model:
         for name, tensor in weights.items():
             if not (tensor.is_floating_point() and tensor.isfinite().all()):
                 raise ModelError(f"{path}: the weights {name!r} are not all finite numbers", "Copy the model again.")
-        with torch.device("meta"):  # neither memory nor random numbers nor torch's defaults for weights that follow
+        with torch.device("meta"):  # needs no memory or random numbers for weights that follow
             network = config.network.build()
-        # A copy: those of float32 may lie in the file, which somebody may write to.
+        # A copy: float32 weights may be mapped from the file, which somebody may write to.
         weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
         try:
             network.load_state_dict(weights, assign=True)
@@ -164,7 +164,7 @@ class Model:
         return cls(network.eval(), config)
 
     def save(self, path: Path) -> None:
-        """Write weights in float16 to `path` (NAME.safetensors), the config beside it, each whole or not at all."""
+        """Write float16 weights to `path` (NAME.safetensors) and the config beside it, each whole or not at all."""
         from safetensors.torch import save
 
         tensors = self.network.state_dict().items()
@@ -174,7 +174,7 @@ class Model:
 
 
 def load_config(path: Path) -> ModelConfig:
-    """Return the config that lies beside the weights at `path`."""
+    """Return the config beside the weights at `path`."""
     beside = path.with_suffix(".json")
     try:
         values = parse_json(beside.read_text(encoding="utf-8"))
@@ -185,13 +185,13 @@ def load_config(path: Path) -> ModelConfig:
     if isinstance(values, Mapping):
         number = values.get("format", 1)
         if number not in range(1, FORMAT + 1):
-            raise ModelError(f"{beside}: of format {number!r}, which this version does not know", "Update sbm-cli.")
+            raise ModelError(f"{beside}: unknown format {number!r}", "Update sbm-cli: pip install --upgrade sbm-cli")
         values = upgraded({key: value for key, value in values.items() if key != "format"})
     return build(ModelConfig, values, str(beside))
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's configuration in today's words, whatever format it was written in."""
+    """Return the configuration of a model in the current format, whichever it was written in."""
     values, network = dict(values), values.get("network")
     if isinstance(network, Mapping) and "kind" not in network:  # format 1: there was one backbone
         words = {"state": "d_state"}

@@ -1,37 +1,35 @@
-"""What is done to a recording, in one record: the command line, Python and a batch's journal share it."""
+"""The options of enhancement, shared by command line, Python and the journal of a batch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Sampler = Literal["ode", "sde", "heun"]
+Sampler = Literal["ode", "sde", "heun", "jump"]
 Dtype = Literal["float32", "bfloat16"]
 ClipMode = Literal["clamp", "rescale", "none"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that makes a difference to the sound, beside the model.
+    """Everything that changes the sound, except the model.
 
-    strength: share of the enhanced sound in the output, 0 to 1; the rest is the input, sample for sample.
-    attenuation_limit: the same in decibels, instead of strength: nothing is lowered by more, for the input is mixed
-    back in that many dB below itself (`--atten-lim` of DeepFilterNet); 0 is the input, None no limit.
-    dereverb: how much of the reverberation is removed, 0 to 1: at 0 the noise alone goes and the room stays. Less than
-    1 is only for models that were trained for it.
-    steps: of the bridge, each a call of the network; sampler: "ode", "sde", whose noise follows from the seed, or
-    "heun", which calls the network twice a step.
-    dtype: of the network's products; bfloat16 is faster on processors that know it, and within -35 dB of float32.
-    keep_high_band: pass through what lies above the model's band, lowered as the model lowers its uppermost octave.
-    rate: sampling rate of the output in Hz, that of the input if None. mono: mix the channels into one before all else.
+    strength: share of enhanced sound in the output, 0 to 1; the rest is the input, sample for sample.
+    attenuation_limit: instead of strength, in decibels: nothing is attenuated by more, because the input is mixed back
+    in that many dB below itself (`--atten-lim` of DeepFilterNet); 0 is the input, None no limit.
+    dereverb: share of the reverberation to remove, 0 to 1; below 1 only for models that were trained for it.
+    steps: along the bridge. sampler: "ode"; "sde", whose noise follows from the seed; "heun", which calls the network
+    twice per step; or "jump", only for models that were trained for it.
+    dtype: of the network; bfloat16 is faster on processors that support it, and within -35 dB of float32.
+    keep_high_band: pass through what lies above the model's band, attenuated like its uppermost octave.
+    rate: sampling rate of the output in Hz, None: that of the input. mono: mix all channels down to one first.
+    replace_nan: replace NaN, infinity and samples beyond 1e12 with silence.
 
-    replace_nan: take NaN, infinity and samples beyond 1e12 as silence.
-
-    Of files only, subtype: sample format, that of the source if None. clip_mode: what becomes of samples beyond full
-    scale. audio_stream: which of several in a film, from 1, or "all"; the one that players play if None, and the others
+    For files only: subtype: sample format, None: that of the source. clip_mode: for samples beyond full scale.
+    audio_stream: number of the stream in a video, from 1, or "all"; None: the one that players choose. Other streams
     are copied.
 
-    Raises ValueError for a value out of range, or a strength and an attenuation limit at once.
+    Raises ValueError for a value out of range, and for both strength and attenuation limit.
     """
 
     strength: float = 1.0
@@ -56,11 +54,11 @@ class Options:
             if not self.attenuation_limit >= 0:
                 raise ValueError(f"attenuation limit must be 0 dB or more, got {self.attenuation_limit}")
             if self.strength != 1:
-                raise ValueError("strength and attenuation limit are one thing in two units: give one of them")
+                raise ValueError("strength and attenuation limit set the same thing: give only one of them")
         if not 0 <= self.dereverb <= 1:
             raise ValueError(f"dereverb must be between 0 and 1, got {self.dereverb}")
         if self.steps < 1 or self.seed < 0:
-            raise ValueError(f"steps must be at least 1 and seed 0, got {self.steps} and {self.seed}")
+            raise ValueError(f"steps must be at least 1 and seed at least 0, got {self.steps} and {self.seed}")
         if self.sampler not in get_args(Sampler):
             raise ValueError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {self.sampler!r}")
         if self.dtype not in get_args(Dtype):
@@ -70,11 +68,11 @@ class Options:
         if self.rate is not None:
             from sbm_cli.audio.samples import whole_rate
 
-            object.__setattr__(self, "rate", whole_rate(self.rate))  # a NumPy integer is none in JSON
+            object.__setattr__(self, "rate", whole_rate(self.rate))  # JSON takes no NumPy integer
 
     @property
     def share(self) -> float:
-        """Share of the enhanced sound in the output, whichever way it was given."""
+        """Share of enhanced sound in the output, from strength or attenuation limit."""
         return self.strength if self.attenuation_limit is None else 1 - 10 ** (-self.attenuation_limit / 20)
 
 

@@ -1,6 +1,6 @@
-"""Enhancement block by block: a stream as sound arrives, or several side by side as one batch of the network.
+"""Enhancement block by block: a stream as sound arrives, or several side by side as a batch of the network.
 
-Each block passes the whole chain: resampling, STFT, level, compression, the network, and all the way back.
+Each block passes the whole chain: resampling, STFT, level, compression, the network, and back.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ from sbm_cli.model import Model
 from sbm_cli.nn import network as nn
 from sbm_cli.options import Options
 
-# Of a file read at a time: shorter, and calls cost; longer, and activations leave the caches of a CPU.
+# Of a file at a time: in shorter blocks calls cost more; in longer ones activations leave the caches of a CPU.
 BLOCK_SECONDS = {"cpu": 2.0, "cuda": 10.0}
-HIGH_BAND = Level(attack=0.02, release=0.02, floor_db=-120.0)  # smooths the gain of what the model does not see
+HIGH_BAND = Level(
+    attack=0.02, release=0.02, floor_db=-120.0
+)  # smooths the gain of the band that the model does not see
 SILENCE = 1e-12  # frame power (-120 dBFS) below which there is nothing to enhance and the output is zero
-_PROCESS = os.getpid()  # that imported us; another one has been forked from it
+_PROCESS = os.getpid()  # that imported this module, to notice a fork
 
 
 class Streams:
-    """Recordings of any rates and lengths, block by block, side by side; each comes out as it would alone.
+    """Recordings of any rates and lengths side by side, block by block; each comes out as it would alone.
 
-    forms: rate in Hz and channels of each recording. threads: of the work on a CPU.
+    forms: rate in Hz and channels of each recording. threads: CPU threads.
 
-    Raises ModelError if the options ask for several steps of a model that has only one.
+    Raises ModelError if the options ask for steps, a sampler or a room that the model was not trained for.
     """
 
     def __init__(self, model: Model, forms: Sequence[tuple[int, int]], options: Options, threads: int) -> None:
@@ -53,13 +55,15 @@ class Streams:
             )
         if SAMPLERS[options.sampler].draws and not isinstance(config.schedule, BridgeSchedule):
             raise ModelError(f"{config.name} was trained on a flow, which has no SDE.", "Use --sampler ode or heun.")
+        if SAMPLERS[options.sampler].jumps and not config.network.jumps:
+            raise ModelError(f"{config.name} was not trained to jump.", "Leave out --sampler, or use another model.")
         self._model = model
         self._options = options
         self._threads = threads
         self._lanes = [_Lane(model, rate, channels, options) for rate, channels in forms]
         self._high = any(lane.high for lane in self._lanes)
-        self._carry = _Carry([lane.width for lane in self._lanes], options.seed)
-        # Zeros before the beginning, and frames that the look-ahead holds back, come out first.
+        self._carry = Carry([lane.width for lane in self._lanes], options.seed)
+        # The zeros before the beginning, and the frames held back by the look-ahead, come out first.
         self._drop = config.stft.overlap + _frames_late(model, options) * config.stft.hop
 
     @property
@@ -68,9 +72,9 @@ class Streams:
         return all(lane.finished for lane in self._lanes)
 
     def feed(self, blocks: Sequence[Samples | None]) -> list[Samples]:
-        """Return what is ready of each recording, [channels, m], after one more block [channels, n], or None: its end.
+        """Return what is ready of each recording, [channels, m], after its next block [channels, n], None at its end.
 
-        What has to wait for the others of the batch waits. After its end a recording may come out in several calls.
+        Recordings wait for each other, so that the rest of one may need several calls after its end.
         """
         for lane, block in zip(self._lanes, blocks, strict=True):
             lane.end() if block is None else lane.take(block)
@@ -100,13 +104,13 @@ class Stream:
         self._flat = channels == 1  # whether blocks come as [samples]
 
     def feed(self, samples: ArrayLike) -> Samples:
-        """Return what is ready of the enhanced sound after one more block, [channels, n] or [n] as the block.
+        """Return what is ready of the enhanced sound after the next block, [channels, n] or [n] like the block.
 
-        samples: as `Enhancer.enhance` takes them; they may be overwritten afterwards. An empty block of any shape is
-        none: what is ready then is shaped as the blocks before it.
+        samples: as in `Enhancer.enhance`; they may be overwritten afterwards. An empty block may have any shape; the
+        result is then shaped like the blocks before it.
 
         Raises ValueError for another shape or type, and for NaN, infinity and samples beyond 1e12 unless the options
-        replace them. Nothing has happened then: the stream goes on with the next block.
+        replace them. The stream is unchanged then and can continue with another block.
         """
         samples = full_scale_one(samples)
         rows = np.array(samples, ndmin=2)
@@ -120,7 +124,7 @@ class Stream:
             if not self._replace_nan:
                 first = self.fed + int(np.flatnonzero(~fit.all(axis=0))[0])
                 raise ValueError(
-                    f"sample {first} is NaN, infinite or beyond {LIMIT:.0e}; replace_nan takes it as silence"
+                    f"sample {first} is NaN, infinite or beyond {LIMIT:.0e}; replace_nan replaces it with silence"
                 )
             rows = np.where(fit, rows, np.float32(0))
         if samples.size or not self.fed:
@@ -129,7 +133,7 @@ class Stream:
         return self._shaped(self._streams.feed([rows]))
 
     def flush(self) -> Samples:
-        """Return the rest, shaped as the blocks were, [n] of one channel if there were none: as many as went in."""
+        """Return the rest, shaped like the blocks (without any, [n]): in total as many samples as went in."""
         return self._shaped(self._streams.feed([None]))
 
     def _shaped(self, enhanced: list[Samples]) -> Samples:
@@ -137,7 +141,7 @@ class Stream:
 
 
 class _Lane:
-    """The way of one recording to the model's rate, and back to its own with the input or its high band mixed in."""
+    """The way of one recording to the model's rate and back, with the input or its high band mixed in."""
 
     def __init__(self, model: Model, rate: int, channels: int, options: Options) -> None:
         self._config = model.config
@@ -169,7 +173,7 @@ class _Lane:
             self._input = _joined(self._input, self._to_output.feed(samples))
 
     def end(self) -> None:
-        """Let zeros follow: frames that the end is part of, and those that the look-ahead waits for."""
+        """Append zeros: for the frames that contain the end, and those that the look-ahead waits for."""
         if self._ended:
             return
         self._hear(self._to_model.flush())
@@ -182,7 +186,7 @@ class _Lane:
             self._input = _joined(self._input, self._to_output.flush(length))
 
     def give(self, count: int) -> Samples:
-        """Return the next samples for the network, [width, count]; silence once there are none."""
+        """Return the next samples for the network, [width, count]; silence after the end."""
         given, self._waiting = self._waiting[:, :count], self._waiting[:, count:]
         return given if given.shape[1] == count else np.zeros((self.width, count), np.float32)
 
@@ -199,7 +203,7 @@ class _Lane:
         return self._mix(enhanced) if self._mixed else enhanced
 
     def _mix(self, enhanced: Samples) -> Samples:
-        """Mix the input, or its high band, back in: sample k of the one belongs to sample k of the other."""
+        """Mix the input or its high band back in, sample by sample."""
         enhanced = _joined(self._enhanced, enhanced)
         count = min(enhanced.shape[1], self._input.shape[1])
         self._enhanced, enhanced = enhanced[:, count:], enhanced[:, :count]
@@ -220,10 +224,10 @@ def _joined(before: Samples, block: Samples) -> Samples:
 
 
 @dataclass
-class _Carry:
-    """State of recordings side by side between two blocks, None at their beginning.
+class Carry:
+    """What recordings side by side hand from one block to the next; None at the beginning.
 
-    channels: of each recording; they share a level. seed: of each one's noise.
+    channels: of each recording; they share a level. seed: for the noise of each recording.
     """
 
     channels: list[int]
@@ -244,17 +248,25 @@ class _Carry:
         self.noise = [np.random.default_rng(seed) for _ in self.channels]
 
 
-def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, carry: _Carry) -> Tensor:
+def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, carry: Carry) -> Tensor:
     """Return the samples [channels, hops * hop] that this block [channels, n] at the model's rate completes.
 
-    The channels are those of one recording after the other, as the carry has it.
-    high: return three times as many rows: the enhanced sound, the sound as the model heard it, and the gain of what
-    lies above, all of them equally late. Resampled together they stay so.
+    The channels are those of one recording after another, as in the carry.
+    high: return three times as many rows: the enhanced sound, the sound as the model heard it, and the gain of the high
+    band, all equally late. Resampled together they stay aligned.
     """
     config = model.config
     spectrum, carry.analysis = config.stft.analyze(samples, carry.analysis)
     if not spectrum.shape[2]:
         return samples[:, :0].repeat(3 if high else 1, 1)
+    clean = enhance_spectrum(model, spectrum, options, high, carry)
+    clean, carry.synthesis = config.stft.synthesize(clean, carry.synthesis)
+    return clean
+
+
+def enhance_spectrum(model: Model, spectrum: Tensor, options: Options, high: bool, carry: Carry) -> Tensor:
+    """Return the spectrum [channels, freq, frames] to synthesize from that of a block; see `_enhance_block`."""
+    config = model.config
     power = config.power(spectrum)
     if len(power) > len(carry.channels):
         power = torch.stack([channels.mean(0) for channels in power.split(carry.channels)])
@@ -269,53 +281,54 @@ def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, 
         powers = torch.cat([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
         powers, carry.high = HIGH_BAND.track(powers, config.stft.hop / config.rate, carry.high)
         lowered, heard = powers.chunk(2)
-        ones, _ = config.stft.analyze(samples.new_ones(1, config.stft.window), samples.new_zeros(1, 0))
-        # One gain a frame, in the shape of its window: overlap-add draws a smooth line through them.
+        ones = spectrum.real.new_ones(1, config.stft.window)
+        ones, _ = config.stft.analyze(ones, ones[:, :0])
+        # One gain per frame, shaped like its window: overlap-add interpolates smoothly.
         clean = torch.cat([clean, spectrum, ones * (lowered / heard).sqrt().clamp(max=1)[:, None]])
-    clean, carry.synthesis = config.stft.synthesize(clean, carry.synthesis)
     return clean
 
 
 def _frames_late(model: Model, options: Options) -> int:
-    """Return by how many frames the output comes late: by the look-ahead of every network call."""
+    """Return by how many frames the output is late: the look-ahead of all network calls."""
     return model.lookahead * SAMPLERS[options.sampler].nfe(options.steps)
 
 
-def _of_channels(level: Tensor, carry: _Carry) -> Tensor:
-    """Return the level of each recording, [recordings, frames], for each of its channels; one fits all of one alone."""
+def _of_channels(level: Tensor, carry: Carry) -> Tensor:
+    """Return the level of each recording, [recordings, frames], for each of its channels; one level broadcasts."""
     rows = [row for row, count in enumerate(carry.channels) for _ in range(count)]
     return level[rows] if len(carry.channels) > 1 else level
 
 
 def _late(x: Tensor, frames: int, held: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return x [..., frames] so many frames late, as the network's output is, and what is held back."""
+    """Return x [..., frames] delayed by so many frames, like the output of the network, and what is held back."""
     x = torch.cat([x.new_zeros(*x.shape[:-1], frames) if held is None else held, x], -1)
     split = x.shape[-1] - frames
     return x[..., :split], x[..., split:]
 
 
-def _estimate(model: Model, noisy: Tensor, options: Options, carry: _Carry) -> Tensor:
+def _estimate(model: Model, noisy: Tensor, options: Options, carry: Carry) -> Tensor:
     """Return the estimate of clean, shaped like the compressed spectrum `noisy` [channels, freq, frames].
 
-    Each step has a carry of its own: it sees the frames of its own time, in their order, however they are cut.
+    Each step has its own carry: it sees all frames of its own time in order, however they are cut into blocks.
     """
     left = 1 - options.dereverb
     network: Callable[..., tuple[Tensor, nn.Carry]] = model.folded(left)
-    if options.steps > 1 or model.config.schedule.end_std:  # the folded one has seen the noisy signal alone
+    if options.steps > 1 or model.config.schedule.end_std:  # the folded network takes the noisy signal alone
         network = partial(model.timed, room=noisy.real.new_tensor([left]) if left else None)
     count = (options.steps - 1) * SAMPLERS[options.sampler].draws + (model.config.schedule.end_std > 0)
     draws = _draws(noisy, count, carry) if count else iter(())
 
     numbers, waits = itertools.count(), itertools.count()
 
-    def step(state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    def step(state: Tensor, noisy: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
         number = next(numbers)
+        jump = {} if to is None else {"to": to[:1]}
         estimate: Tensor
-        # Entering it takes as long as a small operator: not where it would change nothing.
+        # Entering autocast takes as long as a small operator: only where it has an effect.
         kind, half = noisy.device.type, options.dtype == "bfloat16"
         cast = half or torch.is_autocast_enabled(kind)
         with torch.autocast(kind, torch.bfloat16, enabled=half) if cast else contextlib.nullcontext():
-            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number))
+            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number), **jump)
         return estimate
 
     def wait(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -327,8 +340,8 @@ def _estimate(model: Model, noisy: Tensor, options: Options, carry: _Carry) -> T
     return sample(step, schedule, noisy, options.steps, options.sampler, draw, wait=wait)
 
 
-def _draws(noisy: Tensor, count: int, carry: _Carry) -> Iterator[Tensor]:
-    """Yield noise so many times; drawn frame after frame, so that it does not depend on the blocks."""
+def _draws(noisy: Tensor, count: int, carry: Carry) -> Iterator[Tensor]:
+    """Yield noise `count` times, drawn frame by frame, so that it does not depend on the blocks."""
     _, bins, frames = noisy.shape
     draws = [
         generator.standard_normal((frames, count, channels, bins, 2), np.float32)
@@ -340,9 +353,9 @@ def _draws(noisy: Tensor, count: int, carry: _Carry) -> Iterator[Tensor]:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Set torch's thread count for the length of a block and restore it.
+    """Set torch's thread count inside a `with` block and restore it.
 
-    In a forked process it is one: OpenMP waits there for threads that stayed behind in the parent.
+    In a forked process it is 1: OpenMP would wait for threads that only the parent has.
     """
     if os.getpid() != _PROCESS:
         count = 1
@@ -358,5 +371,5 @@ def threads(count: int) -> Iterator[None]:
 
 
 def block_samples(device: torch.device, rate: int) -> int:
-    """Return how many samples of a file are enhanced at a time."""
+    """Return how many samples of a file to enhance at a time."""
     return max(1, round(rate * BLOCK_SECONDS.get(device.type, BLOCK_SECONDS["cpu"])))

@@ -29,11 +29,11 @@ from sbm_cli.options import Dtype, Options
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
-def make(lookahead: int = 0, perturbed: bool = True, keep_room: bool = False) -> Enhancer:
+def make(lookahead: int = 0, perturbed: bool = True, **changes: bool) -> Enhancer:
     """Return an enhancer with a network of a few thousand parameters that changes what it hears."""
     torch.manual_seed(0)
     config = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2, lookahead=lookahead)
-    network = OSpatialNet(config := replace(config, keep_room=keep_room))
+    network = OSpatialNet(config := replace(config, **changes))
     if perturbed:
         for parameter in network.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -148,13 +148,13 @@ def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
         ({"strength": float("nan")}, "strength must be between 0 and 1"),
         ({"attenuation_limit": -1.0}, "attenuation limit must be 0 dB or more"),
         ({"attenuation_limit": float("nan")}, "attenuation limit must be 0 dB or more"),
-        ({"attenuation_limit": 6.0, "strength": 0.5}, "one thing in two units"),
+        ({"attenuation_limit": 6.0, "strength": 0.5}, "give only one of them"),
         ({"dereverb": 1.5}, "dereverb must be between 0 and 1"),
         ({"rate": 0}, "whole number of Hz, at least 1, got 0"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"seed": -1}, "seed 0, got 1 and -1"),
+        ({"seed": -1}, "seed at least 0, got 1 and -1"),
         ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
-        ({"sampler": "euler"}, "sampler must be one of ode, sde, heun, got 'euler'"),
+        ({"sampler": "euler"}, "sampler must be one of ode, sde, heun, jump, got 'euler'"),
     ],
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
@@ -219,7 +219,9 @@ def test_a_file_of_another_rate_with_one_channel(enhancer: Enhancer, tmp_path: P
     cuts=st.lists(st.integers(0, 7000), max_size=5),
     steps=st.sampled_from([1, 2, 4]),
     lookahead=st.sampled_from([0, 2]),
-    path=st.sampled_from([("ode", VE()), ("sde", VE()), ("heun", VE()), ("ode", Flow()), ("heun", Flow(0.3))]),
+    path=st.sampled_from(
+        [("ode", VE()), ("sde", VE()), ("heun", VE()), ("ode", Flow()), ("heun", Flow(0.3)), ("jump", VE())]
+    ),
     seed=st.integers(0, 3),
 )
 def test_steps_do_not_depend_on_the_blocks(
@@ -227,14 +229,14 @@ def test_steps_do_not_depend_on_the_blocks(
 ) -> None:
     """Nor does the noise between them: it belongs to the frame and the seed."""
     (sampler, schedule), noisy = path, sound(7000, 2)
-    made = make(lookahead).model
+    made = make(lookahead, jumps=sampler == "jump").model
     enhancer = Enhancer(Model(made.network, replace(made.config, schedule=schedule)))
     options = Options(steps=steps, sampler=sampler, seed=seed)
     stream = enhancer.stream(16000, 2, options)
     parts = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
     whole = enhancer.enhance(noisy, 16000, options)
     np.testing.assert_allclose(np.concatenate([*parts, stream.flush()], axis=1), whole, atol=1e-5)
-    one = np.abs(whole - enhancer.enhance(noisy, 16000)).max()
+    one = np.abs(whole - enhancer.enhance(noisy, 16000, replace(options, steps=1))).max()
     assert (one > 1e-4) == (steps > 1)
     other = enhancer.enhance(noisy, 16000, replace(options, seed=seed + 1))
     assert (np.abs(whole - other).max() > 1e-4) == (schedule.end_std > 0 or (steps > 1 and sampler == "sde"))
@@ -245,6 +247,11 @@ def test_a_flow_has_no_sde() -> None:
     flow = Enhancer(Model(made.network, replace(made.config, schedule=Flow())))
     with pytest.raises(ModelError, match="trained on a flow, which has no SDE"):
         flow.enhance(sound(300), 16000, Options(steps=2, sampler="sde"))
+
+
+def test_only_who_was_trained_for_it_jumps(enhancer: Enhancer) -> None:
+    with pytest.raises(ModelError, match="was not trained to jump"):
+        enhancer.enhance(sound(300), 16000, Options(steps=2, sampler="jump"))
 
 
 def test_steps_are_those_of_the_sampler(enhancer: Enhancer) -> None:

@@ -38,12 +38,13 @@ ROOMS = {
     "data": {"atomic", "audio", "cells", "config", "cores", "errors"},
     "timing": {"audio", "cores", "enhancer", "errors"},
     "evaluation": {"audio", "cells", "cores", "data", "enhancer", "stream", "options", "timing", "errors"},
+    "export": {"atomic", "audio", "dsp", "model", "stream", "options", "timing", "errors", ""},
     "training": {"atomic", "audio", "bridge", "cells", "config", "cores", "data", "dsp", "lock", "model", "nn"}
     | {"errors"},
     "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
     "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
-    | {"atomic", "cores", "errors", "live", "training", ""},
+    | {"atomic", "cores", "errors", "export", "live", "training", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
@@ -74,6 +75,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "scipy", "soundfile", "soxr", "librosa", "onnxruntime", "pesq", "pystoi", "speechmos", "PIL"}
         | {"torchmetrics", "transformers", "huggingface_hub"},
     ),
+    "export": ({"torch", "numpy"}, {"onnx", "onnxruntime", "onnxscript"}),
     "training": (
         {"torch", "numpy"},
         {"yaml", "safetensors", "lightning_fabric", "tensorboard"},

@@ -62,11 +62,11 @@ NESTED = '{"name": ' + "[" * 100_000 + "]" * 100_000 + "}"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rate": 0}, "rate lies between 1000 and 192000 Hz, got 0"),
-        ({"rate": 10**12}, "rate lies between"),
+        ({"rate": 0}, "rate must be between 1000 and 192000 Hz, got 0"),
+        ({"rate": 10**12}, "rate must be between"),
         ({"stft.hop": 0}, "need hop < window"),
-        ({"stft.hop": 1, "stft.window": 32768, "stft.n_fft": 32768}, "window 64 hops"),
-        ({"stft.n_fft": 2**40}, "n_fft is at most"),
+        ({"stft.hop": 1, "stft.window": 32768, "stft.n_fft": 32768}, "window at most 64 hops"),
+        ({"stft.n_fft": 2**40}, "n_fft must be at most"),
         ({"level.floor_db": -1e9}, "floor_db between -200 and 0"),
         ({"level.attack": float("nan")}, "attack: expected a finite number, got nan"),
         ({"level.release": float("inf")}, "release: expected a finite number, got inf"),
@@ -79,12 +79,12 @@ NESTED = '{"name": ' + "[" * 100_000 + "]" * 100_000 + "}"
         ({"network.cross_groups": 0}, "every dimension must be at least 1"),
         ({"network.cross_kernel": 0}, "every dimension must be at least 1"),
         ({"network.lookahead": -1}, "nothing negative"),
-        ({"network.blocks": 10**7}, "beyond every model"),
-        ({"network.channels": 10**9}, "beyond every model"),
-        ({"network.d_state": 10**9}, "beyond every model"),
-        ({"network.embedding": 10**9}, "beyond every model"),
-        ({"network.lookahead": 10**9}, "beyond every model"),
-        ({"network.kernel": [10**9, 16]}, "beyond every model"),
+        ({"network.blocks": 10**7}, "too large for any practical model"),
+        ({"network.channels": 10**9}, "too large for any practical model"),
+        ({"network.d_state": 10**9}, "too large for any practical model"),
+        ({"network.embedding": 10**9}, "too large for any practical model"),
+        ({"network.lookahead": 10**9}, "too large for any practical model"),
+        ({"network.kernel": [10**9, 16]}, "too large for any practical model"),
         ({"network.channels": 4096}, "the weights do not fit small.json"),  # of terabytes, which are never taken
         ({"name": ["x" * 10**6]}, r"name: expected str, got \['xxx"),
     ],
@@ -139,5 +139,5 @@ def test_a_model_written_by_the_first_version_does_what_it_did(tmp_path: Path) -
 def test_a_format_of_the_future_is_refused(model: Path, number: object) -> None:
     config = model.with_suffix(".json")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"format": number}))
-    with pytest.raises(ModelError, match=r"small.json: of format .*, which this version does not know"):
+    with pytest.raises(ModelError, match=r"small.json: unknown format "):
         Model.load(model)

@@ -47,17 +47,18 @@ def shrunk(config: TrainConfig) -> TrainConfig:
     return replace(config, model=replace(config.model, network=network))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if "sbctm" not in name])  # test_sbctm.py trains one
 def test_one_step_of_training_lowers_the_loss(name: str) -> None:
     config = shrunk(load_recipe(name))
     torch.manual_seed(0)
     network = config.model.network.build()
+    others = {key: learner.network for key, learner in config.objective.learners(config, network).items()}
     clean = 0.1 * torch.randn(2, 6000)
     noisy, items = clean + 0.1 * torch.randn(2, 6000), torch.arange(2)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     losses = []
     for _ in range(2):  # the same step twice: same times, same noise
-        loss = config.objective.loss(config, Batch(noisy, clean, 0, items), STUDENT, {STUDENT: network})
+        loss = config.objective.loss(config, Batch(noisy, clean, 0, items), STUDENT, {STUDENT: network, **others})
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -53,7 +53,7 @@ def streamed(enhancer: Enhancer, samples: np.ndarray, options: Options) -> np.nd
 
 @pytest.mark.parametrize("value", BAD)
 def test_what_is_no_sample_is_refused_and_spoils_nothing(enhancer: Enhancer, value: float) -> None:
-    with pytest.raises(ValueError, match=r"sample 5003 is NaN, infinite or beyond 1e\+12; replace_nan takes it"):
+    with pytest.raises(ValueError, match=r"sample 5003 is NaN, infinite or beyond 1e\+12; replace_nan replaces it"):
         enhancer.enhance(spoilt(value), 16000)
     stream = enhancer.stream(16000, 2)
     parts = [stream.feed(NOISY[:, :5000])]
@@ -80,7 +80,7 @@ def test_integers_are_scaled(enhancer: Enhancer) -> None:
     expected = enhancer.enhance(whole / 2**15, 16000)
     np.testing.assert_array_equal(enhancer.enhance(whole, 16000), expected)
     np.testing.assert_allclose(streamed(enhancer, whole, Options()), expected, atol=1e-5)
-    with pytest.raises(ValueError, match="samples are float"):
+    with pytest.raises(ValueError, match="samples must be float"):
         enhancer.stream(16000).feed([0, 1, 2])
 
 

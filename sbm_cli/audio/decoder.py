@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -60,7 +61,7 @@ class Decoder:
             self.close()
             raise
         if strange:
-            self.notes.append(f"{strange} bytes in it are neither sound nor a tag: left out")
+            self.notes.append(f"{strange} bytes are neither sound nor a tag and are left out")
         self._waiting = np.zeros((self.format.channels, 0), np.float32)
         self._blocks = self._all()
 
@@ -108,7 +109,7 @@ class Decoder:
     def _unreadable(self) -> AudioError:
         return AudioError(
             f"{self._path}: not a sound file ({self._reason}).",
-            "Play it to see whether it is whole: neither libsndfile nor FFmpeg can read it.",
+            "Neither libsndfile nor FFmpeg can read it: check whether it plays, or copy it again.",
         )
 
     def _chosen(self, container: Any) -> Any:
@@ -181,11 +182,11 @@ class Decoder:
             if segment.missing:
                 raise self._truncated(heard, segment.missing)
         if self._lost and self._lost >= heard:
-            raise AudioError(f"{self._path}: damaged: nothing of it can be decoded.")
+            raise AudioError(f"{self._path}: damaged: nothing in it can be decoded.")
         self._check_end(heard)
         if self._lost:
             self.notes.append(
-                f"{self._lost / self.format.rate:.3f} s could not be decoded and are silence, "
+                f"{self._lost / self.format.rate:.3f} s could not be decoded and became silence, "
                 f"first at {self._first_lost:.3f} s"
             )
 
@@ -267,8 +268,8 @@ class Decoder:
     def _truncated(self, heard: int, seconds: float) -> AudioError:
         readable = heard / self.format.rate
         return AudioError(
-            f"{self._path}: truncated: {readable:.3f} s are there, {seconds:.3f} s at the end are missing.",
-            f"Copy it again, or keep what is there: ffmpeg -i {self._path.name} out.wav",
+            f"{self._path}: truncated: {readable:.3f} s are there, the last {seconds:.3f} s are missing.",
+            f"Copy it again, or keep what is there: ffmpeg -i {shlex.quote(str(self._path))} out.wav",
         )
 
 

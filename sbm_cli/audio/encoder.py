@@ -122,7 +122,7 @@ class SoundEncoder:
         return ffmpeg.others(self._source, sound)
 
     def _may_hold(self, stream: Any) -> bool:
-        """Whether the output is a film, which has room for all, or has room for a cover, which this is."""
+        """Whether the output is a video, which has room for all, or has room for a cover, which this is."""
         return self._muxer.video or (ffmpeg.is_still(stream) and self._form.container in ("M4A", "MKA"))
 
     def _add(self, others: list[Any]) -> None:
@@ -267,7 +267,7 @@ class SoundEncoder:
         elif self._muxer.delay == "never" or not self._targets:
             self._written = self._delay
             seconds = self._delay / self._form.rate
-            self.notes.append(f"the sound begins {seconds:.3f} s later: {self._form.container} cannot tell of a delay")
+            self.notes.append(f"the sound starts {seconds:.3f} s later: {self._form.container} cannot store a delay")
 
 
 def _kept(metadata: dict[str, str]) -> dict[str, str]:

@@ -198,8 +198,8 @@ def check_room(path: str | Path, streams: int) -> None:
     container = ffmpeg.CONTAINERS.get(Path(path).suffix.lower())
     if streams > 1 and (container is None or not ffmpeg.MUXERS[container].video):
         raise AudioError(
-            f"{path}: has room for one of the {streams} audio streams.",
-            "Choose it by --audio-stream, or name a film, such as .mp4 or .mkv, as the output.",
+            f"{path}: has room for only one of the {streams} audio streams.",
+            "Choose it with --audio-stream, or write a video, such as .mp4 or .mkv.",
         )
 
 
@@ -210,12 +210,12 @@ def changes(path: str | Path, source: AudioFormat, target: AudioFormat, ignore_s
     """
     told = []
     if source.valid_bits and (source.container, source.subtype) == (target.container, target.subtype):
-        told.append(f"{source.valid_bits} valid bits of a sample become {target.integer_bits}")
+        told.append(f"{source.valid_bits} valid bits per sample become {target.integer_bits}")
     suffix = Path(path).suffix.lower()
     family = _CONTAINERS.get(suffix, (target.container,))
     is_same = source.container in family or any({source.container, target.container} <= kin for kin in _KIN)
     if (is_same or source.suffix == suffix) and source.subtype != target.subtype and not ignore_subtype:
-        lies = "" if is_same else f": it is {source.container}, whatever its name says"
+        lies = "" if is_same else f": the input is {source.container} despite its suffix"
         told.append(f"{source.subtype} becomes {target.subtype}{lies}")
     if source.layout and target.layout not in ("", source.layout) and source.channels == target.channels:
         told.append(f"the channels {source.layout} become {target.layout}")
@@ -239,7 +239,7 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
     only = ffmpeg.ENCODERS[subtype].rate
     if only and (source.rate, source.channels) != (only, 1):
         raise AudioError(
-            f"{path}: {subtype} has one channel at {only} Hz, not {source.channels} at {source.rate} Hz.",
+            f"{path}: {subtype} is mono at {only} Hz; the input has {source.channels} channels at {source.rate} Hz.",
             f"Use --mono --rate {only}, or choose another format, such as .wav or .flac.",
         )
     for layout in dict.fromkeys([source.layout or _layout(source.channels), _layout(source.channels)]):
@@ -259,8 +259,8 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
     rates = av.Codec(ffmpeg.ENCODERS[subtype].name, "w").audio_rates or []
     if rates and source.rate not in rates:
         raise AudioError(
-            f"{path}: {subtype} has no rate of {source.rate} Hz, only {', '.join(map(str, sorted(rates)))}.",
-            "Choose one by --rate, or another format, such as .wav or .flac.",
+            f"{path}: {subtype} does not support {source.rate} Hz, only {', '.join(map(str, sorted(rates)))}.",
+            "Choose one with --rate, or another format, such as .wav or .flac.",
         )
     raise AudioError(
         f"{path}: {container} {subtype} with {source.channels} channels at {source.rate} Hz cannot be written.",
@@ -275,7 +275,7 @@ def _delay_of(container: str) -> str:
 
 def _without_encoder(path: Path, name: str) -> AudioError:
     return AudioError(
-        f"{path}: {name} is read, but cannot be written.",
+        f"{path}: {name} can be read but not written.",
         "Choose another format: name the output .flac or .m4a, or use --ext flac.",
     )
 
@@ -373,8 +373,8 @@ def _check_limits(path: Path, source: AudioFormat, container: str, subtype: str)
     if rates and source.rate not in rates:
         name = "Opus" if subtype == "OPUS" else container
         raise AudioError(
-            f"{path}: {name} has no rate of {source.rate} Hz, only {', '.join(map(str, rates))}.",
-            "Choose one by --rate, or another format, such as .wav or .flac.",
+            f"{path}: {name} does not support {source.rate} Hz, only {', '.join(map(str, rates))}.",
+            "Choose one with --rate, or another format, such as .wav or .flac.",
         )
     _check_channels(path, source, container)
 
@@ -383,6 +383,6 @@ def _check_channels(path: Path, source: AudioFormat, container: str) -> None:
     most = _MOST_CHANNELS.get(container)
     if most and source.channels > most:
         raise AudioError(
-            f"{path}: {container} holds {most} channels at most, the input has {source.channels}.",
+            f"{path}: {container} holds at most {most} channels; the input has {source.channels}.",
             "Choose another format, such as .wav.",
         )

@@ -6,6 +6,7 @@ libsndfile reads the containers whose samples it counts exactly, FFmpeg (`decode
 import contextlib
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
@@ -148,7 +149,7 @@ class SoundReader:
         seconds = (start + index) / self.format.rate
         raise AudioError(
             f"{self.path}: sample {start + index} (at {seconds:.3f} s) is NaN, infinite or beyond {LIMIT:.0e}.",
-            "Use --replace-nan to read such samples as silence.",
+            "Use --replace-nan to replace such samples with silence.",
         )
 
 
@@ -156,7 +157,10 @@ def _check_readable(path: Path) -> None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise AudioError(f"{path}: is a folder.", f"For all files in it: sbm batch {path} -o OUT")
+            raise AudioError(
+                f"{path}: is a folder.",
+                f"To enhance its files: {shlex.join(['sbm', 'batch', str(path), '-o', 'cleaned'])}",
+            )
         if not stat.S_ISREG(mode):
             raise AudioError(f"{path}: is not a regular file.", "Save the sound to a file first.")
         with path.open("rb"):
@@ -265,7 +269,7 @@ def _damaged(path: Path, samples: int, form: AudioFormat, reason: str) -> AudioE
     return AudioError(
         f"{path}: truncated or damaged: readable for {samples / form.rate:.3f}{total} s "
         f"({reason.rstrip('.') or 'decoding failed'}).",
-        f"Copy it again, or keep what is there: ffmpeg -i {path.name} out.wav",
+        f"Copy it again, or keep what is there: ffmpeg -i {shlex.quote(str(path))} out.wav",
     )
 
 
@@ -281,15 +285,15 @@ _SHORTER_SENTENCE = re.compile(
 def _check_complete(path: Path, beginning: bytes, file: sf.SoundFile) -> None:
     """Refuse files that hold less than their header says, or more than nothing under a header that says nothing."""
     log = file.extra_info
-    hint = f"Copy it again, or keep what is there: ffmpeg -i {path.name} out.wav"
+    hint = f"Copy it again, or keep what is there: ffmpeg -i {shlex.quote(str(path))} out.wav"
     if file.frames == 0 and file.format in ("WAV", "WAVEX") and _is_unfinished(beginning):
         raise AudioError(
             f"{path}: its header says 0 samples, but more follows (an unfinished recording?).",
-            f"Write it anew: ffmpeg -ignore_length 1 -i {path.name} out.wav",
+            f"Repair it: ffmpeg -ignore_length 1 -i {shlex.quote(str(path))} out.wav",
         )
     found = _SHORTER.search(log)
     if found and not means_unknown(int(found[1])) and int(found[1]) > int(found[2]):
-        raise AudioError(f"{path}: truncated: {found[1]} bytes promised, {found[2]} there.", hint)
+        raise AudioError(f"{path}: truncated: its header promises {found[1]} bytes, {found[2]} are there.", hint)
     if file.format in ("AIFF", "RF64") and _SHORTER_SENTENCE.search(log):
         raise AudioError(f"{path}: truncated: the file is shorter than its header says.", hint)
 

@@ -72,7 +72,7 @@ class StreamResampler:
         total = resampled_length(self._fed, self.rate_in, self.rate_out) if length is None else length
         missing = total - self._given
         if missing < 0:
-            raise ValueError(f"{self._given} samples are out already, {total} were to be the total")
+            raise ValueError(f"{total} samples in total are too few: {self._given} are out already")
         if self.rate_in == self.rate_out:
             return np.zeros((self.channels, missing), np.float32)
         # Enough silence for `total` samples and one to spare: soxr rounds the length by itself.

@@ -29,7 +29,7 @@ def full_scale_one(samples: ArrayLike) -> NDArray[np.float32]:
         silence, full = _SCALES[kind]
         return ((samples.astype(np.float64) - silence) / full).astype(np.float32)
     if samples.dtype.kind != "f":
-        raise ValueError(f"samples are float, full scale 1, or {', '.join(_SCALES)}, which have a range; got {kind}")
+        raise ValueError(f"samples must be float, with full scale 1, or {', '.join(_SCALES)}, got {kind}")
     with np.errstate(over="ignore"):  # of float64: infinity, which `usable` finds
         return samples.astype(np.float32, copy=False)
 
@@ -40,5 +40,5 @@ def whole_rate(rate: float) -> int:
     Raises ValueError if it is none, or below 1 Hz.
     """
     if not (rate >= 1 and float(rate).is_integer()):
-        raise ValueError(f"a sampling rate is a whole number of Hz, at least 1, got {rate}")
+        raise ValueError(f"the sampling rate must be a whole number of Hz, at least 1, got {rate}")
     return int(rate)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,17 +75,21 @@ class SoundWriter:
         # A link stays a link; what it points to is replaced.
         self._target = Path(os.path.realpath(self.path))
         if self._target.exists() and not self._target.is_file():
-            raise AudioError(f"{self.path}: not a file that could be replaced.", "Name a file as the output.")
+            raise AudioError(f"{self.path}: not a regular file.", "Choose a file as the output.")
         if not self._overwrite and self._target.exists():
             raise _exists(self.path)
         if self._target.exists() and not os.access(self._target, os.W_OK):  # a new file in its place would not ask
-            raise AudioError(f"{self.path}: is read-only.", "Make it writable, or name another output.")
+            raise AudioError(f"{self.path}: is read-only.", "Make it writable, or choose another output.")
         try:
             mode = 0o600 if self._target.exists() else atomic.mode_for_new(self._target, self._source)
             self._part = atomic.new_part(self._target, mode)
         except OSError as error:
             reason = str(error.strerror).lower()
-            hint = f"Make the folder {self._target.parent} first." if isinstance(error, FileNotFoundError) else ""
+            hint = (
+                f"Make the folder first: {shlex.join(['mkdir', '-p', str(self._target.parent)])}"
+                if isinstance(error, FileNotFoundError)
+                else ""
+            )
             raise AudioError(f"{self.path}: cannot be written ({reason}).", hint) from error
         try:
             self._file: sf.SoundFile | SoundEncoder = self._open()
@@ -120,7 +125,9 @@ class SoundWriter:
                 self.format.is_encoded or {self.format.container, self.format.subtype} & _UNREADABLE_WHEN_EMPTY
             )
             if not self._written and is_unreadable:
-                raise AudioError(f"{self.path}: no {self.format.container} can be empty.", "Name a .wav as the output.")
+                raise AudioError(
+                    f"{self.path}: {self.format.container} files cannot be empty.", "Choose a .wav as the output."
+                )
             if self.format.is_lossy and self._written and not self.bit_rate:
                 self.bit_rate = round(8 * self._part.stat().st_size * self.format.rate / self._written)
             if isinstance(self._file, SoundEncoder):  # which brings what FFmpeg read, and tags
@@ -198,7 +205,7 @@ class SoundWriter:
                 reason = error.error_string if isinstance(error, sf.LibsndfileError) else "not all samples were taken"
             raise AudioError(
                 f"{self.path}: writing failed at {self._written / self.format.rate:.1f} s ({reason.rstrip('.')}).",
-                DISK_FULL if cause and cause.errno in FULL else "Is the disc full?",
+                DISK_FULL if cause and cause.errno in FULL else "Is the disk full?",
             ) from error
 
     def _refusal(self) -> OSError | None:
@@ -260,4 +267,4 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
 
 
 def _exists(path: Path) -> OutputExistsError:
-    return OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or name another output.")
+    return OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or choose another output.")

@@ -1,1 +1,1 @@
-"""Many files: what to do, what was done, and the processes that do it."""
+"""Many files: the plan, the journal, and the processes that do the work."""

@@ -1,8 +1,8 @@
-"""What was done to an output folder, kept in a file there, so that the next batch goes on where this one ended.
+"""The journal of an output folder, in a file there, so that the next batch resumes where this one ended.
 
-One JSON object a line, appended only; the last line about an output counts. Each output has two: one when the work
-begins, and one, synced to disc, when it is complete. Outputs appear whole or not at all, so one of which only the
-beginning was noted (the batch was killed in between) is complete too, unless something was there before.
+One JSON object per line, append-only; the last line about an output counts. Each output has two: one when the work
+begins, and one, synced to disk, when it is complete. Outputs appear whole or not at all, so that an existing output of
+which only the beginning was noted (the batch was killed in between) is complete, unless it was to be replaced.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sbm_cli.options import DEFAULTS, Options
 
 NAME = ".sbm-batch.jsonl"
 
-# Of what others may have written into the journal, and we count with or make names of.
+# Types of fields that we use, in a journal that others may have written to.
 _KINDS = (("process", int), ("settings", dict), ("seconds", (int, float)), ("bytes", int), ("mtime_ns", int))
 
 State = Literal["new", "done", "outdated"]
@@ -33,7 +33,7 @@ State = Literal["new", "done", "outdated"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: from which input, of which size and time of change, with which model and options, by which process."""
+    """One line: the input with its size and modification time, model and options, and the process."""
 
     output: str
     source: str
@@ -42,7 +42,7 @@ class Entry:
     settings: dict[str, Any]
     process: int
     replaces: bool
-    # of finished ones
+    # once finished
     sha256: str = ""  # of the input
     seconds: float = 0.0
     bytes: int = -1  # of the output
@@ -55,9 +55,9 @@ class Entry:
 class Journal:
     """The journal of an output folder, for outputs of one model and one set of options.
 
-    model: its .safetensors file. It can be read at any time; to write, enter it as a context manager.
+    model: its .safetensors file. Reading is possible at any time, writing only inside a `with` block.
 
-    Raises SbmError on entering if another process writes it.
+    Raises SbmError on entering if another process writes to it.
     """
 
     def __init__(self, out: Path, model: Path, options: Options) -> None:
@@ -72,10 +72,12 @@ class Journal:
         file = self._file = open(self._out / NAME, "a+b", buffering=0)
         if not lock(file.fileno()):
             file.close()
-            raise SbmError(f"{self._out}: another sbm batch writes into it.", "Wait for it, or name another folder.")
-        self._entries = _read(self._out / NAME)  # until now it may have been another's
+            raise SbmError(
+                f"{self._out}: another sbm batch is writing to it.", "Wait for it, or choose another folder."
+            )
+        self._entries = _read(self._out / NAME)  # another process may have written since
         if file.tell() and not (self._out / NAME).read_bytes().endswith(b"\n"):
-            file.write(b"\n")  # a last line that was cut off stays alone
+            file.write(b"\n")  # keep a last line that was cut off apart
         begun = (entry for entry in self._entries.values() if not entry.finished)
         for folder, process in {((self._out / entry.output).parent, entry.process) for entry in begun}:
             remove_parts(folder, process)
@@ -87,9 +89,9 @@ class Journal:
         self._file = None
 
     def state(self, job: Job) -> tuple[State, str]:
-        """Say whether an output is still to be made ("new"), "done", or "outdated", and why.
+        """Return whether an output is "new" (to be made), "done" or "outdated", and why.
 
-        The input is the same if its size and time of change are; where only the time differs, its sha256 decides.
+        An input of the same size and modification time is the same; if only the time differs, its sha256 decides.
         """
         if not job.target.exists():
             return "new", ""
@@ -97,8 +99,8 @@ class Journal:
         if entry is None:
             return "outdated", "not made by sbm batch"
         if entry.replaces and not entry.finished:
-            return "outdated", "its replacement was interrupted"
-        known = asdict(DEFAULTS) | entry.settings  # an option that is younger than the entry had its default
+            return "outdated", "replacement was interrupted"
+        known = asdict(DEFAULTS) | entry.settings  # an option newer than the entry had its default
         made = {name: known.get(name) for name in self._settings}
         if made != self._settings:
             differing = (f"{name} {value}" for name, value in made.items() if value != self._settings[name])
@@ -110,17 +112,17 @@ class Journal:
         return "done", ""
 
     def seconds(self, job: Job) -> float:
-        """Return the duration of a finished output, 0 where it is not known."""
+        """Return the duration of a finished output in seconds, 0 if unknown."""
         entry = self._entries.get(self._key(job))
         return entry.seconds if entry else 0.0
 
     def begin(self, job: Job, process: int) -> None:
-        """Note that a process begins a job."""
+        """Record that a process begins a job."""
         size, mtime_ns = _stamp(job.source)
         self._append(Entry(self._key(job), str(job.source), size, mtime_ns, self._settings, process, job.replace))
 
     def finish(self, job: Job, sha256: str, seconds: float, bytes: int) -> None:
-        """Note that the output of a job, begun before, is complete; sha256: that of the input."""
+        """Record that the output of a job is complete; sha256: of the input."""
         entry = self._entries[self._key(job)]
         self._append(dataclasses.replace(entry, sha256=sha256, seconds=seconds, bytes=bytes), sync=True)
 
@@ -130,7 +132,7 @@ class Journal:
             return True
         same = size == entry.size and digest(job.source) == entry.sha256
         if same and self._file is not None:
-            self._append(dataclasses.replace(entry, mtime_ns=mtime_ns))  # not to be asked again
+            self._append(dataclasses.replace(entry, mtime_ns=mtime_ns))  # so that the next batch need not compare
         return same
 
     def _append(self, entry: Entry, sync: bool = False) -> None:
@@ -150,7 +152,7 @@ class Journal:
 
 
 def _read(path: Path) -> dict[str, Entry]:
-    """Return the last entry of every output; lines that are none, such as one that was cut off, do not count."""
+    """Return the last entry of every output; invalid lines, such as one that was cut off, do not count."""
     _check_regular(path)
     entries = {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -164,13 +166,13 @@ def _read(path: Path) -> dict[str, Entry]:
 
 
 def _check_regular(path: Path) -> None:
-    """Refuse what would never end to be read, or take what is written to another place than a disc."""
+    """Refuse a pipe or device, which might never end, or not keep what is written to it."""
     if path.exists() and not path.is_file():
-        raise SbmError(f"{path}: is not a regular file.", "Remove it, or name another output folder.")
+        raise SbmError(f"{path}: is not a regular file.", "Remove it, or choose another output folder.")
 
 
 def _is_inside(output: str) -> bool:
-    """Whether a path is one of the output folder: who gives us a folder shall not have us delete elsewhere."""
+    """Whether a path lies in the output folder: a forged journal must not make us delete elsewhere."""
     path = PurePath(output)
     return not path.is_absolute() and not path.drive and ".." not in path.parts
 
@@ -178,7 +180,7 @@ def _is_inside(output: str) -> bool:
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
-    except OSError:  # a file that cannot be read fails where it is read
+    except OSError:  # reading it will fail, and report why
         return -1, -1
     return status.st_size, status.st_mtime_ns
 

@@ -1,7 +1,7 @@
-"""The work of a batch on this machine: processes, each with its own model, that get file after file, or several each.
+"""The work of a batch on this machine: processes with a model each, which take one file after another, or several.
 
-Processes and not threads: a library that crashes on a file takes one process with it and not the batch, and while one
-waits for a disc the others compute. They start afresh (spawn), for neither CUDA nor OpenMP survives a fork.
+Processes, not threads: a library that crashes on a file ends one process and not the batch, and while one waits for a
+disk the others compute. They are spawned, because neither CUDA nor OpenMP survives a fork.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _PROGRESS_INTERVAL = 0.2  # seconds
 
 @dataclass(frozen=True)
 class Work:
-    """What every process needs to know: the model's file, what is done to each recording, its number of threads.
+    """What every process needs to know: the file of the model, options, and number of threads.
 
-    side_by_side: how many recordings of about the same length a process takes through the network at once.
+    side_by_side: how many recordings of similar length a process enhances as one batch of the network.
     """
 
     model: Path
@@ -56,7 +56,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Begun:
-    """A process is about to get a job, alone or with others."""
+    """A process is about to get a job, possibly with others."""
 
     job: Job
     process: int
@@ -96,20 +96,19 @@ class _Worker:
     jobs: tuple[Job, ...] = ()
 
     def receive(self) -> Event | Exception | None:
-        """Return the next message: None when it waits for jobs, an exception if the process is at its end."""
+        """Return the next message: None if it waits for jobs, an exception if the process has ended."""
         try:
             message: Event | Exception | None = self.connection.recv()
             return message
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode or 0
-            cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            where = "a process that loaded a model"
-            if self.jobs:
-                where = f"{self.jobs[0].source}: the process that worked on it"
-            if cause == "killed by SIGKILL":
-                return SbmError(f"{where} was {cause}.", "If memory ran out: fewer --workers.")
-            return SbmError(f"{where} was {cause}.", "If it happens again, please report it with `sbm doctor`.")
+            what = f"{self.jobs[0].source}: its process" if self.jobs else "a process that was loading the model"
+            end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+            hint = "If this happens again, please report it with the output of `sbm doctor`."
+            if end.endswith("SIGKILL"):
+                hint = "If memory ran out, use fewer --workers."
+            return SbmError(f"{what} {end}.", hint)
 
     def kill(self) -> None:
         self.process.kill()
@@ -120,7 +119,7 @@ class _Worker:
 
 
 class Workers:
-    """Processes, one for each of `devices`; a context manager that starts them and, however it is left, ends them."""
+    """Processes, one for each of `devices`; a context manager that starts them and always ends them."""
 
     def __init__(self, work: Work, devices: Sequence[str]) -> None:
         self._work = work
@@ -137,14 +136,14 @@ class Workers:
             worker.kill()
 
     def run(self, jobs: Iterable[Job], stopping: Callable[[], bool]) -> Iterator[Event]:
-        """Work through the jobs in their order; once `stopping()`, finish those that are begun and begin no more.
+        """Do the jobs in order; once `stopping()`, finish those in progress and begin no more.
 
-        A process that dies is a failed job, and another takes its place.
+        A process that dies is a failed job, and a new one takes its place.
 
-        Raises what kept the processes from starting, if none is left.
+        Raises what kept the processes from starting if none is left.
         """
         waiting = deque(jobs)
-        suspects: deque[Job] = deque()  # of processes that died: one of them did it, so that each goes on alone
+        suspects: deque[Job] = deque()  # of a process that died: each is tried alone, to find the one to blame
         while any(worker.jobs for worker in self._workers.values()) or ((waiting or suspects) and not stopping()):
             for connection in wait([worker.connection for worker in self._workers.values()]):
                 worker = self._workers[connection]
@@ -174,11 +173,11 @@ class Workers:
                 for job in worker.jobs:
                     yield Begun(job, worker.process.pid or 0)
                 if worker.jobs:
-                    with contextlib.suppress(OSError):  # it died meanwhile: its connection will tell
+                    with contextlib.suppress(OSError):  # it has died, as its connection will tell
                         worker.connection.send(worker.jobs)
 
     def _take(self, waiting: deque[Job]) -> tuple[Job, ...]:
-        """Take the next jobs for one process: an equal share if they are few, and none half as long as the longest."""
+        """Take the next jobs for one process: an equal share of a few, and none less than half as long as the first."""
         jobs: list[Job] = []
         most = min(self._work.side_by_side, -(-len(waiting) // len(self._workers)))
         while waiting and len(jobs) < most:
@@ -212,7 +211,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _serve(connection: Connection, work: Work, device: str) -> None:
-    """Load the model, then enhance job after job: the life of a process."""
+    """Load the model, then do job after job: the life of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     try:
@@ -243,7 +242,7 @@ def _enhance(enhancer: Enhancer, options: Options, jobs: Sequence[Job], connecti
 
     for job in jobs:
         job.target.parent.mkdir(parents=True, exist_ok=True)
-    # Before, for a source may be its own target; not of a pipe, whose reading would never end.
+    # Before the work, because a source may be its own target; not of a pipe, which might never end.
     digests = [digest(job.source) if job.source.is_file() else "" for job in jobs]
     pairs = [(job.source, job.target) for job in jobs]
     results = enhancer.enhance_files(pairs, options, overwrite=jobs[0].replace, progress=progress)
@@ -256,7 +255,7 @@ def _enhance(enhancer: Enhancer, options: Options, jobs: Sequence[Job], connecti
 
 
 def _portable(error: Exception) -> Exception:
-    """Return what arrives in the parent as this exception, traceback included; one that cannot be sent, as its text."""
+    """Return what the parent receives as this exception and its traceback; as text if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

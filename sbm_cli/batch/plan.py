@@ -1,4 +1,4 @@
-"""From files and folders to a list of jobs: which file is read, and which one is written."""
+"""From files and folders to a list of jobs: which file is read and which one is written."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ SOUND_FILES = tuple(f"*{suffix}" for suffix in SUFFIXES)
 
 @dataclass(frozen=True)
 class Job:
-    """One file to enhance into another one; `replace` an output that is there."""
+    """One file to enhance into another; replace: whether to replace an existing output."""
 
     source: Path
     target: Path
     replace: bool = False
-    seconds: float = 0.0  # of audio, where it is known
+    seconds: float = 0.0  # of audio, if known
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which files of a folder are taken: those that match an `include` and no `exclude` pattern, in any case.
+    """Which files of a folder to take: those that match an `include` and no `exclude` pattern, ignoring case.
 
-    Patterns are those of the shell. One with a slash matches the path inside the folder, another one the name; an
-    `exclude` that matches a folder leaves out all that is in it.
+    Patterns are those of the shell. With a slash they match the path inside the folder, without one the name. An
+    `exclude` that matches a folder leaves out everything in it.
     """
 
     include: Sequence[str] = SOUND_FILES
@@ -47,10 +47,10 @@ class Filter:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs, and what of the folders is none.
+    """The jobs, and everything in the folders that is none.
 
-    ignored: files that are not taken for their suffix; unreadable: folders, as errors that name them; empty: folders
-    given in which nothing was found.
+    ignored: files left out because of their suffix. unreadable: folders, as errors that name them. empty: given folders
+    in which nothing was found.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -60,9 +60,9 @@ class Plan:
 
 
 def expand(inputs: Sequence[str]) -> list[Path]:
-    """Return the paths that were meant: patterns, which the Windows shell leaves to the program, become their files.
+    """Return the paths of the inputs, with patterns expanded: the Windows shell leaves that to the program.
 
-    Raises SbmError for a path that does not exist, or a pattern that nothing matches.
+    Raises SbmError for a path that does not exist or a pattern that matches nothing.
     """
     paths: list[Path] = []
     for name in inputs:
@@ -74,14 +74,14 @@ def expand(inputs: Sequence[str]) -> list[Path]:
 
 
 def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), suffix: str | None = None) -> Plan:
-    """Return a job for every file given and every file in the folders given, in the order of their names.
+    """Return a job for every file among the inputs and in the folders among them, in the order of their names.
 
-    A file comes to stand in `out` under its name, one found in a folder under its path inside that folder; suffix
-    replaces its own one (".flac"), and so its format: then files that are sound by their content are taken whatever
-    they are called, unless patterns were given. Links to files are followed, those to folders and hidden names
-    (macOS keeps its notes there: ._talk.wav) are not; nor is `out`, should it lie inside a folder given.
+    The output in `out` keeps the name of a file, and the path of a file inside its folder. suffix (".flac") replaces
+    its suffix, and so its format; then, unless there are patterns, files without a known suffix count if their content
+    is sound. Links to files are followed, links to folders are not. Hidden names (macOS keeps notes in ._talk.wav) are
+    left out, and so is `out` if it lies inside a folder.
 
-    Raises SbmError if two files would become one, or a file would be written over one that is read.
+    Raises SbmError if two files would become one, or an output would replace an input.
     """
     plan = Plan()
     jobs: dict[Path, Job] = {}
@@ -100,24 +100,24 @@ def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), suff
     sources = {os.path.realpath(job.source): job.source for job in jobs.values()}
     for target in jobs:
         if source_there := sources.get(os.path.realpath(target)):
-            raise SbmError(f"{source_there} would be written over.", f"Name another output folder than {out}.")
+            raise SbmError(f"{source_there} would be overwritten.", f"Choose an output folder other than {out}.")
     plan.jobs.extend(jobs[target] for target in sorted(jobs))
     plan.ignored.sort()
     return plan
 
 
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs with their seconds, those with most to do first, so that no worker is left with a long one."""
-    with ThreadPoolExecutor(8) as readers:  # waiting for a slow disc, eight at a time
+    """Return the jobs with their seconds, longest first, so that no worker is left with a long one at the end."""
+    with ThreadPoolExecutor(8) as readers:  # hides the latency of a slow disk
         measured = list(readers.map(_measure, jobs))
     return [job for job, _ in sorted(measured, key=lambda pair: -pair[1])]
 
 
 def _measure(job: Job) -> tuple[Job, float]:
-    """Return a job with its seconds, and how much work it is."""
+    """Return a job with its seconds, and its amount of work."""
     try:
         form = read_format(job.source)
-    except (SbmError, OSError):  # will be told when its turn comes
+    except (SbmError, OSError):  # will be reported when its turn comes
         return job, 0.0
     return replace(job, seconds=form.seconds), form.seconds * form.channels
 
@@ -125,14 +125,16 @@ def _measure(job: Job) -> tuple[Job, float]:
 def _files(given: Path, out: Path, filter: Filter, sniff: bool, plan: Plan) -> Iterator[tuple[Path, Path]]:
     """Yield the files below a folder, or the file itself, each with its path inside the output folder.
 
-    sniff: where no suffix says so, let the content say what is sound. The plan notes what is passed over.
+    sniff: judge files without a known suffix by their content. The plan records what is left out.
     """
     if not given.is_dir():
         yield given, Path(given.name)
         return
     own = os.path.realpath(out)
     if own == os.path.realpath(given):
-        raise SbmError(f"{out} is the folder that is read.", "Name another one: its files would be read the next time.")
+        raise SbmError(
+            f"{out} is also an input folder.", "Choose another output folder: the next batch would read these outputs."
+        )
     by_suffix = filter.include == SOUND_FILES
     for root, folders, names in os.walk(given, onerror=plan.unreadable.append):
         below = Path(root).relative_to(given)

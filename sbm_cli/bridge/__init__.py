@@ -3,7 +3,19 @@
 Knows torch and nothing else: a state is any tensor [batch, ...], complex or real.
 """
 
-from sbm_cli.bridge.sampler import SAMPLERS, Network, Sampler, draw_noise, grid, ode_step, one_step, sample, sde_step
+from sbm_cli.bridge.sampler import (
+    SAMPLERS,
+    Network,
+    Sampler,
+    draw_noise,
+    grid,
+    jump_grid,
+    jump_step,
+    ode_step,
+    one_step,
+    sample,
+    sde_step,
+)
 from sbm_cli.bridge.schedule import SCHEDULES, VE, VP, Brownian, Flow, GMax, Schedule, marginal, mean, sample_state
 
 __all__ = [
@@ -19,6 +31,8 @@ __all__ = [
     "Schedule",
     "draw_noise",
     "grid",
+    "jump_grid",
+    "jump_step",
     "marginal",
     "mean",
     "ode_step",

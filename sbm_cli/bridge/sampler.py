@@ -14,12 +14,16 @@ from torch import Tensor
 from sbm_cli.bridge.schedule import BridgeSchedule, Schedule, expand, mean
 
 T_MIN = 1e-4  # Jukić et al. 2024 and NeMo: smallest time in training, last time of the grid
+JUMP_MIN = 0.03  # SBCTM: smallest time in training
 
 
 class Network(Protocol):
-    """Data prediction: state and noisy [batch, ...], t [batch] in; the estimate of clean [batch, ...] out."""
+    """Data prediction: state and noisy [batch, ...], t [batch] in; the estimate of clean [batch, ...] out.
 
-    def __call__(self, state: Tensor, noisy: Tensor, t: Tensor) -> Tensor: ...
+    A network that jumps is told where to, [batch], as its fourth; told nothing it jumps to 0.
+    """
+
+    def __call__(self, state: Tensor, noisy: Tensor, t: Tensor, /) -> Tensor: ...
 
 
 def one_step(network: Network, noisy: Tensor) -> Tensor:
@@ -37,6 +41,24 @@ def grid(steps: int, t_min: float = T_MIN) -> Tensor:
     if not 0 < t_min < 1:
         raise ValueError(f"t_min must lie in (0, 1), got {t_min}")
     return torch.linspace(1.0, t_min, steps + 1, dtype=torch.float64, device="cpu")
+
+
+def karras(part: Tensor, t_min: float = JUMP_MIN) -> Tensor:
+    """Return the time that lies a part, 0 to 1, of the way from 1 to t_min, if equal parts are denser towards t_min.
+
+    Source: Karras et al. 2022 (arXiv 2206.00364), Eq. 5 with rho = 7.
+    """
+    return torch.pow(1 + part * (t_min ** (1 / 7) - 1), 7)
+
+
+def jump_grid(steps: int, t_min: float = T_MIN) -> Tensor:
+    """Return the times of so many jumps, float64 [steps + 1]: those of `karras`, but the last jump goes to 0 itself.
+
+    Raises ValueError as `grid`, whose t_min has no other use here.
+    """
+    times = karras((1 - grid(steps, t_min)) / (1 - t_min))
+    times[-1] = 0
+    return times
 
 
 def ode_step(
@@ -91,6 +113,18 @@ def sde_step(
     return result + expand(alpha_to * (var_to * (1 - ratio)).sqrt(), noise) * noise
 
 
+def jump_step(state: Tensor, estimate: Tensor, t_from: Tensor, t_to: Tensor) -> Tensor:
+    """Take one step of a consistency trajectory: towards the estimate of a network that was told of t_to.
+
+    state, estimate: [batch, ...]; t_from, t_to: [batch], 0 < t_from. With t_to = t_from nothing moves, whatever the
+    network says.
+
+    Source: Kim et al. 2024 (arXiv 2310.02279), for bridges in SBCTM (arXiv 2507.11925).
+    """
+    kept = expand(t_to / t_from, state)
+    return kept * state + (1 - kept) * estimate
+
+
 def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw noise of the shape, dtype and device of `like` with E|noise|² = 1 per element.
 
@@ -103,7 +137,7 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
 
 
 Draw = Callable[[Tensor], Tensor]  # noise as of `draw_noise`
-# (t, state, noisy, others) -> the network's estimate, and the tensors that it was given as they belong to that
+# (t, state, noisy, others, to=None) -> the network's estimate, and the tensors it was given as they belong to that
 Evaluate = Callable[..., tuple[Tensor, ...]]
 # (evaluate, schedule, state, noisy, t_from, t_to, draw) -> the state at t_to, and noisy beside it
 Step = Callable[[Evaluate, Schedule, Tensor, Tensor, Tensor, Tensor, Draw | None], tuple[Tensor, Tensor]]
@@ -155,6 +189,19 @@ def _heun(
     return ode_step(schedule, state, (first + second) / 2, noisy, t_from, t_to), noisy
 
 
+def _jump(
+    evaluate: Evaluate,
+    schedule: Schedule,
+    state: Tensor,
+    noisy: Tensor,
+    t_from: Tensor,
+    t_to: Tensor,
+    draw: Draw | None,
+) -> tuple[Tensor, Tensor]:
+    estimate, state, noisy = evaluate(t_from, state, noisy, to=t_to)
+    return jump_step(state, estimate, t_from, t_to), noisy
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A way from noisy to clean: its step, how often that calls the network, what it draws, and its grid of times.
@@ -162,11 +209,13 @@ class Sampler:
     draws: whether every step but the last draws noise. In its last step the SDE adds none, as sgmse and fdbm do and
     NeMo does not: no later step would remove it, and the mean of the last draw is its best estimate.
     calls: of the network in every step but the last, which calls it once.
+    jumps: whether the network must have been trained for it.
     """
 
     step: Step
     draws: bool = False
     calls: int = 1
+    jumps: bool = False
     grid: Callable[[int, float], Tensor] = grid
 
     def nfe(self, steps: int) -> int:
@@ -174,7 +223,12 @@ class Sampler:
         return self.calls * (steps - 1) + 1
 
 
-SAMPLERS = {"ode": Sampler(_ode), "sde": Sampler(_sde, draws=True), "heun": Sampler(_heun, calls=2)}
+SAMPLERS = {
+    "ode": Sampler(_ode),
+    "sde": Sampler(_sde, draws=True),
+    "heun": Sampler(_heun, calls=2),
+    "jump": Sampler(_jump, jumps=True, grid=jump_grid),
+}
 
 
 def sample(
@@ -201,18 +255,19 @@ def sample(
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
     chosen = SAMPLERS[sampler]
-    times = chosen.grid(steps, t_min).tolist()
+    times = chosen.grid(steps, t_min)
     state = noisy + schedule.end_std * draw(noisy) if schedule.end_std else noisy
     if steps == 1:
         return network(state, noisy, _times(noisy, 1.0))
 
-    def evaluate(t: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return network(tensors[0], tensors[1], t), *wait(*tensors)
+    def evaluate(t: Tensor, *tensors: Tensor, to: Tensor | None = None) -> tuple[Tensor, ...]:
+        times = (t,) if to is None else (t, to)
+        return network(tensors[0], tensors[1], *times), *wait(*tensors)
 
     for index in range(steps):
         last = index + 1 == steps
         step = _ode if last and chosen.calls > 1 else chosen.step
-        ends = _times(noisy, times[index]), _times(noisy, times[index + 1])
+        ends = _times(noisy, float(times[index])), _times(noisy, float(times[index + 1]))
         state, noisy = step(evaluate, schedule, state, noisy, *ends, draw if chosen.draws and not last else None)
     return state
 

@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from sbm_cli import __version__
-from sbm_cli.cli import batch, console, data, doctor, enhance, errors, evaluate, live, models, process, rtf, train
+from sbm_cli.cli import (
+    batch,
+    console,
+    data,
+    doctor,
+    enhance,
+    errors,
+    evaluate,
+    export,
+    live,
+    models,
+    process,
+    rtf,
+    train,
+)
 from sbm_cli.cli.options import Quiet, Verbose
 
 # rich_markup_mode=None: plain help starts in half the time, and every Tab completion starts the program.
@@ -26,6 +40,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("rtf")(rtf.rtf)
 app.command("benchmark-rtf", hidden=True)(rtf.rtf)
+app.command("export")(export.export)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 

@@ -120,7 +120,7 @@ def batch(
     account = Account(json_lines, dry_run)
     account.begin(plan)
     for folder in plan.empty:
-        console.error(f"no recordings found in {folder}", f"Looked for {' '.join(include or SOUND_FILES)}.")
+        console.error(f"no recordings found in {folder}", f"Looked for {' '.join(include or SOUND_FILES)}")
     if not jobs:
         raise typer.Exit(errors.FAILED)
     side_by_side = batch_size or (1 if devices[0] == "cpu" else GPU_BATCH)

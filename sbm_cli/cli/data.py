@@ -14,7 +14,7 @@ from sbm_cli.cli.options import Json, Quiet, Verbose, wrong_usage
 from sbm_cli.errors import DependencyError, OutputExistsError
 
 if TYPE_CHECKING:
-    from sbm_cli.data.check import Row
+    from sbm_cli.data.corpora.check import Row
 
 app = typer.Typer(
     help="Prepare, check, curate and pack corpora.",
@@ -76,8 +76,8 @@ def prepare(
     """
     console.adjust(quiet, verbose)
 
-    from sbm_cli.data import prepare as corpora
-    from sbm_cli.data.layouts import LAYOUTS, LICENCES
+    from sbm_cli.data.corpora import prepare as corpora
+    from sbm_cli.data.corpora.layouts import LAYOUTS, LICENCES
     from sbm_cli.data.manifest import write_manifest
 
     licences = [item.strip().lower() for item in licence.split(",")] if licence else []
@@ -129,7 +129,7 @@ def check(
     """
     console.adjust(quiet or json, verbose)
 
-    from sbm_cli.data.check import check as run
+    from sbm_cli.data.corpora.check import check as run
 
     with console.progress("checking", "files") as progress:
         rows, findings = run(manifest, limit, progress)
@@ -197,8 +197,8 @@ def curate(
     if least and not score:
         raise typer.BadParameter("cannot be combined", param_hint="--least, --no-score")
 
-    from sbm_cli.data.curate import MANIFEST
-    from sbm_cli.data.curate import curate as run_curate
+    from sbm_cli.data.corpora.curate import MANIFEST
+    from sbm_cli.data.corpora.curate import curate as run_curate
     from sbm_cli.evaluation.metrics import available_metrics
     from sbm_cli.evaluation.metrics.dnsmos import p835
     from sbm_cli.evaluation.systems import Folder, Program, System, load_models, run

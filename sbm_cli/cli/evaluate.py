@@ -146,7 +146,7 @@ def evaluate(
     if not has_clean:
         absent |= {name: "the set has no clean references" for name in wanted if METRICS[name].needs_clean}
     for reason in dict.fromkeys(absent.values()):
-        console.warn(f"not computed: {', '.join(name for name in absent if absent[name] == reason)}", reason)
+        console.warn(f"absent metrics: {', '.join(name for name in absent if absent[name] == reason)}", reason)
     present = [name for name in wanted if name not in absent]
     audible = set(chosen(total, players if html else 0))
     heard: list[Heard] = []

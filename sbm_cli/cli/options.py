@@ -70,7 +70,7 @@ _OPTIONS: dict[str, Any] = {
     "sampler": Annotated[
         Sampler,
         typer.Option(
-            help="Sampler for several steps: ode, sde (random, see --seed) or heun (two network calls per step)."
+            help="Sampler for several steps: ode, sde (random, see --seed), heun (two network calls per step), or jump."
         ),
     ],
     "seed": Annotated[int, typer.Option(min=0, metavar="N", help="Random seed for --sampler sde.")],

@@ -95,7 +95,7 @@ def _coded(waveform: Tensor, codec: Codec, place: float) -> Tensor:
 
 
 def gap_draws(gap_ms: tuple[float, float], samples: int) -> int:
-    """Return how many numbers `gaps` draws for an item."""
+    """Return how many numbers an item needs: whether it has gaps, and what `gaps` draws."""
     return 4 + 2 * _most_gaps(gap_ms, samples)
 
 

@@ -9,22 +9,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Compression:
-    """exponent in [0.01, 1]; factor, one parameter together with the bridge's noise scale c."""
+    """exponent: in [0.01, 1]. factor: acts as one parameter together with the noise scale c of the bridge."""
 
     exponent: float = 0.5
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.01 <= self.exponent <= 1 or not 1e-3 <= self.factor <= 1e3:  # expanding takes 1 / exponent as a power
+        if not 0.01 <= self.exponent <= 1 or not 1e-3 <= self.factor <= 1e3:  # expanding uses the power 1 / exponent
             raise ValueError(f"need exponent in [0.01, 1] and factor in [0.001, 1000], got {self}")
 
     def compress(self, spectrum: Tensor) -> Tensor:
-        """Return the compressed spectrum; zero stays zero. Not made for gradients: they are infinite at zero."""
+        """Return the compressed spectrum; zero stays zero. Gradients are infinite at zero."""
         # The bound lies 60 dB below anything audible and keeps 0 * 0**(negative) from becoming NaN.
         gain: Tensor = self.factor * spectrum.abs().clamp_min(1e-12) ** (self.exponent - 1)
         return spectrum * gain
 
     def expand(self, compressed: Tensor) -> Tensor:
-        """Return the spectrum of a compressed one; differentiable everywhere, with zero gradient of |X| at zero."""
+        """Return the spectrum of a compressed one; differentiable everywhere, with a zero gradient of |X| at zero."""
         gain: Tensor = compressed.abs() ** (1 / self.exponent - 1) * self.factor ** (-1 / self.exponent)
         return compressed * gain

@@ -1,7 +1,6 @@
-"""Short-time Fourier transform that a stream can compute.
+"""Short-time Fourier transform of files and streams, with one implementation: a file is a stream of one block.
 
-Both ends are padded with zeros, never with a reflection, which a stream cannot know. The whole file is the stream with
-one block: there is a single implementation, whose state is handed in and out.
+Both ends are padded with zeros; a stream could not reflect its end.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from torch.nn import functional as F
 class Stft:
     """Analysis and synthesis with one window.
 
-    n_fft, window and hop are in samples; hop divides window, window <= n_fft.
-    shape: "sqrt-hann" (both ways) or "hann" (the synthesis window then makes up for its square).
-    Spectra are divided by the window's energy, so that white noise of RMS r has a mean power of r**2 in every bin.
+    n_fft, window, hop: in samples; hop divides window, window <= n_fft.
+    shape: "sqrt-hann" (both ways) or "hann" (the synthesis window then compensates for its square).
+    Spectra are normalised by the energy of the window: white noise of RMS r has a mean power of r**2 in every bin.
     """
 
     n_fft: int = 512
@@ -33,9 +32,9 @@ class Stft:
         if not 0 < self.hop < self.window <= self.n_fft or self.window % self.hop:
             raise ValueError(f"need hop < window <= n_fft and hop dividing window, got {self}")
         if self.n_fft > 2**15 or self.window > 64 * self.hop:
-            raise ValueError(f"n_fft is at most {2**15} and window 64 hops, got {self}")
+            raise ValueError(f"n_fft must be at most {2**15} and window at most 64 hops, got {self}")
         if self.shape not in ("sqrt-hann", "hann"):
-            raise ValueError(f"window shape is sqrt-hann or hann, got {self.shape!r}")
+            raise ValueError(f"window shape must be sqrt-hann or hann, got {self.shape!r}")
 
     @property
     def bins(self) -> int:
@@ -43,17 +42,17 @@ class Stft:
 
     @property
     def overlap(self) -> int:
-        """Samples that a window shares with the next one; the zeros before the first sample."""
+        """Samples that a window shares with the next one; also the zeros before the first sample."""
         return self.window - self.hop
 
     def frames(self, samples: int) -> int:
-        """Return how many frames cover every one of `samples` samples with all its windows."""
+        """Return the number of frames that cover every sample with all its windows."""
         return math.ceil((samples + self.overlap) / self.hop) if samples else 0
 
     def analyze(self, samples: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the spectrum of every frame that is complete, and the samples still needed.
+        """Return the spectrum of all complete frames, and the samples still needed.
 
-        samples: [batch, samples]; carry: what the last call returned, None at the start.
+        samples: [batch, samples]. carry: from the last call, None at the start.
         Returns a spectrum [batch, freq, frames] and a carry [batch, fewer than window].
         """
         start = samples.new_zeros(samples.shape[0], self.overlap) if carry is None else carry
@@ -66,9 +65,9 @@ class Stft:
         return torch.fft.rfft(frames, self.n_fft).transpose(1, 2), carry
 
     def synthesize(self, spectrum: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return hop samples per frame, those to which no later frame adds, and the sum of windows that goes on.
+        """Return hop finished samples per frame, and the sum of windows that continues.
 
-        spectrum: [batch, freq, frames]; carry: [batch, overlap], None at the start.
+        spectrum: [batch, freq, frames]. carry: [batch, overlap], None at the start.
         The first `overlap` samples of a stream are the zeros before its beginning.
         """
         batch, _, count = spectrum.shape
@@ -96,10 +95,10 @@ class Stft:
         return self.synthesize(spectrum)[0][:, self.overlap : self.overlap + samples]
 
 
-@lru_cache  # a copy to a GPU at every call would wait for it
+@lru_cache  # copying to a GPU at every call would block on it
 def windows(stft: Stft, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the windows [window] of analysis and synthesis."""
-    with torch.inference_mode(False):  # kept for later calls, which may want gradients
+    with torch.inference_mode(False):  # later calls may need gradients
         window = torch.hann_window(stft.window, dtype=torch.float64, device="cpu")
         if stft.shape == "sqrt-hann":
             window = window.sqrt()

@@ -1,4 +1,4 @@
-"""Test sets that lie in folders: noisy recordings and, where a set has them, their clean references."""
+"""Test sets in folders: noisy recordings and, if a set has them, their clean references."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sbm_cli.timing.clips import read_clip
 
 @dataclass(frozen=True)
 class Item:
-    """One recording of a test set; `subset` is the part of the set that it belongs to.
+    """One recording of a test set; subset: the part of the set that it belongs to.
 
-    load: returns noisy and clean (None without a reference), float32 [samples] at 16 kHz, and may raise AudioError.
+    load: returns noisy and clean (None without a reference), float32 [samples] at 16 kHz; may raise AudioError.
     """
 
     id: str
@@ -32,10 +32,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a set keeps its files, below the folder that is given or one of `roots` in it.
+    """Where a set keeps its files, below the given folder or one of `roots` in it.
 
-    A noisy file and a clean one belong together if group 1 of their patterns is the same; a pattern has to match the
-    whole path below `noisy` or `clean`, with slashes and without its suffix. No `clean`: a set without references.
+    A noisy and a clean file belong together if group 1 of their patterns is the same. A pattern must match the whole
+    path below `noisy` or `clean`, with slashes and without suffix. clean None: a set without references.
     """
 
     says: str
@@ -84,7 +84,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Found:
-    """The items of a set in the order of their names, and the files in its folders that belong to none of them."""
+    """The items of a set in the order of their names, and the files in its folders that belong to none."""
 
     items: tuple[Item, ...]
     unmatched: tuple[str, ...]
@@ -94,9 +94,9 @@ class Found:
 def find_set(name: str, paths: Sequence[Path]) -> Found:
     """Return the recordings of a set, unread; an item's id is its path below the noisy folder, without suffix.
 
-    name: of `LAYOUTS`; paths: the folder that holds the set, or the noisy and the clean folder of a "pair".
+    name: of `LAYOUTS`. paths: the folder of the set, or the noisy and the clean folder of a "pair".
 
-    Raises SbmError if the folders are not there or nothing in them fits.
+    Raises SbmError if the folders do not exist or nothing in them matches.
     """
     layout = LAYOUTS[name]
     noisy_folder, clean_folder = _folders(name, layout, paths)
@@ -112,7 +112,7 @@ def find_set(name: str, paths: Sequence[Path]) -> Found:
         ]
     if not keys:
         places = " and ".join(str(folder) for folder in (noisy_folder, clean_folder) if folder is not None)
-        raise SbmError(f"{places}: no recordings of {name} there.", f"Looked for {layout.says}.")
+        raise SbmError(f"{places}: no recordings of {name} found.", f"Looked for {layout.says}.")
     items = (
         Item(_stem(noisy[key], noisy_folder), name, partial(read_pair, noisy[key], clean.get(key))) for key in keys
     )
@@ -120,9 +120,9 @@ def find_set(name: str, paths: Sequence[Path]) -> Found:
 
 
 def read_pair(noisy: Path, clean: Path | None) -> tuple[Samples, Samples | None]:
-    """Return a recording and its reference, each as of `read_mono`.
+    """Return a recording and its reference, read by `read_mono`.
 
-    Raises AudioError if one cannot be read, or if their lengths differ by more than the sample that resampling rounds.
+    Raises AudioError if one cannot be read, or if their lengths differ by more than one sample, as resampling rounds.
     """
     samples = read_mono(noisy)
     if clean is None:
@@ -131,17 +131,17 @@ def read_pair(noisy: Path, clean: Path | None) -> tuple[Samples, Samples | None]
     length = min(samples.size, reference.size)
     if max(samples.size, reference.size) > length + 1:
         raise AudioError(
-            f"{noisy}: lasts {samples.size / RATE:.3f} s and its reference {clean} {reference.size / RATE:.3f} s."
+            f"{noisy}: lasts {samples.size / RATE:.3f} s, but its reference {clean} {reference.size / RATE:.3f} s."
         )
     return samples[:length], reference[:length]
 
 
 def read_mono(path: Path) -> Samples:
-    """Return a recording as [samples] at 16 kHz, which all metrics are defined for, resampled from any other rate.
+    """Return a recording as [samples] at 16 kHz, the rate for which all metrics are defined.
 
-    Of several channels it is the first: a mean of microphones that stand apart would be filtered as a comb does.
+    Of several channels the first is taken: the mean of distant microphones would be comb-filtered.
 
-    Raises AudioError if it cannot be read or holds nothing.
+    Raises AudioError if it cannot be read or holds no sound.
     """
     clip = read_clip(path)
     resampler = StreamResampler(clip.rate, RATE, 1, "VHQ")
@@ -152,7 +152,7 @@ def read_mono(path: Path) -> Samples:
 def sound_files(folder: Path) -> list[tuple[str, Path]]:
     """Return the sound files below a folder, in order, each with its path in it, with slashes and without suffix.
 
-    Hidden ones are left out: macOS keeps its notes there.
+    Hidden files are left out: macOS keeps notes in them.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     visible = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
@@ -167,15 +167,15 @@ def _folders(name: str, layout: Layout, paths: Sequence[Path]) -> tuple[Path, Pa
         roots = [paths[0] / root for root in layout.roots]
         candidates = [(root / layout.noisy, root / layout.clean if layout.clean else None) for root in roots]
     else:
-        raise SbmError(f"{len(paths)} folders given for {name}.", f"It wants {layout.says}.")
+        raise SbmError(f"{len(paths)} folders given for {name}.", f"Expected {layout.says}.")
     for noisy, clean in candidates:
         if noisy.is_dir() and (clean is None or clean.is_dir()):
             return noisy, clean
-    raise SbmError(f"{' and '.join(map(str, paths))}: no {name} there.", f"Looked for {layout.says}.")
+    raise SbmError(f"{' and '.join(map(str, paths))}: no {name} found.", f"Looked for {layout.says}.")
 
 
 def _by_key(folder: Path, pattern: str) -> tuple[dict[str, Path], list[Path]]:
-    """Return the files whose name fits the pattern by what it says of them, and the others."""
+    """Return the files that match the pattern by their group 1, and the others."""
     fits: dict[str, Path] = {}
     odd = []
     for stem, path in sound_files(folder):

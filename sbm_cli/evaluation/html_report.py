@@ -1,4 +1,4 @@
-"""The report of an evaluation as one HTML file: tables, a plot, and players with spectrograms; it needs no network."""
+"""The HTML report of an evaluation: tables, a plot, and players with spectrograms, in one self-contained file."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from sbm_cli.evaluation.statistics import mean_interval
 from sbm_cli.evaluation.systems import NOISY
 from sbm_cli.timing.clips import Clip, write_clip
 
-PLOTTED = ("pesq", "ovrl", "estoi", "si_sdr", "p808")  # the first of them that was scored is the axis of quality
+PLOTTED = ("pesq", "ovrl", "estoi", "si_sdr", "p808")  # the first one that was scored is the axis of quality
 WIDTH, HEIGHT, LEFT, RIGHT, LOW = 640, 300, 60, 150, 40  # pixels of the plot and its margins
 COLOURS = 32  # of a spectrogram in the report: a quarter of the bytes
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What can be heard and seen of an item: FLAC by system, and PNG of the noisy input above each of the others."""
+    """An item to hear and see: FLAC by system, and PNG of the noisy input above each other system."""
 
     id: str
     sounds: Mapping[str, bytes]
@@ -39,12 +39,12 @@ class Heard:
 
 
 def chosen(count: int, players: int) -> list[int]:
-    """Return the numbers of the items that get a player, evenly over the order."""
+    """Return the numbers of the items that get a player, evenly spread."""
     return sorted({index * count // players for index in range(players)}) if players else []
 
 
 def keep(item: Item, outputs: Mapping[str, Samples]) -> Heard:
-    """Return what was scored of an item, the noisy input among it, as sound of 16 bits and as pictures.
+    """Return the signals of an item, the noisy input among them, as sound in 16 bits and as pictures.
 
     Raises DependencyError without Pillow.
     """
@@ -62,7 +62,7 @@ def keep(item: Item, outputs: Mapping[str, Samples]) -> Heard:
 
 
 def to_html(evaluation: Evaluation, heard: Sequence[Heard], about: str) -> str:
-    """Return the report. about: a sentence on how the numbers came about."""
+    """Return the report. about: a sentence on how the scores were obtained."""
     template = Template(Path(__file__).with_name("html_report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"Evaluation on {evaluation.title}"),
@@ -122,7 +122,7 @@ def _small_palette(picture: bytes) -> bytes:
 
 
 def _plot(evaluation: Evaluation) -> str:
-    """Return quality over real-time factor as SVG; nothing where no system was timed or no metric computed."""
+    """Return quality over real-time factor as SVG; "" if no system was timed or no metric computed."""
     metric = next((metric for metric in PLOTTED if metric in evaluation.metrics), None)
     if metric is None:
         return ""
@@ -136,9 +136,9 @@ def _plot(evaluation: Evaluation) -> str:
         return ""
     return (
         f"<h2>{escape(label(metric))} over real-time factor</h2>\n"
-        '<p class="note">Mean of all files. The real-time factor (time over duration of the audio; left is faster)'
-        " is of this very run, in which scoring took its share of the machine, and of other programs with their start:"
-        f" indicative only, sbm rtf measures it.</p>\n{''.join(_svg(points, means[NOISY], label(metric)))}"
+        '<p class="note">Mean of all files. The real-time factor (processing time over audio duration; left is faster)'
+        " is only a rough guide: scoring shared the machine, and other programs include their start."
+        f" To measure it, use sbm rtf.</p>\n{''.join(_svg(points, means[NOISY], label(metric)))}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The tables of an evaluation: means by subset and metric, paired differences, files; as text, LaTeX, CSV and JSON."""
+"""The tables of an evaluation: means by subset and metric, paired differences, and files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sbm_cli.evaluation.systems import NOISY
 
 @dataclass(frozen=True)
 class Cell:
-    """One system in one row: the mean with its 95 % interval, and that of its paired differences.
+    """One system in one row: the mean and the mean paired differences, with 95 % intervals.
 
-    gain: to the noisy input, None for itself; lead: to the first system, None for that and the noisy input.
+    gain: over the noisy input, None for itself. lead: over the first system, None for that one and the noisy input.
     """
 
     mean: Interval
@@ -29,9 +29,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric on one subset, or the whole set: a cell for every system, the noisy input first.
+    """One metric on one subset: a cell for every system, the noisy input first.
 
-    files: in that subset; a mean is over fewer of them where some could not be scored.
+    files: in the subset; a mean covers fewer if some could not be scored.
     """
 
     subset: str
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was scored. title: the set's name; absent: metrics that could not be computed, and why."""
+    """The result of an evaluation. title: name of the set. absent: metrics that could not be computed, and why."""
 
     title: str
     records: Sequence[Record]
@@ -66,7 +66,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Table:
-    """Text in rows and columns, not yet escaped for anything."""
+    """Text in rows and columns, not escaped."""
 
     title: str
     head: Sequence[str]
@@ -74,9 +74,9 @@ class Table:
 
 
 def summarise(records: Sequence[Record], metrics: Sequence[str]) -> list[Row]:
-    """Return a row for every subset and metric, in the order they have in the records.
+    """Return a row for every subset and metric, in the order of the records.
 
-    A metric of what inputs lack has none where no input lacks it.
+    A metric of something that no input lacks has no row.
     """
     systems = list(dict.fromkeys(record.system for record in records))
     rows = []
@@ -101,7 +101,7 @@ def summarise(records: Sequence[Record], metrics: Sequence[str]) -> list[Row]:
 
 
 def tables(evaluation: Evaluation) -> list[Table]:
-    """Return the table of means and gains and, of several systems, the one of their differences to the first."""
+    """Return the table of means and gains and, for several systems, that of their differences to the first."""
     noisy, *systems = evaluation.systems
     rows = [
         [row.subset, label(row.metric), *(_cell(row.cells[system], row.files) for system in (noisy, *systems))]
@@ -120,7 +120,7 @@ def tables(evaluation: Evaluation) -> list[Table]:
 
 
 def to_markdown(evaluation: Evaluation) -> str:
-    """Return the tables for people: Markdown, each below its title but the first."""
+    """Return the tables in Markdown, all but the first with a title."""
     blocks: list[str] = []
     for table in tables(evaluation):
         lines = [_line(table.head), "|" + "---|" * len(table.head), *map(_line, table.rows)]
@@ -129,7 +129,7 @@ def to_markdown(evaluation: Evaluation) -> str:
 
 
 def to_latex(evaluation: Evaluation) -> str:
-    """Return the tables in LaTeX, for the package booktabs."""
+    """Return the tables in LaTeX, for booktabs."""
     blocks = []
     for table in tables(evaluation):
         rows = [" & ".join(map(_latex, cells)) + r" \\" for cells in (table.head, *table.rows)]
@@ -140,7 +140,7 @@ def to_latex(evaluation: Evaluation) -> str:
 
 
 def to_csv(evaluation: Evaluation) -> str:
-    """Return the table of every file and system; a score that could not be computed is an empty field."""
+    """Return the scores of every file and system; one that could not be computed is an empty field."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "half", "system", "seconds", *evaluation.metrics, "problem"])
@@ -152,7 +152,7 @@ def to_csv(evaluation: Evaluation) -> str:
 
 
 def to_json(evaluation: Evaluation) -> dict[str, object]:
-    """Return all of it as one document; numbers that are none become null."""
+    """Return everything as one document; NaN becomes null."""
     scores: dict[str, dict[str, object]] = {}
     for row in evaluation.rows:
         cells = {name: {key: _numbers(part) for key, part in vars(cell).items()} for name, cell in row.cells.items()}
@@ -202,7 +202,7 @@ def _difference(interval: Interval | None, files: int) -> str:
 
 
 def _fewer(interval: Interval, files: int) -> str:
-    """Say over how many files a mean is, where it is not over all of them."""
+    """Return how many files a mean covers, if not all."""
     return f" [{interval.count} of {files}]" if interval.count < files else ""
 
 

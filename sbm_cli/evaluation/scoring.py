@@ -1,4 +1,4 @@
-"""Systems on a test set: every item is read, enhanced and scored in turn, so that memory does not grow with the set."""
+"""Systems on a test set, item by item, so that memory does not grow with the set."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sbm_cli.evaluation.metrics import Scores, score
 from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.evaluation.systems import NOISY, System, at_level, run
 
-WAITING = 4  # signals to score, for each process, until the next item is enhanced
+WAITING = 4  # signals per process that wait for their scores before the next item is enhanced
 
 
 @dataclass(frozen=True)
 class Record:
-    """One system on one item. problem: why there are no scores; elapsed: seconds it took, None where not timed."""
+    """One system on one item. problem: why there are no scores. elapsed: seconds it took, None if not timed."""
 
     id: str
     subset: str
@@ -42,13 +42,13 @@ def evaluate(
     hear: Callable[[int, Item, dict[str, Samples]], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Record]:
-    """Return a record for the noisy input and each system on every item, in this order; `workers` changes none of them.
+    """Return a record for the noisy input and each system on every item, in this order, whatever the `workers`.
 
-    A system that fails on an item has a problem and no scores there, and so it is if the process that scores it dies;
-    all others go on.
-    workers: processes that score, fewer if open files are few.
-    level: RMS in dBFS of everything scored, as it comes out if None.
-    hear: given each item's number, the item and what was scored of it, by system.
+    If a system fails on an item, or the process that scores it dies, the record has a problem and no scores; the others
+    go on.
+    workers: scoring processes, fewer if the limit of open files is low.
+    level: RMS in dBFS to scale everything to, None: leave it.
+    hear: called with each item's number, the item and its signals by system.
     progress: called with the number of records done.
     """
     records: list[Record] = []
@@ -89,7 +89,7 @@ def evaluate(
 
 
 class _Scoring:
-    """Scores signals in several processes, started by spawn, or in this one."""
+    """Scores signals in several spawned processes, or in this one."""
 
     def __init__(self, metrics: Sequence[str], workers: int) -> None:
         self._metrics = metrics
@@ -104,7 +104,7 @@ class _Scoring:
             self._pool.shutdown(cancel_futures=True)
 
     def begin(self, estimate: Samples, clean: Samples | None, noisy: Samples) -> Callable[[], tuple[str, Scores]]:
-        """Begin to score; what is returned waits, and gives the problem ("" if there is none) and the scores."""
+        """Begin to score; the function returned waits for the problem ("" if none) and the scores."""
         job = partial(score, self._metrics, estimate, clean, RATE, noisy)
         if self._workers == 1:
             scores = job()
@@ -120,18 +120,16 @@ class _Scoring:
     def _finish(self, job: Callable[[], Scores], future: Future[Scores]) -> tuple[str, Scores]:
         try:
             return "", future.result()
-        except (
-            BrokenProcessPool
-        ):  # a process died, and with it the work of all: each on its own tells whose fault it is
+        except BrokenProcessPool:  # one process died and ended the work of all: each alone finds the one to blame
             with ProcessPoolExecutor(1, get_context("spawn")) as alone:
                 try:
                     return "", alone.submit(job).result()
                 except BrokenProcessPool:
-                    return _none(self._metrics, "the process that scored it died, as for lack of memory")
+                    return _none(self._metrics, "the scoring process died, perhaps out of memory")
 
 
 def _openable(workers: int) -> int:
-    """Return as many processes as the limit of open files has room for; each takes a few."""
+    """Return the number of processes that the limit of open files allows; each takes a few."""
     try:
         import resource
     except ImportError:  # Windows
@@ -141,7 +139,7 @@ def _openable(workers: int) -> int:
 
 
 def real_time_factor(records: Sequence[Record], system: str) -> float | None:
-    """Return the time a system took over the duration of the audio, over the whole set; None where not timed."""
+    """Return the processing time of a system over the audio duration, for the whole set; None if not timed."""
     timed = [(record.elapsed, record.seconds) for record in records if record.system == system and record.elapsed]
     return sum(took for took, _ in timed if took) / sum(seconds for _, seconds in timed) if timed else None
 

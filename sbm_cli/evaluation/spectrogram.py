@@ -1,4 +1,4 @@
-"""A recording before and after, as spectrograms of one scale."""
+"""A recording before and after, as spectrograms on one scale."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sbm_cli.audio.io import SoundReader
 from sbm_cli.timing.chart import GRID, INK, MARGIN, require_pillow
 
 WIDTH, HEIGHT = 1000, 300  # pixels of one spectrogram
-LABELS, LINE = 64, 26  # left of it; above and below it
+LABELS, LINE = 64, 26  # pixels left of it; above and below it
 WINDOW = 0.032  # seconds
 RANGE = 80.0  # dB that the colours span, below the loudest point of both
 COLOURS = (0x000004, 0x3B0F70, 0x8C2981, 0xDE4968, 0xFE9F6D, 0xFCFDBF)  # six of matplotlib's magma
@@ -23,7 +23,7 @@ COLOURS = (0x000004, 0x3B0F70, 0x8C2981, 0xDE4968, 0xFE9F6D, 0xFCFDBF)  # six of
 
 @dataclass(frozen=True)
 class Spectrogram:
-    """Mean power [columns, frequencies], from 0 Hz to rate / 2, of a recording of so many seconds."""
+    """Mean power [columns, frequencies] of a recording, from 0 Hz to rate / 2."""
 
     power: NDArray[np.float64]
     rate: int
@@ -31,9 +31,9 @@ class Spectrogram:
 
 
 def spectrogram(path: Path, replace_nan: bool = False) -> Spectrogram:
-    """Return the mean power of all channels in at most WIDTH columns, however long the recording is.
+    """Return the mean power of all channels in at most WIDTH columns, at constant memory.
 
-    Memory does not grow with it. Raises AudioError if it cannot be read.
+    Raises AudioError if the recording cannot be read.
     """
     with SoundReader(path, replace_nan) as reader:
         form, samples = reader.format, reader.format.samples
@@ -60,7 +60,7 @@ def spectrogram(path: Path, replace_nan: bool = False) -> Spectrogram:
 
 
 def draw(before: Spectrogram, after: Spectrogram, path: Path | BinaryIO) -> None:
-    """Write a PNG: before above after, the same colours, frequencies and times in both.
+    """Write a PNG: before above after, on the same scales of colour, frequency and time.
 
     Raises DependencyError without Pillow.
     """
@@ -92,7 +92,7 @@ def draw(before: Spectrogram, after: Spectrogram, path: Path | BinaryIO) -> None
 
 
 def _colours(power: NDArray[np.float64], top: float) -> NDArray[np.uint8]:
-    """Return the picture [frequencies, columns, 3], the highest first."""
+    """Return the picture [frequencies, columns, 3], highest frequency first."""
     heights = 1 + (10 * np.log10(power.T[::-1] + 1e-30) - top) / RANGE
     stops = np.linspace(0, 1, len(COLOURS))
     channels = [np.interp(heights, stops, [colour >> shift & 255 for colour in COLOURS]) for shift in (16, 8, 0)]
@@ -100,7 +100,7 @@ def _colours(power: NDArray[np.float64], top: float) -> NDArray[np.uint8]:
 
 
 def _ticks(end: float, most: int) -> list[float]:
-    """Return round numbers from 0 to `end`, at most `most` of them and one."""
+    """Return round numbers from 0 to `end`, at most `most` + 1."""
     unit = 10.0 ** math.floor(math.log10(end / most))
     step = next(unit * times for times in (1, 2, 5, 10) if unit * times * most >= end)
     return [round(step * index, 9) for index in range(math.floor(end / step + 1e-9) + 1)]

@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `count` files and its bootstrap interval; NaN where there is nothing to average or to resample."""
+    """A mean over `count` files and its bootstrap interval; NaN if there is nothing to average or resample."""
 
     mean: float
     low: float
@@ -24,8 +24,8 @@ class Interval:
 def mean_interval(values: Sequence[float | None], seed: int = 0) -> Interval:
     """Return the mean of values and its 95 % percentile bootstrap interval.
 
-    None and NaN (a metric that could not be computed) are left out and not counted.
-    One value has a mean but no interval. The same values and seed give the same interval.
+    None and NaN (a metric that could not be computed) are left out and not counted. One value has a mean but no
+    interval. The same values and seed give the same interval.
     """
     from scipy.stats import bootstrap
 

@@ -1,4 +1,4 @@
-"""What a test set is given to: models of ours, other programs, and folders of what was enhanced elsewhere."""
+"""Systems to evaluate: models of ours, other programs, and folders of enhanced files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLACK = 0.05  # s; programs that work in frames end a little early or late
 
 
 class System(Protocol):
-    """Something that enhances; `timed`: whether the time of a call says how fast it is."""
+    """Something that enhances; timed: whether the time of a call is a measure of its speed."""
 
     @property
     def name(self) -> str: ...
@@ -40,7 +40,7 @@ class System(Protocol):
 
 @dataclass(frozen=True)
 class Model:
-    """A model of ours with the options that it runs by."""
+    """A model of ours with its options."""
 
     name: str
     enhancer: Enhancer
@@ -53,7 +53,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Program:
-    """Another program, which gets the input as a WAV of 16 bits at 16 kHz and may answer at any rate."""
+    """Another program, which gets a WAV in 16 bits at 16 kHz and may write one at any rate."""
 
     command: Command
     threads: int = 1
@@ -72,9 +72,9 @@ class Program:
 
 
 class Folder:
-    """What was enhanced before: below the folder, a file with the id of an item or, if only one has it, its name.
+    """Files enhanced before, found in the folder by the id of an item or, if it is unique there, its name.
 
-    exact: the id alone counts.
+    exact: match ids alone.
     """
 
     timed = False
@@ -86,21 +86,21 @@ class Folder:
         self._files = dict(files)
         self._alone = {} if exact else {Path(id).name: path for id, path in files if names[Path(id).name] == 1}
         if not files:
-            raise SbmError(f"{folder}: no sound files there.", "Name the folder that holds the enhanced files.")
+            raise SbmError(f"{folder}: no sound files found.", "Pass the folder that holds the enhanced files.")
 
     def enhance(self, id: str, noisy: Samples) -> Samples:
         path = self._files.get(id) or self._alone.get(Path(id).name)
         if path is None:
-            raise AudioError(f"{self._folder}: has no {id}")
+            raise AudioError(f"{self._folder}: no enhanced file for {id}")
         return read_mono(path)
 
 
 def load_models(models: Sequence[str | None], options: Sequence[Options], threads: int) -> list[System]:
     """Return every model (None: the default one) with every combination of options.
 
-    A model is called as its configuration calls it, or as it was asked for if another one has that name.
+    A model has the name in its configuration, or the one it was asked for by if another model has that name.
 
-    Raises ModelError for a model that is not there, or that cannot take several steps.
+    Raises ModelError for a model that does not exist or cannot take several steps.
     """
     enhancers = [Enhancer.load(model, threads=threads) for model in models]
     counts = Counter(enhancer.config.name for enhancer in enhancers)
@@ -108,14 +108,14 @@ def load_models(models: Sequence[str | None], options: Sequence[Options], thread
     for model, enhancer in zip(models, enhancers, strict=True):
         name = enhancer.config.name if counts[enhancer.config.name] == 1 else str(model)
         for chosen in options:
-            enhancer.stream(RATE, options=chosen)  # refuses what it cannot do, before the first file
+            enhancer.stream(RATE, options=chosen)  # raises what it cannot do before the first file
             way = "" if chosen.steps == 1 else f" {chosen.sampler}-{chosen.steps}"
             systems.append(Model(name + way, enhancer, chosen))
     return systems
 
 
 def all_options(steps: Sequence[int], samplers: Sequence[str]) -> list[Options]:
-    """Return the options of every combination; one step is one, whatever the sampler.
+    """Return the options of every combination; a single step counts once, whatever the sampler.
 
     Raises ValueError for a step or a sampler that does not exist.
     """
@@ -126,8 +126,9 @@ def all_options(steps: Sequence[int], samplers: Sequence[str]) -> list[Options]:
 def run(system: System, id: str, noisy: Samples) -> tuple[Samples, float]:
     """Return a system's output, as long as its input, and the seconds it took.
 
-    What ends within 50 ms of the input is cut, or continued by silence. Raises AudioError for another length or values
-    that are not finite, and what the system raises.
+    An output that ends within 50 ms of the input is cut or padded with silence.
+
+    Raises AudioError for any other length and for values that are not finite; and whatever the system raises.
     """
     begun = time.perf_counter()
     output = system.enhance(id, noisy)
@@ -135,11 +136,11 @@ def run(system: System, id: str, noisy: Samples) -> tuple[Samples, float]:
     if abs(output.size - noisy.size) > SLACK * RATE:
         raise AudioError(f"{id}: the output lasts {output.size / RATE:.3f} s, the input {noisy.size / RATE:.3f} s")
     if not np.isfinite(output).all():
-        raise AudioError(f"{id}: the output holds NaN or infinity")
+        raise AudioError(f"{id}: the output contains NaN or infinity")
     return np.pad(output, (0, max(0, noisy.size - output.size)))[: noisy.size], took
 
 
 def at_level(samples: Samples, dbfs: float | None) -> Samples:
-    """Return the samples scaled to an RMS in dBFS (0: ±1 all the time); silence, or without a level, as they are."""
+    """Return the samples scaled to an RMS in dBFS (0: always ±1); silence is unchanged, and all if dbfs is None."""
     rms = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if samples.size else 0.0
     return samples if dbfs is None or rms == 0 else samples * np.float32(10 ** (dbfs / 20) / rms)

@@ -1,1 +1,1 @@
-"""The network: selective scan, Mamba block, oSpatialNet blocks, encoder and decoder. It knows nothing of bridges."""
+"""The networks: kernels, blocks and backbones. They know nothing of bridges."""

@@ -1,6 +1,6 @@
 """Blocks of oSpatialNet-Mamba (Quan & Li, arXiv 2403.07675) with timestep conditioning.
 
-Everything keeps one layout, [batch, time, band, channel].
+All share one layout, [batch, time, band, channel].
 """
 
 from __future__ import annotations
@@ -17,26 +17,42 @@ from sbm_cli.nn.sequence import SEQUENCES, SequenceCarry
 
 
 class TimeEmbedding(nn.Module):
-    """Gaussian Fourier features of the bridge time, then two layers: [batch] -> [batch, size]."""
+    """Gaussian Fourier features of the bridge time, then two layers: [batch] -> [batch, size].
 
-    no_muon = ("layers",)  # most gradients are of one time, and so of rank one
+    jumps: whether those of a second time, where a jump ends, join them in the first layer. They begin without effect.
+    """
+
+    no_muon = ("layers", "jump")  # most gradients are of a single time, hence of rank one
     frequencies: Tensor
 
-    def __init__(self, size: int, scale: float = 16.0) -> None:
+    def __init__(self, size: int, jumps: bool = False, scale: float = 16.0) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.randn(size // 2) * scale)
         self.layers = nn.Sequential(nn.Linear(size, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU())
+        self.jump = nn.Linear(size, size, bias=False) if jumps else None
+        if self.jump is not None:
+            nn.init.zeros_(self.jump.weight)
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Tensor, to: Tensor | None = None) -> Tensor:
+        if to is not None and self.jump is None:
+            raise ValueError("this network was not trained to jump")
+        first, *rest = self.layers
+        x: Tensor = first(self._features(t))
+        if self.jump is not None:
+            x = x + self.jump(self._features(torch.zeros_like(t) if to is None else to))
+        for layer in rest:
+            x = layer(x)
+        return x
+
+    def _features(self, t: Tensor) -> Tensor:
         phase = 2 * math.pi * t[:, None] * self.frequencies
-        features: Tensor = self.layers(torch.cat([phase.sin(), phase.cos()], -1))
-        return features
+        return torch.cat([phase.sin(), phase.cos()], -1)
 
 
 class ModulatedNorm(nn.LayerNorm):
-    """LayerNorm whose gain and offset move with the time embedding; without one it is a LayerNorm.
+    """LayerNorm whose gain and offset depend on the time embedding; without one, a plain LayerNorm.
 
-    Scale and shift stand directly after the normalisation: at a fixed time they fold into weight and bias exactly.
+    Scale and shift follow the normalisation directly, so that at a fixed time they fold into weight and bias exactly.
     """
 
     no_muon = ("modulation",)  # as in the time embedding
@@ -58,7 +74,7 @@ class ModulatedNorm(nn.LayerNorm):
         if self.modulation is None or embedding is None:
             return super().forward(x)
         gain, offset = self.affine(embedding)
-        if len(gain) == 1:  # one time for all: no pass of its own
+        if len(gain) == 1:  # one time for all needs no extra pass
             return F.layer_norm(x, self.normalized_shape, gain[0], offset[0], self.eps)
         normed = F.layer_norm(x, self.normalized_shape, None, None, self.eps)
         return torch.addcmul(offset[:, None, None], normed, gain[:, None, None])
@@ -73,7 +89,7 @@ class FrequencyConv(nn.Module):
         self.conv = nn.Conv1d(channels, channels, kernel, groups=groups)
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what `band_conv` takes beside x and the groups."""
+        """Return the arguments of `band_conv` between x and groups."""
         assert self.conv.bias is not None  # as nn.Conv1d declares it
         return self.norm.weight, self.norm.bias, self.conv.weight, self.conv.bias
 
@@ -93,8 +109,8 @@ class FullBandLinear(nn.Module):
         self.unsqueeze = nn.Linear(squeezed, channels)
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return what `band_linear` takes beside x."""
-        # The squeeze takes in gain and offset of the norm before it.
+        """Return the arguments of `band_linear` after x."""
+        # Gain and offset of the norm fold into the squeeze.
         squeeze = self.squeeze.weight * self.norm.weight
         squeeze_bias = self.squeeze.bias + self.squeeze.weight @ self.norm.bias
         return squeeze, squeeze_bias, self.weight, self.bias, self.unsqueeze.weight, self.unsqueeze.bias
@@ -104,7 +120,7 @@ class FullBandLinear(nn.Module):
 
 
 class CrossBandBlock(nn.Module):
-    """Exchange between the bands of one frame; sees no other frame, so it carries nothing."""
+    """Exchange between the bands of a frame; it sees no other frame and so has no carry."""
 
     def __init__(self, bands: int, channels: int, kernel: int, groups: int, squeezed: int) -> None:
         super().__init__()
@@ -125,7 +141,7 @@ class CrossBandBlock(nn.Module):
 
 
 class NarrowBandBlock(nn.Module):
-    """Normalised, time-conditioned Mamba, or what stands in for it, along time for every band; residual."""
+    """Modulated norm and a sequence model, such as Mamba, along time for each band; residual."""
 
     def __init__(self, channels: int, state: int, embedding: int, sequence: str = "mamba") -> None:
         super().__init__()
@@ -141,11 +157,9 @@ class NarrowBandBlock(nn.Module):
 
 
 class FullBandBlock(nn.Module):
-    """One Mamba, or what stands in for it, over frames that hold all bands, a few channels of each.
+    """One sequence model, such as Mamba, over frames of all bands with a few channels each: they share a room's decay.
 
-    The room's decay is common to them.
-
-    The expansion back starts at zero, so that the block begins as the identity.
+    The expansion back starts at zero, so that the untrained block is the identity.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Mamba block over time, for every band apart (Gu & Dao, arXiv 2312.00752; parameters as in mamba-ssm's `Mamba`)."""
+"""Mamba block along time, for each band (Gu & Dao, arXiv 2312.00752; parameters as in mamba-ssm's `Mamba`)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Weights = tuple[Tensor, tuple[Tensor, Tensor], Tensor, tuple[Tensor, Tensor], Te
 class Mamba(nn.Module):
     """Selective state space over the time axis of [batch, time, band, channels]; the bands share the weights.
 
-    Parameter names and shapes are those of `mamba_ssm.modules.mamba_simple.Mamba`: weights move both ways.
+    Parameter names and shapes are those of `mamba_ssm.modules.mamba_simple.Mamba`: weights are interchangeable.
     """
 
     carries = ("conv", "scan")
-    no_decay = no_muon = ("A_log",)  # a table of rates, no map between channels
+    no_decay = no_muon = ("A_log",)  # a table of rates, not a map between channels
 
     def __init__(self, channels: int, state: int = 16, kernel: int = 4, expand: int = 2) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1, state + 1).float().log().repeat(self.inner, 1))
         self.D = nn.Parameter(torch.ones(self.inner))
         self.out_proj = nn.Linear(self.inner, channels, bias=False)
-        # Step sizes log-uniform in [1e-3, 1e-1], as published; the bias is the inverse softplus of them.
+        # Step sizes log-uniform in [1e-3, 1e-1], as published; the bias is their inverse softplus.
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
         dt = torch.exp(torch.rand(self.inner) * math.log(100) + math.log(1e-3))
         self.dt_proj.bias.data = dt + torch.log(-torch.expm1(-dt))
         self._prepared: Callable[..., tuple[Tensor, MambaCarry]] | None = None
 
     def weights(self) -> Weights:
-        """Return what `kernels.mamba` takes between x and the carry."""
+        """Return the arguments of `kernels.mamba` between x and carry."""
         assert self.conv1d.bias is not None  # as nn.Conv1d declares it
         conv, dt_proj = (self.conv1d.weight, self.conv1d.bias), (self.dt_proj.weight, self.dt_proj.bias)
         A = -self.A_log.float().exp()
@@ -50,7 +50,7 @@ class Mamba(nn.Module):
         self._prepared = prepared("mamba", self.D, *self.weights())
 
     def forward(self, x: Tensor, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
-        """Return the output, shaped like x [batch, time, band, channel], and the state after the last frame."""
+        """Return the output, shaped like x [batch, time, band, channel], and the carry after the last frame."""
         if self._prepared is not None and at_rest(x):
             return self._prepared(x, carry)
         return mamba(x, *self.weights(), carry)

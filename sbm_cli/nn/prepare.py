@@ -1,4 +1,4 @@
-"""A network at rest: what its kernels make of its weights is made once, when it is loaded to enhance."""
+"""Prepare a network for inference: its kernels pack the weights once, when it is loaded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @torch.no_grad()
 def prepare(network: Network) -> Network:
-    """Return the network for inference alone, the weights of its blocks turned and packed as their kernels read them.
+    """Return the network for inference only, with the weights of its blocks packed as the kernels read them.
 
-    Do not change the weights afterwards, nor move them to another device: the blocks would go on with what they packed.
-    Forward hooks inside of the blocks are not called. An unprepared network is plain modules.
+    Do not change the weights or move them to another device afterwards: the blocks would still use the packed ones.
+    Forward hooks inside the blocks are not called.
     """
     network.eval().requires_grad_(False)
     for module in network.modules():

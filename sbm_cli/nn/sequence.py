@@ -1,7 +1,7 @@
-"""What walks along time in a block: Mamba, or what the paper compares it with, at about as many parameters.
+"""Sequence models along time: Mamba, and those the paper compares it with, at about the same number of parameters.
 
-Each is causal, maps [batch, time, band, channels] to the same shape, and returns two tensors that the next block of
-frames begins with; the bands share the weights.
+Each is causal, maps [batch, time, band, channels] to the same shape, and returns two tensors as the carry for the next
+block of frames; the bands share the weights.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ SequenceCarry = tuple[Tensor, Tensor]
 
 
 def mamba_parameters(channels: int, state: int) -> int:
-    """Return how many parameters a Mamba has."""
+    """Return the number of parameters of a Mamba."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Mamba(channels, state).parameters())
 
 
 class Lstm(nn.Module):
-    """One LSTM layer and a projection; it carries its output and its cells, [batch, band, size] each."""
+    """One LSTM layer and a projection; the carry is output and cells, [batch, band, size] each."""
 
     carries = ("hidden", "cells")
 

@@ -1,4 +1,4 @@
-"""Real-time factors as a picture."""
+"""Real-time factors as a bar chart."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ INK, GRID = "#222222", "#dddddd"
 
 
 def require_pillow() -> None:
-    """Raise DependencyError where a chart cannot be drawn."""
+    """Raise DependencyError if pictures cannot be drawn."""
     try:
         import PIL  # noqa: F401
     except ImportError as error:
-        raise DependencyError("a chart needs Pillow", 'pip install "sbm-cli[plot]"') from error
+        raise DependencyError("pictures need Pillow", 'pip install "sbm-cli[plot]"') from error
 
 
 def bar_chart(rows: Sequence[Row], title: str, path: Path) -> None:
     """Write a PNG with a bar for every row: times real time on a logarithmic axis, longer is faster.
 
-    The bars begin at 1; what is slower than real time has none. The system of the first row is ours.
+    Bars begin at 1: slower than real time, there is none. The system of the first row is ours.
 
     Raises DependencyError without Pillow.
     """
     require_pillow()
     from PIL import Image, ImageDraw, ImageFont
 
-    rows = [row for row in rows if row.rtf]  # a program whose work is lost in the noise of its start has no speed
+    rows = [row for row in rows if row.rtf]  # 0: work too short to tell from the start of the program
     speeds = [1 / row.rtf for row in rows]
     decades = max(1, math.ceil(math.log10(max(speeds, default=1.0))))
-    unit = (WIDTH - LABELS - VALUES) / decades  # pixels a decade
+    unit = (WIDTH - LABELS - VALUES) / decades  # pixels per decade
     top = MARGIN + 2 * LINE
     bottom = top + LINE * len(rows)
     image = Image.new("RGB", (WIDTH, bottom + LINE + MARGIN), "white")

@@ -1,4 +1,4 @@
-"""Sound to work on: noise like speech, or recordings."""
+"""Clips for timing and scoring: recordings, or noise like speech."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sbm_cli.errors import AudioError
 
 @dataclass(frozen=True)
 class Clip:
-    """Some sound: samples [channels, n] at `rate` Hz."""
+    """A piece of sound: samples [channels, n] at `rate` Hz."""
 
     name: str
     samples: Samples
@@ -29,7 +29,7 @@ class Clip:
 
 
 def made_clips(seconds: Sequence[float], rate: int, number: int) -> list[Clip]:
-    """Return the clips of one round: one of each length, another sound in every round."""
+    """Return the clips of one round, one of each length; every round sounds different."""
     return [Clip(f"{length:g} s", speech_like(length, rate, number)[None], rate) for length in seconds]
 
 
@@ -46,14 +46,14 @@ def read_clip(path: Path) -> Clip:
 
 
 def write_clip(path: Path, clip: Clip, container: str = "WAV") -> None:
-    """Write a clip in 16 bits, as a program of any kind reads it, in place of what is there."""
+    """Write a clip in 16 bits, which any program reads, over an existing file."""
     form = AudioFormat(clip.rate, clip.samples.shape[0], clip.samples.shape[1], container, "PCM_16", "FILE")
     with SoundWriter(path, form, overwrite=True) as writer:
         writer.write(clip.samples)
 
 
 def speech_like(seconds: float, rate: int, seed: int = 0) -> Samples:
-    """Return noise in syllables of 4 Hz with a steady floor: never silent, so that nothing can be skipped."""
+    """Return noise in syllables at 4 Hz over a steady floor: never silent, so that nothing can be skipped."""
     time_axis = np.arange(round(seconds * rate), dtype=np.float32) / rate
     syllables = 0.05 + np.maximum(0, np.sin(2 * np.pi * 4 * time_axis))
     noise = np.random.default_rng(seed).standard_normal(time_axis.size, dtype=np.float32)

@@ -13,7 +13,7 @@ from sbm_cli.cores import cores
 
 
 def machine() -> str:
-    """Return the processor's name, its cores that we may use, and how busy they were in the last minute."""
+    """Return the processor, the cores that we may use, and their load over the last minute."""
     names = [platform.processor() or platform.machine()]
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -24,7 +24,7 @@ def machine() -> str:
 
 
 def software() -> str:
-    """Return the versions that matter, and the commit where the package lies in a clone."""
+    """Return the versions that matter, and the commit if the package lies in a clone."""
     import torch
 
     tree = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def software() -> str:
 
 
 def peak_memory() -> int | None:
-    """Return the most memory that this process ever held, in bytes; None where the system does not say."""
+    """Return the peak memory of this process in bytes; None if the system does not tell."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would count what the parent held when it forked
         lines = status.read_text(encoding="utf-8").splitlines()

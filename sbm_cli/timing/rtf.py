@@ -1,9 +1,9 @@
-"""How fast an enhancer is on this machine: the one timing protocol, of `sbm rtf` and of `benchmarks/`.
+"""How fast an enhancer is on this machine: the timing protocol of `sbm rtf` and `benchmarks/`.
 
-Every round times one clip of each length with each system, one after another, so that a slow minute of the machine
-meets all of them; the first round warms up and is not counted. Real-time factor (RTF) = processing time / duration of
-the audio. Our own times are from array to array, with the model loaded; those of other programs from file to file,
-less the time of a tenth of a second of audio, which is their start.
+Every round times one clip of each length with each system in turn, so that a slow minute of the machine affects all of
+them; the first round warms up and is not counted. Real-time factor (RTF) = processing time / audio duration. Our times
+are from array to array with the model loaded; those of other programs from file to file, minus their time for a tenth
+of a second of audio, which is their start.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STREAM_WARM_UP = 20  # hops
 
 @dataclass(frozen=True)
 class Row:
-    """One system on the clips of one name: seconds of work over the rounds, and of start, which RTF leaves out."""
+    """One system on the clips of one name: seconds over the rounds, and of the start, which RTF leaves out."""
 
     system: str
     clip: str
@@ -45,10 +45,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Latency:
-    """In seconds; median, p99 and most are times of work for one hop of a stream at the model's rate, the rest delay.
+    """In seconds; median, p99 and most: processing time of one hop of a stream at the model's rate.
 
-    algorithmic: between a sample and its output, from window and look-ahead. resampler: what the conversion of a file
-    of 48 kHz to the model's rate and back adds.
+    algorithmic: delay between a sample and its output, from window and look-ahead. resampler: delay that conversion
+    from 48 kHz to the model's rate and back adds.
     """
 
     hop: float
@@ -61,7 +61,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured and under which conditions; seconds, and bytes of memory."""
+    """What was measured under which conditions; in seconds, and bytes of memory."""
 
     machine: str
     software: str
@@ -74,8 +74,8 @@ class Report:
     rounds: int
     import_seconds: float
     load_seconds: float
-    passes: int  # of every frame through the network
-    calls: int  # of the network for the first clip, one for each block
+    passes: int  # of each frame through the network
+    calls: int  # of the network for the first clip, one per block
     latency: Latency
     peak_memory: int | None
     peak_device_memory: int | None
@@ -95,14 +95,14 @@ def benchmark(
 ) -> Report:
     """Measure an enhancer and other programs beside it.
 
-    clips: those of a round, the same names in every round. commands: of different names, none that of the model.
-    scan, import_seconds, load_seconds: only reported.
-    progress is called with the seconds of audio done and in all.
+    clips: returns those of a round, with the same names in every round. commands: names differ from each other and from
+    the model's. scan, import_seconds, load_seconds: only reported.
+    progress is called with the seconds of audio done and their total.
 
     Raises SbmError if a program fails.
     """
     parameters = list(enhancer.model.folded().parameters())
-    where = machine()  # says how busy it was before us
+    where = machine()  # before our own load
     passes, calls = network_passes(enhancer, clips(0)[0])
     rows = measure(enhancer, (clips(number) for number in range(rounds + 1)), rounds + 1, commands, progress)
     return Report(
@@ -154,7 +154,7 @@ def measure(
             if progress is not None:
                 done = sum(clip.seconds for clip in clips)
                 progress((number + 1) * done, count * done)
-    # Of ours, with the model loaded, nothing is taken off.
+    # Nothing is subtracted from ours: the model is loaded.
     starts = {name: float(np.median(times[name, start.name])) for name in names[1:]}
     return [
         _row(name, clip, seconds[clip], times[name, clip], starts.get(name, 0.0))
@@ -165,7 +165,7 @@ def measure(
 
 
 def timed(work: Callable[[], object], enhancer: Enhancer) -> float:
-    """Return how long a call takes, in seconds, with the work of a GPU done before and after."""
+    """Return how many seconds a call takes, with no GPU work pending before or after."""
     _synchronize(enhancer)
     start = time.perf_counter()
     work()
@@ -174,7 +174,7 @@ def timed(work: Callable[[], object], enhancer: Enhancer) -> float:
 
 
 def stream_latency(enhancer: Enhancer) -> Latency:
-    """Return the time per hop of a stream that is fed one hop at a time, as live sound comes."""
+    """Return the latency of a stream that is fed one hop at a time, as live sound arrives."""
     rate, hop = enhancer.config.rate, enhancer.config.stft.hop
     samples, stream = speech_like(STREAM_SECONDS, rate), enhancer.stream(rate)
     blocks = [samples[start : start + hop] for start in range(0, samples.size - hop + 1, hop)]
@@ -190,7 +190,7 @@ def stream_latency(enhancer: Enhancer) -> Latency:
 
 
 def resampler_delay(rate: int, model_rate: int) -> float:
-    """Return how many seconds of sound the way from `rate` to `model_rate` and back holds at most."""
+    """Return how many seconds of sound the conversion from `rate` to `model_rate` and back holds at most."""
     there, back = StreamResampler(rate, model_rate, 1), StreamResampler(model_rate, rate, 1)
     fed = returned = most = 0
     block = np.zeros((1, rate // 100), np.float32)
@@ -202,7 +202,7 @@ def resampler_delay(rate: int, model_rate: int) -> float:
 
 
 def network_passes(enhancer: Enhancer, clip: Clip) -> tuple[int, int]:
-    """Return how often each frame of a clip goes through the network (1: a single step), and in how many calls."""
+    """Return how often each frame of a clip passes through the network (1: a single step), and in how many calls."""
     frames = calls = 0
 
     def count(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -232,14 +232,14 @@ def _conditions(report: Report) -> Iterator[str]:
         f"scan {report.scan}, threads {report.threads}"
     )
     yield (
-        f"- protocol: median of {report.rounds} rounds after one of warm-up, systems and clips taking turns; ours from "
-        "array to array, other programs from file to file less their start"
+        f"- protocol: median of {report.rounds} rounds after one to warm up, systems and clips taking turns; models "
+        "from array to array, other programs from file to file less their start"
     )
-    yield f"- start, apart: imports {report.import_seconds:.2f} s, model {report.load_seconds:.2f} s"
-    yield f"- network: {report.passes} pass of every frame; {report.calls} calls, one a block, for the first clip"
+    yield f"- start, not counted: imports {report.import_seconds:.2f} s, model {report.load_seconds:.2f} s"
+    yield f"- network: passes per frame {report.passes}; calls for the first clip {report.calls}, one per block"
     yield (
-        f"- stream, hop by hop: median {1e3 * latency.median:.2f} ms, 99th percentile {1e3 * latency.p99:.2f} ms, most "
-        f"{1e3 * latency.most:.2f} ms, of {1e3 * latency.hop:g} ms"
+        f"- stream, hop by hop: median {1e3 * latency.median:.2f} ms, 99th percentile {1e3 * latency.p99:.2f} ms, "
+        f"maximum {1e3 * latency.most:.2f} ms, per hop of {1e3 * latency.hop:g} ms"
     )
     yield (
         f"- algorithmic latency: {1e3 * latency.algorithmic:g} ms (window and look-ahead); "
@@ -247,11 +247,11 @@ def _conditions(report: Report) -> Iterator[str]:
     )
     memory = {"resident": report.peak_memory, "on the device": report.peak_device_memory}
     known = [f"{held / 2**20:.0f} MiB {where}" for where, held in memory.items() if held is not None]
-    yield f"- peak memory: {', '.join(known) or 'not known here'}"
+    yield f"- peak memory: {', '.join(known) or 'unknown'}"
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
-    yield "| clip | system | median, s | least to most | start, s | RTF | times real time |"
+    yield "| clip | system | median, s | least to most, s | start, s | RTF | times real time |"
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
         start = f"{row.start:.3f}" if row.start else "apart"

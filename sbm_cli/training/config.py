@@ -118,6 +118,7 @@ class TrainConfig:
             raise ValueError("mix.p_keep_room needs a network that can be asked for it: model.network.keep_room")
         if self.model.rate != RATE:
             raise ValueError(f"mixtures are made at {RATE} Hz, and so is the model's rate, got {self.model.rate}")
+        self.objective.check(self)
 
 
 def load_recipe(name: str | Path, overrides: list[str] | None = None, model: ModelConfig | None = None) -> TrainConfig:
@@ -145,7 +146,7 @@ def load_recipe(name: str | Path, overrides: list[str] | None = None, model: Mod
 
 def list_recipes() -> dict[str, str]:
     """Return the shipped recipes' names and, from their first lines `# NAME: what it is for. More.`, what for."""
-    files = sorted(recipes_folder().rglob("*.yaml"), key=lambda path: (len(path.parts), path.stem))
+    files = sorted(recipes_folder().rglob("*.yaml"), key=lambda path: (len(path.parts), path.parent, path.stem))
     return {_name(path): re.findall(r"^# \S+: (.+?)(?:\. |\.?$)", path.read_text(), re.M)[0] for path in files}
 
 

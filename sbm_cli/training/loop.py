@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sbm_cli.cores import cores
 from sbm_cli.data.sources import Sources, batches, open_sources
@@ -23,7 +23,7 @@ from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.launch import Worker, launch, on_stop
 from sbm_cli.training.logs import Logs, read_scores
-from sbm_cli.training.objectives.objective import STUDENT, TEACHER, Batch, Learner
+from sbm_cli.training.objectives.objective import AVERAGE, STUDENT, Batch, Learner
 from sbm_cli.training.optimizer import Optimizer, learning_rate
 from sbm_cli.training.state import (
     BEST,
@@ -100,17 +100,23 @@ def train(
     TrainingError if loss or gradient stay infinite; KeyboardInterrupt if it was interrupted, after a checkpoint.
     """
     last = output / LAST
-    in_use = ConfigError(f"{output}: holds a training already", "Use --resume to go on with it, or another --output.")
+    in_use = ConfigError(
+        f"{output}: holds a training already", "Use --resume to continue it, or choose another --output."
+    )
     if last.exists() and not resume:
         raise in_use
     if last.exists():
         check(last, config)
     elif start is not None:
         check_start(start, config)
+    elif config.objective.wants_start:
+        raise ConfigError("This objective begins with a trained model", "Name it with --from.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("PyTorch finds no CUDA device", "Use --device cpu; `sbm doctor` says what is installed.")
+        raise ConfigError(
+            "--device cuda: torch sees no NVIDIA GPU", "Use --device cpu; `sbm doctor` shows which torch is installed."
+        )
     if processes is None:
         processes = cores() if device == "cpu" and sources is None else 1
     with locked(output):
@@ -146,7 +152,10 @@ class _Training:
     def __init__(self, worker: Worker, config: TrainConfig, output: Path, start: Path | None, sources: Sources) -> None:
         self.worker, self.config, self.output, self.sources = worker, config, output, sources
         if worker.size > config.batch:
-            raise ConfigError(f"{worker.size} processes for a batch of {config.batch}", "Raise batch, or start fewer.")
+            raise ConfigError(
+                f"{worker.size} processes cannot share a batch of {config.batch}",
+                "Raise batch, or start fewer processes.",
+            )
         if worker.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if config.loop.tf32 else "highest")
         torch.manual_seed(config.seed)
@@ -156,16 +165,20 @@ class _Training:
         if start is not None and tuned:
             begin_with(start, network)
         scaled = config.loop.precision == "float16"
-        learners = {STUDENT: Learner(network, config.optimizer), **config.objective.learners(config)}
-        self.networks = {name: learner.network.to(worker.device) for name, learner in learners.items()}
-        self.optimizers = {
-            name: Optimizer(self.networks[name], learner.optimizer, scaled) for name, learner in learners.items()
-        }
+        self.learners = {STUDENT: Learner(network, config.optimizer), **config.objective.learners(config, network)}
+        self.networks = {name: learner.network.to(worker.device) for name, learner in self.learners.items()}
+        self.optimizers, self.frozen = dict[str, Optimizer](), dict[str, nn.Module]()
+        for name, learner in self.learners.items():
+            if learner.optimizer is None:
+                self.frozen[name] = self.networks[name].requires_grad_(False)
+            else:
+                self.optimizers[name] = Optimizer(self.networks[name], learner.optimizer, scaled)
         self.optimizer = self.optimizers[STUDENT]
-        self.step, self.best = restore(last, self.optimizers) if last.exists() else (0, math.inf)
+        self.step, self.best = restore(last, self.optimizers, self.frozen) if last.exists() else (0, math.inf)
         self.average = self.optimizer.averaged()
-        if config.objective.wants_teacher:
-            self.networks[TEACHER] = self.average
+        if config.objective.wants_average:
+            self.networks[AVERAGE] = self.average
+        self.found: dict[str, Tensor] = {}  # by each learner in its last step
         self.items = range(worker.rank, config.batch, worker.size)
         self.numbers = torch.tensor(self.items, device=worker.device)
         self.together = config.loop.micro_batch or (1 if worker.device.type == "cpu" else len(self.items))
@@ -207,17 +220,20 @@ class _Training:
                         report(progress)
                 window = self._window()
             if self.logs is not None and (end or now - saved > 60 * config.checkpoint_minutes):
-                write_checkpoint(self.output, config, self.optimizers, self.step, self.best)
+                write_checkpoint(self.output, config, self.optimizers, self.step, self.best, self.frozen)
                 saved = now
         return Outcome(self.step, over and stop.is_set(), read_scores(self.output, 0), scores)
 
     def learn(self, noisy: Tensor, clean: Tensor) -> Tensor:
-        """Make a step of every learner with this process's mixtures, [items, samples] each.
+        """Make a step of every learner whose turn it is with this process's mixtures, [items, samples] each.
 
         Returns [loss, gradient norm, whether all are finite, losses of the other learners, how many steps in a row were
         not finite].
         """
-        found = torch.stack([self._learn(learner, noisy, clean) for learner in self.optimizers])
+        for learner in self.optimizers:
+            if self.step % self.learners[learner].every == 0:
+                self.found[learner] = self._learn(learner, noisy, clean)
+        found = torch.stack(list(self.found.values()))
         self.step += 1
         return torch.stack([*found[0, :2], found[:, 2].min(), *found[1:, 0], found[:, 3].max()])
 
@@ -278,7 +294,7 @@ class _Window:
         if in_row >= config.loop.skip_limit:
             raise TrainingError(
                 f"step {step}: loss or gradient were not finite for {in_row:.0f} steps in a row",
-                "Look for damaged recordings, or lower optimizer.rate; the last checkpoint is as it was.",
+                "Look for damaged recordings, or lower optimizer.rate; the last checkpoint is intact.",
             )
         elapsed = time.monotonic() - self._since
         return Progress(

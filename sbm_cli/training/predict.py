@@ -14,14 +14,20 @@ if TYPE_CHECKING:
 
 
 def predict(
-    config: TrainConfig, network: nn.Module, state: Tensor, noisy: Tensor, t: Tensor, room: Tensor | None = None
+    config: TrainConfig,
+    network: nn.Module,
+    state: Tensor,
+    noisy: Tensor,
+    t: Tensor,
+    room: Tensor | None = None,
+    to: Tensor | None = None,
 ) -> Tensor:
-    """Return the estimate of the clean spectrum, shaped like noisy [items, freq, frames]; room: as for the network."""
+    """Return the estimate of the clean spectrum, shaped like noisy [items, freq, frames]; room, to: as the network."""
     late = config.model.network.lookahead
     if late:
         state, noisy = (F.pad(x, (0, late)) for x in (state, noisy))
     with autocast(config.loop.precision, noisy.device):
-        estimate: Tensor = network(state, noisy, t, None, room)[0][..., late:]
+        estimate: Tensor = network(state, noisy, t, None, room, to)[0][..., late:]
     return estimate
 
 

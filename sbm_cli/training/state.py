@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sbm_cli.atomic import remove_parts, write_atomically
 from sbm_cli.config import build, dump, parse_json
@@ -30,16 +31,25 @@ BEST = "best"  # folder of the model that was best on validation
 
 
 def write_checkpoint(
-    output: Path, config: TrainConfig, optimizers: Mapping[str, Optimizer], step: int, best: float
+    output: Path,
+    config: TrainConfig,
+    optimizers: Mapping[str, Optimizer],
+    step: int,
+    best: float,
+    frozen: Mapping[str, nn.Module] | None = None,
 ) -> None:
-    """Write LAST (tensors of the optimizers, next step, best loss so far, recipe) and the moving average as a model."""
+    """Write LAST (tensors of the optimizers, next step, best loss so far, recipe) and the moving average as a model.
+
+    frozen: networks that stay as they are, by name.
+    """
     learners = {
         learner: {name: tensor.cpu() for name, tensor in optimizer.tensors().items()}
         for learner, optimizer in optimizers.items()
     }
     found = {"step": step, "best": best, "recipe": json.dumps(dump(config)), "tensors": learners.pop(STUDENT)}
     data = io.BytesIO()
-    torch.save(found | {"learners": learners}, data)
+    found |= {"learners": learners, "frozen": {name: network.state_dict() for name, network in (frozen or {}).items()}}
+    torch.save(found, data)
     write_atomically(output / LAST, data.getvalue())
     write_model(output, config, optimizers[STUDENT])
 
@@ -70,7 +80,9 @@ def locked(output: Path) -> Iterator[None]:
     number = os.open(output, os.O_RDONLY)
     try:
         if not lock(number):
-            raise ConfigError(f"{output}: another training writes into it", "Wait for it, or name another --output.")
+            raise ConfigError(
+                f"{output}: another training is writing to it", "Wait for it, or choose another --output."
+            )
         yield
     finally:
         os.close(number)
@@ -94,9 +106,9 @@ def check(path: Path, config: TrainConfig) -> None:
         recipe = parse_json(_read(path)["recipe"])
         before = build(TrainConfig, recipe | {"model": upgraded(recipe["model"])}, f"{path}: its recipe")
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: its recipe cannot be read ({error})", "Use another --output.") from error
+        raise ConfigError(f"{path}: its recipe cannot be read ({error})", "Choose another --output.") from error
     if before.model != config.model:
-        raise ConfigError(f"{path}: of another model than this recipe's", "Use another --output.")
+        raise ConfigError(f"{path}: belongs to another model than the recipe's", "Choose another --output.")
     values = dict(_flat(dump(config)))
     changed = [
         f"{key} {value} -> {values[key]}"
@@ -106,8 +118,8 @@ def check(path: Path, config: TrainConfig) -> None:
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ConfigError(
-            f"{path}: of another recipe: {', '.join(changed[:SHOWN])}{more}",
-            "Only steps, loop, checkpoint_minutes and the paths of data may change; --from begins anew.",
+            f"{path}: belongs to another recipe: {', '.join(changed[:SHOWN])}{more}",
+            "Only steps, loop, checkpoint_minutes and the paths of data may change; --from starts a new training.",
         )
 
 
@@ -129,7 +141,7 @@ def check_start(path: Path, config: TrainConfig) -> None:
     grown = found.network.grown(wanted.network)
     if replace(found, name=wanted.name, level=wanted.level, network=grown) != wanted:
         raise ConfigError(
-            f"{path}: of another model than the recipe's", f"Use the recipe that {found.name} was trained with."
+            f"{path}: belongs to another model than the recipe's", f"Use the recipe that {found.name} was trained with."
         )
 
 
@@ -152,12 +164,14 @@ def tuned_model(path: Path) -> ModelConfig:
     return replace(model, name=f"{model.name}-tuned")
 
 
-def restore(path: Path, optimizers: Mapping[str, Optimizer]) -> tuple[int, float]:
-    """Put a checkpoint's state into the optimizers and their networks; return the next step and the best loss."""
+def restore(path: Path, optimizers: Mapping[str, Optimizer], frozen: Mapping[str, nn.Module]) -> tuple[int, float]:
+    """Put a checkpoint's state into the optimizers and all networks; return the next step and the best loss."""
     found = _read(path)
     learners = {STUDENT: found["tensors"], **found.get("learners", {})}  # older files have the student alone
     for learner, optimizer in optimizers.items():
         optimizer.restore(learners[learner])
+    for name, network in frozen.items():
+        network.load_state_dict(found["frozen"][name])
     return found["step"], found["best"]
 
 
@@ -165,5 +179,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever its reader stumbles over
-        raise ConfigError(f"{path}: cannot be resumed from ({error})", "Use another --output.") from error
+        raise ConfigError(f"{path}: cannot be resumed from ({error})", "Choose another --output.") from error
     return found

@@ -27,7 +27,7 @@ from tests.audio.conftest import speech
 class Row:
     """A format: how FFmpeg makes such a file, what it comes in as, what it goes out as under the same suffix.
 
-    tags: whether a title survives. film: the sound of the films that are copied around it, "" if it holds none.
+    tags: whether a title survives. film: the sound of the videos that are copied around it, "" if it holds none.
     """
 
     what: str
@@ -147,7 +147,7 @@ ROWS = [
 
 def table() -> str:
     """Return what docs/formats.md shows of them."""
-    rows = ["| format | suffix | read | written | tags | films |", "|---|---|---|---|---|---|"]
+    rows = ["| format | suffix | read | written | tags | videos |", "|---|---|---|---|---|---|"]
     for row in ROWS:
         written = f"`{row.written}`" if row.written else "no"
         rows.append(
@@ -294,10 +294,10 @@ def test_films_keep_all_but_the_sound(row: Row, tmp_path: Path, film: Callable[.
 @pytest.mark.parametrize(
     ("name", "container", "subtype", "written"),
     [
-        ("a.mp3", "WAV", "PCM_16", "PCM_16 becomes MPEG_LAYER_III: it is WAV, whatever its name says"),
-        ("a.wav", "MP3", "MPEG_LAYER_III", "MPEG_LAYER_III becomes PCM_16: it is MP3, whatever its name says"),
+        ("a.mp3", "WAV", "PCM_16", "PCM_16 becomes MPEG_LAYER_III: the input is WAV despite its suffix"),
+        ("a.wav", "MP3", "MPEG_LAYER_III", "MPEG_LAYER_III becomes PCM_16: the input is MP3 despite its suffix"),
         ("a.flac", "WAV", "PCM_16", ""),
-        ("a.g722", "WAV", "PCM_16", "PCM_16 becomes G722: it is WAV, whatever its name says"),
+        ("a.g722", "WAV", "PCM_16", "PCM_16 becomes G722: the input is WAV despite its suffix"),
     ],
 )
 def test_a_suffix_that_lies_is_told(tmp_path: Path, name: str, container: str, subtype: str, written: str) -> None:

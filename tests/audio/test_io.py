@@ -163,7 +163,7 @@ def test_where_channels_stand_is_kept_and_valid_bits_are_told(tmp_path: Path) ->
     with SoundReader(tmp_path / "a.wav") as reader:
         form = format_for("b.wav", reader.format)
         write(tmp_path / "b.wav", np.zeros((6, 10), np.float32), form)
-        assert changes("b.wav", reader.format, form) == ["24 valid bits of a sample become 32"]
+        assert changes("b.wav", reader.format, form) == ["24 valid bits per sample become 32"]
         assert changes("b.flac", reader.format, format_for("b.flac", reader.format)) == []
     content = bytearray((tmp_path / "b.wav").read_bytes())
     place = content.index(b"fmt ") + 8
@@ -237,7 +237,7 @@ def test_empty_in_empty_out(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", [".flac", ".opus", ".mp3", ".m4a", ".wv"])
 def test_formats_that_cannot_be_empty_say_so(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
-    with pytest.raises(AudioError, match="can be empty"):
+    with pytest.raises(AudioError, match="files cannot be empty"):
         write(path, np.zeros((1, 0), np.float32), format_for(path, WAV))
     assert names(tmp_path) == []
 
@@ -348,7 +348,7 @@ def test_truncated_files_are_refused(tmp_path: Path, container: str, subtype: st
 def test_wav_cut_right_after_its_header_is_truncated_not_empty(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(wav_bytes(path)[:44])
-    with pytest.raises(AudioError, match="truncated: 2000 bytes promised, 0 there"):
+    with pytest.raises(AudioError, match="truncated: its header promises 2000 bytes, 0 are there"):
         read_format(path)
 
 
@@ -497,7 +497,7 @@ def test_a_full_disc_is_an_error_and_leaves_nothing(tmp_path: Path, suffix: str)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert caught.value.hint == "Is the disc full?"
+    assert caught.value.hint == "Is the disk full?"
     assert names(tmp_path) == []
 
 
@@ -604,9 +604,9 @@ def test_reading_and_replacing_the_same_file(tmp_path: Path) -> None:
 def test_targets_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AudioError, match="cannot be written") as caught, SoundWriter(tmp_path / "no" / "a.wav", WAV):
         pass
-    assert f"folder {tmp_path / 'no'} first" in caught.value.hint
+    assert f"first: mkdir -p {tmp_path / 'no'}" in caught.value.hint
     for path in (tmp_path, Path("/dev/null")):
-        with pytest.raises(AudioError, match="not a file"), SoundWriter(path, WAV, overwrite=True):
+        with pytest.raises(AudioError, match="not a regular file"), SoundWriter(path, WAV, overwrite=True):
             pass
     (tmp_path / "file").touch()
     with pytest.raises(AudioError, match="not a directory"), SoundWriter(tmp_path / "file" / "a.wav", WAV):

@@ -29,7 +29,7 @@ def test_integers_are_scaled_by_their_range(samples: Any, expected: list[float])
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.bool_, np.complex64, object, "U1"])
 def test_what_has_no_scale_is_refused(dtype: Any) -> None:
-    with pytest.raises(ValueError, match="samples are float, full scale 1, or int8"):
+    with pytest.raises(ValueError, match="samples must be float, with full scale 1, or int8"):
         full_scale_one(np.zeros(3, dtype))
 
 
@@ -45,5 +45,5 @@ def test_rates_of_any_type(rate: Any) -> None:
 
 @pytest.mark.parametrize("rate", [0, -1, 44100.5, float("nan"), float("inf")])
 def test_rates_that_are_none(rate: float) -> None:
-    with pytest.raises(ValueError, match="a sampling rate is a whole number of Hz"):
+    with pytest.raises(ValueError, match="the sampling rate must be a whole number of Hz"):
         whole_rate(rate)

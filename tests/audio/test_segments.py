@@ -116,7 +116,7 @@ def test_rubbish_behind_the_last_stream_is_told(tmp_path: Path, container: str, 
     path.write_bytes(sound(RATE, container, subtype) + b"rubbish" * 100)
     _, found, notes = read(path)
     assert found.shape[1] == RATE
-    assert notes == ["700 bytes in it are neither sound nor a tag: left out"]
+    assert notes == ["700 bytes are neither sound nor a tag and are left out"]
 
 
 def test_a_wav_behind_a_wav_is_told(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_wav_behind_a_wav_is_told(tmp_path: Path) -> None:
 def test_a_cut_mp3_is_truncated_by_as_much(tmp_path: Path) -> None:
     data = sound(3 * RATE, "MP3", "MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=0.5)
     (tmp_path / "a.mp3").write_bytes(data[: len(data) // 2])
-    with pytest.raises(AudioError, match=r"a.mp3: truncated: 1\.4\d\d s are there, 1\.[56]\d\d s at the end are"):
+    with pytest.raises(AudioError, match=r"a.mp3: truncated: 1\.4\d\d s are there, the last 1\.[56]\d\d s are"):
         read(tmp_path / "a.mp3")
 
 
@@ -144,7 +144,7 @@ def test_an_mp3_of_more_frames_than_it_says_is_whole(tmp_path: Path) -> None:
 def test_an_ogg_cut_within_a_page_is_truncated_by_as_much(tmp_path: Path, subtype: str) -> None:
     data = sound(10 * RATE, "OGG", subtype)
     (tmp_path / "a.ogg").write_bytes(data[:-1000])
-    with pytest.raises(AudioError, match=r"truncated: \d\.\d\d\d s are there, \d\.\d\d\d s at the end are missing"):
+    with pytest.raises(AudioError, match=r"truncated: \d\.\d\d\d s are there, the last \d\.\d\d\d s are missing"):
         read(tmp_path / "a.ogg")
 
 
@@ -160,7 +160,7 @@ def test_a_cut_container_is_truncated(
     path = tmp_path / f"a.{suffix}"
     assert read(path)[2] == []
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-    with pytest.raises(AudioError, match=r"truncated: [01]\.\d+ s are there, [01]\.\d+ s at the end are missing"):
+    with pytest.raises(AudioError, match=r"truncated: [01]\.\d+ s are there, the last [01]\.\d+ s are missing"):
         read(path)
 
 
@@ -189,7 +189,7 @@ def test_content_decides_and_not_the_name(tmp_path: Path, record: Callable[..., 
         record(name, muxer, codec)
         assert read(tmp_path / name)[1].shape[1] >= 16123
     assert rewrite(tmp_path / "a.mp3", tmp_path / "out.mp3") == [
-        "AAC becomes MPEG_LAYER_III: it is MP4, whatever its name says"
+        "AAC becomes MPEG_LAYER_III: the input is MP4 despite its suffix"
     ]
 
 

@@ -108,7 +108,7 @@ def forget_options(desk: Desk) -> None:
         (lambda desk: desk.model.write_bytes(b"better"), "outdated", "made with model m "),
         (lambda desk: desk.model.with_suffix(".json").write_bytes(b"better"), "outdated", "made with model m "),
         (lambda desk: (desk.out / NAME).unlink(), "outdated", "not made by sbm batch"),
-        (lambda desk: desk.begin(replace=True), "outdated", "its replacement was interrupted"),
+        (lambda desk: desk.begin(replace=True), "outdated", "replacement was interrupted"),
         (lambda desk: desk.job.source.unlink(), "outdated", "its input has changed"),
     ],
 )
@@ -196,12 +196,12 @@ def test_a_full_disk_is_said_to_be_full(desk: Desk) -> None:
         journal._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
         with pytest.raises(SbmError, match="cannot be written .no space left on device.") as caught:
             journal.begin(desk.job, 1)
-    assert caught.value.hint.startswith("The disk is full")
+    assert caught.value.hint.startswith("The disk or your quota is full")
 
 
 def test_one_writer_at_a_time(desk: Desk) -> None:
     with desk.journal():
-        with pytest.raises(SbmError, match="another sbm batch writes into it"), desk.journal():
+        with pytest.raises(SbmError, match="another sbm batch is writing to it"), desk.journal():
             pass
         assert desk.journal().state(desk.job) == ("new", "")  # reading is free
     with desk.journal():

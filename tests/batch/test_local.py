@@ -72,9 +72,7 @@ def test_a_failure_and_a_death_are_of_one_file_each(work: Any, record: Any, tmp_
     assert isinstance(errors["absent.wav"], AudioError)
     assert str(errors["odd.wav"]) == "Unpicklable: odd"
     killed = errors["killed.wav"]
-    assert isinstance(killed, SbmError) and killed.message.endswith(
-        "killed.wav: the process that worked on it was killed by SIGKILL."
-    )
+    assert isinstance(killed, SbmError) and killed.message.endswith("killed.wav: its process was killed by SIGKILL.")
     assert "--workers" in killed.hint
     # nothing half-written is left, and another process went on
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "b.wav"]
@@ -131,7 +129,9 @@ def test_leaving_ends_everything_at_once(
         os.kill(process, 0)
 
 
-@pytest.mark.parametrize(("device", "message"), [("broken", "no such device"), ("fatal", "that loaded a model was")])
+@pytest.mark.parametrize(
+    ("device", "message"), [("broken", "no such device"), ("fatal", "that was loading the model was")]
+)
 def test_a_worker_that_cannot_start(work: Any, record: Any, device: str, message: str) -> None:
     """It is done without, as long as there is another."""
     sources = [record(f"{name}.wav") for name in "ab"]

@@ -92,11 +92,11 @@ def test_names_that_meet_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_is_written_over_what_is_read(tmp_path: Path) -> None:
     folder = tree(tmp_path, "in/a.wav", "in/x/a.wav", "in/x/x/a.wav")
-    with pytest.raises(SbmError, match="in is the folder that is read"):
+    with pytest.raises(SbmError, match="in is also an input folder"):
         find_jobs([folder / "in"], folder / "in")
-    with pytest.raises(SbmError, match=r"in/x/a\.wav would be written over"):
+    with pytest.raises(SbmError, match=r"in/x/a\.wav would be overwritten"):
         find_jobs([folder / "in" / "x"], folder / "in")
-    with pytest.raises(SbmError, match=r"in/a\.wav would be written over"):
+    with pytest.raises(SbmError, match=r"in/a\.wav would be overwritten"):
         find_jobs([folder / "in" / "a.wav"], folder / "in")
 
 

@@ -20,6 +20,8 @@ from sbm_cli.bridge import (
     Schedule,
     draw_noise,
     grid,
+    jump_grid,
+    jump_step,
     marginal,
     ode_step,
     one_step,
@@ -28,9 +30,9 @@ from sbm_cli.bridge import (
     sde_step,
 )
 
-Method = Literal["ode", "sde", "heun"]
+Method = Literal["ode", "sde", "heun", "jump"]
 SCHEDULES: list[Schedule] = [VE(), VP(), GMax(), Brownian()]
-METHODS: list[Method] = ["ode", "sde", "heun"]
+METHODS: list[Method] = ["ode", "sde", "heun", "jump"]
 by_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: type(schedule).__name__)
 by_method = pytest.mark.parametrize("method", METHODS)
 
@@ -43,8 +45,10 @@ class Oracle(nn.Module):
         self.clean = clean
         self.states: list[Tensor] = []
         self.times: list[Tensor] = []
+        self.targets: list[float] = []
 
-    def forward(self, state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    def forward(self, state: Tensor, noisy: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
+        self.targets += [] if to is None else [float(to[0])]
         self.states.append(state)
         self.times.append(t)
         return self.clean
@@ -98,7 +102,7 @@ def test_network_is_told_the_time_of_the_state_it_sees(method: Method, steps: in
     clean, noisy = pair()
     network = Oracle(clean)
     sample(network, VE(), noisy, steps, method)
-    times = grid(steps).tolist()[:-1]
+    times = (jump_grid if method == "jump" else grid)(steps).tolist()[:-1]
     if method == "heun":  # at both ends of every step but the last
         times = [times[0], *(t for t in times[1:] for _ in range(2))]
     assert [t.shape for t in network.times] == [(2,)] * len(times)
@@ -129,7 +133,7 @@ def test_one_step_is_the_network_at_the_noisy_end() -> None:
 def test_one_step_is_deterministic_and_draws_nothing(method: Method) -> None:
     _, noisy = pair()
 
-    def network(state: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    def network(state: Tensor, noisy: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
         return 0.5 * state + 0.25 * noisy
 
     generator = torch.Generator().manual_seed(5)
@@ -233,7 +237,7 @@ def test_samplers_are_differentiable_through_the_network() -> None:
     _, noisy = pair()
     gain = torch.tensor(0.5, requires_grad=True)
     for method in METHODS:
-        sample(lambda state, noisy, t: gain * state, VE(), noisy, 3, method).abs().square().sum().backward()
+        sample(lambda state, noisy, *times: gain * state, VE(), noisy, 3, method).abs().square().sum().backward()
         assert gain.grad is not None
         assert bool(gain.grad.isfinite())
 
@@ -243,6 +247,31 @@ def test_grid_runs_from_one_to_t_min() -> None:
     assert times.tolist() == pytest.approx([1, 0.8, 0.6, 0.4, 0.2])
     assert times[0] == 1
     assert times[-1] == 0.2
+
+
+def test_jumps_are_denser_towards_clean_and_end_there() -> None:
+    """At times of Karras et al. between 1 and 0.03, but for the last: Python's own arithmetic, to compare."""
+    expected = [(1 + part * (0.03 ** (1 / 7) - 1)) ** 7 for part in (0, 0.25, 0.5, 0.75)]
+    assert jump_grid(4).tolist() == pytest.approx([*expected, 0])
+    assert jump_grid(1).tolist() == [1, 0]
+
+
+def test_a_jump_of_no_length_moves_nothing() -> None:
+    """The boundary of a consistency trajectory, whatever the network says."""
+    clean, noisy = pair()
+    t = torch.tensor([1.0, 0.03])
+    assert torch.equal(jump_step(noisy, clean, t, t), noisy)
+    assert torch.equal(jump_step(noisy, clean, t, torch.zeros(2)), clean)
+    torch.testing.assert_close(jump_step(noisy, clean, t, t / 4), 0.25 * noisy + 0.75 * clean)
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_a_network_that_jumps_is_told_where_to(steps: int) -> None:
+    clean, noisy = pair()
+    network = Oracle(clean)
+    found = sample(network, VE(), noisy, steps, "jump")
+    assert torch.equal(found, clean)
+    assert network.targets == pytest.approx(jump_grid(steps).tolist()[1:])
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -147,8 +147,8 @@ def test_pack_holds_what_the_manifest_names(sbm: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("timit", "--root", "."), 2, "unknown timit; known: voicebank-demand, dns"),
-        (("musan", "--root", ".", "--licence", "mit"), 2, "unknown mit; known: cc0, cc-by"),
+        (("timit", "--root", "."), 2, "unknown corpus 'timit'; choose one of voicebank-demand, dns"),
+        (("musan", "--root", ".", "--licence", "mit"), 2, "unknown mit; choose from cc0, cc-by"),
         (("musan", "--root", ".", "--licence", "cc0"), 1, "musan does not say the licence of each file"),
         (("musan", "--root", "no-such-folder"), 1, "not a folder"),
         (("ears", "--root", "."), 1, "found odd.wav"),
@@ -164,7 +164,7 @@ def test_what_is_wrong_is_said(
 
 
 def test_help_names_every_corpus(sbm: Any) -> None:
-    from sbm_cli.data.layouts import LAYOUTS, LICENCES
+    from sbm_cli.data.corpora.layouts import LAYOUTS, LICENCES
 
     words = " ".join(sbm("data", "prepare", "-h").out.split()).replace("- ", "-")
     assert all(name in words for name in (*LAYOUTS, *LICENCES.values()))
@@ -183,5 +183,5 @@ def test_curate_writes_what_a_training_takes(sbm: Any, tmp_path: Path) -> None:
     assert sbm("data", "curate", manifest, "-o", out, "--as-is", "--model", "sbm-tiny").status == 2
     (tmp_path / "cleaned/speech/eve/b.wav").rename(tmp_path / "cleaned/speech/anna/b.wav")  # of another speaker
     result = sbm("data", "curate", manifest, "-o", tmp_path / "no", "--enhanced", tmp_path / "cleaned", "--no-score")
-    assert result.status == 1 and "has no speech/eve/b" in result.err
+    assert result.status == 1 and "no enhanced file for speech/eve/b" in result.err
     assert sbm("data", "curate", manifest, "-o", out, "--least", "3", "--no-score").status == 2

@@ -32,7 +32,7 @@ def test_a_damaged_model_is_a_fault_with_its_cure(sbm: Any, bundle: Any) -> None
     assert result.status == 1
     assert "damaged or changed" in result.out
     assert states(sbm)["model"]["state"] == "fault"
-    assert "again" in states(sbm)["model"]["cure"]
+    assert "pip install --force-reinstall sbm-cli" in states(sbm)["model"]["cure"]
 
 
 def test_one_fault_does_not_hide_the_rest(sbm: Any, bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:

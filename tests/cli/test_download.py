@@ -263,7 +263,7 @@ def test_a_wrong_digest_is_refused(house: House, far: dict[str, Any]) -> None:
     house.describe(far={**far, "sha256": "0" * 64})
     result = house.sbm("models", "download")
     assert result.returncode == 1
-    assert "expected 000000000000…)\n     Fetch it: sbm models download far\n" in result.stderr
+    assert "expected 000000000000…)\n     Download it: sbm models download far\n" in result.stderr
 
 
 def test_a_cut_connection_is_taken_up_again(house: House, far: dict[str, Any]) -> None:
@@ -276,7 +276,7 @@ def test_a_connection_that_is_cut_again_and_again_is_one_message(house: House, f
     house.server.cuts = 100
     result = house.sbm("models", "download")
     assert (result.returncode, result.stdout) == (1, "")
-    assert "sbm: far: fetching far.safetensors failed (" in result.stderr
+    assert "sbm: far: downloading far.safetensors failed (" in result.stderr
     assert list(house.tree.rglob("blobs/*")) == []
 
 

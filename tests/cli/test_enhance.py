@@ -154,7 +154,7 @@ def test_bad_input_is_one_message_and_no_file(
 def test_an_unknown_model_is_one_message(sbm: Any, folder: Path, bundle: Any) -> None:
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "--model", "smal")
     assert result.status == 1
-    assert result.err.startswith("sbm: unknown model 'smal'; did you mean small?\n     Known: small.")
+    assert result.err.startswith("sbm: unknown model 'smal'; did you mean small?\n     Choose one of small")
     assert not (folder / "clean.wav").exists()
 
 
@@ -179,7 +179,7 @@ def test_an_output_folder_that_is_not_there(sbm: Any, folder: Path, model_file: 
     ("device", "status", "message"),
     [
         ("gpu", 2, "sbm: invalid value for --device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
-        ("cuda:99", 1, "sbm: --device cuda:99: torch can use "),
+        ("cuda:99", 1, "sbm: --device cuda:99: torch sees "),
     ],
 )
 def test_devices_that_are_not_there(sbm: Any, folder: Path, device: str, status: int, message: str) -> None:
@@ -288,7 +288,7 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
     assert refused.status == 1 and "sbm: 1 of 2 files failed: noisy.wav\n" in refused.err
     (folder / "out" / "second.wav").unlink()
     result = sbm(*arguments, "-n")
-    assert result.status == 0 and result.err.startswith("out/noisy.wav exists: kept\n")
+    assert result.status == 0 and result.err.startswith("out/noisy.wav exists, skipped\n")
     assert (folder / "out" / "noisy.wav").read_bytes() == b"dear to me"
     assert soundfile.info("out/second.wav").frames == 8000
 
@@ -297,7 +297,7 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
     ("arguments", "status", "message"),
     [
         (["noisy.wav", "copy/noisy.wav", "-o", "out"], 1, "sbm: noisy.wav and copy/noisy.wav would both become "),
-        (["noisy.wav", "other.wav", "-o", "."], 1, "sbm: noisy.wav would be written over."),
+        (["noisy.wav", "other.wav", "-o", "."], 1, "sbm: noisy.wav would be overwritten."),
         (["noisy.wav", "other.wav", "-o", "other.wav"], 2, "sbm: invalid value for --output: other.wav is a file; "),
         (
             ["noisy.wav", "other.wav", "-o", "one.wav"],
@@ -349,9 +349,15 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (
             ["-", "-o", "clean.wav", "--raw", "16000:1:ALAC_16"],
             2,
-            "sbm: invalid value for --raw: '16000:1:ALAC_16' is ",
+            "sbm: invalid value for --raw: expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, "
+            "got '16000:1:ALAC_16'; choose SUBTYPE from ",
         ),
-        (["-", "-o", "clean.wav", "--raw", "16000:1:s16"], 2, "sbm: invalid value for --raw: '16000:1:s16' is not "),
+        (
+            ["-", "-o", "clean.wav", "--raw", "16000:1:s16"],
+            2,
+            "sbm: invalid value for --raw: expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, "
+            "got '16000:1:s16'; choose SUBTYPE from ",
+        ),
         (["noisy.wav", "-o", "clean.wav", "-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
         (["noisy.wav", "-o", "clean.wav", "--strength", "1.5"], 2, "sbm: invalid value for '--strength': "),
         (["noisy.wav", "-o", "clean.wav", "--strength", ".5", "--attenuation-limit", "6"], 2, "sbm: invalid value: "),

@@ -115,7 +115,7 @@ def test_a_system_that_fails_is_listed(sbm: Any, pair: Path, tmp_path: Path) -> 
     cells = result.out.splitlines()[2].split("|")
     assert result.status == 1 and cells[4] == " – " and cells[5].startswith(" 100.000 (+")
     assert "warning: 1 files without a counterpart are ignored: " in result.err and "2.wav" in result.err
-    assert "2 files failed in broken: 0, 1\n" in result.err and "status 3" in result.err
+    assert "2 files failed with broken: 0, 1\n" in result.err and "status 3" in result.err
 
 
 def test_sets_without_references_have_other_metrics(sbm: Any, pair: Path) -> None:
@@ -133,7 +133,7 @@ def test_sets_without_references_have_other_metrics(sbm: Any, pair: Path) -> Non
         (["--steps", "0"], "steps must be at least 1"),
         (["--steps", "many"], "many"),
         (["--sampler", "euler"], "sampler must be one of"),
-        (["--system", "cp {in} {out}"], "not of the form"),
+        (["--system", "cp {in} {out}"], "expected NAME=PROGRAM"),
         (["--enhanced", "theirs"], "expected NAME=DIR, got"),
         (["--html"], "needs an --output folder"),
         (["--model", "sbm-tiny", "--enhanced", "sbm-tiny=."], "each system needs its own name"),

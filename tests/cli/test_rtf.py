@@ -24,7 +24,15 @@ def test_a_report_with_its_conditions(sbm: Any, model_file: Path) -> None:
     result = sbm("rtf", "--model", model_file, "--seconds", "0.2,0.4", "--rounds", 1)
     assert result.status == 0
     assert result.err == ""
-    for reported in ("machine:", "threads 1", "scan cpu", "float32 on cpu", "1 pass", "32 ms", "MiB resident"):
+    for reported in (
+        "machine:",
+        "threads 1",
+        "scan cpu",
+        "float32 on cpu",
+        "passes per frame 1;",
+        "32 ms",
+        "MiB resident",
+    ):
         assert reported in result.out
     assert [line.split(" | ")[0] for line in result.out.splitlines()[-2:]] == ["| 0.2 s", "| 0.4 s"]
 
@@ -76,7 +84,7 @@ def test_a_chart_without_pillow_fails_before_the_work(
     monkeypatch.setattr(builtins, "__import__", without_pillow)
     result = sbm("rtf", "--model", "/nowhere.safetensors", "--plot", tmp_path / "rtf.png")
     assert result.status == 1
-    assert "a chart needs Pillow" in result.err and 'pip install "sbm-cli[plot]"' in result.err
+    assert "pictures need Pillow" in result.err and 'pip install "sbm-cli[plot]"' in result.err
 
 
 @pytest.mark.parametrize(
@@ -84,7 +92,7 @@ def test_a_chart_without_pillow_fails_before_the_work(
     [
         (["--seconds", "1,ten"], "expected lengths of 0.1 to 3600 s, such as 1,10, got '1,ten'"),
         (["--seconds", "0"], "expected lengths of 0.1 to 3600 s"),
-        (["--against", "cp {in} {out}"], "not of the form"),
+        (["--against", "cp {in} {out}"], "expected NAME=PROGRAM"),
         (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
     ],
 )

@@ -140,7 +140,7 @@ def test_a_reference_has_to_be_as_long(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", np.zeros(1000), 16000)
     soundfile.write(tmp_path / "short.wav", np.zeros(990), 16000)
     soundfile.write(tmp_path / "rounded.wav", np.zeros(2999), 48000)
-    with pytest.raises(AudioError, match=r"lasts 0.062 s and its reference .*short.wav 0.062 s"):
+    with pytest.raises(AudioError, match=r"lasts 0.062 s, but its reference .*short.wav 0.062 s"):
         read_pair(tmp_path / "long.wav", tmp_path / "short.wav")
     noisy, clean = read_pair(tmp_path / "long.wav", tmp_path / "rounded.wav")
     assert clean is not None and noisy.size == clean.size

@@ -147,7 +147,7 @@ def test_a_process_that_dies_costs_its_file(items: list[Item], monkeypatch: pyte
     assert [record.id for record in records] == 2 * ["0", "1", "2", "3"]
     for record in records:
         assert bool(record.problem) == (record.scores["si_sdr"] is None) == (record.id == "1")
-    assert "the process that scored it died" in records[1].problem == records[1].scores.reasons["si_sdr"]
+    assert "the scoring process died" in records[1].problem == records[1].scores.reasons["si_sdr"]
 
 
 def test_no_more_processes_than_files_can_be_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_programs_read_and_write_files() -> None:
     )
     output, _ = run(copy, "a", NOISY)
     assert np.abs(output - NOISY).max() <= 2**-16
-    with pytest.raises(SbmError, match="no: ended with status 1"):
+    with pytest.raises(SbmError, match="no: exited with status 1"):
         run(Program(Command("no", (sys.executable, "-c", "exit(1)", "{in}", "{out}"))), "a", NOISY)
 
 
@@ -61,7 +61,7 @@ def test_enhanced_files_are_found_by_id_and_by_a_name_that_is_the_only_one(tmp_p
     folder = Folder("theirs", tmp_path)
     for id, value in (("p1/a", 0.1), ("p2/a", 0.2), ("p3/b", 0.3), ("c", 0.4)):
         assert run(folder, id, NOISY)[0][0] == pytest.approx(value, abs=1e-4)
-    with pytest.raises(AudioError, match="has no p3/a"):
+    with pytest.raises(AudioError, match="no enhanced file for p3/a"):
         run(folder, "p3/a", NOISY)
     with pytest.raises(SbmError, match="no sound files"):
         Folder("theirs", tmp_path / "none")

@@ -45,7 +45,13 @@ class Gain(Network):
         self.gain = nn.Parameter(torch.tensor(0.5))
 
     def forward(
-        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+        self,
+        state: Tensor,
+        noisy: Tensor,
+        t: Tensor,
+        carry: Carry | None = None,
+        room: Tensor | None = None,
+        to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         whole = 0.0 if self.config.causal else noisy.abs().mean((1, 2), keepdim=True).sqrt()
         return (self.gain * t[:, None, None] + whole) * (state + noisy) / 2, {"seen": torch.ones(1)}
@@ -113,7 +119,13 @@ def test_what_cannot_fold_is_called_with_what_it_was_folded_for() -> None:
 
     class Spy(Gain):
         def forward(
-            self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+            self,
+            state: Tensor,
+            noisy: Tensor,
+            t: Tensor,
+            carry: Carry | None = None,
+            room: Tensor | None = None,
+            to: Tensor | None = None,
         ) -> tuple[Tensor, Carry]:
             seen.append((state, t, room))
             return noisy, {}

@@ -126,7 +126,7 @@ def test_the_resampler_delays_only_other_rates() -> None:
 
 @pytest.mark.parametrize("text", ["ffmpeg", "=cp {in} {out}", "cp=cp {in}", "cp=cp {out}"])
 def test_commands_need_a_name_an_input_and_an_output(text: str) -> None:
-    with pytest.raises(ValueError, match="not of the form"):
+    with pytest.raises(ValueError, match="expected NAME=PROGRAM"):
         Command.parse(text)
 
 
@@ -139,7 +139,7 @@ def test_commands_are_split_without_a_shell() -> None:
     ("arguments", "message"),
     [
         (("/nowhere/program",), "/nowhere/program cannot be started"),
-        ((sys.executable, "-c", "import sys; sys.exit('no licence')"), "ended with status 1"),
+        ((sys.executable, "-c", "import sys; sys.exit('no licence')"), "exited with status 1"),
         ((sys.executable, "-c", ""), "wrote no output"),
     ],
 )

@@ -125,7 +125,7 @@ def test_json_needs_no_yaml_reader(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../../x", "a/b", "", ".", "..", ".hidden", "a\\b", "/x"])
 def test_a_model_is_not_called_like_a_path(name: str) -> None:
     """Files are named after it, and whose recipe or model it is may be anybody."""
-    with pytest.raises(ConfigError, match="name is the beginning of a file's name"):
+    with pytest.raises(ConfigError, match="name must be a plain file name"):
         load_recipe("sbm-tiny", [f"model.name={json.dumps(name)}"])
 
 

@@ -101,7 +101,7 @@ def test_without_fabric_one_process_trains_and_two_are_refused(
 def test_cuda_is_asked_for_only_where_it_is(recipe: TrainConfig, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with pytest.raises(ConfigError, match="no CUDA device"):
+    with pytest.raises(ConfigError, match="torch sees no NVIDIA GPU"):
         train(recipe, tmp_path, device="cuda")
 
 

@@ -175,12 +175,12 @@ def test_training_begins_with_released_weights(recipe: TrainConfig, tmp_path: Pa
     for name in old:
         torch.testing.assert_close(old[name], new[name], rtol=2e-3, atol=1e-4)
     other = replace(recipe, model=replace(recipe.model, network=replace(recipe.model.network, channels=16)))
-    with pytest.raises(ConfigError, match="of another model"):
+    with pytest.raises(ConfigError, match="belongs to another model"):
         train(other, tmp_path / "other", processes=1, start=released)
 
 
 def test_two_trainings_do_not_share_a_folder(recipe: TrainConfig, tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(ConfigError, match="another training writes into it"):
+    with locked(tmp_path), pytest.raises(ConfigError, match="another training is writing to it"):
         train(recipe, tmp_path, processes=1)
     with locked(tmp_path):
         pass
@@ -191,5 +191,5 @@ def test_refuses_to_start_over_a_training_and_to_resume_another_one(recipe: Trai
     with pytest.raises(ConfigError, match="holds a training already"):
         train(recipe, tmp_path)
     other = replace(recipe, model=replace(recipe.model, network=replace(recipe.model.network, channels=16)))
-    with pytest.raises(ConfigError, match="of another model"):
+    with pytest.raises(ConfigError, match="belongs to another model"):
         train(other, tmp_path, resume=True)

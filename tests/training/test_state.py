@@ -100,7 +100,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "reported"), CHANGES, ids=lambda value: value if isinstance(value, str) else "")
 def test_another_recipe_is_refused(recipe: TrainConfig, tmp_path: Path, changes: dict[str, Any], reported: str) -> None:
     save(tmp_path, recipe)
-    with pytest.raises(ConfigError, match=f"last.pt: of another recipe: {reported}"):
+    with pytest.raises(ConfigError, match=f"last.pt: belongs to another recipe: {reported}"):
         check(tmp_path / LAST, replace(recipe, **changes))
     moved = replace(recipe.data, speech=("elsewhere",), manifests=("other.csv",), cache="there")
     longer = {"steps": 99, "checkpoint_minutes": 1.0, "loop": LoopConfig(precision="bfloat16"), "data": moved}
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_a_million_parameters_comes_home(recipe: TrainConfig, tm
     assert size < 16 * parameters * 1.02 + 200_000
 
 
-GROWN = {"lookahead": 2, "kernel": (5, 16), "filter_frames": 5, "keep_room": True}
+GROWN = {"lookahead": 2, "kernel": (5, 16), "filter_frames": 5, "keep_room": True, "jumps": True}
 
 
 def test_a_grown_network_begins_as_the_small_one_was(recipe: TrainConfig, tmp_path: Path) -> None:

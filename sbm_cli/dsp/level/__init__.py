@@ -1,7 +1,7 @@
 """Causal level of a signal, frame by frame.
 
-The spectrum is divided by it before the network and multiplied after, so that quiet and loud recordings look alike.
-It acts on the spectrum because a gain on the waveform that varies in time would not survive overlap-add.
+Spectra are divided by it before the network and multiplied after, so that quiet and loud recordings look alike. It acts
+on spectra because overlap-add would not undo a time-varying gain on the waveform.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Level:
-    """Recursive mean of the frames' power with a fast attack and a slow release.
+    """Recursive mean of the power of frames with a fast attack and a slow release.
 
-    attack, release: time constants in seconds; floor_db: the smallest level in dB of full scale, for silence.
-    low_hz: what lies below is no part of the level: an offset, a rumble.
+    attack, release: time constants in seconds. floor_db: smallest level in dBFS, for silence.
+    low_hz: lower frequencies, such as DC offset and rumble, do not count.
     """
 
     attack: float = 0.075
@@ -41,22 +41,23 @@ class Level:
         return 10 ** (self.floor_db / 10)
 
     def power(self, spectrum: Tensor, bin_hz: float) -> Tensor:
-        """Return the mean power of every frame of a spectrum [batch, freq, frames], from low_hz on: [batch, frames]."""
-        return frame_power(spectrum[:, math.ceil(self.low_hz / bin_hz) :])
+        """Return the mean power from low_hz up of every frame, [batch, frames]; spectrum: [batch, freq, frames]."""
+        return frame_power(spectrum, math.ceil(self.low_hz / bin_hz))
 
     def track(self, power: Tensor, frame_seconds: float, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the level of every frame and of the last one.
+        """Return the level of every frame, and of the last one.
 
-        power: mean power per frame, [groups, frames]; a group is the linked channels of one file.
-        carry: level of the frame before, [groups]; None starts at the first frame's own power.
+        power: mean power per frame, [groups, frames]; a group is the linked channels of a file.
+        carry: level of the frame before, [groups]; None, or 0, starts at the power of the first frame.
         """
         power = power.clamp_min(self.floor)
         if not power.shape[1]:
             return power, power.new_zeros(len(power)) if carry is None else carry
         rise, fall = (1 - math.exp(-frame_seconds / seconds) for seconds in (self.attack, self.release))
-        level = power[:, 0] if carry is None else carry
-        if power.device.type == "cpu" and not (power.requires_grad or level.requires_grad):
-            # Numbers are few and frames are many: here an operator of NumPy costs a tenth of one of torch.
+        level = power[:, 0] if carry is None else torch.where(carry > 0, carry, power[:, 0])
+        numpy = power.device.type == "cpu" and not torch.compiler.is_compiling()
+        if numpy and not (power.requires_grad or level.requires_grad):
+            # Few numbers in many frames: an operator of NumPy costs a tenth of one of torch.
             frames = power.numpy().T
             followed = np.empty_like(frames)
             for k, now in enumerate(_follow(frames, level.numpy(), rise, fall, np.maximum)):
@@ -79,13 +80,13 @@ def _compiled() -> ModuleType | None:
 
 
 def _follow(frames: Iterable[Any], level: Any, rise: float, fall: float, maximum: Callable[..., Any]) -> Iterator[Any]:
-    """Yield the level at every frame, arrays or tensors [groups]."""
+    """Yield the level of every frame, arrays or tensors [groups]."""
     for frame in frames:
         step = frame - level
-        level = level + maximum(rise * step, fall * step)  # rise >= fall: the larger one fits the sign
+        level = level + maximum(rise * step, fall * step)  # rise >= fall: the larger one is right for the sign
         yield level
 
 
-def frame_power(spectrum: Tensor) -> Tensor:
-    """Return the mean power over the frequencies of a spectrum [batch, freq, frames]: [batch, frames]."""
-    return torch.view_as_real(spectrum).square().sum(-1).mean(1)
+def frame_power(spectrum: Tensor, start: int = 0) -> Tensor:
+    """Return the mean power over the bins from `start` on, [batch, frames]; spectrum: [batch, freq, frames]."""
+    return torch.view_as_real(spectrum)[:, start:].square().sum(-1).mean(1)

@@ -1,6 +1,6 @@
-"""The level of a signal as a Triton kernel for CUDA: all frames in one launch, where PyTorch takes five for each.
+"""The level of a signal as a Triton kernel for CUDA: one launch for all frames, where PyTorch takes five for each.
 
-There is no gradient: spectra are divided and multiplied by the level, and nobody differentiates by it.
+It has no gradient: nothing is differentiated by the level.
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,import-untyped"
 # (kernels carry no annotations: Triton types them)
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @triton.jit(do_not_specialize=["frames"])
 def follow(power, before, levels, frames, rise, fall):
-    """A program has one group."""
+    """Each program handles one group."""
     row = tl.program_id(0).to(tl.int64)
     level = tl.load(before + row)
     for k in range(frames):

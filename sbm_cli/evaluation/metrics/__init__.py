@@ -1,4 +1,4 @@
-"""Scores of an enhanced signal at 16 kHz, each optional; none of them fetches weights by itself."""
+"""Metrics of an enhanced signal at 16 kHz, all optional; none downloads weights by itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METRICS = {
 
 
 class Scores(dict[str, float | None]):
-    """Metric name → score, None where it could not be computed; `reasons` then says why, by the same name."""
+    """Scores by metric name, None if not computed; `reasons` then says why, by the same name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Scores(dict[str, float | None]):
 
 
 def available_metrics() -> dict[str, str]:
-    """Return for every metric "" if it can be computed here, otherwise what is missing and how to get it."""
+    """Return for every metric "" if it can be computed, otherwise what is missing and how to get it."""
     return {name: _missing(metric) for name, metric in METRICS.items()}
 
 
@@ -45,8 +45,8 @@ def score(
 
     estimate, clean, noisy: [samples], full scale ±1, of equal length; scored at the level they have.
     rate: Hz; anything but 16 kHz is resampled first (soxr VHQ).
-    A metric that cannot be computed (package, clean or noisy missing, signal silent, too short or not finite)
-    is None with its reason; it never stops the others, and a score never depends on which others are asked for.
+    A metric that cannot be computed (package, clean or noisy missing, signal silent, too short or not finite) is None
+    with its reason. Metrics do not affect each other.
 
     Raises ValueError for an unknown metric or shapes that do not fit.
     """
@@ -73,7 +73,7 @@ def score(
             except Exception as error:  # third-party code on one signal: the other metrics and files go on
                 reason = f"{type(error).__name__}: {_text(error)}"
         if value is not None and not np.isfinite(value):
-            value, reason = None, f"{metric.label} is not a number for this signal"
+            value, reason = None, f"{metric.label} is undefined for this signal"
         scores[name] = value
         if reason:
             scores.reasons[name] = reason
@@ -87,10 +87,10 @@ def score_many(
     rate: int = RATE,
     progress: Callable[[int], None] | None = None,
 ) -> list[Scores]:
-    """Return the scores of each (estimate, clean), in order; the result does not depend on `workers`.
+    """Return the scores of each (estimate, clean) in order, whatever the `workers`.
 
-    workers: processes (started by spawn, one thread each); 1 scores in this process.
-    progress: called with the number of finished pairs after each of them.
+    workers: spawned processes of one thread each; 1 scores in this process.
+    progress: called after each pair with the number of those done.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")

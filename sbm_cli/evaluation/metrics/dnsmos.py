@@ -1,7 +1,7 @@
 """DNSMOS P.835 and P.808 with the models of speechmos, on one thread.
 
-speechmos.dnsmos itself lets every session take all cores: its result would depend on the machine, and parallel workers
-would stand in each other's way. The models and the mapping here are the same; a test compares the two.
+speechmos.dnsmos itself lets every session take all cores: results would depend on the machine, and parallel workers
+would slow each other down. Models and mapping are the same here; a test compares the two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sbm_cli.evaluation.metrics.metric import RATE, Metric
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-SECONDS = 9.01  # of one window; the next begins a second later
+SECONDS = 9.01  # of a window; the next begins a second later
 WINDOW = 144_160  # samples
 P835_MAPPING = {  # raw output to MOS: polynomials of speechmos.dnsmos, highest power first
     "sig": (-0.08397278, 1.22083953, 0.0052439),
@@ -32,7 +32,7 @@ P835_MAPPING = {  # raw output to MOS: polynomials of speechmos.dnsmos, highest 
 def p835(samples: Samples) -> dict[str, float]:
     """Return DNSMOS P.835 as MOS: "sig" (speech), "bak" (background), "ovrl" (overall); means over the windows.
 
-    samples: [samples] at 16 kHz; beyond ±1 they are clamped, as in a file. Shorter signals are repeated.
+    samples: [samples] at 16 kHz, clamped to ±1 as in a file. Signals shorter than a window are repeated.
 
     Source: Reddy et al. 2022 (arXiv 2110.01763), models and mapping of speechmos.
     """
@@ -43,7 +43,7 @@ def p835(samples: Samples) -> dict[str, float]:
 
 
 def p808(samples: Samples) -> float:
-    """Return DNSMOS P.808 as MOS, the mean over the windows, of samples as in `p835`.
+    """Return DNSMOS P.808 as MOS, the mean over the windows; samples as in `p835`.
 
     Source: Reddy et al. 2021 (arXiv 2010.15258), model of speechmos.
     """
@@ -63,14 +63,14 @@ METRICS = (
 
 
 def windows(samples: Samples) -> list[Samples]:
-    """Return the windows that are scored, each [WINDOW]."""
+    """Return the windows to score, each [WINDOW]."""
     if not samples.size:
         raise ValueError("no samples to score")
     samples = np.clip(samples, -1, 1)
     while samples.size < WINDOW:
         samples = np.concatenate([samples, samples])
-    # As in the published script, whose rounding leaves out windows 7 to 23 and a few later ones (a sample short):
-    # comparable scores need the same windows.
+    # As in the published script, whose rounding leaves out windows 7 to 23 and a few later ones (a sample short);
+    # only the same windows give comparable scores.
     count = int(samples.size // RATE - SECONDS) + 1
     candidates = [samples[index * RATE : int((index + SECONDS) * RATE)] for index in range(count)]
     return [window for window in candidates if window.size == WINDOW]
@@ -80,7 +80,7 @@ def _log_mel(samples: Samples) -> Samples:
     import librosa
 
     with warnings.catch_warnings():
-        # 120 bands on 161 bins leave the lowest ones empty; the model was trained so.
+        # 120 bands on 161 bins leave the lowest ones empty, as in the training of the model.
         warnings.filterwarnings("ignore", message="Empty filters detected", category=UserWarning)
         mel = librosa.feature.melspectrogram(y=samples, sr=RATE, n_fft=321, hop_length=160, n_mels=120)
     log: Samples = (librosa.power_to_db(mel, ref=np.max) + 40) / 40
@@ -91,7 +91,7 @@ def _log_mel(samples: Samples) -> Samples:
 def _session(file: str) -> InferenceSession:
     import onnxruntime
 
-    spec = find_spec("speechmos")  # speechmos.dnsmos need not be imported, nor what it imports
+    spec = find_spec("speechmos")  # without importing speechmos.dnsmos and what it imports
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("No module named 'speechmos'", name="speechmos")
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""NISQA 2.0 with the network of torchmetrics, which would fetch its weights unasked: here they are there or absent."""
+"""NISQA 2.0 with the network of torchmetrics, but without its automatic download of weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from sbm_cli.audio.samples import Samples
 from sbm_cli.evaluation.metrics.metric import RATE, Metric
 
-# Overall, then 5 for no noise, no breaks, no coloration, the right loudness; in the network's order, which is not the
-# papers'.
+# Overall MOS, then dimensions on which 5 means no noise, no breaks, no coloration, the right loudness; in the order of
+# the network, which is not that of the papers.
 LABELS = {
     "nisqa": "NISQA",
     "nisqa_noisiness": "NISQA noisiness",
@@ -18,14 +18,15 @@ LABELS = {
     "nisqa_coloration": "NISQA coloration",
     "nisqa_loudness": "NISQA loudness",
 }
-FILE = "nisqa.tar"  # as torchmetrics calls it
+FILE = "nisqa.tar"  # the name that torchmetrics uses
 
 
 def nisqa(samples: Samples) -> dict[str, float]:
     """Return the MOS and its four dimensions, about 1 to 5.
 
-    samples: [samples] at 16 kHz, 0.2 to 52 s. The network takes any rate and is given this one, as its own script
-    gives it a file: bands above 8 kHz are empty, and scores of recordings at 48 kHz are of another scale.
+    samples: [samples] at 16 kHz, 0.2 to 52 s. The network takes any rate; at this one its bands above 8 kHz are empty,
+    and scores do not compare with those of recordings at 48 kHz.
+
     Raises RuntimeError if they are too short or too long.
 
     Source: Mittag et al. 2021 (arXiv 2104.09494), weights of its authors, network of torchmetrics.
@@ -43,17 +44,17 @@ def nisqa(samples: Samples) -> dict[str, float]:
 
 
 def missing_weights() -> str:
-    """Return "" if the weights are there, otherwise how to get them."""
+    """Return "" if the weights are present, otherwise how to get them."""
     if (_folder() / FILE).is_file():
         return ""
     return (
-        f"no weights: get weights/{FILE} of github.com/gabrielmittag/NISQA (CC BY-NC-SA 4.0: not for commerce) and "
-        f"put it in {_folder()}; SBM_NISQA names another folder"
+        f"no weights: download weights/{FILE} from github.com/gabrielmittag/NISQA (CC BY-NC-SA 4.0, non-commercial) "
+        f"to {_folder()}, or set SBM_NISQA to its folder"
     )
 
 
 def _folder() -> Path:
-    return Path(os.path.expanduser(os.environ.get("SBM_NISQA") or "~/.torchmetrics/NISQA"))  # it stays ~ without a home
+    return Path(os.path.expanduser(os.environ.get("SBM_NISQA") or "~/.torchmetrics/NISQA"))  # stays ~ without a home
 
 
 METRICS = tuple(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from sbm_cli.audio.samples import Samples
 from sbm_cli.evaluation.metrics.metric import RATE, Metric
 
-# s. The C code of pesq keeps utterances in tables of 50 and writes beyond them without a check (seen from 25 s on).
-# An utterance and its pause last at least 0.4 s, so that this much is always safe.
+# s. The C code of pesq has tables for 50 utterances and writes beyond them unchecked (seen from 25 s on). An utterance
+# and its pause last at least 0.4 s, so that this much is always safe.
 SAFE = 20
 
 
 def pesq_wb(estimate: Samples, clean: Samples) -> float:
     """Return wide-band PESQ as MOS-LQO, 1.04 to 4.64.
 
-    Raises pesq.PesqError if no utterance is found, RuntimeError if a signal over 20 s has too many of them.
+    Raises pesq.PesqError if no utterance is found, RuntimeError if a signal over 20 s has too many.
 
     Source: ITU-T P.862.2, as computed by the package pesq.
     """
@@ -27,7 +27,7 @@ def pesq_wb(estimate: Samples, clean: Samples) -> float:
         try:
             return pool.submit(_pesq, estimate, clean).result()
         except BrokenProcessPool:
-            raise RuntimeError("pesq crashed: it has room for 50 utterances; cut the signal into clips") from None
+            raise RuntimeError("pesq crashed: it has room for 50 utterances only; cut the signal into clips") from None
 
 
 def _pesq(estimate: Samples, clean: Samples) -> float:

@@ -1,7 +1,7 @@
 """Speaker similarity with the encoder of resemblyzer, on one thread.
 
-resemblyzer itself cannot be imported without webrtcvad, which compiles C, and which would cut the pauses of the noisy
-and of the clean signal differently. Only its weights are used; the embedding is the same, and a test compares the two.
+resemblyzer itself needs webrtcvad, which compiles C and would cut pauses of the noisy and the clean signal
+differently. Only its weights are used; the embedding is the same, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 HOP = 160  # samples
 BANDS, SIZE, LAYERS = 40, 256, 3
-WINDOW, STEP = 160, 77  # frames: what the encoder hears at once, and where the next one begins
-COVERAGE = 0.75  # of the last window; with less sound it is left out
+WINDOW, STEP = 160, 77  # frames: of a window, and from one to the next
+COVERAGE = 0.75  # of the last window, which is left out if it has less sound
 LEVEL = 10 ** (-30 / 20)  # RMS to which quieter signals are raised
 
 
@@ -34,7 +34,7 @@ def similarity(estimate: Samples, clean: Samples) -> float:
 def embedding(samples: Samples) -> Samples:
     """Return the speaker's embedding [SIZE] of length 1, the mean over windows of 1.6 s.
 
-    samples: [samples] at 16 kHz, not silent; raised to -30 dB full scale if they are quieter, else at their level.
+    samples: [samples] at 16 kHz, not silent; raised to an RMS of -30 dBFS if quieter.
 
     Source: Wan et al. 2018 (arXiv 1710.10467), weights and windows of resemblyzer.
     """

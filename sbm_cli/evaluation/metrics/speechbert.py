@@ -1,4 +1,4 @@
-"""SpeechBERTScore: how well each frame of one signal finds its like in the other, in the features of WavLM-large."""
+"""SpeechBERTScore: how well the frames of two signals match in the features of WavLM-large."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELS = {
 def speechbert(estimate: Samples, clean: Samples) -> dict[str, float]:
     """Return SpeechBERTScore: precision (which its authors use), recall and F1, at most 1.
 
-    estimate, clean: [samples] at 16 kHz, at the level they have, as the authors' program takes them.
+    estimate, clean: [samples] at 16 kHz, at the level they have, as in the authors' program.
 
     Source: Saeki et al. 2024 (arXiv 2401.16812).
     """
@@ -31,7 +31,7 @@ def speechbert(estimate: Samples, clean: Samples) -> dict[str, float]:
 
 
 def bert_score(estimate: Samples, clean: Samples) -> tuple[float, float, float]:
-    """Return precision, recall and F1 of features [frames, dimensions], whose numbers of frames may differ.
+    """Return precision, recall and F1 of features [frames, dimensions]; the numbers of frames may differ.
 
     Source: Saeki et al. 2024; Zhang et al. 2020 (arXiv 1904.09675).
     """
@@ -55,7 +55,7 @@ def features(samples: Samples) -> Samples:
 
 
 def missing_weights() -> str:
-    """Return "" if the encoder is in the cache of Hugging Face, otherwise how to get it: 1.3 GB, never unasked."""
+    """Return "" if the encoder (1.3 GB) is in the Hugging Face cache, otherwise how to get it."""
     return "" if _folder() else f"no weights: hf download {ENCODER}"
 
 
@@ -70,7 +70,7 @@ def _folder() -> Path | None:
 def _encoder() -> Callable[..., Any]:
     from transformers import WavLMModel
 
-    # By its folder the hub is not asked, neither for the weights nor for a better format of them.
+    # Loaded from its folder, so that the hub is asked neither for the weights nor for a better format.
     encoder: Callable[..., Any] = WavLMModel.from_pretrained(_folder())  # in evaluation mode
     return encoder
 

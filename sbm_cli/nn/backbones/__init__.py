@@ -1,4 +1,4 @@
-"""The backbones by the name that a model's configuration has as `kind`: one file each."""
+"""The backbones, one file each, by the `kind` in a model's configuration."""
 
 from typing import Annotated
 

@@ -1,8 +1,8 @@
 """NCSN++, a U-Net over the spectrogram: the backbone that the paper compares with.
 
-Song et al. (arXiv 2011.13456) with what they found best: residual blocks after BigGAN, resampling with a short FIR
-filter, attention at the coarsest resolution, input and output pyramids, sums divided by the root of two. It wants
-whole utterances: it is not causal, and its normalisation sees every frame.
+Song et al. (arXiv 2011.13456) in the variant that they found best: residual blocks after BigGAN, resampling with a
+short FIR filter, attention at the coarsest resolution, input and output pyramids, sums divided by the root of two. It
+needs whole utterances: it is not causal, and its normalisation sees every frame.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sbm_cli.nn.network import Carry, Network, NetworkConfig
 class NCSNppConfig(NetworkConfig):
     """Dimensions of an NCSN++.
 
-    channels: of every resolution, from the finest on; each next one has half the bins and half the frames.
+    channels: of each resolution, finest first; every next one has half the bins and half the frames.
     blocks: residual blocks of each resolution on the way down; one more on the way up.
     With the defaults it has 25.7 million parameters; the variant in the paper's table has 25.16.
     """
@@ -38,7 +38,9 @@ class NCSNppConfig(NetworkConfig):
         if not self.channels or min(sizes) < 1 or max(sizes[1:]) > 4096 or len(self.channels) > 8 or self.blocks > 64:
             raise ValueError(f"expected 1 to 8 resolutions of 1 to 4096 channels and 1 to 64 blocks, got {self}")
         if self.lookahead or self.keep_room:
-            raise ValueError("NCSN++ sees the whole utterance and cannot be asked to keep the room")
+            raise ValueError(
+                "NCSN++ has no lookahead or keep_room: it sees whole utterances, and always removes the room"
+            )
 
     def build(self) -> NCSNpp:
         return NCSNpp(self)
@@ -49,7 +51,7 @@ class NCSNppConfig(NetworkConfig):
 
 
 class NCSNpp(Network):
-    """The estimate is noisy plus what the U-Net adds to it; untrained that is nothing."""
+    """The estimate is noisy plus the output of the U-Net, which is zero when untrained."""
 
     config: NCSNppConfig
 
@@ -57,7 +59,7 @@ class NCSNpp(Network):
         super().__init__()
         self.config = config
         channels, embedding = config.channels, 4 * config.channels[0]
-        self.embedding = TimeEmbedding(embedding)
+        self.embedding = TimeEmbedding(embedding, config.jumps)
         self.first = nn.Conv2d(4, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.pyramid_in, self.pyramid_out = nn.ModuleList(), nn.ModuleList()
@@ -82,13 +84,19 @@ class NCSNpp(Network):
                 self.up.append(ResidualBlock(size, size, embedding, "up"))
 
     def forward(
-        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+        self,
+        state: Tensor,
+        noisy: Tensor,
+        t: Tensor,
+        carry: Carry | None = None,
+        room: Tensor | None = None,
+        to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         _, bins, frames = noisy.shape
         multiple = 2 ** (len(self.config.channels) - 1)
         image = torch.cat([torch.view_as_real(s).permute(0, 3, 1, 2) for s in (state, noisy)], 1)
         image = F.pad(image, (0, -frames % multiple, 0, -bins % multiple))  # [batch, 4, freq, time]
-        embedding = self.embedding(t)
+        embedding = self.embedding(t, to)
         x = self.first(image)
         skips, images = [x], iter(self.pyramid_in)
         for block in self.down:
@@ -107,9 +115,15 @@ class NCSNpp(Network):
         change = total[..., :bins, :frames].permute(0, 2, 3, 1).float().contiguous()
         return noisy + torch.view_as_complex(change), {}
 
+    @property
+    def output_layer(self) -> nn.Conv2d:
+        *_, layer = self.pyramid_out[-1].children()
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with the time's embedding between them, at one resolution or between two."""
+    """Two 3 x 3 convolutions with the time embedding between them, at one resolution or between two."""
 
     def __init__(self, size: int, width: int, embedding: int, resample: str = "") -> None:
         super().__init__()
@@ -129,7 +143,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention between all places of the image, residual."""
+    """Self-attention between all places of the image; residual."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -157,7 +171,7 @@ def _norm(size: int) -> nn.GroupNorm:
 
 
 def _zero(conv: nn.Conv2d) -> nn.Conv2d:
-    """Let a layer begin without effect."""
+    """Initialise a layer to zero."""
     nn.init.zeros_(conv.weight)
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)

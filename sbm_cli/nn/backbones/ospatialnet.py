@@ -68,7 +68,7 @@ class OSpatialNetConfig(NetworkConfig):
             raise ValueError(f"every dimension must be at least 1, and nothing negative, got {self}")
         large = c.bins > 2**14 + 1 or max(*sizes[1:], c.head, c.embedding, c.fullband_squeeze) > 4096
         if large or max(c.blocks, c.d_state, c.lookahead, c.filter_frames) > 256:
-            raise ValueError(f"dimensions beyond every model that somebody could run, got {self}")
+            raise ValueError(f"dimensions are too large for any practical model, got {self}")
         if (self.bins - 1) % self.stride:
             raise ValueError(f"bins - 1 must be a multiple of stride, got {self.bins} and {self.stride}")
         if self.channels % self.cross_groups:
@@ -81,8 +81,8 @@ class OSpatialNetConfig(NetworkConfig):
             raise ValueError(f"an untimed network has no time embedding, got embedding {self.embedding}; set it to 0")
         if self.filter_frames < 1 or (self.filter_frames > 1 and not 1 <= self.filter_bins <= self.bins):
             raise ValueError(f"filter_frames must be at least 1 and filter_bins in [1, bins], got {self}")
-        if self.keep_room and not self.embedding:
-            raise ValueError("keep_room needs an embedding of the time: the wish enters beside it")
+        if (self.keep_room or self.jumps) and not self.embedding:
+            raise ValueError("keep_room and jumps need a time embedding: set embedding above 0")
         if self.sequence not in SEQUENCES:
             raise ValueError(f"sequence is one of {', '.join(SEQUENCES)}, got {self.sequence!r}")
         if self.output not in OUTPUTS:
@@ -101,6 +101,7 @@ class OSpatialNetConfig(NetworkConfig):
             filter_frames=wanted.filter_frames if self.filter_frames == 1 else self.filter_frames,
             filter_bins=wanted.filter_bins,
             keep_room=self.keep_room or wanted.keep_room,
+            jumps=self.jumps or wanted.jumps,
         )
 
     @property
@@ -132,7 +133,7 @@ class OSpatialNet(Network):
         self.config = config
         inputs, start = 4 if config.sees_state else 2, torch.tensor(OUTPUTS[config.output])
         c = config
-        self.embedding = TimeEmbedding(c.embedding) if c.embedding else None
+        self.embedding = TimeEmbedding(c.embedding, c.jumps) if c.embedding else None
         self.room = nn.Parameter(torch.zeros(c.embedding)) if c.keep_room else None
         # Linear up to the blocks, so that state and noisy, equal at t = 1, fold into one.
         self.encoder = nn.Conv2d(
@@ -162,12 +163,18 @@ class OSpatialNet(Network):
             nn.init.zeros_(self.filter.weight)
 
     def forward(
-        self, state: Tensor, noisy: Tensor, t: Tensor, carry: Carry | None = None, room: Tensor | None = None
+        self,
+        state: Tensor,
+        noisy: Tensor,
+        t: Tensor,
+        carry: Carry | None = None,
+        room: Tensor | None = None,
+        to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         if noisy.shape[1] != self.config.bins:
             raise ValueError(f"expected {self.config.bins} frequencies, got a spectrum {tuple(noisy.shape)}")
         old, new = carry or {}, Carry()
-        embedding = self._embed(t, room) if self.embedding is not None else None
+        embedding = self._embed(t, room, to) if self.embedding is not None else None
         spectra = (state, noisy) if self.config.sees_state else (noisy,)
         x = torch.cat([torch.view_as_real(s.transpose(1, 2)) for s in spectra], -1)  # [batch, time, freq, 2 or 4]
 
@@ -196,21 +203,25 @@ class OSpatialNet(Network):
         wide = self.decoder(self.norm(z)).view(*skip.shape[:2], -1, self.config.head)
         wide = skip + F.pad(wide, (0, 0, 0, 1))  # the highest bin has no band of its own
         wide = F.silu(wide).permute(0, 3, 1, 2)
-        parts = _complex(self.head(wide))  # [batch, time, freq, 1 or 2]
         noisy = torch.view_as_complex(x[..., -2:].contiguous())
-        estimate = _estimate(self.config.output, parts.unbind(-1), noisy)
+        estimate = _estimate(self.config.output, _complex(self.head(wide)), noisy)
         if self.filter is not None:
-            low = self.config.filter_bins
-            taps = _complex(self.filter(wide[..., :low]))  # [batch, time, low, taps]
-            frames = torch.view_as_complex(seen[:, :, :low, -2:].contiguous()).unfold(1, taps.shape[-1], 1)
-            filtered = (taps * frames[:, : x.shape[1]]).sum(-1)
-            estimate = estimate + F.pad(filtered, (0, estimate.shape[-1] - low))
+            low, count = self.config.filter_bins, self.config.filter_frames
+            taps = torch.stack(_complex(self.filter(wide[..., :low])), -1)  # [batch, time, low, taps]
+            past = torch.view_as_complex(seen[:, :, :low, -2:].contiguous())
+            frames = torch.stack([past[:, tap : tap + x.shape[1]] for tap in range(count)], -1)
+            filtered = estimate[..., :low] + (taps * frames).sum(-1)
+            estimate = torch.cat([filtered, estimate[..., low:]], -1)
         return estimate.transpose(1, 2), new
 
-    def _embed(self, t: Tensor, room: Tensor | None) -> Tensor:
-        """Return the embedding of the time and of what is asked for, [batch or 1, size]."""
+    @property
+    def output_layer(self) -> nn.Conv2d:
+        return self.head
+
+    def _embed(self, t: Tensor, room: Tensor | None, to: Tensor | None = None) -> Tensor:
+        """Return the embedding of the times and of what is asked for, [batch or 1, size]."""
         assert self.embedding is not None
-        embedding: Tensor = self.embedding(t)
+        embedding: Tensor = self.embedding(t, to)
         if room is None:
             return embedding
         if self.room is None:
@@ -231,7 +242,7 @@ class OSpatialNet(Network):
         if not self.config.sees_state:
             return self
         with torch.device("meta"):  # its weights follow
-            folded = OSpatialNet(replace(self.config, embedding=0, untimed=False, keep_room=False))
+            folded = OSpatialNet(replace(self.config, embedding=0, untimed=False, keep_room=False, jumps=False))
         left = ("embedding", "room")
         weights = {
             k: v.clone() for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith(left)
@@ -249,12 +260,13 @@ class OSpatialNet(Network):
         return folded.train(self.training)
 
 
-def _complex(channels: Tensor) -> Tensor:
-    """Return pairs of channels [batch, 2 n, time, freq] as complex numbers [batch, time, freq, n]."""
-    return torch.view_as_complex(channels.permute(0, 2, 3, 1).float().unflatten(-1, (-1, 2)).contiguous())
+def _complex(channels: Tensor) -> list[Tensor]:
+    """Return pairs of channels [batch, 2 n, time, freq] as n complex tensors [batch, time, freq]."""
+    pairs = channels.permute(0, 2, 3, 1).float().contiguous().split(2, -1)
+    return [torch.view_as_complex(pair) for pair in pairs]
 
 
-def _estimate(output: str, parts: tuple[Tensor, ...], noisy: Tensor) -> Tensor:
+def _estimate(output: str, parts: list[Tensor], noisy: Tensor) -> Tensor:
     """Return the estimate from the head's complex parts (G, R or both), all [batch, time, freq]."""
     if output == "mask+residual":
         return parts[0] * noisy + parts[1]

@@ -1,14 +1,14 @@
-"""Which implementation computes the operations: the tensors' device and dtype decide, `use` overrides.
+"""The choice of implementation: device and dtype of the tensors decide, `use` overrides.
 
 - "reference": the specification in plain PyTorch, differentiable, in any float dtype; needs nothing else
 - "cpu": compiled kernels for float32 on the CPU, forward and backward; needs Numba
-- "triton": the same for CUDA, whatever float types come; needs Triton, a part of PyTorch for CUDA
-- "mamba_ssm": the CUDA kernel of that package, when it is there; scan only
+- "triton": the same for CUDA and any float types; needs Triton, a part of PyTorch for CUDA
+- "mamba_ssm": the CUDA kernel of that package; scan only
 
-An implementation names what it has in OPERATIONS; the reference computes the rest, and sizes that its kernels do not
-take. On CUDA it is "triton": it reads our layout in place, takes any mixture of types, and has the gradient of the
-carry; "mamba_ssm" only where Triton is missing. A faster implementation that is missing is reported once, with the
-cure. What torch.export or torch.compile captures is the reference: a graph holds operators of PyTorch alone.
+An implementation lists its operations in OPERATIONS; the reference computes the rest, and sizes that the kernels do not
+support. CUDA uses "triton", which reads our layout in place, takes any mixture of types and differentiates the carry;
+"mamba_ssm" only without Triton. A missing faster implementation is reported once, with the cure. torch.export and
+torch.compile capture the reference: their graphs hold operators of PyTorch only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 IMPLEMENTATIONS = ("reference", "cpu", "triton", "mamba_ssm")
-FASTEST = {"cpu": ("cpu",), "cuda": ("triton", "mamba_ssm")}  # the first that is there
+FASTEST = {"cpu": ("cpu",), "cuda": ("triton", "mamba_ssm")}  # the first available one
 PACKAGES = {"cpu": "Numba", "triton": "Triton"}
 _override: ContextVar[str | None] = ContextVar("sbm_implementation", default=None)
 
@@ -37,21 +37,21 @@ def kernel(operation: str, x: Tensor) -> Callable[..., Any]:
 
 
 def prepared(operation: str, x: Tensor, *weights: Any) -> Callable[..., Any] | None:
-    """Return an operation with its weights turned and packed once, for tensors like x that are `at_rest`.
+    """Return an operation with its weights packed once, for tensors like x that are `at_rest`, or None.
 
-    None if there is none. What is written to the weights afterwards need not reach it.
+    Later changes of the weights may have no effect.
     """
     prepare = getattr(_module(chosen(x)), "PREPARED", {}).get(operation)
     return prepare(*weights) if prepare else None
 
 
 def at_rest(x: Tensor) -> bool:
-    """Return whether a prepared operation takes x: in float32 on the CPU, and nobody asks for a gradient."""
+    """Return whether a prepared operation takes x: float32 on the CPU, without gradients."""
     return x.dtype == torch.float32 and x.numel() > 0 and not torch.is_grad_enabled() and chosen(x) == "cpu"
 
 
 def chosen(x: Tensor) -> str:
-    """Return the name of the implementation that runs for tensors like x; warn, once, if a faster one is missing."""
+    """Return the implementation that runs for tensors like x; warn once if a faster one is missing."""
     if torch.compiler.is_compiling():
         return "reference"
     name = _override.get()
@@ -70,12 +70,12 @@ def chosen(x: Tensor) -> str:
 
 @contextmanager
 def use(implementation: str) -> Iterator[None]:
-    """Let all operations use one implementation inside a `with` block.
+    """Use one implementation for all operations inside a `with` block.
 
-    Raises ValueError if there is none of this name or it cannot be used here.
+    Raises ValueError if it does not exist or cannot be used here.
     """
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"no implementation {implementation!r}, expected one of {', '.join(IMPLEMENTATIONS)}")
+        raise ValueError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
     if missing := _missing(implementation):
         raise ValueError(f"implementation {implementation!r} cannot be used: {missing}")
     token = _override.set(implementation)
@@ -86,12 +86,12 @@ def use(implementation: str) -> Iterator[None]:
 
 
 def available() -> dict[str, str]:
-    """Return every implementation with an empty text if it can be used, else what is missing and the cure."""
+    """Return for every implementation "" if it can be used, otherwise what is missing and the cure."""
     return {name: _missing(name) for name in IMPLEMENTATIONS}
 
 
 def differentiates(*tensors: Tensor | None) -> bool:
-    """Return whether somebody may ask for a gradient."""
+    """Return whether a gradient may be needed."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 

@@ -1,7 +1,7 @@
-"""Adapter to the CUDA kernel of mamba-ssm, which starts from zero state and wants [batch, channel, time].
+"""Adapter to the CUDA kernel of mamba-ssm, which starts from zero state and takes [batch, channel, time].
 
-The package imports without the kernel (a plain `pip install` has not built it since 2.3.2): `missing` looks at the
-compiled module itself.
+The package can be imported without the kernel (a plain `pip install` has not built it since 2.3.2), so `missing` checks
+the compiled module itself.
 """
 
 import importlib
@@ -15,11 +15,11 @@ CURE = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install mamba-ssm --no-build-isolation"
 
 
 def missing() -> str:
-    """Return an empty text if the kernel can be called, else what is wrong and the cure."""
+    """Return "" if the kernel can be called, otherwise what is wrong and the cure."""
     try:
         interface = importlib.import_module(INTERFACE)
     except ImportError as error:
-        if error.name == "selective_scan_cuda":  # releases before 2.3 import it without asking
+        if error.name == "selective_scan_cuda":  # releases before 2.3 always import it
             return f"mamba-ssm is installed without its Mamba-1 kernel: {CURE}"
         if error.name == "mamba_ssm":
             return f"mamba-ssm is not installed: {CURE}"
@@ -34,8 +34,8 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Run mamba-ssm's kernel (shapes as in `sbm_cli.nn.kernels.selective_scan`).
 
-    The recurrence is linear in its state, so what a carry adds is computed apart, exactly. The returned carry is
-    detached: the kernel gives no gradient through its last state.
+    The recurrence is linear in its state, so the contribution of a carry is added separately and exactly. The returned
+    carry is detached: the kernel has no gradient through its last state.
     """
     batch, _, band, channel = u.shape
     kernel = importlib.import_module(INTERFACE).selective_scan_fn
@@ -52,7 +52,7 @@ def selective_scan(
     last = last.detach().unflatten(0, (batch, band))
     if carry is None:
         return y, last
-    # y_k += <C_k, exp(A sum_{j <= k} s_j) h_0>, state by state so that no tensor of [..., channel, state] arises
+    # y_k += <C_k, exp(A sum_{j <= k} s_j) h_0>, state by state to avoid a tensor of [..., channel, state]
     elapsed = F.softplus(dt.float()).cumsum(1)
     decays = A.float()
     for n in range(A.shape[1]):

@@ -1,6 +1,6 @@
 """The specification: every operation in plain PyTorch, in any float dtype, differentiable.
 
-Every other implementation is compared with it.
+All other implementations are tested against it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def mamba(
     out_proj: Tensor,
     carry: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Run a Mamba block as its parts, each of the implementation in use (as `sbm_cli.nn.kernels.mamba`)."""
+    """Run a Mamba block part by part, with the implementation in use (as `sbm_cli.nn.kernels.mamba`)."""
     state, rank = A.shape[1], dt_proj[0].shape[1]
     conv_carry, scan_carry = carry if carry is not None else (None, None)
     u, z = F.linear(x, in_proj).chunk(2, -1)
@@ -95,7 +95,7 @@ def band_linear(
 
 
 def _computed_in(x: Tensor) -> torch.dtype:
-    """Return float64 for that, and float32 for everything that is half as precise."""
+    """Return float64 for float64, and float32 for all lower precisions."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

@@ -5,6 +5,8 @@ from typing import Annotated
 from sbm_cli.training.objectives.bridge import Bridge
 from sbm_cli.training.objectives.flow import FlowMatching
 from sbm_cli.training.objectives.objective import Objective
+from sbm_cli.training.objectives.sbctm import SBCTM
+from sbm_cli.training.objectives.ufogen import UFOGen
 
-OBJECTIVES: dict[str, type[Objective]] = {"bridge": Bridge, "flow": FlowMatching}
+OBJECTIVES: dict[str, type[Objective]] = {"bridge": Bridge, "flow": FlowMatching, "sbctm": SBCTM, "ufogen": UFOGen}
 AnyObjective = Annotated[Objective, OBJECTIVES]

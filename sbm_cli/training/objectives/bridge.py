@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from sbm_cli.training.objectives.examples import data_loss, draw_state, draw_time, to_spectra
-from sbm_cli.training.objectives.objective import STUDENT, Batch, Learner
+from sbm_cli.training.objectives.objective import STUDENT, Batch, Objective
 from sbm_cli.training.predict import predict
 
 if TYPE_CHECKING:
@@ -17,13 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Bridge:
+class Bridge(Objective):
     """The clean spectrum from the state at a bridge time and the noisy one; if all times are 1, it is a mapping."""
-
-    wants_teacher: ClassVar[bool] = False
-
-    def learners(self, config: TrainConfig) -> Mapping[str, Learner]:
-        return {}
 
     def loss(self, config: TrainConfig, batch: Batch, learner: str, networks: Mapping[str, nn.Module]) -> Tensor:
         spectra, t = to_spectra(config, batch), draw_time(config, batch)

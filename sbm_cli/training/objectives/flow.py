@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from sbm_cli.bridge.schedule import Flow
 from sbm_cli.training.objectives.examples import data_loss, draw_state, draw_time, to_spectra
-from sbm_cli.training.objectives.objective import STUDENT, Batch, Learner
+from sbm_cli.training.objectives.objective import STUDENT, Batch, Objective
 from sbm_cli.training.predict import predict
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FlowMatching:
+class FlowMatching(Objective):
     """The velocity (state - clean) / t of a straight path, beside the recipe's loss of the estimate.
 
     velocity: weight of the squared error of the velocity, a mean over the compressed spectrum. With the estimate in
@@ -31,14 +32,13 @@ class FlowMatching:
     data: float = 1.0
     t_bound: float = 0.1
 
-    wants_teacher: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if min(self.velocity, self.data) < 0 or not self.velocity + self.data > 0 or not 0 < self.t_bound <= 1:
             raise ValueError(f"need velocity, data >= 0, one of them above, and 0 < t_bound <= 1, got {self}")
 
-    def learners(self, config: TrainConfig) -> Mapping[str, Learner]:
-        return {}
+    def check(self, config: TrainConfig) -> None:
+        if not isinstance(config.model.schedule, Flow):
+            raise ValueError("the objective flow needs a straight path: model.schedule of kind flow")
 
     def loss(self, config: TrainConfig, batch: Batch, learner: str, networks: Mapping[str, nn.Module]) -> Tensor:
         spectra, t = to_spectra(config, batch), draw_time(config, batch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -59,6 +61,18 @@ def test_each_item_has_its_time_and_its_own_result(network: NCSNpp) -> None:
         torch.testing.assert_close(network(noisy[one], noisy[one], t[one])[0], both[one])
 
 
+def test_a_jump_grows_out_of_a_network_without_one(network: NCSNpp) -> None:
+    """It begins without effect, and then the estimate depends on where the jump goes."""
+    jumping = network.config.grown(replace(SMALL, jumps=True)).build()
+    missing, unknown = jumping.load_state_dict(network.state_dict(), strict=False)
+    assert (missing, unknown) == (["embedding.jump.weight"], [])
+    noisy = spectrum(12)
+    for to in (None, 0.5 * END):
+        torch.testing.assert_close(jumping(noisy, noisy, END, to=to)[0], network(noisy, noisy, END)[0])
+    jumping.embedding.jump.weight.data += 0.1
+    assert not torch.allclose(jumping(noisy, noisy, END, to=0.5 * END)[0], jumping(noisy, noisy, END)[0])
+
+
 def test_resampling_keeps_what_is_constant() -> None:
     for way, size in (("down", 4), ("up", 16)):
         image = resample(torch.ones(1, 3, 8, 8), way)
@@ -68,5 +82,5 @@ def test_resampling_keeps_what_is_constant() -> None:
 
 @pytest.mark.parametrize("wrong", [{"channels": ()}, {"blocks": 0}, {"channels": (8, 5000)}, {"lookahead": 2}])
 def test_dimensions_out_of_range_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="expected 1 to 8 resolutions|sees the whole utterance"):
+    with pytest.raises(ValueError, match="expected 1 to 8 resolutions|no lookahead or keep_room"):
         NCSNppConfig(**wrong)  # type: ignore[arg-type]

@@ -136,5 +136,24 @@ def test_only_who_was_trained_for_it_keeps_the_room() -> None:
     _, noisy = spectra()
     with pytest.raises(ValueError, match="not trained to keep"):
         perturbed(OSpatialNetConfig(**SMALL, embedding=4))(noisy, noisy, END, None, torch.ones(2))
-    with pytest.raises(ValueError, match="needs an embedding"):
+    with pytest.raises(ValueError, match="need a time embedding"):
         OSpatialNetConfig(**SMALL, embedding=0, keep_room=True)
+
+
+def test_a_network_that_jumps_is_told_where_to() -> None:
+    network = perturbed(OSpatialNetConfig(**SMALL, embedding=4, jumps=True))
+    state, noisy = spectra()
+    near, far = (network(state, noisy, 0.8 * END, to=to * END)[0] for to in (0.5, 0.0))
+    assert not torch.allclose(near, far)
+    torch.testing.assert_close(network(state, noisy, 0.8 * END)[0], far, rtol=0, atol=1e-6)
+    folded = network.fold()
+    assert not folded.config.jumps
+    torch.testing.assert_close(folded(noisy, noisy, END)[0], network(noisy, noisy, END)[0], rtol=0, atol=1e-5)
+
+
+def test_only_who_was_trained_for_it_jumps() -> None:
+    _, noisy = spectra()
+    with pytest.raises(ValueError, match="not trained to jump"):
+        perturbed(OSpatialNetConfig(**SMALL, embedding=4))(noisy, noisy, END, to=0.5 * END)
+    with pytest.raises(ValueError, match="need a time embedding"):
+        OSpatialNetConfig(**SMALL, embedding=0, jumps=True)

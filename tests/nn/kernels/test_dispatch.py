@@ -68,7 +68,7 @@ def test_every_operation_is_specified() -> None:
 
 
 def test_unknown_implementation_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected one of reference, cpu, triton, mamba_ssm"), kernels.use("none"):
+    with pytest.raises(ValueError, match="must be one of reference, cpu, triton, mamba_ssm"), kernels.use("none"):
         pass
 
 

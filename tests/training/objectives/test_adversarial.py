@@ -1,4 +1,4 @@
-"""An objective of one's own in one file: a second network with an optimizer of its own, and a teacher."""
+"""An objective of one's own in one file: a second network with an optimizer of its own, and the moving average."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from torch import Tensor, nn
 
 from sbm_cli.config import build, dump
 from sbm_cli.errors import ConfigError
+from sbm_cli.nn.network import Network
 from sbm_cli.training.config import OptimizerConfig, TrainConfig
 from sbm_cli.training.loop import train
 from sbm_cli.training.objectives import OBJECTIVES
-from sbm_cli.training.objectives.objective import STUDENT, TEACHER, Batch, Learner
+from sbm_cli.training.objectives.objective import AVERAGE, STUDENT, Batch, Learner, Objective
 from sbm_cli.training.predict import predict
 
 
 @dataclass(frozen=True)
-class Adversarial:
+class Adversarial(Objective):
     """The student wants its estimate to pass for clean before a critic, and to stay near its own moving average."""
 
     weight: float = 0.1
     rate: float = 1e-2  # of the critic
-    wants_teacher: ClassVar[bool] = True
+    wants_average: ClassVar[bool] = True
 
-    def learners(self, config: TrainConfig) -> Mapping[str, Learner]:
+    def learners(self, config: TrainConfig, student: Network) -> Mapping[str, Learner]:
         critic = nn.Sequential(nn.Conv1d(config.model.network.bins, 4, 3), nn.SiLU(), nn.Conv1d(4, 1, 1))
         return {"critic": Learner(critic, OptimizerConfig(rate=self.rate, warmup=0))}
 
@@ -42,7 +43,7 @@ class Adversarial:
         if learner == "critic":
             return (critic(x0.abs()) - 1).square().mean() + critic(estimate.abs()).square().mean()
         with torch.no_grad():
-            settled = predict(config, networks[TEACHER], y, y, end)
+            settled = predict(config, networks[AVERAGE], y, y, end)
         fooled = (critic(estimate.abs()) - 1).square().mean()
         return (estimate - x0).abs().mean() + (estimate - settled).abs().mean() + self.weight * fooled
 
@@ -76,7 +77,7 @@ def test_a_learner_takes_the_gradient_of_its_own_loss_alone(adversarial: TrainCo
     """Without the critic in its loss the student learns the same, whatever the critic learns."""
     for name, rate in (("slow", 1e-4), ("fast", 1e-2)):
         objective = Adversarial(weight=0.0, rate=rate)
-        train(replace(adversarial, objective=objective), tmp_path / name, processes=1)  # type: ignore[arg-type]
+        train(replace(adversarial, objective=objective), tmp_path / name, processes=1)
     slow, fast = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("slow", "fast"))
     assert all(torch.equal(tensor, fast["tensors"][name]) for name, tensor in slow["tensors"].items())
     name = "model.0.weight"
@@ -84,5 +85,5 @@ def test_a_learner_takes_the_gradient_of_its_own_loss_alone(adversarial: TrainCo
 
 
 def test_an_unknown_objective_is_refused(recipe: TrainConfig) -> None:
-    with pytest.raises(ConfigError, match="objective: kind is one of bridge, flow, got 'drift'"):
+    with pytest.raises(ConfigError, match="objective: kind is one of bridge, flow, sbctm, ufogen, got 'drift'"):
         build(TrainConfig, {**dump(recipe), "objective": {"kind": "drift"}}, "recipe")

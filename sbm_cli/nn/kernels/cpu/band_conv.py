@@ -361,7 +361,7 @@ def _kernels(kernel: int, channels: int, size: int) -> tuple[Any, Any]:
 
 
 def stage(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Callable[..., None]:
-    """Return the kernel with its weights at hand, to be called with batch, time, bands, x and y, both flat arrays."""
+    """Return the kernel with packed weights, to be called with batch, time, bands, x and y, both flat arrays."""
     channels, size, kernel = weight.shape
     (run, _), arrays = _kernels(kernel, channels, size), _arrays(gain, offset, weight, bias)
 
@@ -416,7 +416,7 @@ class _BandConv(torch.autograd.Function):
 
 
 def takes(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    """Return whether the kernels are made for such weights."""
+    """Return whether the kernels support such weights."""
     return weight.shape[1] % LANES == 0 and all(part.dtype == torch.float32 for part in (gain, offset, weight, bias))
 
 

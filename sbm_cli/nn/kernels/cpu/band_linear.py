@@ -218,7 +218,7 @@ def backward(
 
 
 def stage(*weights: Tensor) -> Callable[..., None]:
-    """Return the kernel with its weights at hand, to be called with batch, time, bands, x and y, both flat arrays."""
+    """Return the kernel with packed weights, to be called with batch, time, bands, x and y, both flat arrays."""
     arrays, (size, channels) = _arrays(*weights), weights[0].shape
 
     def mix(batch: int, time: int, bands: int, x: Any, y: Any) -> None:
@@ -269,7 +269,7 @@ class _BandLinear(torch.autograd.Function):
 
 
 def takes(squeeze: Tensor, squeeze_bias: Tensor, weight: Tensor, *others: Tensor) -> bool:
-    """Return whether the kernels are made for such weights."""
+    """Return whether the kernels support such weights."""
     (size, channels), bands = squeeze.shape, weight.shape[-1]
     whole = bands % LANES == channels % LANES == size % ROWS == 0
     return whole and all(part.dtype == torch.float32 for part in (squeeze, squeeze_bias, weight, *others))

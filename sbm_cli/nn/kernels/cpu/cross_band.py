@@ -1,6 +1,6 @@
-"""A cross-band block with its weights at hand: three kernels and nothing between them.
+"""A cross-band block with packed weights: three kernels and nothing between them.
 
-On short blocks checks, look-ups and modules take longer than what they lead to.
+On short blocks, checks, look-ups and modules would take longer than the kernels.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from sbm_cli.nn.kernels.cpu.tensors import array_of
 def prepare(
     first: Sequence[Tensor], full: Sequence[Tensor], last: Sequence[Tensor]
 ) -> Callable[[Tensor], Tensor] | None:
-    """Return what `band_conv`, `band_linear` and `band_conv` make of x in turn, as a function of x alone.
+    """Return `band_conv`, `band_linear` and `band_conv` in turn as a function of x; None for unsupported sizes.
 
-    first, full, last: the weights of each, in the order of its arguments. None if one of the kernels is not made for
-    their sizes.
+    first, full, last: the weights of each, in the order of its arguments.
     """
     if not (band_conv.takes(*first) and band_linear.takes(*full) and band_conv.takes(*last)):
         return None

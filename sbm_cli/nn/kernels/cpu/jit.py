@@ -1,4 +1,4 @@
-"""The decorator of every kernel: compiled by Numba, and kept on disk until the source of any kernel changes."""
+"""The decorator of all kernels: compiled by Numba, and cached on disk until the source of any kernel changes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ SOURCES = digest(Path(__file__).parent)
 
 
 class KernelCache(FunctionCache):
-    """Numba's cache, except that an edit in any kernel's file makes it stale, not only one in the function's own.
+    """Numba's cache, invalidated by an edit in any file of kernels, not only in that of the function.
 
-    Compiled code contains what the function calls, and that stands in several files.
+    Compiled code includes the functions that it calls, which stand in several files.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -41,9 +41,9 @@ def jit(function: Callable[..., Any]) -> Any:
     kernel = numba.njit(nogil=True, error_model="numpy")(function)
     beside = Path(__file__).with_name("__pycache__")
     if os.path.expanduser("~") == "~" and not (os.environ.get("NUMBA_CACHE_DIR") or os.access(beside, os.W_OK)):
-        return kernel  # without a home Numba would make a folder ~ wherever we are
+        return kernel  # without a home Numba would make a folder named ~ here
     try:
-        kernel._cache = KernelCache(function)  # where Numba's own cache would stand
-    except RuntimeError:  # no writable place: compiled in every process
+        kernel._cache = KernelCache(function)  # in place of Numba's own cache
+    except RuntimeError:  # no writable folder: compiled in every process
         pass
     return kernel

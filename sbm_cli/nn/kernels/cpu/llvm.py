@@ -1,4 +1,4 @@
-"""Vectors of floats in LLVM instructions, of any number of lanes: what kernels do in registers."""
+"""Operations on vectors of floats in LLVM instructions, with any number of lanes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def integer(value: int, lanes: int) -> Any:
 
 
 def splat(builder: Any, number: Any, lanes: int) -> Any:
-    """Return a vector that has one number in all lanes."""
+    """Return a vector with one number in all lanes."""
     undefined = ir.Constant(floats(lanes), ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, undefined, integer(0, lanes))

@@ -1,4 +1,4 @@
-"""A whole Mamba block on the CPU: its backward in one go, and few rows without a gradient in one kernel."""
+"""A whole Mamba block on the CPU: with a joint backward, and as one kernel for few rows without a gradient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sbm_cli.nn.kernels.cpu.vector import LANES, LN2, LOG2E, fill, load, splat, 
 from sbm_cli.nn.kernels.dispatch import differentiates
 
 Carry = tuple[Tensor, Tensor]
-FEW = 256  # rows of a block up to which one kernel does it all: then calls take longer than products
+FEW = 256  # rows up to which one kernel does everything: calls would take longer than products
 
 
 @jit
@@ -96,7 +96,7 @@ def mamba_forward(
 def _few(
     x: Tensor, packed: Sequence[Any], before: Tensor, h: Tensor, arrays: Sequence[Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the whole block by one kernel, which on few rows beats the calls that it takes the place of.
+    """Run the whole block in one kernel, which on few rows beats separate calls.
 
     packed: the three projections; the rest as in `_mamba`, whose results it returns.
     """
@@ -235,7 +235,7 @@ def prepare(
     D: Tensor,
     out_proj: Tensor,
 ) -> Callable[[Tensor, Carry | None], tuple[Tensor, Carry]] | None:
-    """Return a block with its weights at hand as a function of x and the carry; None for sizes not made for."""
+    """Return a block with packed weights as a function of x and the carry; None for unsupported sizes."""
     if not _takes(conv[0], A, D):
         return None
     (taps, conv_bias, weight, bias, rates, skip), arrays = _turned(*conv, *dt_proj, A, D)
@@ -256,13 +256,13 @@ def prepare(
 
 
 def _takes(conv: Tensor, A: Tensor, D: Tensor) -> bool:
-    """Return whether the kernels are made for such weights."""
+    """Return whether the kernels support such weights."""
     whole = len(D) % LANES == A.shape[1] % GROUP == 0 and conv.shape[2] == TAPS
     return whole and D.dtype == torch.float32
 
 
 def _products_in(x: Tensor) -> torch.dtype | None:
-    """Return the type of the products; None if it is one that the kernels do not read."""
+    """Return the type of the products; None if the kernels do not support it."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     return dtype if dtype in (torch.float32, torch.bfloat16) else None
 

@@ -1,4 +1,4 @@
-"""Tensors as the kernels see them, and the threads that take a kernel through them."""
+"""Tensors as the kernels see them, and the threads that run kernels over them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from sbm_cli.nn.kernels.cpu.jit import jit
 
 CHUNK = 4  # sequences that a thread takes together; their parameter gradients are summed first
-SERIAL = 1 << 16  # elements below which threads cost more than they bring
+SERIAL = 1 << 16  # elements below which threads cost more than they gain
 
 
 class Rows(NamedTuple):
-    """A tensor [batch, time, band, channel] for the kernels: its memory as a flat array, its strides but the last."""
+    """A tensor [batch, time, band, channel] for the kernels: its memory as a flat array, all strides but the last."""
 
     data: Any
     strides: tuple[int, int, int]
@@ -66,13 +66,13 @@ def rows_of(x: Tensor) -> Rows:
 
 
 def array_of(x: Tensor) -> Any:
-    """Return a tensor's numbers as a flat array: its own memory, where they lie in order."""
+    """Return the numbers of a tensor as a flat array: its own memory if they lie in order."""
     x = x.detach()
     return (x if x.is_contiguous() else x.contiguous()).numpy().reshape(-1)
 
 
 def parts_of(x: Tensor, *sizes: int) -> list[Rows]:
-    """Return parts of the last axis of a contiguous tensor, so many channels each; views of torch's take longer."""
+    """Return parts of the last axis of a contiguous tensor, by channels; views of torch take longer."""
     array = array_of(x.view(torch.int16) if x.dtype == torch.bfloat16 else x)
     _, time, band, channel = x.shape
     strides = time * band * channel, band * channel, channel

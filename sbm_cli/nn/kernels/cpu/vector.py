@@ -1,4 +1,4 @@
-"""A vector of LANES float32 channels in a register as a Numba type, so that nothing hangs on the auto-vectoriser."""
+"""A vector of LANES float32 channels in a register as a Numba type, so that nothing depends on the auto-vectoriser."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ OPERATIONS = {
 
 
 def missing() -> str:
-    """Return an empty text if the kernels can run, else why not."""
+    """Return "" if the kernels can run, otherwise why not."""
     if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):  # no tuples in kernels
         return f"the Triton scan needs Triton 3.3, found {triton.__version__}: pip install --upgrade torch"
     if torch.cuda.is_available() or not isinstance(scan.scan_forward, triton.JITFunction):  # or in Triton's interpreter

@@ -1,4 +1,4 @@
-"""Rows of channels: how kernels load them, and how they get tensors whose rows lie anywhere."""
+"""Rows of channels: how kernels load them, and how tensors with any strides reach the kernels."""
 
 from typing import Any
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from sbm_cli.data.corpora.layouts import LAYOUTS, Layout, Rule
 from sbm_cli.data.corpus import SUFFIXES
-from sbm_cli.data.layouts import LAYOUTS, Layout, Rule
 from sbm_cli.data.manifest import KINDS, SPLITS, Clip, identity, name_rank, read_manifest
 from sbm_cli.errors import ConfigError
 

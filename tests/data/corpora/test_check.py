@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sbm_cli.data import check as module
-from sbm_cli.data.check import Finding, Row, Sound, check, examine
+from sbm_cli.data.corpora import check as module
+from sbm_cli.data.corpora.check import Finding, Row, Sound, check, examine
 from sbm_cli.data.manifest import COLUMNS, report_set
 
 Rows = list[dict[str, str]]

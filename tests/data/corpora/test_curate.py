@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from sbm_cli.audio.samples import Samples
-from sbm_cli.data.curate import MANIFEST, SCORES, Utterance, curate
+from sbm_cli.data.corpora.curate import MANIFEST, SCORES, Utterance, curate
 from sbm_cli.data.manifest import RATE, read_manifest
 from sbm_cli.errors import AudioError, ConfigError
 from tests.data.test_corpus import manifest, row, tone

@@ -13,9 +13,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbm_cli.data.layouts import LAYOUTS, VOICES, Rule
+from sbm_cli.data.corpora.layouts import LAYOUTS, VOICES, Rule
+from sbm_cli.data.corpora.prepare import _hashed, find_clips, follow, seconds_of, thin
 from sbm_cli.data.manifest import COLUMNS, Clip, identity, read_manifest, write_manifest
-from sbm_cli.data.prepare import _hashed, find_clips, follow, seconds_of, thin
 from sbm_cli.errors import ConfigError
 
 Paths = Mapping[str, str | None]  # path: "kind speaker-or-group split", "hash" for a split by name; None: left out

@@ -1,0 +1,80 @@
+"""`sbm export`: a model for programs without PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sbm_cli import hub
+from sbm_cli.cli import console
+from sbm_cli.cli.options import Json, Quiet, Verbose
+from sbm_cli.errors import OutputExistsError
+
+
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="Where to write the graph.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME|PATH]",
+            help="A name of `sbm models list`, or a .safetensors file; the default model if none is given.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="Of the weights; with int8 of the products too, which is less exact."),
+    ] = "float32",
+    spectra: Annotated[
+        bool, typer.Option("--spectra", help="Leave the STFT out: the graph takes and returns the spectra of frames.")
+    ] = False,
+    dereverb: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="How much of the reverberation to remove; less than 1 by sbm-small alone."),
+    ] = 1.0,
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Recording to check the graph with; speech-like noise if none is given."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.onnx if it exists.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a model as an ONNX graph: a hop of samples in, a hop of clean samples out.
+
+    The graph is checked before it is written: onnxruntime enhances a recording with it, and in float32 every sample
+    must be within 1e-4 of our own. docs/export.md says how to run it; examples/onnx_stream.py does, in 50 lines.
+
+    \b
+    Examples:
+      sbm export sbm-live -o sbm-live.onnx
+      sbm export -o small.onnx --dtype int8 --check talk.wav
+    """
+    console.adjust(quiet or json, verbose)
+    if output.exists() and not overwrite:
+        raise OutputExistsError(f"{output} exists.", "Use --overwrite to replace it, or name another output.")
+    from sbm_cli.export import export as write
+    from sbm_cli.model import Model
+
+    entry = hub.entries().get(name or hub.default_name())
+    model = Model.load(hub.resolve(name)).to("cpu")
+    console.note(f"{model.config.name}: exporting and checking, which takes up to a minute")
+    written = write(
+        model,
+        output,
+        check,
+        dtype=dtype,
+        spectra=spectra,
+        dereverb=dereverb,
+        license=entry.license if entry else "",
+    )
+    if json:
+        console.data_json(dataclasses.asdict(written))
+        return
+    console.note(
+        f"{written.path}: {written.dtype}, {written.bytes / 1e6:.2f} MB, {written.delay} samples late; "
+        f"at most {written.difference:.1g} from our own output, {written.difference_db:.0f} dB"
+    )

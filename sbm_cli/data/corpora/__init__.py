@@ -1,0 +1,1 @@
+"""Corpora as they come: laid out, checked, cleaned, and described in manifests."""
