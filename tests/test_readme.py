@@ -77,8 +77,9 @@ def extras() -> set[str]:
     return set(re.findall(r"^([a-z]+) = \[", table, re.MULTILINE))
 
 
-# What a line of a document gets in addition, so that it takes seconds.
+# What a line of a document gets in addition, so that it takes seconds and no device.
 FEW = {
+    "live": "-h",
     "train": "--device cpu --processes 1 --set steps=1 --set batch=1 --set mix.segment_seconds=0.5 --set data.rooms=2 "
     "--set loop.validate_items=1",
     "evaluate": "--metrics si_sdr --workers 1 --count 2 --overwrite",

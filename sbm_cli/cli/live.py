@@ -42,7 +42,13 @@ def live(
     *,
     input: Annotated[
         str | None,
-        typer.Option("--input", "-i", metavar="DEVICE", help="Microphone, by number or part of its name."),
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="DEVICE",
+            help="Microphone, by number or part of its name.",
+            show_default="the system's",
+        ),
     ] = None,
     output: Annotated[
         str | None,
@@ -51,6 +57,7 @@ def live(
             "-o",
             metavar="DEVICE|FILE|-",
             help="Loudspeaker or virtual device, by number or part of its name; a sound file; or - for stdout.",
+            show_default="the system's",
         ),
     ] = None,
     list_devices: Annotated[bool, typer.Option("--list-devices", help="List the devices and exit.")] = False,
@@ -63,24 +70,24 @@ def live(
     seconds: Annotated[float | None, typer.Option(min=0, metavar="S", help="Stop after S seconds of sound.")] = None,
     buffer: Annotated[
         float,
-        typer.Option(min=0, max=1000, metavar="MS", help="Delay a loudspeaker by MS, to be safe from underruns."),
+        typer.Option(
+            min=0, max=1000, metavar="MS", help="Extra delay of a device's output; more of it prevents underruns."
+        ),
     ] = 10.0,
     options: Options,
     model: Model = MODEL,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Clean what is being said right now: from a microphone to a loudspeaker, a virtual device, a file or a pipe.
+    """Clean speech as it is spoken, into headphones, a call, a file or a pipe.
 
-    Without --input and --output, sound goes from the default microphone to the default loudspeaker: wear headphones, or
-    it comes back. Devices need the extra "live".
-
-    Press space or b to compare with the input, Ctrl-C to end.
+    Press space or b to compare with the input, Ctrl-C to stop. Wear headphones, or the microphone hears the output.
+    Devices need the extra "live"; raw samples through pipes do not.
 
     \b
     Examples:
       sbm live --list-devices
-      sbm live -i "USB" -o "CABLE Input"         # other programs record from the virtual device
+      sbm live -i USB -o "CABLE Input"           # other programs record from the virtual device
       sbm live -o clean.flac --seconds 60
       sbm live --record both.wav --attenuation-limit 20
       arecord -f S16_LE -r 16000 -t raw | sbm live --raw 16000 -o - | aplay -f S16_LE -r 16000

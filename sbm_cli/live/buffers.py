@@ -21,6 +21,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.overruns = 0  # blocks lost
+        self.error: Exception | None = None  # why there are no more
         self._blocks: queue.Queue[Samples | None] = queue.Queue(_MOST_BLOCKS)
         self._closed = threading.Event()
 

@@ -24,33 +24,21 @@ class RawInput:
         self.glitches: dict[str, int] = {}
         self._pipe = pipe
         self._inbox = Inbox()
-        self._error: Exception | None = None
         self._resampler = StreamResampler(form.rate, rate, form.channels, LIVE)
         self._size = max(1, hop * form.rate // rate)
         self.latency = self._resampler.latency_seconds
 
     def blocks(self) -> Iterator[Samples | None]:
         """Yield what comes, and None while nothing does, until the end."""
-        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=_read, args=(self._pipe, self._size, self._inbox), daemon=True).start()
         for block in self._inbox:
             yield None if block is None else self._resampler.feed(block)
-        if self._error is not None:
-            raise self._error
+        if self._inbox.error is not None:
+            raise self._inbox.error
         yield self._resampler.flush()
 
     def close(self) -> None:
         self._inbox.close()
-
-    def _read(self) -> None:
-        try:
-            with self._pipe.open() as samples:
-                assert isinstance(samples, RawSamples)
-                while len(block := samples.read(self._size, dtype="float32", always_2d=True)):
-                    if not self._inbox.put(block.T):
-                        return
-        except Exception as error:  # raised where it is noticed
-            self._error = error
-        self._inbox.put(None)
 
 
 class Output:
@@ -68,3 +56,16 @@ class Output:
 
     def close(self) -> None:
         self._writer.write(self._resampler.flush())
+
+
+def _read(pipe: Pipe, size: int, inbox: Inbox) -> None:
+    """Put what comes through a pipe into an inbox. Knows nothing else: the process may end while it waits."""
+    try:
+        with pipe.open() as samples:
+            assert isinstance(samples, RawSamples)
+            while len(block := samples.read(size, dtype="float32", always_2d=True)):
+                if not inbox.put(block.T):
+                    return
+    except Exception as error:  # for whoever takes the blocks
+        inbox.error = error
+    inbox.put(None)
