@@ -178,7 +178,8 @@ class _Training:
         self.average = self.optimizer.averaged()
         if config.objective.wants_average:
             self.networks[AVERAGE] = self.average
-        self.found: dict[str, Tensor] = {}  # by each learner in its last step
+        # In its last step: loss, gradient norm, whether both are finite, and how many steps in a row they were not.
+        self.found = {name: torch.tensor([0.0, 0.0, 1.0, 0.0], device=worker.device) for name in self.optimizers}
         self.items = range(worker.rank, config.batch, worker.size)
         self.numbers = torch.tensor(self.items, device=worker.device)
         self.together = config.loop.micro_batch or (1 if worker.device.type == "cpu" else len(self.items))
