@@ -168,11 +168,13 @@ class FakeSounddevice:
             return found
         if device is None:
             device = self.default.device[kind == "output"]
-        for each in found:
-            if device == each["index"] or (isinstance(device, str) and device in each["name"]):
-                return each
+        matching = [each for each in found if device == each["index"] or str(device) in each["name"]]
+        if len(matching) == 1:
+            return matching[0]
         if isinstance(device, str):
-            raise ValueError(f"No {kind} device matching {device!r}")
+            names = "\n".join(f"[{each['index']}] {each['name']}, ALSA" for each in matching)
+            told = f"Multiple {kind} devices found for {device!r}:\n{names}"
+            raise ValueError(told if matching else f"No {kind} device matching {device!r}")
         raise self.PortAudioError(f"Error querying device {device}")
 
     def InputStream(self, **how: Any) -> FakeStream:

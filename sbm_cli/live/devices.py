@@ -63,7 +63,7 @@ def list_devices() -> list[Device]:
 class Microphone:
     """A device, or its first channel, as blocks [1, n] at `rate`.
 
-    device: its index, or part of its name; the default one if None.
+    device: its index, or words of its name and its system; the default one if None.
 
     Raises AudioError if there is no such device or it cannot be opened, and later if it is gone.
     """
@@ -156,8 +156,9 @@ def _open(
     try:
         found = sounddevice.query_devices(wanted, kind)
     except (ValueError, sounddevice.PortAudioError) as error:
-        missing = f"no {kind} device" if device is None else f"{device!r}: {error}"
-        raise AudioError(f"{missing}.", "sbm live --list-devices shows what there is.") from error
+        told, *candidates = str(error).splitlines() if device is not None else [f"no {kind} device"]
+        hint = "\n".join(candidates) or "sbm live --list-devices shows what there is."
+        raise AudioError(f"{told[:1].lower()}{told[1:].rstrip(':')}.", hint) from error
     most = found[f"max_{kind}_channels"]
     few = (1, 2) if kind == "input" else (2, 1)  # of two loudspeakers one channel might be the left one alone
     reason: Exception | None = None
