@@ -204,10 +204,11 @@ class OSpatialNet(Network):
         wide = skip + F.pad(wide, (0, 0, 0, 1))  # the highest bin has no band of its own
         wide = F.silu(wide).permute(0, 3, 1, 2)
         noisy = torch.view_as_complex(x[..., -2:].contiguous())
-        estimate = _estimate(self.config.output, _complex(self.head(wide)), noisy)
+        parts = [torch.view_as_complex(pair) for pair in _pairs(self.head(wide)).unbind(-2)]
+        estimate = _estimate(self.config.output, parts, noisy)
         if self.filter is not None:
             low, count = self.config.filter_bins, self.config.filter_frames
-            taps = torch.stack(_complex(self.filter(wide[..., :low])), -1)  # [batch, time, low, taps]
+            taps = torch.view_as_complex(_pairs(self.filter(wide[..., :low])))  # [batch, time, low, taps]
             past = torch.view_as_complex(seen[:, :, :low, -2:].contiguous())
             frames = torch.stack([past[:, tap : tap + x.shape[1]] for tap in range(count)], -1)
             filtered = estimate[..., :low] + (taps * frames).sum(-1)
@@ -260,10 +261,9 @@ class OSpatialNet(Network):
         return folded.train(self.training)
 
 
-def _complex(channels: Tensor) -> list[Tensor]:
-    """Return pairs of channels [batch, 2 n, time, freq] as n complex tensors [batch, time, freq]."""
-    pairs = channels.permute(0, 2, 3, 1).float().contiguous().split(2, -1)
-    return [torch.view_as_complex(pair) for pair in pairs]
+def _pairs(channels: Tensor) -> Tensor:
+    """Return channels [batch, 2 n, time, freq] as pairs, real and imaginary part, [batch, time, freq, n, 2]."""
+    return channels.permute(0, 2, 3, 1).float().contiguous().view(*channels.shape[:1], *channels.shape[2:], -1, 2)
 
 
 def _estimate(output: str, parts: list[Tensor], noisy: Tensor) -> Tensor:
