@@ -201,6 +201,7 @@ def sounddevice(monkeypatch: pytest.MonkeyPatch) -> FakeSounddevice:
 
 @pytest.fixture(scope="session", autouse=True)
 def _heard_signals() -> None:
-    """Programs that the tests start inherit which signals are ignored, and nohup has SIGHUP ignored."""
+    """Programs that the tests start inherit which signals are ignored: nohup ignores SIGHUP, a shell's `&` SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)

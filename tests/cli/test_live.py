@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import signal
@@ -28,13 +29,19 @@ if TYPE_CHECKING:
 HOP = 512  # bytes
 
 
-def started(*arguments: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def started(*arguments: object) -> Iterator[subprocess.Popen[bytes]]:
+    """Start it with pipes; one that hangs is killed, and the test fails."""
+    with subprocess.Popen(
         [sys.executable, "-m", "sbm_cli", "live", "--raw", "16000", *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )
+    ) as process:
+        timer = threading.Timer(120, process.kill)
+        timer.start()
+        yield process
+        timer.cancel()
 
 
 def noise(samples: int) -> np.ndarray:
