@@ -63,6 +63,8 @@ class Options:
             raise ValueError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {self.sampler!r}")
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"dtype must be one of {', '.join(get_args(Dtype))}, got {self.dtype!r}")
+        if self.clip_mode not in get_args(ClipMode):
+            raise ValueError(f"clip mode must be one of {', '.join(get_args(ClipMode))}, got {self.clip_mode!r}")
         if self.audio_stream not in (None, "all") and (isinstance(self.audio_stream, str) or self.audio_stream < 1):
             raise ValueError(f"audio stream must be a number from 1, or all, got {self.audio_stream!r}")
         if self.rate is not None:

@@ -97,10 +97,13 @@ class Stream:
     """One recording: `feed` as sound arrives, `flush` at its end. Cutting differently changes nothing."""
 
     def __init__(self, model: Model, rate: float, channels: int, options: Options, threads: int) -> None:
+        if not hasattr(channels, "__index__") or channels < 1:
+            raise ValueError(f"channels must be a whole number from 1, got {channels!r}")
         self.fed = 0  # samples
         self._channels = channels
         self._replace_nan = options.replace_nan
         self._streams = Streams(model, [(whole_rate(rate), channels)], options, threads)
+        self._ended = False
         self._flat = channels == 1  # whether blocks come as [samples]
 
     def feed(self, samples: ArrayLike) -> Samples:
@@ -112,6 +115,8 @@ class Stream:
         Raises ValueError for another shape or type, and for NaN, infinity and samples beyond 1e12 unless the options
         replace them. The stream is unchanged then and can continue with another block.
         """
+        if self._ended:
+            raise ValueError("the stream was flushed: start another one for more sound")
         samples = full_scale_one(samples)
         rows = np.array(samples, ndmin=2)
         if samples.ndim in (1, 2) and not samples.size:
@@ -134,6 +139,7 @@ class Stream:
 
     def flush(self) -> Samples:
         """Return the rest, shaped like the blocks (without any, [n]): in total as many samples as went in."""
+        self._ended = True
         return self._shaped(self._streams.feed([None]))
 
     def _shaped(self, enhanced: list[Samples]) -> Samples:

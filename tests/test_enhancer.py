@@ -20,7 +20,7 @@ from sbm_cli.audio.resample import resampled_length
 from sbm_cli.bridge import VE, Flow, Schedule, sample
 from sbm_cli.dsp.level import frame_power
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.errors import AudioError, ModelError, OutputExistsError
+from sbm_cli.errors import AudioError, DependencyError, ModelError, OutputExistsError
 from sbm_cli.files import FileReport
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
@@ -240,6 +240,15 @@ def test_steps_do_not_depend_on_the_blocks(
     assert (one > 1e-4) == (steps > 1)
     other = enhancer.enhance(noisy, 16000, replace(options, seed=seed + 1))
     assert (np.abs(whole - other).max() > 1e-4) == (schedule.end_std > 0 or (steps > 1 and sampler == "sde"))
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "message"),
+    [("gpu", ValueError, "device must be auto"), ("cuda:99", DependencyError, "no device cuda:99: torch sees")],
+)
+def test_devices_that_are_none_are_refused(device: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Enhancer.load("sbm-tiny", device)
 
 
 def test_a_flow_has_no_sde() -> None:

@@ -33,7 +33,7 @@ ROOMS = {
     "model": {"atomic", "bridge", "dsp", "nn", "config", "errors"},
     "stream": {"audio", "bridge", "dsp", "model", "nn", "options", "errors"},
     "files": {"audio", "model", "stream", "options", "errors"},
-    "enhancer": {"audio", "files", "model", "stream", "hub", "options"},
+    "enhancer": {"audio", "errors", "files", "model", "stream", "hub", "options"},
     "live": {"audio", "enhancer", "options", "errors"},
     "data": {"atomic", "audio", "cells", "config", "cores", "errors"},
     "timing": {"audio", "cores", "enhancer", "errors"},

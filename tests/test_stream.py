@@ -184,3 +184,13 @@ def test_a_child_forked_after_use_works(model: Path, threads: int) -> None:
     child.kill()  # if it hangs
     child.join()
     assert child.exitcode == 0
+
+
+def test_wrong_use_of_a_stream_is_said_at_once(enhancer: Enhancer) -> None:
+    with pytest.raises(ValueError, match="channels must be a whole number from 1"):
+        enhancer.stream(16000, Options())  # type: ignore[arg-type]
+    stream = enhancer.stream(16000)
+    stream.feed(np.zeros(100, np.float32))
+    stream.flush()
+    with pytest.raises(ValueError, match="the stream was flushed"):
+        stream.feed(np.zeros(100, np.float32))

@@ -77,7 +77,7 @@ class SoundWriter:
         if self._target.exists() and not self._target.is_file():
             raise AudioError(f"{self.path}: not a regular file.", "Choose a file as the output.")
         if not self._overwrite and self._target.exists():
-            raise _exists(self.path)
+            raise exists_error(self.path)
         if self._target.exists() and not os.access(self._target, os.W_OK):  # a new file in its place would not ask
             raise AudioError(f"{self.path}: is read-only.", "Make it writable, or choose another output.")
         try:
@@ -189,7 +189,7 @@ class SoundWriter:
                 atomic.keep_mode(self._part, self._target)
             self._part.replace(self._target)
         except FileExistsError as error:
-            raise _exists(self.path) from error
+            raise exists_error(self.path) from error
         except OSError as error:
             raise AudioError(f"{self.path}: cannot be written ({str(error.strerror).lower()}).") from error
 
@@ -266,5 +266,5 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
     return {}
 
 
-def _exists(path: Path) -> OutputExistsError:
+def exists_error(path: Path) -> OutputExistsError:
     return OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or choose another output.")

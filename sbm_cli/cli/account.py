@@ -21,7 +21,7 @@ class Account:
     def __init__(self, json_lines: bool, dry_run: bool) -> None:
         self.elapsed = 0.0
         self.failed: list[Path] = []
-        self.outdated: Counter[str] = Counter()  # by reason
+        self.outdated: dict[str, list[Path]] = {}  # outputs by reason
         self.dry_run = dry_run
         self._json_lines = json_lines
         self._counts: Counter[str] = Counter()
@@ -81,9 +81,10 @@ class Account:
             console.warn(f"not carried over (from how many files): {', '.join(names)}")
         for limit in self._limits:
             console.note(BAND_NOTE.format(limit / 1000))
-        for reason, count in self.outdated.items():
+        for reason, paths in self.outdated.items():
+            shown = ", ".join([*map(str, paths[:SHOWN]), *["…"] * (len(paths) > SHOWN)])
             console.error(
-                f"{count} outdated outputs were kept: {reason}.",
+                f"{len(paths)} outdated {'output was' if len(paths) == 1 else 'outputs were'} kept: {reason}: {shown}",
                 "Use --overwrite to redo them, --skip-existing to keep them, or another output folder.",
             )
         if self.failed:

@@ -173,7 +173,7 @@ def _sort(
                 if account.dry_run:
                     account.tell(todo[-1], "planned", reason)
             elif state == "outdated" and not skip_existing:
-                account.outdated[reason] += 1
+                account.outdated.setdefault(reason, []).append(job.target)
                 account.tell(job, "outdated", reason)
             else:
                 account.tell(job, "skipped", reason)

@@ -112,6 +112,11 @@ def enhance(
     if not wanted:
         return
     check_device(device)
+    _, first = wanted[0]
+    if len(wanted) == 1 and isinstance(first, Path) and first.exists() and not overwrite:
+        from sbm_cli.audio.writer import exists_error
+
+        raise exists_error(first)  # before the model is loaded
 
     from sbm_cli.enhancer import Enhancer
 
@@ -215,6 +220,8 @@ def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], over
         raise typer.BadParameter("needs exactly one INPUT file and one OUTPUT file", param_hint="--spectrogram")
     if any(os.path.realpath(path) == os.path.realpath(str(end)) for end in jobs[0]):
         raise SbmError(f"{path} is also the input or the output.", "Choose another file for the picture.")
+    if path.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{path}: the picture is a PNG, so name it .png", param_hint="--spectrogram")
     if path.exists() and not overwrite:
         raise OutputExistsError(
             f"{path} exists.", "Use --overwrite to replace it, or choose another file for the picture."

@@ -84,7 +84,7 @@ def train(
     from sbm_cli import hub
     from sbm_cli.training.config import load_recipe
     from sbm_cli.training.loop import train as run
-    from sbm_cli.training.state import tuned_model
+    from sbm_cli.training.state import LAST, tuned_model
 
     weights = hub.resolve(start) if start is not None else None
     changes = list(overrides or [])
@@ -92,6 +92,8 @@ def train(
     changes += [f"loop.precision={precision}"] if precision is not None else []
     recipe = load_recipe(config or "finetune", changes, tuned_model(weights) if weights is not None else None)
     folder = output or Path("runs") / recipe.model.name
+    if resume and not (folder / LAST).exists():
+        console.note(f"{folder}: nothing to resume; the training starts from the beginning")
     console.note(f"{recipe.model.name}: {recipe.steps} steps of {recipe.batch} mixtures -> {folder}")
     outcome = run(
         recipe,

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sbm_cli.audio.samples import Samples
+from sbm_cli.audio.samples import Samples, usable
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.options import Options
 
@@ -122,6 +122,7 @@ class Session:
         if self._left is not None:
             block = block[:, : self._left]
             self._left -= block.shape[1]
+        block = np.where(usable(block), block, np.float32(0))  # a device's driver may give NaN; it goes on
         self._waiting = np.concatenate([self._waiting, block], axis=1)
         self._peaks[0] = max(self._peaks[0], _peak(block))
         self._pass(self._stream.feed(block))

@@ -112,7 +112,7 @@ def test_changed_options_are_told_and_not_guessed(copy: Any, folder: Path) -> No
     assert result.status == 1
     assert result.err == (
         f"{IGNORED}"
-        "sbm: 2 outdated outputs were kept: made with strength 1.0.\n"
+        "sbm: 2 outdated outputs were kept: made with strength 1.0: out/a.wav, out/day 1/b.flac\n"
         "     Use --overwrite to redo them, --skip-existing to keep them, or another output folder.\n"
         "2 files: 2 outdated\n"
     )
@@ -128,7 +128,7 @@ def test_outputs_of_others_are_kept(copy: Any, folder: Path) -> None:
     write(folder / "out" / "a.wav", seconds=0.1)
     before = (folder / "out" / "a.wav").read_bytes()
     result = copy()
-    assert result.status == 1 and "1 outdated outputs were kept: not made by sbm batch.\n" in result.err
+    assert result.status == 1 and "1 outdated output was kept: not made by sbm batch: out/a.wav\n" in result.err
     assert (folder / "out" / "a.wav").read_bytes() == before
     assert copy("-y").status == 0
     assert (folder / "out" / "a.wav").read_bytes() != before
