@@ -50,6 +50,8 @@ class ModelConfig:
             raise ValueError(f"name must be a plain file name without suffix, got {self.name!r}")
         if not 1000 <= self.rate <= 192_000:
             raise ValueError(f"rate must be between 1000 and 192000 Hz, got {self.rate}")
+        if not 0 <= self.level.low_hz <= self.rate / 4:
+            raise ValueError(f"level.low_hz lies between 0 and a quarter of the rate, got {self.level.low_hz}")
         if self.stft.bins != self.network.bins:
             raise ValueError(f"the STFT has {self.stft.bins} frequencies, the network {self.network.bins}")
 

@@ -57,6 +57,8 @@ class Options:
                 raise ValueError("strength and attenuation limit set the same thing: give only one of them")
         if not 0 <= self.dereverb <= 1:
             raise ValueError(f"dereverb must be between 0 and 1, got {self.dereverb}")
+        if not all(hasattr(number, "__index__") for number in (self.steps, self.seed)):
+            raise ValueError(f"steps and seed must be whole numbers, got {self.steps!r} and {self.seed!r}")
         if self.steps < 1 or self.seed < 0:
             raise ValueError(f"steps must be at least 1 and seed at least 0, got {self.steps} and {self.seed}")
         if self.sampler not in get_args(Sampler):

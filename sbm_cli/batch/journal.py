@@ -26,7 +26,14 @@ from sbm_cli.options import DEFAULTS, Options
 NAME = ".sbm-batch.jsonl"
 
 # Types of fields that we use, in a journal that others may have written to.
-_KINDS = (("process", int), ("settings", dict), ("seconds", (int, float)), ("bytes", int), ("mtime_ns", int))
+_KINDS = (
+    ("process", int),
+    ("settings", dict),
+    ("seconds", (int, float)),
+    ("bytes", int),
+    ("mtime_ns", int),
+    ("failed", bool),
+)
 
 State = Literal["new", "done", "outdated"]
 
@@ -42,6 +49,7 @@ class Entry:
     settings: dict[str, Any]
     process: int
     replaces: bool
+    failed: bool = False  # nothing was written: what has the output's name is another's
     # once finished
     sha256: str = ""  # of the input
     seconds: float = 0.0
@@ -100,6 +108,8 @@ class Journal:
             return "outdated", "not made by sbm batch"
         if entry.replaces and not entry.finished:
             return "outdated", "replacement was interrupted"
+        if entry.failed:
+            return "outdated", "not made by sbm batch"
         known = asdict(DEFAULTS) | entry.settings  # an option newer than the entry had its default
         made = {name: known.get(name) for name in self._settings}
         if made != self._settings:
@@ -125,6 +135,10 @@ class Journal:
         """Record that the output of a job is complete; sha256: of the input."""
         entry = self._entries[self._key(job)]
         self._append(dataclasses.replace(entry, sha256=sha256, seconds=seconds, bytes=bytes), sync=True)
+
+    def fail(self, job: Job) -> None:
+        """Record that a job has written nothing."""
+        self._append(dataclasses.replace(self._entries[self._key(job)], failed=True))
 
     def _same_input(self, job: Job, entry: Entry) -> bool:
         size, mtime_ns = _stamp(job.source)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 MOST = 100.0  # of every parameter: exp(100) is the largest variance that float32 nearly holds
+LEAST = 1e-9  # of the variance at t = 1: below, float32 divides zero by zero on the way
 
 
 class BridgeSchedule:
@@ -54,8 +55,8 @@ class VE(BridgeSchedule):
     c: float = 0.4
 
     def __post_init__(self) -> None:
-        if not (1 < self.k <= MOST and 0 < self.c <= MOST):
-            raise ValueError(f"VE needs 1 < k <= {MOST} and 0 < c <= {MOST}, got k = {self.k}, c = {self.c}")
+        if not (1 < self.k <= MOST and LEAST <= self.c <= MOST):
+            raise ValueError(f"VE needs 1 < k <= {MOST} and {LEAST} <= c <= {MOST}, got k = {self.k}, c = {self.c}")
 
     def var(self, t: Tensor) -> Tensor:
         # c·(k^(2t) - 1) / (2 ln k); expm1 keeps the digits of small t.
@@ -73,8 +74,8 @@ class VP(BridgeSchedule):
 
     def __post_init__(self) -> None:
         _check_betas("VP", self.beta0, self.beta1)
-        if not 0 < self.c <= MOST:
-            raise ValueError(f"VP needs 0 < c <= {MOST}, got c = {self.c}")
+        if not LEAST <= self.c <= MOST:
+            raise ValueError(f"VP needs {LEAST} <= c <= {MOST}, got c = {self.c}")
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-0.5 * _integral(self.beta0, self.beta1, t))
@@ -104,8 +105,8 @@ class Brownian(BridgeSchedule):
     rho: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rho <= MOST:
-            raise ValueError(f"Brownian needs 0 < rho <= {MOST}, got rho = {self.rho}")
+        if not LEAST <= self.rho**2 <= MOST**2:
+            raise ValueError(f"Brownian needs {LEAST**0.5:.1e} <= rho <= {MOST}, got rho = {self.rho}")
 
     def var(self, t: Tensor) -> Tensor:
         return self.rho**2 * t
@@ -188,5 +189,7 @@ def _integral(beta0: float, beta1: float, t: Tensor) -> Tensor:
 
 
 def _check_betas(name: str, beta0: float, beta1: float) -> None:
-    if not 0 <= beta0 < beta1 <= MOST:
-        raise ValueError(f"{name} needs 0 <= beta0 < beta1 <= {MOST}, got beta0 = {beta0}, beta1 = {beta1}")
+    if not (0 <= beta0 < beta1 <= MOST and beta0 + beta1 >= LEAST):
+        raise ValueError(
+            f"{name} needs 0 <= beta0 < beta1 <= {MOST}, beta1 not below {LEAST}, got beta0 = {beta0}, beta1 = {beta1}"
+        )

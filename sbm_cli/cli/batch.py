@@ -217,6 +217,8 @@ def _enhance(
                     journal.finish(job, sha256, report["seconds"], size)
                     account.tell(job, "done", **report)
                 case Failed(job, error):
+                    if job in running:
+                        journal.fail(job)
                     account.fail(job, error)
             if isinstance(event, Done | Failed):
                 done += event.job.seconds

@@ -102,6 +102,10 @@ def live(
         raise SbmError("stdin is a terminal, not a file or pipe.", "Send it samples: arecord … | sbm live --raw …")
     if output == PIPE and sys.stdout.isatty():
         raise SbmError("stdout is a terminal, not a file or pipe.", "Send it on: sbm live -o - … | aplay …")
+    if record is not None and output is not None and os.path.realpath(record) == os.path.realpath(output):
+        raise typer.BadParameter(f"{record} is also the output; record into another file", param_hint="--record")
+    if seconds is not None and not math.isfinite(seconds):
+        raise typer.BadParameter("give a number of seconds, or leave it out", param_hint="--seconds")
     form = None if raw is None else raw_format(raw)
     place = None if output is None or _is_device(output) else output
     if form is None or place is None:

@@ -169,7 +169,9 @@ def _inherited(path: Path, heirs: tuple[Path, ...], model: ModelConfig | None) -
     model: as in `load_recipe`.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason})", "Save the recipe as UTF-8.") from error
     except OSError as error:
         recipes = list_recipes()
         width = max(map(len, recipes))

@@ -167,12 +167,15 @@ def tuned_model(path: Path) -> ModelConfig:
 def restore(path: Path, optimizers: Mapping[str, Optimizer], frozen: Mapping[str, nn.Module]) -> tuple[int, float]:
     """Put a checkpoint's state into the optimizers and all networks; return the next step and the best loss."""
     found = _read(path)
-    learners = {STUDENT: found["tensors"], **found.get("learners", {})}  # older files have the student alone
-    for learner, optimizer in optimizers.items():
-        optimizer.restore(learners[learner])
-    for name, network in frozen.items():
-        network.load_state_dict(found["frozen"][name])
-    return found["step"], found["best"]
+    try:
+        learners = {STUDENT: found["tensors"], **found.get("learners", {})}  # older files have the student alone
+        for learner, optimizer in optimizers.items():
+            optimizer.restore(learners[learner])
+        for name, network in frozen.items():
+            network.load_state_dict(found["frozen"][name])
+        return int(found["step"]), float(found["best"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be resumed from ({error!r})", "Choose another --output.") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

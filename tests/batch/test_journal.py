@@ -220,3 +220,12 @@ os.kill(os.getpid(), 9)
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     with desk.journal():
         pass
+
+
+def test_what_another_puts_where_a_job_failed_is_not_taken_for_its_output(desk: Desk) -> None:
+    desk.begin()
+    with desk.journal() as journal:
+        journal.fail(desk.job)
+    assert desk.state() == ("new", "")
+    desk.publish()
+    assert desk.state() == ("outdated", "not made by sbm batch")

@@ -86,6 +86,24 @@ def test_an_interrupt_ends_it_and_the_recording_is_whole(model_file: Path, tmp_p
     assert np.array_equal(recorded[:, 1], np.frombuffer(taken, "<i2"))
 
 
+def test_what_is_no_number_is_silence(model_file: Path, tmp_path: Path) -> None:
+    samples = np.full(2000, 0.1, "<f4")
+    samples[700] = np.nan
+    command = [sys.executable, "-m", "sbm_cli", "live", "--raw", "16000:1:FLOAT", "--model", str(model_file)]
+    command += ["-o", str(tmp_path / "clean.wav"), "--record", str(tmp_path / "both.wav")]
+    result = subprocess.run(command, input=samples.tobytes(), capture_output=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(soundfile.read(tmp_path / "clean.wav")[0]) == len(soundfile.read(tmp_path / "both.wav")[0]) == 2000
+
+
+def test_one_file_cannot_be_output_and_recording(model_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sbm_cli", "live", "--raw", "16000", "--model", str(model_file), "-o", "a.wav"]
+    result = subprocess.run(
+        [*command, "--record", "./a.wav"], input=b"", capture_output=True, timeout=120, cwd=tmp_path, check=False
+    )
+    assert result.returncode == 2 and b"is also the output" in result.stderr and not list(tmp_path.iterdir())
+
+
 def test_a_reader_that_leaves_ends_it(model_file: Path) -> None:
     with started("-o", "-", "--model", model_file) as process:
         assert process.stdin and process.stdout and process.stderr

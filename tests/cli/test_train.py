@@ -44,6 +44,7 @@ def test_options_reach_the_loop(sbm: Any, asked: Asked) -> None:
         "output": Path("mine"), "resume": True, "max_minutes": 1.5, "processes": 2, "start": None, "device": "cpu"
     }  # fmt: skip
     assert result.err.splitlines() == [
+        "mine: nothing to resume; the training starts from the beginning",
         f"sbm-tiny: 200 steps of {recipe.batch} mixtures -> mine",
         "step 50/200  loss 12.3457  17.2 s of audio per second  2 h 01 min left",
         "step 200/200  loss 1.0000  17.2 s of audio per second  0 min left  3 steps skipped",
