@@ -93,6 +93,8 @@ class Account:
                 "\n".join(console.printable(str(path)) for path in self.failed),
             )
         summary = f"{files} files: " + ", ".join(f"{count} {status}" for status, count in self._counts.items())
+        if left := files - self._counts.total():
+            summary += f", {left} left: run the same command again"
         if self._seconds:
             summary += f"; {self._seconds:.1f} s of audio in {self.elapsed:.1f} s"
             summary += f" (RTF {self.elapsed / self._seconds:.3f})"

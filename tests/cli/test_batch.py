@@ -286,7 +286,7 @@ def test_ctrl_c_finishes_what_is_begun(folder: Path) -> None:
     _, err = batch.communicate()
     assert batch.returncode == 130
     assert "finishing 2 files before stopping; press Ctrl-C again to stop at once\n" in err
-    assert "8 files: 2 done; " in err
+    assert "8 files: 2 done, 6 left: run the same command again; " in err
     assert err.endswith("sbm: interrupted\n")
     assert len(contents(folder / "out")) == 2
 
