@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -139,6 +140,14 @@ def _caches() -> Iterator[Check]:
         yield Check("model cache", "note", f"{downloads} is not writable", cure)
 
 
+def _extras() -> Iterator[Check]:
+    for extra, package in (("train", "lightning_fabric"), ("plot", "PIL"), ("live", "sounddevice"), ("export", "onnx")):
+        if find_spec(package):
+            yield Check(f"extra {extra}", "ok", "available")
+        else:
+            yield Check(f"extra {extra}", "note", f"{package} is not installed", f'pip install "sbm-cli[{extra}]"')
+
+
 def _metrics() -> Iterator[Check]:
     from sbm_cli.evaluation.metrics import METRICS, available_metrics
 
@@ -153,6 +162,7 @@ _CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
     "scan": _scan,
     "model": _model,
     "caches": _caches,
+    "extras": _extras,
     "metrics": _metrics,
 }
 

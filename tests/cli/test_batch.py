@@ -181,7 +181,10 @@ def test_fail_fast(copy: Any, folder: Path) -> None:
     result = copy("--fail-fast")
     assert result.status == 1
     assert contents(folder / "out") == {}
-    assert "sbm: 1 of 3 files failed:\n     in/bad.wav\n3 files: 1 failed, 2 left: run the same command again\n" in result.err
+    assert (
+        "sbm: 1 of 3 files failed:\n     in/bad.wav\n3 files: 1 failed, 2 left: run the same command again\n"
+        in result.err
+    )
 
 
 def test_dry_run(copy: Any, folder: Path) -> None:
