@@ -113,7 +113,7 @@ def enhance(
         return
     check_device(device)
     _, first = wanted[0]
-    if len(wanted) == 1 and isinstance(first, Path) and first.exists() and not overwrite:
+    if len(wanted) == 1 and isinstance(first, Path) and first.is_file() and not overwrite:
         from sbm_cli.audio.writer import exists_error
 
         raise exists_error(first)  # before the model is loaded
