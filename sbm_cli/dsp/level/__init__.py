@@ -54,15 +54,16 @@ class Level:
         if not power.shape[1]:
             return power, power.new_zeros(len(power)) if carry is None else carry
         rise, fall = (1 - math.exp(-frame_seconds / seconds) for seconds in (self.attack, self.release))
-        level = power[:, 0] if carry is None else torch.where(carry > 0, carry, power[:, 0])
         numpy = power.device.type == "cpu" and not torch.compiler.is_compiling()
-        if numpy and not (power.requires_grad or level.requires_grad):
+        if numpy and not (power.requires_grad or (carry is not None and carry.requires_grad)):
             # Few numbers in many frames: an operator of NumPy costs a tenth of one of torch.
             frames = power.numpy().T
+            start = frames[0] if carry is None else np.where(carry.numpy() > 0, carry.numpy(), frames[0])
             followed = np.empty_like(frames)
-            for k, now in enumerate(_follow(frames, level.numpy(), rise, fall, np.maximum)):
+            for k, now in enumerate(_follow(frames, start, rise, fall, np.maximum)):
                 followed[k] = now
             return torch.from_numpy(followed.T), torch.from_numpy(followed[-1])
+        level = power[:, 0] if carry is None else torch.where(carry > 0, carry, power[:, 0])
         if power.device.type == "cuda" and not power.requires_grad and (compiled := _compiled()) is not None:
             known = compiled.levels_of(power, level, rise, fall)
             return known, known[:, -1]
