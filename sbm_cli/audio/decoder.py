@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -269,7 +268,7 @@ class Decoder:
         readable = heard / self.format.rate
         return AudioError(
             f"{self._path}: truncated: {readable:.3f} s are there, the last {seconds:.3f} s are missing.",
-            f"Copy it again, or keep what is there: ffmpeg -i {shlex.quote(str(self._path))} out.wav",
+            f"Copy it again, or keep what is there: {ffmpeg.salvage(self._path)}",
         )
 
 

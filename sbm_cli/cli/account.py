@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbm_cli.cli import console, errors
-from sbm_cli.cli.options import BAND_NOTE
 
 if TYPE_CHECKING:
     from sbm_cli.batch.plan import Job, Plan
@@ -27,7 +26,6 @@ class Account:
         self._counts: Counter[str] = Counter()
         self._seconds = 0.0  # of audio enhanced
         self._clipped = 0  # samples
-        self._limits: set[float] = set()  # Hz, at which outputs end
         self._not_carried: Counter[str] = Counter()  # what outputs have no room for, by name
 
     def begin(self, plan: Plan) -> None:
@@ -53,8 +51,6 @@ class Account:
         self._seconds += report.get("seconds", 0.0)
         self._clipped += report.get("clipped", 0)
         self._not_carried.update(report.get("not_carried", ()))
-        if limit := report.get("band_limit"):
-            self._limits.add(limit)
         for note in report.get("notes", ()):
             console.warn(f"{job.source}: {note}")
         if self._json_lines:
@@ -79,8 +75,6 @@ class Account:
         if self._not_carried:
             names = (f"{name} ({count})" for name, count in self._not_carried.items())
             console.warn(f"not carried over (from how many files): {', '.join(names)}")
-        for limit in self._limits:
-            console.note(BAND_NOTE.format(limit / 1000))
         for reason, paths in self.outdated.items():
             shown = ", ".join([*map(str, paths[:SHOWN]), *["…"] * (len(paths) > SHOWN)])
             console.error(

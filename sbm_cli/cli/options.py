@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sbm_cli.errors import DependencyError
-from sbm_cli.options import DEFAULTS, ClipMode, Dtype, Options, Sampler
+from sbm_cli.options import DEFAULTS, LEAST_BIT_RATE, ClipMode, Dtype, Options, Sampler
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
@@ -41,13 +41,33 @@ Raw = Annotated[
     ),
 ]
 PIPE = "-"  # standard input or output, where a file's name would stand
-BAND_NOTE = "the output ends at {:g} kHz; --keep-high-band passes on what lies above, attenuated but not cleaned"
+
+
+def _strength(text: str) -> float:
+    """Return the value of --strength."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise typer.BadParameter(
+        f"expected 0 (the input) to 1 (all enhanced), such as 0.7, got {text!r}; "
+        "--attenuation-limit says it in decibels, and --model NAME takes another model (sbm models list)"
+    )
+
+
+def _bit_rate(text: str) -> int:
+    """Return the value of --bit-rate in bit/s."""
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([kK]?)", text):
+        rate = round(float(found[1]) * (1000 if found[2] else 1))
+        if rate >= LEAST_BIT_RATE:
+            return rate
+    raise typer.BadParameter(f"expected 128k or 128000 (bit/s), for example, got {text!r}")
 
 
 # The fields of `Options`, by their names and with their defaults, and --keep-room, in the order of the help.
 _OPTIONS: dict[str, Any] = {
     "strength": Annotated[
-        float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of enhanced sound; the rest is the input.")
+        float,
+        typer.Option(parser=_strength, metavar="SHARE", help="Share of enhanced sound, 0 to 1; the rest is the input."),
     ],
     "attenuation_limit": Annotated[
         float | None,
@@ -81,7 +101,11 @@ _OPTIONS: dict[str, Any] = {
         ),
     ],
     "keep_high_band": Annotated[
-        bool, typer.Option("--keep-high-band", help="Keep what lies above 8 kHz, attenuated like the octave below.")
+        bool,
+        typer.Option(
+            "--keep-high-band/--no-keep-high-band",
+            help="Keep what lies above 8 kHz, attenuated like the octave below, or nothing of it.",
+        ),
     ],
     "rate": Annotated[
         int | None, typer.Option(min=1, metavar="HZ", help="Output sampling rate.", show_default="the input's")
@@ -93,8 +117,23 @@ _OPTIONS: dict[str, Any] = {
             metavar="SUBTYPE", help="Output sample format or codec, such as PCM_24.", show_default="the input's"
         ),
     ],
+    "bit_rate": Annotated[
+        int | None,
+        typer.Option(
+            parser=_bit_rate,
+            metavar="RATE",
+            help="Bit rate of a lossy codec, such as 128k.",
+            show_default="the input's, or the next higher",
+        ),
+    ],
     "clip_mode": Annotated[
         ClipMode, typer.Option(help="For samples beyond full scale in integer formats; rescale lowers the whole file.")
+    ],
+    "loudness": Annotated[
+        float | None,
+        typer.Option(
+            metavar="LUFS", help="Loudness of the output, such as -16 for podcasts; its true peak is limited to -1 dB."
+        ),
     ],
     "replace_nan": Annotated[
         bool, typer.Option("--replace-nan", help="Replace NaN and infinite samples with silence instead of failing.")

@@ -160,3 +160,24 @@ def test_what_cannot_be_is_said_with_a_way_out(
     with pytest.raises(AudioError, match=message) as caught:
         format_for(name, source, subtype)
     assert re.search(hint, caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "subtype", "bit_rate"),
+    [
+        ("a.mp3", "MP3", "MPEG_LAYER_III", 100_000),
+        ("a.opus", "OGG", "OPUS", 100_000),
+        ("a.ogg", "OGG", "VORBIS", 100_000),
+        ("a.m4a", "M4A", "AAC", 100_000),
+        ("a.mp2", "MP2", "MPEG_LAYER_II", 112_000),
+    ],
+)
+def test_a_bit_rate_can_be_chosen(name: str, container: str, subtype: str, bit_rate: int) -> None:
+    found = format_for(name, AudioFormat(48000, 2, 48000, "WAV", "PCM_16"), bit_rate=100_000)
+    assert (found.container, found.subtype, found.bit_rate) == (container, subtype, bit_rate)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.g722"])
+def test_without_a_codec_there_is_no_bit_rate_to_choose(name: str) -> None:
+    with pytest.raises(AudioError, match="no bit rate to choose"):
+        format_for(name, AudioFormat(16000, 1, 16000, "WAV", "PCM_16"), bit_rate=100_000)
