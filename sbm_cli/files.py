@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,16 +11,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
 
-from sbm_cli.audio.clipping import apply_clip_mode
 from sbm_cli.audio.format import changes, check_room, format_for
 from sbm_cli.audio.io import SoundReader
-from sbm_cli.audio.levels import LevelMeter, Levels
-from sbm_cli.audio.loudness import Limiter, LoudnessMeter
+from sbm_cli.audio.loudness.clipping import apply_clip_mode
+from sbm_cli.audio.loudness.levels import LevelMeter, Levels
+from sbm_cli.audio.loudness.limiter import Limiter
+from sbm_cli.audio.loudness.meter import LoudnessMeter
 from sbm_cli.audio.pipe import Pipe, temporary_folder
 from sbm_cli.audio.samples import Samples
 from sbm_cli.audio.writer import open_writer
@@ -28,8 +30,9 @@ from sbm_cli.model import Model, ModelConfig
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import Streams, block_samples
 
-Place = str | Path | Pipe
+Place = str | os.PathLike[str] | Pipe | BinaryIO
 Result = TypeVar("Result")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,12 @@ def enhance_files(
     Otherwise as `Enhancer.enhance_file`; progress also gets the index of the pair. Returns the report of each file, or
     the error that ended it without harm to the others. If memory runs out, half as many continue side by side.
     """
+    places = [(_place(source), _place(target)) for source, target in pairs]
     if options.audio_stream == "all":
-        return [_enhance_all_streams(model, *pair, options, overwrite, threads) for pair in pairs]
+        return [_enhance_all_streams(model, *pair, options, overwrite, threads) for pair in places]
     results: list[FileReport | Exception] = []
-    while len(results) < len(pairs):
-        group = pairs[len(results) :][: model.side_by_side]
+    while len(results) < len(places):
+        group = places[len(results) :][: model.side_by_side]
         told = None if progress is None else partial(_shifted, progress, len(results))
         try:
             results += _enhance_group(model, group, options, overwrite, threads, told)
@@ -96,8 +100,15 @@ def enhance_files(
     return results
 
 
+def _place(place: Place) -> Path | Pipe:
+    """Return a path, or a pipe for an open file."""
+    if isinstance(place, Pipe):
+        return place
+    return Path(place) if isinstance(place, str | os.PathLike) else Pipe(place)
+
+
 def _enhance_all_streams(
-    model: Model, source: Place, target: Place, options: Options, overwrite: bool, threads: int
+    model: Model, source: Path | Pipe, target: Path | Pipe, options: Options, overwrite: bool, threads: int
 ) -> FileReport | Exception:
     """Enhance the audio streams of a video one by one; each pass copies the others."""
     reports: list[FileReport] = []
@@ -107,10 +118,10 @@ def _enhance_all_streams(
                 source = opened.enter_context(source.rewindable())
             with SoundReader(source) as reader:
                 count = reader.streams
-            suffix = target.suffix if isinstance(target, Pipe) else Path(target).suffix
+            suffix = target.suffix
             check_room(f"-{suffix}" if isinstance(target, Pipe) else target, count)
             folder = Path(opened.enter_context(TemporaryDirectory(dir=temporary_folder())))
-            place: Place = source
+            place = source
             for number in range(1, count + 1):
                 next_place = target if number == count else folder / f"{number}{suffix}"
                 only = replace(options, audio_stream=number)
@@ -137,7 +148,7 @@ def _enhance_all_streams(
 
 def _enhance_group(
     model: Model,
-    pairs: Sequence[tuple[Place, Place]],
+    pairs: Sequence[tuple[Path | Pipe, Path | Pipe]],
     options: Options,
     overwrite: bool,
     threads: int,
@@ -160,6 +171,7 @@ def _enhance_group(
             file.attempt(file.close)
     elapsed, seconds = time.monotonic() - start, sum(file.seconds for file in files if not file.error)
     share = elapsed / seconds if seconds else 0.0
+    _LOG.info("enhanced %d files, %.1f s of audio, in %.2f s", len(files), seconds, elapsed)
     return [file.error or file.report(model.config, share) for file in files]
 
 
@@ -189,7 +201,7 @@ def _run(
 class _File:
     """A file on its way from source to target, which is complete in the end or absent."""
 
-    def __init__(self, source: Place, target: Place, options: Options) -> None:
+    def __init__(self, source: Path | Pipe, target: Path | Pipe, options: Options) -> None:
         self.source = source
         self.target = target
         self.error: Exception | None = None
@@ -250,7 +262,7 @@ class _File:
         self._name = f"-{self.target.suffix}" if isinstance(self.target, Pipe) else self.target
         converted = self.reader.format.converted(options.rate, options.mono)
         self._form = format_for(self._name, converted, options.subtype, options.bit_rate)
-        source = None if isinstance(self.source, Pipe) else Path(self.source)
+        source = None if isinstance(self.source, Pipe) else self.source
         self._writer = self._opened.enter_context(
             open_writer(self.target, self._form, overwrite, self.reader.metadata(), source)
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Literal, get_args
 
 Sampler = Literal["ode", "sde", "heun", "jump"]
@@ -10,6 +11,7 @@ Dtype = Literal["float32", "bfloat16"]
 ClipMode = Literal["clamp", "rescale", "none"]
 
 LEAST_BIT_RATE = 1000  # bit/s
+_NUMBERS = ("strength", "attenuation_limit", "dereverb", "rate", "loudness")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class Options:
     audio_stream: int | Literal["all"] | None = None
 
     def __post_init__(self) -> None:
+        for name, default in ((field.name, field.default) for field in fields(self)):
+            value = getattr(self, name)
+            if name in _NUMBERS and not (isinstance(value, Real) or value is default is None):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+            if isinstance(default, bool) and not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, got {value!r}")
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength must be between 0 (the input) and 1 (all enhanced), got {self.strength}")
         if self.attenuation_limit is not None:

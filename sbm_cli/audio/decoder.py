@@ -119,11 +119,11 @@ class Decoder:
         if self._stream is None:
             return container.streams.best("audio") or streams[0]
         if self._stream > len(streams) == 1:
-            raise AudioError(f"{self._path}: has one audio stream, not {self._stream}.", "Leave out --audio-stream.")
+            raise AudioError(f"{self._path}: has one audio stream, not {self._stream}.", "Leave out `audio_stream`.")
         if self._stream > len(streams):
             raise AudioError(
                 f"{self._path}: has {len(streams)} audio streams, not {self._stream}.",
-                f"Use --audio-stream 1 to {len(streams)}, or all.",
+                f'Use `audio_stream=1` to {len(streams)}, or "all".',
             )
         return streams[self._stream - 1]
 

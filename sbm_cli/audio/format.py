@@ -169,7 +169,7 @@ def format_for(
     if not found.takes_bit_rate:
         raise AudioError(
             f"{path}: {found.container} {found.subtype} at {found.rate} Hz has no bit rate to choose.",
-            "Leave out --bit-rate, or write .mp3, .m4a or .opus.",
+            "Leave out `bit_rate`, or write .mp3, .m4a or .opus.",
         )
     return found
 
@@ -221,7 +221,7 @@ def check_room(path: str | Path, streams: int) -> None:
     if streams > 1 and (container is None or not ffmpeg.MUXERS[container].video):
         raise AudioError(
             f"{path}: has room for only one of the {streams} audio streams.",
-            "Choose it with --audio-stream, or write a video, such as .mp4 or .mkv.",
+            "Choose it with `audio_stream`, or write a video, such as .mp4 or .mkv.",
         )
 
 
@@ -262,7 +262,7 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
     if only and (source.rate, source.channels) != (only, 1):
         raise AudioError(
             f"{path}: {subtype} is mono at {only} Hz; the input has {source.channels} channels at {source.rate} Hz.",
-            f"Use --mono --rate {only}, or choose another format, such as .wav or .flac.",
+            f"Use `mono=True, rate={only}`, or choose another format, such as .wav or .flac.",
         )
     usual = ffmpeg.layout_of(source.channels)
     for layout in dict.fromkeys([source.layout or usual, usual]):
@@ -283,11 +283,11 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
     if rates and source.rate not in rates:
         raise AudioError(
             f"{path}: {subtype} does not support {source.rate} Hz, only {', '.join(map(str, sorted(rates)))}.",
-            "Choose one with --rate, or another format, such as .wav or .flac.",
+            "Choose one with `rate`, or another format, such as .wav or .flac.",
         )
     raise AudioError(
         f"{path}: {container} {subtype} with {source.channels} channels at {source.rate} Hz cannot be written.",
-        "Choose another format, such as .wav or .flac, or --mono and --rate.",
+        "Choose another format, such as .wav or .flac, or `mono` and `rate`.",
     )
 
 
@@ -390,7 +390,7 @@ def _check_limits(path: Path, source: AudioFormat, container: str, subtype: str)
         name = "Opus" if subtype == "OPUS" else container
         raise AudioError(
             f"{path}: {name} does not support {source.rate} Hz, only {', '.join(map(str, rates))}.",
-            "Choose one with --rate, or another format, such as .wav or .flac.",
+            "Choose one with `rate`, or another format, such as .wav or .flac.",
         )
     _check_channels(path, source, container)
 

@@ -65,7 +65,7 @@ class SoundReader:
                 opened.callback(self._file.close)
                 self.notes = self._file.notes if isinstance(self._file, Decoder) else _strange_bytes(bytes_)
             if self.streams < (stream or 1) and not isinstance(self._file, Decoder):
-                raise AudioError(f"{self.path}: has one audio stream, not {stream}.", "Leave out --audio-stream.")
+                raise AudioError(f"{self.path}: has one audio stream, not {stream}.", "Leave out `audio_stream`.")
             self._opened = opened.pop_all()
         if isinstance(self._file, sf.SoundFile):
             assert not isinstance(bytes_, Samples)
@@ -150,7 +150,7 @@ class SoundReader:
         seconds = (start + index) / self.format.rate
         raise AudioError(
             f"{self.path}: sample {start + index} (at {seconds:.3f} s) is NaN, infinite or beyond {LIMIT:.0e}.",
-            "Use --replace-nan to replace such samples with silence.",
+            "Use `replace_nan=True` to replace such samples with silence.",
         )
 
 

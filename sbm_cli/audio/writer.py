@@ -267,4 +267,4 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
 
 
 def exists_error(path: Path) -> OutputExistsError:
-    return OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or choose another output.")
+    return OutputExistsError(f"{path} exists.", "Use `overwrite=True` to replace it, or choose another output.")

@@ -140,9 +140,9 @@ def test_large_wav_becomes_rf64() -> None:
     [
         ("a.xyz", WAV, None, r"a\.xyz: no sound format for suffix \.xyz", r"\.wav .*\.flac .*\.mp4"),
         ("a.ape", WAV, None, r"a\.ape: Monkey's Audio can be read but not written", "--ext flac"),
-        ("a.amr", WAV, None, r"AMR_NB is mono at 8000 Hz; the input has 2 channels at 48000 Hz", "--mono --rate 8000"),
+        ("a.amr", WAV, None, r"AMR_NB is mono at 8000 Hz; the input has 2 channels", "mono=True, rate=8000"),
         ("a.m4a", WAV, "OPUS", "M4A has no subtype OPUS", "AAC, ALAC_16"),
-        ("a.m4a", replace(WAV, rate=37000), None, "AAC does not support 37000 Hz, only 7350, 8000", "--rate"),
+        ("a.m4a", replace(WAV, rate=37000), None, "AAC does not support 37000 Hz, only 7350, 8000", "`rate`"),
         ("a.ac3", replace(WAV, channels=7), None, "AC3 AC3 with 7 channels at 48000 Hz cannot", "wav"),
         ("a", WAV, None, "a name without suffix", r"\.wav"),
         ("a.flac", WAV, "FLOAT", "FLAC has no subtype FLOAT", "PCM_16, PCM_24"),

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sbm_cli.audio.levels import Levels
+from sbm_cli.audio.loudness.levels import Levels
 from sbm_cli.cli import batch, enhance
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.files import FileReport
@@ -257,7 +257,7 @@ def test_defaults_are_those_of_the_enhancer(command: Any) -> None:
 
 
 def test_clip_modes_are_those_of_the_audio_room(sbm: Any) -> None:
-    from sbm_cli.audio.clipping import CLIP_MODES
+    from sbm_cli.audio.loudness.clipping import CLIP_MODES
 
     assert f"<{'|'.join(CLIP_MODES)}>" in sbm("enhance", "-h").out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sbm_cli.audio.levels import LevelMeter, Levels
+from sbm_cli.audio.loudness.levels import LevelMeter, Levels
 
 
 def talk(rate: int, speech_db: float, pauses_db: float) -> np.ndarray:

@@ -10,7 +10,8 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbm_cli.audio.loudness import Limiter, LoudnessMeter
+from sbm_cli.audio.loudness.limiter import Limiter
+from sbm_cli.audio.loudness.meter import LoudnessMeter
 from sbm_cli.errors import DependencyError
 
 RATE = 16000
