@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbm_cli.cli import console, errors
-from sbm_cli.cli.account import Account
-from sbm_cli.cli.options import (
+from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.account import Account
+from sbm_cli.cli.shared.options import (
     Ext,
     Model,
     Quiet,
@@ -25,7 +25,7 @@ from sbm_cli.cli.options import (
     suffix_of,
     takes_options,
 )
-from sbm_cli.cli.process import ending_signals
+from sbm_cli.cli.shared.process import ending_signals
 from sbm_cli.cores import cores
 from sbm_cli.options import Options
 

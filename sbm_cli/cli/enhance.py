@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbm_cli.cli import console, errors
-from sbm_cli.cli.options import (
+from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.options import (
     BAND_NOTE,
     PIPE,
     Device,
@@ -31,7 +31,7 @@ from sbm_cli.cli.options import (
     suffix_of,
     takes_options,
 )
-from sbm_cli.cli.process import interrupted_by_signals
+from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import OutputExistsError, SbmError
 from sbm_cli.options import Options
 

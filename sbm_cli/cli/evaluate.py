@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sbm_cli.cli import console, errors
-from sbm_cli.cli.options import Json, Quiet, Verbose, wrong_usage
+from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.options import Json, Quiet, Verbose, wrong_usage
 from sbm_cli.cores import cores
 from sbm_cli.errors import OutputExistsError
 

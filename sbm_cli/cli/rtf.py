@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from sbm_cli.cli import console
-from sbm_cli.cli.options import Device, Json, Model, Quiet, Verbose, check_device
+from sbm_cli.cli.shared import console
+from sbm_cli.cli.shared.options import Device, Json, Model, Quiet, Verbose, check_device
 
 
 def rtf(
