@@ -25,8 +25,8 @@ from sbm_cli.cli.shared.options import (
     Quiet,
     Raw,
     Verbose,
-    check_device,
     check_existing,
+    chosen_device,
     raw_format,
     suffix_of,
     takes_options,
@@ -111,7 +111,7 @@ def enhance(
             console.note(f"{target} exists, skipped")
     if not wanted:
         return
-    check_device(device)
+    device = chosen_device(device)
     _, first = wanted[0]
     if len(wanted) == 1 and isinstance(first, Path) and first.is_file() and not overwrite:
         from sbm_cli.audio.writer import exists_error
