@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbm_cli.cli import console, errors
-from sbm_cli.cli.options import PIPE, Model, Quiet, Raw, Verbose, raw_format, takes_options
-from sbm_cli.cli.process import interrupted_by_signals
+from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.options import PIPE, Model, Quiet, Raw, Verbose, raw_format, takes_options
+from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import SbmError
 from sbm_cli.options import Options
 
