@@ -24,7 +24,7 @@ ROOMS = {
     "cells": set(),
     "config": {"errors"},
     "hub": {"config", "errors"},
-    "lock": set(),
+    "lock": {"atomic"},
     "audio": {"atomic", "errors"},
     "options": {"audio"},
     "dsp": set(),
@@ -44,7 +44,7 @@ ROOMS = {
     "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
     "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
-    | {"atomic", "hardware", "errors", "export", "live", "training", ""},
+    | {"atomic", "cells", "hardware", "errors", "export", "live", "training", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
