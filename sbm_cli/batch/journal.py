@@ -88,27 +88,27 @@ class Journal:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._out = out
-        self._path = out / (NAME if shard.count == 1 else SHARD_NAME.format(shard.index, shard.count))
+        self.path = out / (NAME if shard.count == 1 else SHARD_NAME.format(shard.index, shard.count))
         self._siblings = SHARD_NAME.format("*", shard.count)
         self._say = say
         self._settings = {"model": _name_and_digest(model), **asdict(options)}
         self._entries = _read(_journals(out))
         self._file: BinaryIO | None = None
-        self._lease = Lease(self._path.with_suffix(".lock"))
+        self._lease = Lease(self.path.with_suffix(".lock"))
 
     def __enter__(self) -> Journal:
         self._out.mkdir(parents=True, exist_ok=True)
-        _check_regular(self._path)
-        file = self._file = open(self._path, "a+b", buffering=0)
+        _check_regular(self.path)
+        file = self._file = open(self.path, "a+b", buffering=0)
         try:
             self._keep_others_out(file)
         except BaseException:
             file.close()
             raise
         self._entries = _read(_journals(self._out))  # another process may have written since
-        if file.tell() and not self._path.read_bytes().endswith(b"\n"):
+        if file.tell() and not self.path.read_bytes().endswith(b"\n"):
             file.write(b"\n")  # keep a last line that was cut off apart
-        siblings = (path for path in _journals(self._out) if path != self._path and path.match(self._siblings))
+        siblings = (path for path in _journals(self._out) if path != self.path and path.match(self._siblings))
         at_work = {name for name, entry in _read(siblings).items() if not entry.finished}
         begun = (entry for name, entry in self._entries.items() if not entry.finished and name not in at_work)
         for folder, process in {((self._out / entry.output).parent, entry.process) for entry in begun}:
@@ -123,7 +123,7 @@ class Journal:
 
     def _keep_others_out(self, file: BinaryIO) -> None:
         if lock(file.fileno()) and self._lease.take(self._tell_of_wait) is None:
-            others = (path for path in _journals(self._out) if path != self._path and not path.match(self._siblings))
+            others = (path for path in _journals(self._out) if path != self.path and not path.match(self._siblings))
             if not any(self._is_written(path) for path in others):
                 return
             self._lease.release()
@@ -210,7 +210,7 @@ class Journal:
         except OSError as error:
             reason = str(error.strerror).lower()
             hint = DISK_FULL if error.errno in FULL else ""
-            raise SbmError(f"{self._path}: cannot be written ({reason}).", hint) from error
+            raise SbmError(f"{self.path}: cannot be written ({reason}).", hint) from error
 
     def _key(self, job: Job) -> str:
         return job.target.relative_to(self._out).as_posix()

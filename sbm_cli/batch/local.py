@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
-from sbm_cli.atomic import process_name, remove_parts
+from sbm_cli.atomic import process_name
 from sbm_cli.batch.plan import Job
 from sbm_cli.batch.work import Begun, Done, Event, Failed, Queue, Task, Work, perform, portable
 from sbm_cli.errors import SbmError
@@ -60,8 +59,7 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.connection.close()
-        for job in self.task.jobs:
-            remove_parts(Path(os.path.realpath(job.target)).parent, self.name)
+        self.task.remove_parts(self.name)
 
 
 class Workers:
@@ -83,7 +81,7 @@ class Workers:
 
     def run(self, jobs: Iterable[Job], stopping: Callable[[], bool]) -> Iterator[Event]:
         """See `Engine`."""
-        queue = Queue(jobs, self._work.side_by_side)
+        queue = Queue(jobs, self._work.batch_size(self._devices[0]))
         while any(worker.task.jobs for worker in self._workers.values()) or (queue and not stopping()):
             for connection in wait([worker.connection for worker in self._workers.values()]):
                 worker = self._workers[connection]

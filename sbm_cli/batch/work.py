@@ -6,6 +6,7 @@ this machine, and one for a Ray cluster.
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-def
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sbm_cli.atomic import remove_parts
 from sbm_cli.batch.plan import Job
 from sbm_cli.hub import digest
 from sbm_cli.options import Options
@@ -22,6 +24,7 @@ from sbm_cli.options import Options
 if TYPE_CHECKING:
     from sbm_cli.enhancer import Enhancer
 
+GPU_BATCH = 32  # recordings that keep a GPU busy; halved where its memory is too small
 _PROGRESS_INTERVAL = 0.2  # seconds
 
 
@@ -29,13 +32,17 @@ _PROGRESS_INTERVAL = 0.2  # seconds
 class Work:
     """What every process needs to know: the file of the model, options, and number of threads.
 
-    side_by_side: how many recordings of similar length a process enhances as one batch of the network.
+    side_by_side: how many recordings of similar length a process enhances as one batch of the network; None: as many
+    as its device likes.
     """
 
     model: Path
     options: Options
     threads: int
-    side_by_side: int = 1
+    side_by_side: int | None = None
+
+    def batch_size(self, device: str) -> int:
+        return self.side_by_side or (1 if device == "cpu" else GPU_BATCH)
 
     def load(self, device: str) -> Enhancer:
         from sbm_cli.enhancer import Enhancer
@@ -98,6 +105,11 @@ class Task:
     jobs: tuple[Job, ...]
     again: bool = False
 
+    def remove_parts(self, process: str) -> None:
+        """Remove what a process that died, or was ended, has half-written."""
+        for job in self.jobs:
+            remove_parts(Path(os.path.realpath(job.target)).parent, process)
+
     def without(self, job: Job) -> Task:
         return Task(tuple(other for other in self.jobs if other != job), self.again)
 
@@ -105,13 +117,13 @@ class Task:
 class Queue:
     """The jobs that wait, and those whose process died: each is tried again alone, to find the one to blame.
 
-    side_by_side: as in `Work`. forgiving: try again even what was alone, since processes die for other reasons too.
+    batch_size: how many jobs a process takes at most. forgiving: whether a job that was alone is tried again, too.
     """
 
-    def __init__(self, jobs: Iterable[Job], side_by_side: int, forgiving: bool = False) -> None:
+    def __init__(self, jobs: Iterable[Job], batch_size: int, forgiving: bool = False) -> None:
         self._waiting = deque(jobs)
         self._suspects: deque[Job] = deque()
-        self._side_by_side, self._forgiving = side_by_side, forgiving
+        self._batch_size, self._forgiving = batch_size, forgiving
 
     def __bool__(self) -> bool:
         return bool(self._waiting or self._suspects)
@@ -124,7 +136,7 @@ class Queue:
         if self._suspects:
             return Task((self._suspects.popleft(),), again=True)
         jobs: list[Job] = []
-        most = min(self._side_by_side, -(-len(self._waiting) // processes))
+        most = min(self._batch_size, -(-len(self._waiting) // processes))
         while self._waiting and len(jobs) < most:
             first, job = (jobs or self._waiting)[0], self._waiting[0]
             if job.replace != first.replace or 2 * job.seconds < max((other.seconds for other in jobs), default=0):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -32,9 +32,7 @@ from sbm_cli.options import Options
 if TYPE_CHECKING:
     from sbm_cli.batch.journal import Journal
     from sbm_cli.batch.plan import Job
-    from sbm_cli.batch.work import Work
-
-GPU_BATCH = 32  # files that keep a GPU busy; halved where its memory is too small
+    from sbm_cli.batch.work import Engine
 
 
 @takes_options
@@ -85,13 +83,24 @@ def batch(
             min=1,
             metavar="N",
             help="Files of similar length that a worker enhances together.",
-            show_default=f"{GPU_BATCH} on a GPU, 1 on a CPU",
+            show_default="32 on a GPU, 1 on a CPU",
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads per worker.")] = 1,
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="Device to run on: auto, cpu, cuda, or several GPUs: cuda:0,cuda:1.")
     ] = "auto",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where to work: on this machine, or on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Address of the Ray cluster.", show_default="RAY_ADDRESS, or auto"),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1, metavar="SHARE", help="GPU, or share of one, for each worker on a Ray cluster."),
+    ] = None,
     options: Options,
     model: Model = None,
     quiet: Quiet = False,
@@ -116,7 +125,12 @@ def batch(
     check_existing(overwrite, skip_existing)
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is a file; expected a folder", param_hint="--output")
-    devices = _devices(device, workers, threads)
+    if engine == "local":
+        if address is not None or gpus_per_worker is not None:
+            raise typer.BadParameter("needs --engine ray", param_hint="--address" if address else "--gpus-per-worker")
+        devices = _devices(device, workers, threads)
+    elif device not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"expected auto, cpu or cuda with --engine ray, got {device!r}", param_hint="--device")
 
     from sbm_cli import hub
     from sbm_cli.batch.journal import Journal
@@ -138,9 +152,19 @@ def batch(
         console.error(f"no recordings found in {folder}", f"Looked for {' '.join(include or SOUND_FILES)}")
     if not plan.jobs:
         raise typer.Exit(errors.FAILED)
-    side_by_side = batch_size or (1 if devices[0] == "cpu" else GPU_BATCH)
-    work = Work(weights, options, threads, side_by_side)
+    work = Work(weights, options, threads, batch_size)
     journal = Journal(output, work.model, work.options, part, console.note)
+
+    def processes(most: int) -> Engine:
+        if engine == "ray":
+            from sbm_cli.batch.ray import RayWorkers
+
+            share = gpus_per_worker or 1.0
+            return RayWorkers(work, journal.path, most, workers, address, device, share, console.note)
+        from sbm_cli.batch.local import Workers
+
+        return Workers(work, devices[:most])
+
     interrupted = False
     try:
         with contextlib.nullcontext() if dry_run else journal:
@@ -148,7 +172,7 @@ def batch(
             if dry_run:
                 _tell_plan(todo, account)
             elif todo:
-                interrupted = _enhance(list(todo), seconds, work, devices[: len(todo)], journal, account, fail_fast)
+                interrupted = _enhance(list(todo), seconds, processes(len(todo)), journal, account, fail_fast)
     finally:
         if report:
             account.write_report(report)
@@ -205,14 +229,12 @@ def _tell_plan(todo: dict[Job, str], account: Account) -> None:
 def _enhance(
     todo: list[Job],
     before: float,
-    work: Work,
-    devices: list[str],
+    engine: Engine,
     journal: Journal,
     account: Account,
     fail_fast: bool,
 ) -> bool:
     """Do the jobs; return whether there was an interrupt. before: seconds of audio that are done already."""
-    from sbm_cli.batch.local import Workers
     from sbm_cli.batch.plan import longest_first
     from sbm_cli.batch.work import Begun, Done, Failed, Progress
 
@@ -222,7 +244,7 @@ def _enhance(
     start, told, working = time.monotonic(), False, 0.0
     with (
         _held_interrupt() as interrupted,
-        Workers(work, devices) as workers,
+        engine as workers,
         console.progress("batch", before=before) as progress,
     ):
         todo = longest_first(todo)  # while the workers load the model

@@ -17,7 +17,7 @@ import soundfile
 
 from sbm_cli.batch.local import Workers
 from sbm_cli.batch.plan import Job
-from sbm_cli.batch.work import Begun, Done, Event, Failed, Progress, Queue
+from sbm_cli.batch.work import Begun, Done, Event, Failed, Progress, Queue, Task, perform
 from sbm_cli.errors import AudioError, ModelError, SbmError
 from sbm_cli.options import Options
 
@@ -102,6 +102,20 @@ def test_only_files_of_like_length_and_fate_go_side_by_side(tmp_path: Path) -> N
     assert take([0, 60, 29]) == [2, 1]
     assert take([2, 2, 2, 2], replaced=[1]) == [1, 1, 2]
     assert take([1] * 4, processes=2) == [2, 1, 1]
+
+
+def test_where_processes_die_for_other_reasons_a_job_is_tried_twice(tmp_path: Path) -> None:
+    job, error = Job(tmp_path, tmp_path), SbmError("died")
+    queue = Queue([job], 1, forgiving=True)
+    assert list(queue.died(queue.take(1), error)) == []
+    assert list(queue.died(queue.take(1), error)) == [Failed(job, error)] and not queue
+
+
+def test_the_second_try_replaces_what_the_first_came_to_finish(work: Any, record: Any, tmp_path: Path) -> None:
+    job, events = Job(record("a.wav"), tmp_path / "out" / "a.wav"), []
+    for again in (False, False, True):
+        perform(work.load("cpu"), work.options, Task((job,), again), events.append)
+    assert [type(event) for event in events if not isinstance(event, Progress)] == [Done, Failed, Done]
 
 
 def test_stopping_finishes_what_is_begun(work: Any, record: Any) -> None:

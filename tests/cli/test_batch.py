@@ -264,6 +264,9 @@ def test_another_format(copy: Any, folder: Path) -> None:
     [
         (["-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
         (["--shard", "0/4"], 2, "sbm: invalid value for --shard: expected I/N, such as 1/8 to 8/8, got '0/4'"),
+        (["--address", "auto"], 2, "sbm: invalid value for --address: needs --engine ray"),
+        (["--gpus-per-worker", "0.5"], 2, "sbm: invalid value for --gpus-per-worker: needs --engine ray"),
+        (["--engine", "ray", "--device", "cuda:0"], 2, "sbm: invalid value for --device: expected auto, cpu or cuda "),
         (["--ext", "xyz"], 2, "sbm: invalid value for --ext: unknown format 'xyz'; choose one of .wav "),
         (["--device", "cpu,gpu"], 2, "sbm: invalid value for --device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         (["--device", "cuda:98,cuda:99"], 1, "sbm: no device cuda:98: torch sees "),

@@ -114,10 +114,11 @@ class Account:
                 f"{len(self.failed)} of {files} files failed:",
                 "\n".join(console.printable(str(path)) for path in self.failed),
             )
-        summary = f"{files} files: " + ", ".join(f"{count} {status}" for status, count in self._counts.items())
+        parts = [f"{count} {status}" for status, count in self._counts.items()]
         if left := files - self._counts.total():
             amount = f" ({_amount(self.left)} of audio)" if self.left else ""
-            summary += f", {left} left{amount}: run the same command again"
+            parts.append(f"{left} left{amount}: run the same command again")
+        summary = f"{files} files: {', '.join(parts) or 'nothing to do'}"
         if self._bytes_left:
             summary += f"; {_amount(self.left)} of audio, {self._bytes_left / 1e6:.1f} MB to read"
         if self._seconds:
