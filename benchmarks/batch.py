@@ -4,8 +4,8 @@ speed: `sbm batch DIR` and a loop of `enhance_file` over the same files in one p
 start of Python to its end, in turns; the outputs must be the same bytes.
 kill: `sbm batch DIR` is killed (-9) at a random moment, all its processes or the first alone, and started again, until
 N were killed; each time one comes to its end, its outputs must be those of a run that nobody disturbed.
-cluster: `sbm batch DIR --engine ray` on two machines of a Ray cluster (two raylets on this one), of which one is killed at
-a random moment, N times; its outputs must be those of a batch without Ray.
+cluster: `sbm batch DIR --engine ray` on two machines of a Ray cluster (two raylets on this one), of which one is killed
+at a random moment, N times; its outputs must be those of a batch without Ray.
 """
 
 from __future__ import annotations

@@ -21,10 +21,11 @@ from typing import Any
 from sbm_cli import __version__
 from sbm_cli.atomic import process_name
 from sbm_cli.batch.plan import Job
-from sbm_cli.batch.work import Begun, Done, Event, Failed, Queue, Task, Work, perform, portable
+from sbm_cli.batch.work import PROGRESS_INTERVAL, Begun, Done, Event, Failed, Queue, Task, Work, perform, portable
 from sbm_cli.errors import DependencyError, SbmError
 
 _POLL = 0.2  # seconds between two looks whether to stop
+_EVENTS = 100  # a second of progress, of all processes together
 _FAILED_STARTS = 3  # in a row, until no more are tried
 _EVERYWHERE = "Every machine of the cluster needs the same version of sbm, and the same folders under the same names."
 
@@ -165,9 +166,11 @@ class RayWorkers:
             )
         model = self._work.model
         files = {path.name: path.read_bytes() for path in (model, model.with_suffix(".json"))}
-        self._terms = self._ray.put((self._work, files, self._device, self._shared.absolute(), __version__))
+        count = min(self._most, self._count or room)
+        interval = max(PROGRESS_INTERVAL, count / _EVENTS)
+        self._terms = self._ray.put((self._work, files, self._device, interval, self._shared.absolute(), __version__))
         self._remote = self._ray.remote(_Actor).options(num_cpus=self._work.threads, num_gpus=gpus)
-        for _ in range(min(self._most, self._count or room)):
+        for _ in range(count):
             self._start()
 
     def _start(self) -> None:
@@ -178,9 +181,9 @@ class RayWorkers:
 class _Actor:
     """A process of the cluster from within."""
 
-    def start(self, terms: tuple[Work, dict[str, bytes], str, Path, str]) -> tuple[str, Exception | None]:
+    def start(self, terms: tuple[Work, dict[str, bytes], str, float, Path, str]) -> tuple[str, Exception | None]:
         """Load the model; return the name of this process, and why it cannot work."""
-        work, files, device, shared, version = terms
+        work, files, device, self._interval, shared, version = terms
         try:
             if version != __version__:
                 raise SbmError(f"its sbm is {__version__}, and that of the batch {version}", _EVERYWHERE)
@@ -200,7 +203,7 @@ class _Actor:
         events: SimpleQueue[Event | None] = SimpleQueue()
 
         def work() -> None:
-            perform(self._enhancer, self._options, task, events.put)
+            perform(self._enhancer, self._options, task, events.put, self._interval)
             events.put(None)
 
         Thread(target=work, daemon=True).start()
@@ -223,7 +226,7 @@ def _connect(address: str | None) -> Any:
     ended_by = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=None if address else False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises just that where a machine does not start
         raise SbmError(
             f"cannot connect to a Ray cluster at {address or 'any address'} ({_in_short(error)})",
             "`ray status` tells whether there is one; `ray start --head` starts one.",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sbm_cli.enhancer import Enhancer
 
 GPU_BATCH = 32  # recordings that keep a GPU busy; halved where its memory is too small
-_PROGRESS_INTERVAL = 0.2  # seconds
+PROGRESS_INTERVAL = 0.2  # seconds
 
 
 @dataclass(frozen=True)
@@ -152,22 +152,30 @@ class Queue:
             self._suspects.extend(task.jobs)
 
 
-def perform(enhancer: Enhancer, options: Options, task: Task, tell: Callable[[Event], None]) -> None:
-    """Do the jobs of a task, and tell of their progress and their ends."""
+def perform(
+    enhancer: Enhancer,
+    options: Options,
+    task: Task,
+    tell: Callable[[Event], None],
+    interval: float = PROGRESS_INTERVAL,
+) -> None:
+    """Do the jobs of a task, and tell of their progress every so many seconds, and of their ends."""
     try:
-        ends = _enhance(enhancer, options, task, tell)
+        ends = _enhance(enhancer, options, task, tell, interval)
     except Exception as error:
         ends = [Failed(job, portable(error)) for job in task.jobs]
     for end in ends:
         tell(end)
 
 
-def _enhance(enhancer: Enhancer, options: Options, task: Task, tell: Callable[[Event], None]) -> list[Event]:
+def _enhance(
+    enhancer: Enhancer, options: Options, task: Task, tell: Callable[[Event], None], interval: float
+) -> list[Event]:
     jobs, told = task.jobs, time.monotonic()
 
     def progress(index: int, done: float, _: float) -> None:
         nonlocal told
-        if time.monotonic() - told > _PROGRESS_INTERVAL:
+        if time.monotonic() - told > interval:
             told = time.monotonic()
             tell(Progress(jobs[index], done))
 
