@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sbm_cli.options import DEFAULTS, ClipMode, Dtype, Options, Sampler
+from sbm_cli.options import DEFAULTS, LEAST_RATE, MOST_RATE, ClipMode, Dtype, Options, Sampler
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
@@ -83,7 +83,10 @@ _OPTIONS: dict[str, Any] = {
         bool, typer.Option("--keep-high-band", help="Keep what lies above 8 kHz, attenuated like the octave below.")
     ],
     "rate": Annotated[
-        int | None, typer.Option(min=1, metavar="HZ", help="Output sampling rate.", show_default="the input's")
+        int | None,
+        typer.Option(
+            min=LEAST_RATE, max=MOST_RATE, metavar="HZ", help="Output sampling rate.", show_default="the input's"
+        ),
     ],
     "mono": Annotated[bool, typer.Option("--mono", help="Mix all channels down to one.")],
     "subtype": Annotated[
