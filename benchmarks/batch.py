@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 LOOP = """
 import sys
@@ -97,9 +98,21 @@ def kill(source: Path, trials: int, seed: int) -> None:
         )
 
 
-def cluster(source: Path, trials: int, seed: int) -> None:
+def two_machines() -> tuple[Any, Any]:
+    """Start a cluster, and return it and its second machine; on a busy host Ray gives up too early, so again."""
     from ray.cluster_utils import Cluster
 
+    while True:
+        machines = Cluster()
+        try:
+            machines.add_node(num_cpus=1, include_dashboard=False)
+            return machines, machines.add_node(num_cpus=1)
+        except Exception as error:
+            print(f"once more: {error}", file=sys.stderr)
+            machines.shutdown()
+
+
+def cluster(source: Path, trials: int, seed: int) -> None:
     moments = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "plain")
@@ -107,8 +120,7 @@ def cluster(source: Path, trials: int, seed: int) -> None:
         whole = contents(plain)
         for trial in range(trials):
             out = Path(folder, f"out-{trial}")
-            machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-            second = machines.add_node(num_cpus=1)
+            machines, second = two_machines()
             process = subprocess.Popen(batch(source, out, "--engine", "ray", "--address", machines.address))
             moment = moments.uniform(0, took)
             time.sleep(moment)
