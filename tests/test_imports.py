@@ -24,7 +24,7 @@ ROOMS = {
     "cells": set(),
     "config": {"errors"},
     "hub": {"config", "errors"},
-    "lock": set(),
+    "lock": {"atomic"},
     "audio": {"atomic", "errors"},
     "options": {"audio"},
     "dsp": set(),
@@ -41,10 +41,10 @@ ROOMS = {
     "export": {"atomic", "audio", "dsp", "model", "stream", "options", "timing", "errors", ""},
     "training": {"atomic", "audio", "bridge", "cells", "config", "hardware", "data", "dsp", "lock", "model", "nn"}
     | {"errors"},
-    "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
+    "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors", ""},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
     "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
-    | {"atomic", "hardware", "errors", "export", "live", "training", ""},
+    | {"atomic", "cells", "hardware", "errors", "export", "live", "training", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
@@ -66,7 +66,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "files": ({"torch", "numpy"}, set()),
     "stream": ({"torch", "numpy"}, set()),
     "enhancer": ({"torch", "numpy"}, set()),
-    "batch": (set(), set()),
+    "batch": (set(), {"ray"}),
     "live": ({"numpy"}, {"sounddevice"}),
     "data": ({"torch", "numpy"}, {"soundfile", "soxr"}),
     "timing": ({"numpy"}, {"torch", "PIL"}),
