@@ -6,29 +6,15 @@ import functools
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sbm_cli.nn.kernels.cpu.jit import jit
+from sbm_cli.compiled.rows import CHUNK, Rows
 
-CHUNK = 4  # sequences that a thread takes together; their parameter gradients are summed first
 SERIAL = 1 << 16  # elements below which threads cost more than they gain
-
-
-class Rows(NamedTuple):
-    """A tensor [batch, time, band, channel] for the kernels: its memory as a flat array, all strides but the last."""
-
-    data: Any
-    strides: tuple[int, int, int]
-
-
-@jit
-def origin(rows, bands, sequence, frame):
-    """Return where a row of a sequence = batch * bands + band begins."""
-    return sequence // bands * rows.strides[0] + frame * rows.strides[1] + sequence % bands * rows.strides[2]
 
 
 @functools.lru_cache(maxsize=4)  # keyed by process: threads do not survive a fork

@@ -12,8 +12,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, overload, register_model
 
-from sbm_cli.nn.kernels.cpu import llvm
-from sbm_cli.nn.kernels.cpu.jit import jit
+from sbm_cli.compiled import llvm
+from sbm_cli.compiled.jit import jit
 
 LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 LOG2E = 1.4426950408889634

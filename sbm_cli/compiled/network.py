@@ -1,0 +1,321 @@
+"""A whole oSpatialNet-Mamba, folded for one step, on a few frames of one channel.
+
+Notable
+- Weights lie in one array, in the order in which the stages read them; each part is whole vectors long.
+- What a block of frames passes on between the stages stays in the nearer caches: SEGMENT frames go through all of them,
+  and the Mamba takes only a few bands at a time, whose frames adjoin.
+- Every number is computed in the same order however the frames are cut: a stream equals the whole bit for bit.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+from sbm_cli.compiled.band_conv import LANES as GROUP_LANES
+from sbm_cli.compiled.band_conv import activate, normalise
+from sbm_cli.compiled.conv import TAPS, conv_forward
+from sbm_cli.compiled.jit import jit
+from sbm_cli.compiled.product import product
+from sbm_cli.compiled.rows import Rows
+from sbm_cli.compiled.scan import SEGMENT, scan_forward
+from sbm_cli.compiled.vector import LANES, fill, load, sigmoid, store
+
+NEAR = 64  # rows of a Mamba at a time: they stay in the caches beside the weights
+OUTPUTS = 4  # of the head and the filter, computed together: independent sums hide the latency
+
+
+class Sizes(NamedTuple):
+    """Dimensions of a network. A frame of the spectrum is two rows of `width`, whose bins begin at `padding`."""
+
+    bins: int
+    padding: int
+    width: int
+    bands: int
+    stride: int
+    frames: int  # of the encoder's kernel
+    taps: int  # its bins
+    channels: int
+    states: int
+    squeeze: int
+    fullband: int  # channels per band of the full-band Mamba
+    head: int
+    lookahead: int
+    filter_frames: int
+    filter_bins: int
+    behind: int  # taps of the filter before the frame that it estimates
+    history: int  # frames of the spectrum before the block
+
+
+class Work(NamedTuple):
+    """Arrays to compute in, one set for each thread."""
+
+    frame: Any  # one frame between zero bands; beyond it the head at full frequency resolution
+    normed: Any
+    wide: Any
+    inner: Any
+    gate: Any
+    narrow: Any
+    staged: Any
+
+
+@jit
+def whole(count):
+    return (count + LANES - 1) // LANES * LANES
+
+
+@jit
+def activate_all(values, count):
+    for i in range(0, count, LANES):
+        total = load(values, i)
+        store(values, i, total * sigmoid(total))
+
+
+@jit
+def copy(source, at, target, to, count):
+    for i in range(0, count, LANES):
+        store(target, to + i, load(source, at + i))
+
+
+@jit
+def mamba(frames, bands, sequence, sizes, inner, rank, weights, at, carry, inputs_at, states_at, work):
+    """Run projection, convolution and scan of a Mamba on work.normed [band, frame, channel]; leave work.inner.
+
+    sequence: the first of so many bands, in the carry. Returns where the weights of the last projection begin.
+    """
+    channels, rows, states = inner // 2, frames * bands, sizes.states
+    narrow = whole(rank + 2 * states)
+    at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.wide, 0, inner)
+    at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.gate, 0, inner)
+    # Band after band: the frames of each adjoin.
+    beside, short = (0, inner, frames * inner), (0, narrow, frames * narrow)
+    past = (TAPS - 1) * inner
+    before = carry[inputs_at + sequence * past : inputs_at + (sequence + bands) * past]
+    conv_forward(
+        0, bands, bands, frames, Rows(work.wide, beside), weights[at : at + TAPS * inner],
+        weights[at + TAPS * inner : at + (TAPS + 1) * inner], before, Rows(work.inner, beside), work.staged,
+    )  # fmt: skip
+    for band in range(bands):
+        for tap in range(TAPS - 1):
+            frame, to = frames - TAPS + 1 + tap, band * past + tap * inner
+            if frame < 0:
+                copy(before, to + frames * inner, before, to, inner)
+            else:
+                copy(work.wide, (band * frames + frame) * inner, before, to, inner)
+    at += (TAPS + 1) * inner
+    at = product(work.inner, 0, inner, 1, rows, weights, at, inner, narrow, False, work.narrow, 0, narrow)
+    step, bias, rates = at, at + rank * inner, at + (rank + 1) * inner
+    skip = rates + states * inner
+    h = carry[states_at + sequence * states * inner : states_at + (sequence + bands) * states * inner]
+    scan_forward(
+        0, bands, bands, frames, Rows(work.inner, beside), Rows(work.narrow, short), weights[step:bias],
+        weights[bias:rates], weights[rates:skip], Rows(work.narrow[rank:], short),
+        Rows(work.narrow[rank + states :], short), weights[skip : skip + inner], Rows(work.gate, beside),
+        h, h, h[:0], Rows(work.inner, beside), work.staged,
+    )  # fmt: skip
+    return skip + inner
+
+
+@jit
+def encode(frames, start, sizes, weights, at, spectra, x):
+    """Write the encoder's output for frames of the block from `start` on, x [frame, band, channel]."""
+    n, first = sizes, start + sizes.history - sizes.frames + 1
+    begin = n.padding - (n.taps - n.stride) // 2
+    for tap in range(n.frames):
+        for part in range(2):
+            for k in range(frames):
+                source = ((first + k + tap) * 2 + part) * n.width + begin
+                after = product(
+                    spectra, source, n.stride, 1, n.bands, weights, at, n.taps, n.channels, tap + part > 0,
+                    x, (start + k) * n.bands * n.channels, n.channels,
+                )  # fmt: skip
+            at = after
+
+
+@jit
+def map_bands(frames, sizes, weights, at, work):
+    """Add the linear map over all bands to work.wide [frame, band, channel]; return where the next weights begin."""
+    n, rows = sizes, frames * sizes.bands
+    narrow, mixed = whole(n.squeeze), whole(n.bands)
+    squeezed, turned, channel = work.narrow, work.gate, frames * n.bands
+    at = product(work.normed, 0, n.channels, 1, rows, weights, at, n.channels, narrow, False, squeezed, 0, narrow)
+    activate_all(squeezed, rows * narrow)
+    for row in range(rows):
+        for j in range(n.squeeze):
+            turned[j * channel + row] = squeezed[row * narrow + j]
+    for j in range(n.squeeze):
+        at = product(turned, j * channel, n.bands, 1, frames, weights, at, n.bands, mixed, False,
+                     work.inner, j * frames * mixed, mixed)  # fmt: skip
+    for k in range(frames):
+        after = product(work.inner, k * mixed, 1, frames * mixed, n.bands, weights, at, n.squeeze, n.channels, False,
+                        work.normed, k * n.bands * n.channels, n.channels)  # fmt: skip
+    for i in range(0, rows * n.channels, LANES):
+        total = load(work.normed, i)
+        store(work.wide, i, load(work.wide, i) + total * sigmoid(total))
+    return after
+
+
+@jit
+def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
+    """Write the estimate of frame k of a block from what the decoder left in work.gate, rows of `wide` for each band."""
+    n, noisy, full = sizes, (k + sizes.history - sizes.lookahead) * 2 * sizes.width, work.frame
+    for band in range(n.bands):  # [channel of the head, bin]
+        for h in range(n.head):
+            source, to = band * wide + h * n.stride, h * n.width + n.padding + band * n.stride
+            for s in range(n.stride):
+                full[to + s] = work.gate[source + s]
+    for h in range(n.head):
+        for i in range(n.bins - 1, whole(n.bins)):  # the highest bin has no band of its own
+            full[h * n.width + n.padding + i] = 0.0
+        for i in range(0, n.bins, LANES):
+            to = h * n.width + n.padding + i
+            total = load(full, to) + fill(weights, at)
+            for part in range(2):
+                for tap in range(3):
+                    bins = load(spectra, noisy + part * n.width + n.padding + i + tap - 1)
+                    total = total + fill(weights, at + 1 + part * 3 + tap) * bins
+            store(full, to, total * sigmoid(total))
+        full[h * n.width + n.padding - 1] = full[h * n.width + n.padding + n.bins] = 0.0
+        at += LANES
+    for i in range(0, n.bins, LANES):
+        to = k * 2 * n.width + n.padding + i
+        a, b, c, d = head_sums(full, i, sizes, weights, at)
+        re, im = load(spectra, noisy + n.padding + i), load(spectra, noisy + n.width + n.padding + i)
+        store(estimates, to, a * re - b * im + c)
+        store(estimates, to + n.width, a * im + b * re + d)
+    at += whole((3 * n.head + 1) * OUTPUTS)
+    for h in range(n.head):
+        full[h * n.width + n.padding + n.filter_bins] = 0.0  # the filter sees no further
+    for tap in range(0, n.filter_frames if n.filter_frames > 1 else 0, 2):
+        past = noisy + (tap - n.behind) * 2 * n.width
+        for i in range(0, n.filter_bins, LANES):
+            to = k * 2 * n.width + n.padding + i
+            a, b, c, d = head_sums(full, i, sizes, weights, at)
+            re, im = load(spectra, past + n.padding + i), load(spectra, past + n.width + n.padding + i)
+            if tap + 1 < n.filter_frames:
+                past += 2 * n.width
+            re2, im2 = load(spectra, past + n.padding + i), load(spectra, past + n.width + n.padding + i)
+            if tap + 1 < n.filter_frames:
+                past -= 2 * n.width
+            real, imaginary = a * re - b * im + c * re2 - d * im2, a * im + b * re + c * im2 + d * re2
+            if i + LANES <= n.filter_bins:
+                store(estimates, to, load(estimates, to) + real)
+                store(estimates, to + n.width, load(estimates, to + n.width) + imaginary)
+            else:
+                store(work.normed, 0, real)
+                store(work.normed, LANES, imaginary)
+                for j in range(n.filter_bins - i):
+                    estimates[to + j] += work.normed[j]
+                    estimates[to + n.width + j] += work.normed[LANES + j]
+        at += whole((3 * n.head + 1) * OUTPUTS)
+
+
+@jit
+def head_sums(full, i, sizes, weights, at):
+    """Return OUTPUTS convolutions of width 3 over the bins from i on; weights: [1 + head * tap, output]."""
+    a, b, c, d = fill(weights, at), fill(weights, at + 1), fill(weights, at + 2), fill(weights, at + 3)
+    for h in range(sizes.head):
+        for tap in range(3):
+            at += OUTPUTS
+            value = load(full, h * sizes.width + sizes.padding + i + tap - 1)
+            a = a + value * fill(weights, at)
+            b = b + value * fill(weights, at + 1)
+            c = c + value * fill(weights, at + 2)
+            d = d + value * fill(weights, at + 3)
+    return a, b, c, d
+
+
+@functools.cache
+def stages(kernel: int, channels: int, size: int, tokens: int) -> Any:
+    """Return the kernel for bands of so many channels, in groups of `size`, and so many channels of all bands."""
+    before = (kernel - 1) // 2 * channels  # as PyTorch pads "same"
+    taps = size * kernel * GROUP_LANES  # of one vector of outputs
+
+    @jit
+    def convolve_bands(frames, bands, weights, at, x, x_at, y, y_at, work):
+        """Write x + silu(conv(norm(x))) to y; return where the next weights begin."""
+        gain, offset = weights[at : at + channels], weights[at + channels : at + 2 * channels]
+        bias, first = weights[at + 2 * channels : at + 3 * channels], at + 3 * channels
+        for i in range((bands + kernel - 1) * channels):
+            work.frame[i] = 0.0
+        for k in range(frames):
+            source, out = x_at + k * bands * channels, y_at + k * bands * channels
+            normalise(x, source, gain, offset, work.frame, before, bands, channels)
+            for i in range(0, channels, GROUP_LANES):
+                activate(
+                    work.frame, i // size * size, weights, first + i // GROUP_LANES * taps, bias, i, x, source + i,
+                    y, out + i, bands, kernel, channels, size,
+                )  # fmt: skip
+        return first + channels // GROUP_LANES * taps
+
+    @jit
+    def block(frames, sizes, weights, at, carry, kept, x, start, work):
+        bands = sizes.bands
+        frame, rows, inner = bands * channels, frames * bands, 2 * channels
+        at = convolve_bands(frames, bands, weights, at, x, start, work.wide, 0, work)
+        gain, offset = weights[at : at + channels], weights[at + channels : at + 2 * channels]
+        normalise(work.wide, 0, gain, offset, work.normed, 0, rows, channels)
+        at = map_bands(frames, sizes, weights, at + 2 * channels, work)
+        at = convolve_bands(frames, bands, weights, at, work.wide, 0, x, start, work)
+        gain, offset = weights[at : at + channels], weights[at + channels : at + 2 * channels]
+        at += 2 * channels
+        inputs, many = bands * (TAPS - 1) * inner, max(1, NEAR // frames)
+        for first in range(0, bands, many):
+            count = min(many, bands - first)
+            for band in range(count):
+                for k in range(frames):
+                    source = start + k * frame + (first + band) * channels
+                    normalise(x, source, gain, offset, work.normed, (band * frames + k) * channels, 1, channels)
+            last = mamba(frames, count, first, sizes, inner, (channels + 15) // 16, weights, at,
+                         carry, kept, kept + inputs, work)  # fmt: skip
+            for band in range(count):
+                product(work.inner, band * frames * inner, inner, 1, frames, weights, last, inner, channels, True,
+                        x, start + (first + band) * channels, frame)  # fmt: skip
+
+    @jit
+    def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
+        rows, narrow, inner = frames * sizes.bands, whole(sizes.fullband), 2 * tokens
+        at = product(x, start, channels, 1, rows, weights, at, channels, narrow, False, work.narrow, 0, narrow)
+        for row in range(rows):
+            for j in range(sizes.fullband):
+                work.wide[row * sizes.fullband + j] = work.narrow[row * narrow + j]
+        gain, offset = weights[at : at + tokens], weights[at + tokens : at + 2 * tokens]
+        normalise(work.wide, 0, gain, offset, work.normed, 0, frames, tokens)
+        at = mamba(frames, 1, 0, sizes, inner, (tokens + 15) // 16, weights, at + 2 * tokens,
+                   carry, kept, kept + (TAPS - 1) * inner, work)  # fmt: skip
+        at = product(work.inner, 0, inner, 1, frames, weights, at, inner, tokens, False, work.wide, 0, tokens)
+        product(work.wide, 0, sizes.fullband, 1, rows, weights, at, sizes.fullband, channels, True, x, start, channels)
+
+    @jit
+    def decode(frames, start, sizes, weights, at, spectra, x, work, estimates):
+        n, width = sizes, whole(sizes.stride * sizes.head)
+        gain, offset, first = weights[at : at + channels], weights[at + channels : at + 2 * channels], at + 2 * channels
+        for k in range(start, start + frames):
+            normalise(x, k * n.bands * channels, gain, offset, work.normed, 0, n.bands, channels)
+            after = product(work.normed, 0, channels, 1, n.bands, weights, first, channels, width, False,
+                            work.gate, 0, width)  # fmt: skip
+            decode_frame(k, sizes, width, weights, after, spectra, work, estimates)
+
+    @jit
+    def run(first, last, start, stop, sizes, weights, begins, carry, kept, spectra, x, work, estimates):
+        """Take frames start to stop of a block through stages first to last.
+
+        begins, kept: where the weights and the carry of each stage begin; kind of each stage: 0 encoder, 1 block, 2
+        full-band Mamba, 3 decoder. spectra: [history + frame, 2, width]; x: [frame, band, channel]; estimates: like
+        spectra, without the history.
+        """
+        for begin in range(start, stop, SEGMENT):
+            frames = min(SEGMENT, stop - begin)
+            for stage in range(first, last):
+                kind, at, kept_at = begins[3 * stage], begins[3 * stage + 1], begins[3 * stage + 2]
+                place = begin * sizes.bands * channels
+                if kind == 0:
+                    encode(frames, begin, sizes, weights, at, spectra, x)
+                elif kind == 1:
+                    block(frames, sizes, weights, at, carry, kept_at, x, place, work)
+                elif kind == 2:
+                    full_band(frames, sizes, weights, at, carry, kept_at, x, place, work)
+                else:
+                    decode(frames, begin, sizes, weights, at, spectra, x, work, estimates)
+
+    return run
