@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from sbm_cli import hub
 from sbm_cli.audio.samples import Samples, full_scale_one, whole_rate
-from sbm_cli.errors import DependencyError
 from sbm_cli.files import FileReport, Place, enhance_files
+from sbm_cli.hardware import chosen_device
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import Stream, block_samples
@@ -38,16 +38,7 @@ class Enhancer:
         Raises ModelError if the model is unknown, missing or damaged; ValueError for another device, DependencyError
         for a GPU that is not there.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        kind, _, number = device.partition(":")
-        if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
-        if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-            raise DependencyError(
-                f"no device {device}: torch sees {torch.cuda.device_count()} NVIDIA GPUs",
-                "Use the device cpu; `sbm doctor` shows which torch is installed.",
-            )
+        device = chosen_device(device)
         enhancer = cls(Model.load(hub.resolve(model)), device, threads)
         # The first call compiles the kernels, once per machine: that is part of loading, not of the first file.
         enhancer.enhance(np.zeros(enhancer.config.rate, np.float32), enhancer.config.rate)

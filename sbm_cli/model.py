@@ -27,6 +27,7 @@ from sbm_cli.nn.network import Network, Windows
 from sbm_cli.nn.prepare import prepare
 
 FORMAT = 2  # of NAME.json
+FOLDED = 4  # networks that are kept for as many shares of the room
 
 
 @dataclass(frozen=True)
@@ -93,18 +94,16 @@ class Model:
 
     def __init__(self, network: Network, config: ModelConfig) -> None:
         self.network, self.config = network, config
+        self.device = next(network.parameters()).device
         self.side_by_side: int | None = None  # files that fit into memory together; None: it has not run out
         self._folded: dict[float, Network] = {}
 
     def to(self, device: str | torch.device) -> Model:
         """Move the model to a device for enhancement; it cannot be trained afterwards."""
         prepare(self.network.to(device))
+        self.device = next(self.network.parameters()).device
         self._folded.clear()
         return self
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.network.parameters()).device
 
     @property
     def timed(self) -> Network:
@@ -113,9 +112,12 @@ class Model:
 
     def folded(self, room: float = 0.0) -> Network:
         """Return the network folded for one step, block by block; room: share of reverberation to keep, 0 to 1."""
-        if room not in self._folded:
-            self._folded[room] = self._streamed(prepare(self.network.fold(room=room)))
-        return self._folded[room]
+        network = self._folded.get(room)
+        if network is None:
+            network = self._folded[room] = self._streamed(prepare(self.network.fold(room=room)))
+            if len(self._folded) > FOLDED:
+                del self._folded[next(iter(self._folded))]  # the oldest
+        return network
 
     @property
     def lookahead(self) -> int:

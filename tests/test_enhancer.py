@@ -244,7 +244,10 @@ def test_steps_do_not_depend_on_the_blocks(
 
 @pytest.mark.parametrize(
     ("device", "error", "message"),
-    [("gpu", ValueError, "device must be auto"), ("cuda:99", DependencyError, "no device cuda:99: torch sees")],
+    [
+        ("gpu", ValueError, "expected auto, cpu, cuda"),
+        ("cuda:99", DependencyError, "no device cuda:99: torch sees"),
+    ],
 )
 def test_devices_that_are_none_are_refused(device: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

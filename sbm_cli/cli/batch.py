@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,20 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbm_cli.cli import console, errors
-from sbm_cli.cli.account import Account
-from sbm_cli.cli.options import (
+from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.account import Account
+from sbm_cli.cli.shared.options import (
     Ext,
     Model,
     Quiet,
     Verbose,
-    check_device,
     check_existing,
+    chosen_device,
     suffix_of,
     takes_options,
 )
-from sbm_cli.cli.process import ending_signals
-from sbm_cli.cores import cores
+from sbm_cli.cli.shared.process import ending_signals
+from sbm_cli.hardware import cores, gpus
 from sbm_cli.options import Options
 
 if TYPE_CHECKING:
@@ -141,22 +140,11 @@ def batch(
 
 def _devices(device: str, workers: int | None, threads: int) -> list[str]:
     """Name the device of each worker."""
-    names = device.split(",")
-    for name in names:
-        check_device(name)
-    if names == ["auto"]:
-        names = _gpus() or ["cpu"]
+    names = [chosen_device(name) for name in device.split(",")]
+    if device == "auto" and names != ["cpu"]:
+        names = [f"cuda:{index}" for index in range(gpus())]
     count = workers or (max(1, cores() // threads) if names == ["cpu"] else len(names))
     return [names[i % len(names)] for i in range(count)]
-
-
-def _gpus() -> list[str]:
-    """Name the GPUs that torch can use; without a driver, skip the seconds that torch takes to find none."""
-    if sys.platform == "linux" and not (any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()):
-        return []
-    import torch
-
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
 def _sort(

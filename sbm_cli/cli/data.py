@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbm_cli.cli import console
-from sbm_cli.cli.options import Json, Quiet, Verbose, wrong_usage
+from sbm_cli.cli.shared import console
+from sbm_cli.cli.shared.options import Json, Quiet, Verbose, wrong_usage
 from sbm_cli.errors import DependencyError, OutputExistsError
 
 if TYPE_CHECKING:

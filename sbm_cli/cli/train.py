@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sbm_cli.cli import console
-from sbm_cli.cli.options import Quiet, Verbose
+from sbm_cli.cli.shared import console
+from sbm_cli.cli.shared.options import Quiet, Verbose
 
 if TYPE_CHECKING:
     from sbm_cli.training.loop import Outcome, Progress

@@ -13,12 +13,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sbm_cli.cores import cores
 from sbm_cli.data.corpus import Corpus, open_corpus
 from sbm_cli.data.mixing import MixConfig, Mixer
 from sbm_cli.data.pack import open_pack
 from sbm_cli.data.random import OWN_NOISE, uniforms
 from sbm_cli.data.room_responses import open_responses
+from sbm_cli.hardware import cores
 
 ROOM_SEED = 1  # the simulated rooms of `data.test_sets` have others
 AHEAD = 2  # steps that each thread makes in advance

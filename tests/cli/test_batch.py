@@ -232,7 +232,7 @@ def test_another_format(copy: Any, folder: Path) -> None:
         (["-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
         (["--ext", "xyz"], 2, "sbm: invalid value for --ext: unknown format 'xyz'; choose one of .wav "),
         (["--device", "cpu,gpu"], 2, "sbm: invalid value for --device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
-        (["--device", "cuda:98,cuda:99"], 1, "sbm: --device cuda:98: torch sees "),
+        (["--device", "cuda:98,cuda:99"], 1, "sbm: no device cuda:98: torch sees "),
         (["--include", "*.mp3"], 1, "sbm: no recordings found in in\n     Looked for *.mp3\n"),
         (["--model", "absent"], 1, "sbm: unknown model 'absent'"),
         (["-o", "in"], 1, "sbm: in is also an input folder."),
@@ -248,17 +248,18 @@ def test_wrong_usage(copy: Any, folder: Path, options: list[str], status: int, m
 
 
 def test_devices_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sbm_cli import hardware
     from sbm_cli.cli import batch
 
-    monkeypatch.setattr(batch, "check_device", lambda device: None)
-    monkeypatch.setattr(batch, "_gpus", lambda: ["cuda:0", "cuda:1"])
+    monkeypatch.setattr(hardware, "gpus", lambda: 2)
+    monkeypatch.setattr(batch, "gpus", lambda: 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6), raising=False)
     assert batch._devices("auto", None, 1) == ["cuda:0", "cuda:1"]
     assert batch._devices("cuda:1,cuda:0", 3, 1) == ["cuda:1", "cuda:0", "cuda:1"]
     assert batch._devices("cpu", None, 1) == ["cpu"] * 6
     assert batch._devices("cpu", None, 4) == ["cpu"]
     assert batch._devices("cpu", 2, 4) == ["cpu"] * 2
-    monkeypatch.setattr(batch, "_gpus", lambda: [])
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
     assert batch._devices("auto", 5, 1) == ["cpu"] * 5
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sbm_cli.cli import console
+from sbm_cli.cli.shared import console
 
 
 class Terminal(io.StringIO):

@@ -19,7 +19,7 @@ import yaml
 
 from sbm_cli.config import dump
 from sbm_cli.data.sources import open_sources
-from sbm_cli.errors import ConfigError, DependencyError, TrainingError
+from sbm_cli.errors import DependencyError, TrainingError
 from sbm_cli.training.config import LoopConfig, TrainConfig
 from sbm_cli.training.launch import Worker, launch
 from sbm_cli.training.loop import _Training, train
@@ -101,7 +101,7 @@ def test_without_fabric_one_process_trains_and_two_are_refused(
 def test_cuda_is_asked_for_only_where_it_is(recipe: TrainConfig, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with pytest.raises(ConfigError, match="torch sees no NVIDIA GPU"):
+    with pytest.raises(DependencyError, match="no device cuda: torch sees 0 NVIDIA GPUs"):
         train(recipe, tmp_path, device="cuda")
 
 

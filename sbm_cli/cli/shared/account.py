@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sbm_cli.cli import console, errors
-from sbm_cli.cli.options import BAND_NOTE
+from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.options import BAND_NOTE
 
 if TYPE_CHECKING:
     from sbm_cli.batch.plan import Job, Plan
