@@ -21,6 +21,7 @@ from sbm_cli.compiled.rows import Rows
 from sbm_cli.compiled.scan import SEGMENT, scan_forward
 from sbm_cli.compiled.vector import LANES, fill, load, sigmoid, store
 
+ENCODER, BLOCK, FULL_BAND, DECODER = range(4)
 NEAR = 64  # rows of a Mamba at a time: they stay in the caches beside the weights
 OUTPUTS = 4  # of the head and the filter, computed together: independent sums hide the latency
 
@@ -157,7 +158,7 @@ def map_bands(frames, sizes, weights, at, work):
 
 @jit
 def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
-    """Write the estimate of frame k of a block from what the decoder left in work.gate, rows of `wide` for each band."""
+    """Write the estimate of frame k of a block; the decoder has left a row of `wide` for each band in work.gate."""
     n, noisy, full = sizes, (k + sizes.history - sizes.lookahead) * 2 * sizes.width, work.frame
     for band in range(n.bands):  # [channel of the head, bin]
         for h in range(n.head):
@@ -297,23 +298,22 @@ def stages(kernel: int, channels: int, size: int, tokens: int) -> Any:
             decode_frame(k, sizes, width, weights, after, spectra, work, estimates)
 
     @jit
-    def run(first, last, start, stop, sizes, weights, begins, carry, kept, spectra, x, work, estimates):
+    def run(first, last, start, stop, sizes, weights, begins, carry, spectra, x, work, estimates):
         """Take frames start to stop of a block through stages first to last.
 
-        begins, kept: where the weights and the carry of each stage begin; kind of each stage: 0 encoder, 1 block, 2
-        full-band Mamba, 3 decoder. spectra: [history + frame, 2, width]; x: [frame, band, channel]; estimates: like
-        spectra, without the history.
+        begins: for each stage its kind (ENCODER and so on), and where its weights and its carry begin. spectra:
+        [history + frame, 2, width]; x: [frame, band, channel]; estimates: like spectra, without the history.
         """
         for begin in range(start, stop, SEGMENT):
             frames = min(SEGMENT, stop - begin)
             for stage in range(first, last):
                 kind, at, kept_at = begins[3 * stage], begins[3 * stage + 1], begins[3 * stage + 2]
                 place = begin * sizes.bands * channels
-                if kind == 0:
+                if kind == ENCODER:
                     encode(frames, begin, sizes, weights, at, spectra, x)
-                elif kind == 1:
+                elif kind == BLOCK:
                     block(frames, sizes, weights, at, carry, kept_at, x, place, work)
-                elif kind == 2:
+                elif kind == FULL_BAND:
                     full_band(frames, sizes, weights, at, carry, kept_at, x, place, work)
                 else:
                     decode(frames, begin, sizes, weights, at, spectra, x, work, estimates)

@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 
 from sbm_cli.compiled.band_conv import LANES as GROUP_LANES
 from sbm_cli.compiled.conv import TAPS
-from sbm_cli.compiled.network import NEAR, OUTPUTS, Sizes, Work, stages
+from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work, stages
 from sbm_cli.compiled.product import packed, whole
 from sbm_cli.compiled.rows import CHUNK
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT
 from sbm_cli.compiled.vector import LANES, LOG2E
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
-from sbm_cli.nn.network import NetworkConfig
+from sbm_cli.nn.configs import NetworkConfig, OSpatialNetConfig
 
 Weights = Mapping[str, NDArray[np.float32]]
 Array = NDArray[np.float32]
-ENCODER, BLOCK, FULL_BAND, DECODER = range(4)
 ALIGNMENT = 64  # bytes: a line of the cache
 
 
@@ -199,7 +197,8 @@ def _embedding(c: OSpatialNetConfig, source: _Weights, room: float) -> Array:
 
 
 def _silu(x: Array) -> Array:
-    return x / (1 + np.exp(-x))
+    y: Array = x / (1 + np.exp(-x))
+    return y
 
 
 def _norm(source: _Weights, name: str, channels: int) -> list[Array]:

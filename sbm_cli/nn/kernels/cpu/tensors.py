@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,13 +11,9 @@ import torch
 from torch import Tensor
 
 from sbm_cli.compiled.rows import CHUNK, Rows
+from sbm_cli.compiled.threads import pool
 
 SERIAL = 1 << 16  # elements below which threads cost more than they gain
-
-
-@functools.lru_cache(maxsize=4)  # keyed by process: threads do not survive a fork
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="sbm-kernel")
 
 
 def run_kernel(kernel: Any, count: int, scratch: int, *args: Any, serial: bool = False) -> None:
@@ -35,7 +29,7 @@ def run_kernel(kernel: Any, count: int, scratch: int, *args: Any, serial: bool =
 
     parts = min(chunks, 4 * threads)
     edges = [min(count, CHUNK * -(-chunks * i // parts)) for i in range(parts + 1)]
-    list(_pool(os.getpid(), threads).map(work, edges[:-1], edges[1:]))
+    list(pool(os.getpid(), threads).map(work, edges[:-1], edges[1:]))
 
 
 def rows_of(x: Tensor) -> Rows:
