@@ -9,20 +9,18 @@ Notable
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
-from sbm_cli.compiled.band_conv import LANES as GROUP_LANES
-from sbm_cli.compiled.band_conv import activate, normalise
 from sbm_cli.compiled.conv import TAPS, conv_forward
 from sbm_cli.compiled.jit import jit
 from sbm_cli.compiled.product import product
 from sbm_cli.compiled.rows import Rows
 from sbm_cli.compiled.scan import SEGMENT, scan_forward
-from sbm_cli.compiled.vector import LANES, fill, load, sigmoid, store
+from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, sigmoid, splat, store
 
 ENCODER, BLOCK, FULL_BAND, DECODER = range(4)
 NEAR = 64  # rows of a Mamba at a time: they stay in the caches beside the weights
+EPS = 1e-5  # of the normalisation, as in nn.LayerNorm
 OUTPUTS = 4  # of the head and the filter, computed together: independent sums hide the latency
 
 
@@ -37,6 +35,8 @@ class Sizes(NamedTuple):
     frames: int  # of the encoder's kernel
     taps: int  # its bins
     channels: int
+    kernel: int  # of the convolution along the bands
+    group: int  # channels that it joins
     states: int
     squeeze: int
     fullband: int  # channels per band of the full-band Mamba
@@ -79,12 +79,12 @@ def copy(source, at, target, to, count):
 
 
 @jit
-def mamba(frames, bands, sequence, sizes, inner, rank, weights, at, carry, inputs_at, states_at, work):
+def mamba(frames, bands, sequence, sizes, channels, weights, at, carry, inputs_at, states_at, work):
     """Run projection, convolution and scan of a Mamba on work.normed [band, frame, channel]; leave work.inner.
 
     sequence: the first of so many bands, in the carry. Returns where the weights of the last projection begin.
     """
-    channels, rows, states = inner // 2, frames * bands, sizes.states
+    inner, rank, rows, states = 2 * channels, (channels + 15) // 16, frames * bands, sizes.states
     narrow = whole(rank + 2 * states)
     at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.wide, 0, inner)
     at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.gate, 0, inner)
@@ -226,96 +226,112 @@ def head_sums(full, i, sizes, weights, at):
     return a, b, c, d
 
 
-@functools.cache
-def stages(kernel: int, channels: int, size: int, tokens: int) -> Any:
-    """Return the kernel for bands of so many channels, in groups of `size`, and so many channels of all bands."""
-    before = (kernel - 1) // 2 * channels  # as PyTorch pads "same"
-    taps = size * kernel * GROUP_LANES  # of one vector of outputs
+@jit
+def normalise(x, x_at, weights, at, channels, out, out_at, group, apart):
+    """Write gain * norm(x) + offset of a row; its channels in groups, each so far from the one before."""
+    total = splat(0.0)
+    for i in range(0, channels, LANES):
+        total = total + load(x, x_at + i)
+    mean, total = across(total) * (1.0 / channels), splat(0.0)
+    for i in range(0, channels, LANES):
+        value = load(x, x_at + i) - mean
+        total = total + value * value
+    scale = inverse_root(across(total) * (1.0 / channels) + EPS)
+    for i in range(0, channels, LANES):
+        value = (load(x, x_at + i) - mean) * scale * load(weights, at + i) + load(weights, at + channels + i)
+        store(out, out_at + i // group * apart + i % group, value)
 
-    @jit
-    def convolve_bands(frames, bands, weights, at, x, x_at, y, y_at, work):
-        """Write x + silu(conv(norm(x))) to y; return where the next weights begin."""
-        gain, offset = weights[at : at + channels], weights[at + channels : at + 2 * channels]
-        bias, first = weights[at + 2 * channels : at + 3 * channels], at + 3 * channels
-        for i in range((bands + kernel - 1) * channels):
-            work.frame[i] = 0.0
-        for k in range(frames):
-            source, out = x_at + k * bands * channels, y_at + k * bands * channels
-            normalise(x, source, gain, offset, work.frame, before, bands, channels)
-            for i in range(0, channels, GROUP_LANES):
-                activate(
-                    work.frame, i // size * size, weights, first + i // GROUP_LANES * taps, bias, i, x, source + i,
-                    y, out + i, bands, kernel, channels, size,
-                )  # fmt: skip
-        return first + channels // GROUP_LANES * taps
 
-    @jit
-    def block(frames, sizes, weights, at, carry, kept, x, start, work):
-        bands = sizes.bands
-        frame, rows, inner = bands * channels, frames * bands, 2 * channels
-        at = convolve_bands(frames, bands, weights, at, x, start, work.wide, 0, work)
-        gain, offset = weights[at : at + channels], weights[at + channels : at + 2 * channels]
-        normalise(work.wide, 0, gain, offset, work.normed, 0, rows, channels)
-        at = map_bands(frames, sizes, weights, at + 2 * channels, work)
-        at = convolve_bands(frames, bands, weights, at, work.wide, 0, x, start, work)
-        gain, offset = weights[at : at + channels], weights[at + channels : at + 2 * channels]
-        at += 2 * channels
-        inputs, many = bands * (TAPS - 1) * inner, max(1, NEAR // frames)
-        for first in range(0, bands, many):
-            count = min(many, bands - first)
-            for band in range(count):
-                for k in range(frames):
-                    source = start + k * frame + (first + band) * channels
-                    normalise(x, source, gain, offset, work.normed, (band * frames + k) * channels, 1, channels)
-            last = mamba(frames, count, first, sizes, inner, (channels + 15) // 16, weights, at,
-                         carry, kept, kept + inputs, work)  # fmt: skip
-            for band in range(count):
-                product(work.inner, band * frames * inner, inner, 1, frames, weights, last, inner, channels, True,
-                        x, start + (first + band) * channels, frame)  # fmt: skip
+@jit
+def normalise_all(x, rows, weights, at, channels, out):
+    for row in range(rows):
+        normalise(x, row * channels, weights, at, channels, out, row * channels, channels, 0)
 
-    @jit
-    def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
-        rows, narrow, inner = frames * sizes.bands, whole(sizes.fullband), 2 * tokens
-        at = product(x, start, channels, 1, rows, weights, at, channels, narrow, False, work.narrow, 0, narrow)
-        for row in range(rows):
-            for j in range(sizes.fullband):
-                work.wide[row * sizes.fullband + j] = work.narrow[row * narrow + j]
-        gain, offset = weights[at : at + tokens], weights[at + tokens : at + 2 * tokens]
-        normalise(work.wide, 0, gain, offset, work.normed, 0, frames, tokens)
-        at = mamba(frames, 1, 0, sizes, inner, (tokens + 15) // 16, weights, at + 2 * tokens,
-                   carry, kept, kept + (TAPS - 1) * inner, work)  # fmt: skip
-        at = product(work.inner, 0, inner, 1, frames, weights, at, inner, tokens, False, work.wide, 0, tokens)
-        product(work.wide, 0, sizes.fullband, 1, rows, weights, at, sizes.fullband, channels, True, x, start, channels)
 
-    @jit
-    def decode(frames, start, sizes, weights, at, spectra, x, work, estimates):
-        n, width = sizes, whole(sizes.stride * sizes.head)
-        gain, offset, first = weights[at : at + channels], weights[at + channels : at + 2 * channels], at + 2 * channels
-        for k in range(start, start + frames):
-            normalise(x, k * n.bands * channels, gain, offset, work.normed, 0, n.bands, channels)
-            after = product(work.normed, 0, channels, 1, n.bands, weights, first, channels, width, False,
-                            work.gate, 0, width)  # fmt: skip
-            decode_frame(k, sizes, width, weights, after, spectra, work, estimates)
+@jit
+def convolve_bands(frames, sizes, weights, at, x, x_at, y, y_at, work):
+    """Write x + silu(conv(norm(x))) along the bands to y, which may be x; return where the next weights begin."""
+    n, channels, group = sizes, sizes.channels, sizes.group
+    before, apart = (n.kernel - 1) // 2, (n.bands + n.kernel - 1) * group  # padded as PyTorch does for "same"
+    for i in range(0, apart * (channels // group), LANES):
+        store(work.frame, i, splat(0.0))
+    for k in range(frames):
+        source, out = x_at + k * n.bands * channels, y_at + k * n.bands * channels
+        for band in range(n.bands):
+            place = (before + band) * group  # [group, band, channel]
+            normalise(x, source + band * channels, weights, at, channels, work.frame, place, group, apart)
+        after = at + 2 * channels
+        for i in range(0, channels, group):
+            after = product(work.frame, i // group * apart, group, 1, n.bands, weights, after, n.kernel * group, group,
+                            False, work.gate, i, channels)  # fmt: skip
+        for i in range(0, n.bands * channels, LANES):
+            total = load(work.gate, i)
+            store(y, out + i, load(x, source + i) + total * sigmoid(total))
+    return after
 
-    @jit
-    def run(first, last, start, stop, sizes, weights, begins, carry, spectra, x, work, estimates):
-        """Take frames start to stop of a block through stages first to last.
 
-        begins: for each stage its kind (ENCODER and so on), and where its weights and its carry begin. spectra:
-        [history + frame, 2, width]; x: [frame, band, channel]; estimates: like spectra, without the history.
-        """
-        for begin in range(start, stop, SEGMENT):
-            frames = min(SEGMENT, stop - begin)
-            for stage in range(first, last):
-                kind, at, kept_at = begins[3 * stage], begins[3 * stage + 1], begins[3 * stage + 2]
-                place = begin * sizes.bands * channels
-                if kind == ENCODER:
-                    encode(frames, begin, sizes, weights, at, spectra, x)
-                elif kind == BLOCK:
-                    block(frames, sizes, weights, at, carry, kept_at, x, place, work)
-                elif kind == FULL_BAND:
-                    full_band(frames, sizes, weights, at, carry, kept_at, x, place, work)
-                else:
-                    decode(frames, begin, sizes, weights, at, spectra, x, work, estimates)
+@jit
+def block(frames, sizes, weights, at, carry, kept, x, start, work):
+    bands, channels = sizes.bands, sizes.channels
+    frame, rows, inner = bands * channels, frames * bands, 2 * channels
+    at = convolve_bands(frames, sizes, weights, at, x, start, work.wide, 0, work)
+    normalise_all(work.wide, rows, weights, at, channels, work.normed)
+    at = map_bands(frames, sizes, weights, at + 2 * channels, work)
+    at = convolve_bands(frames, sizes, weights, at, work.wide, 0, x, start, work)
+    inputs, many = bands * (TAPS - 1) * inner, max(1, NEAR // frames)
+    for first in range(0, bands, many):
+        count = min(many, bands - first)
+        for band in range(count):
+            for k in range(frames):
+                source, to = start + k * frame + (first + band) * channels, (band * frames + k) * channels
+                normalise(x, source, weights, at, channels, work.normed, to, channels, 0)
+        last = mamba(frames, count, first, sizes, channels, weights, at + 2 * channels,
+                     carry, kept, kept + inputs, work)  # fmt: skip
+        for band in range(count):
+            product(work.inner, band * frames * inner, inner, 1, frames, weights, last, inner, channels, True,
+                    x, start + (first + band) * channels, frame)  # fmt: skip
 
-    return run
+
+@jit
+def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
+    channels, rows, narrow = sizes.channels, frames * sizes.bands, whole(sizes.fullband)
+    tokens = sizes.bands * sizes.fullband
+    at = product(x, start, channels, 1, rows, weights, at, channels, narrow, False, work.narrow, 0, narrow)
+    for row in range(rows):
+        for j in range(sizes.fullband):
+            work.wide[row * sizes.fullband + j] = work.narrow[row * narrow + j]
+    normalise_all(work.wide, frames, weights, at, tokens, work.normed)
+    at = mamba(frames, 1, 0, sizes, tokens, weights, at + 2 * tokens, carry, kept, kept + (TAPS - 1) * 2 * tokens, work)
+    at = product(work.inner, 0, 2 * tokens, 1, frames, weights, at, 2 * tokens, tokens, False, work.wide, 0, tokens)
+    product(work.wide, 0, sizes.fullband, 1, rows, weights, at, sizes.fullband, channels, True, x, start, channels)
+
+
+@jit
+def decode(frames, start, sizes, weights, at, spectra, x, work, estimates):
+    n, channels, width = sizes, sizes.channels, whole(sizes.stride * sizes.head)
+    for k in range(start, start + frames):
+        normalise_all(x[k * n.bands * channels :], n.bands, weights, at, channels, work.normed)
+        after = product(work.normed, 0, channels, 1, n.bands, weights, at + 2 * channels, channels, width, False,
+                        work.gate, 0, width)  # fmt: skip
+        decode_frame(k, sizes, width, weights, after, spectra, work, estimates)
+
+
+@jit
+def run(first, last, start, stop, sizes, weights, begins, carry, spectra, x, work, estimates):
+    """Take frames start to stop of a block through stages first to last.
+
+    begins: for each stage its kind (ENCODER and so on), and where its weights and its carry begin. spectra:
+    [history + frame, 2, width]; x: [frame, band, channel]; estimates: like spectra, without the history.
+    """
+    for begin in range(start, stop, SEGMENT):
+        frames, place = min(SEGMENT, stop - begin), begin * sizes.bands * sizes.channels
+        for stage in range(first, last):
+            kind, at, kept = begins[3 * stage], begins[3 * stage + 1], begins[3 * stage + 2]
+            if kind == ENCODER:
+                encode(frames, begin, sizes, weights, at, spectra, x)
+            elif kind == BLOCK:
+                block(frames, sizes, weights, at, carry, kept, x, place, work)
+            elif kind == FULL_BAND:
+                full_band(frames, sizes, weights, at, carry, kept, x, place, work)
+            else:
+                decode(frames, begin, sizes, weights, at, spectra, x, work, estimates)

@@ -24,10 +24,11 @@ class Compression:
     def compress(self, spectrum: Array) -> Array:
         """Return the compressed spectrum; zero stays zero. Gradients are infinite at zero."""
         # The bound lies 60 dB below anything audible and keeps 0 * 0**(negative) from becoming NaN.
-        gain: Array = self.factor * abs(spectrum).clip(min=1e-12) ** (self.exponent - 1)
-        return spectrum * gain
+        compressed: Array = spectrum * (self.factor * abs(spectrum).clip(min=1e-12) ** (self.exponent - 1))
+        return compressed
 
     def expand(self, compressed: Array) -> Array:
         """Return the spectrum of a compressed one; differentiable everywhere, with a zero gradient of |X| at zero."""
-        gain: Array = abs(compressed) ** (1 / self.exponent - 1) * self.factor ** (-1 / self.exponent)
-        return compressed * gain
+        gain = abs(compressed) ** (1 / self.exponent - 1) * self.factor ** (-1 / self.exponent)
+        spectrum: Array = compressed * gain
+        return spectrum

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from sbm_cli.compiled.network import run as run_network
 from sbm_cli.compiled.scan import SEGMENT
 from sbm_cli.compiled.threads import pool
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, frame_power
@@ -125,7 +126,7 @@ class _Network:
         stages, threads = len(plan.stages) // 3, len(work)
 
         def run(first: int, last: int, start: int, stop: int, own: Any) -> None:
-            plan.run(
+            run_network(
                 first, last, start, stop, plan.sizes, plan.weights, plan.stages, self._carry,
                 self._spectra.ravel(), self._x, own, self._estimates.ravel(),
             )  # fmt: skip

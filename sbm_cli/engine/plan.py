@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sbm_cli.compiled.band_conv import LANES as GROUP_LANES
 from sbm_cli.compiled.conv import TAPS
-from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work, stages
+from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work
 from sbm_cli.compiled.product import packed, whole
 from sbm_cli.compiled.rows import CHUNK
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT
@@ -28,7 +26,7 @@ ALIGNMENT = 64  # bytes: a line of the cache
 
 @dataclass(frozen=True)
 class Plan:
-    """A network for one step: its sizes, packed weights, and kernel.
+    """A network for one step: its sizes and packed weights.
 
     stages: kind of each, and where its weights and its carry begin, [stage * 3]. carry: numbers that a channel passes
     on from one block to the next.
@@ -38,7 +36,6 @@ class Plan:
     weights: Array
     stages: NDArray[np.int64]
     carry: int
-    run: Any
     work: tuple[int, ...]  # sizes of the arrays in `Work`
 
     def new_work(self) -> Work:
@@ -58,8 +55,7 @@ def supports(config: NetworkConfig) -> bool:
     if not isinstance(config, OSpatialNetConfig) or (config.sequence, config.output) != ("mamba", "mask+residual"):
         return False
     tokens = config.bands * config.fullband_squeeze
-    vectors = config.channels % LANES == tokens % LANES == config.d_state % GROUP == 0
-    return vectors and config.channels // config.cross_groups % GROUP_LANES == 0
+    return config.channels % LANES == tokens % LANES == config.d_state % GROUP == 0
 
 
 def plan(config: OSpatialNetConfig, weights: Weights, room: float = 0.0) -> Plan:
@@ -104,10 +100,8 @@ def plan(config: OSpatialNetConfig, weights: Weights, room: float = 0.0) -> Plan
     total = np.concatenate([part.ravel() for part in parts])
     flat = aligned(total.size)
     flat[:] = total
-    size = c.channels // c.cross_groups
-    run = stages(c.cross_kernel, c.channels, size, c.bands * c.fullband_squeeze or c.channels)
     sizes = _sizes(c)
-    return Plan(sizes, flat, np.array(begins), kept, run, _work(c, sizes))
+    return Plan(sizes, flat, np.array(begins), kept, _work(c, sizes))
 
 
 class _Weights:
@@ -139,6 +133,8 @@ def _sizes(c: OSpatialNetConfig) -> Sizes:
         frames=c.kernel[0],
         taps=c.kernel[1],
         channels=c.channels,
+        kernel=c.cross_kernel,
+        group=_group(c),
         states=c.d_state,
         squeeze=c.squeeze,
         fullband=c.fullband_squeeze,
@@ -166,7 +162,7 @@ def _work(c: OSpatialNetConfig, sizes: Sizes) -> tuple[int, ...]:
         max(rows * channels, many * channels, tokens * SEGMENT),
         max(rows * channels, rows * c.fullband_squeeze, inner),
         max(c.squeeze * SEGMENT * whole(c.bands), inner),
-        max(c.squeeze * rows, c.bands * whole(c.stride * c.head), inner),
+        max(c.squeeze * rows, c.bands * whole(c.stride * c.head), c.bands * channels, inner),
         narrow,
         max(CHUNK * (2 * TAPS - 2), FORWARD_ROWS * SEGMENT) * 2 * max(channels, tokens),
     )
@@ -231,12 +227,24 @@ def _encoder(c: OSpatialNetConfig, source: _Weights) -> list[Array]:
     return parts
 
 
+def _group(c: OSpatialNetConfig) -> int:
+    """Return how many channels the convolution along the bands joins: whole vectors, so several narrow groups."""
+    size = c.channels // c.cross_groups
+    return next(size * n for n in range(1, c.cross_groups + 1) if size * n % LANES == c.cross_groups % n == 0)
+
+
 def _convolution(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Array]:
-    size, kernel = c.channels // c.cross_groups, c.cross_kernel
+    size, kernel, group = c.channels // c.cross_groups, c.cross_kernel, _group(c)
     weight = source.take(f"{name}.conv.weight", c.channels, size, kernel)
     bias = source.take(f"{name}.conv.bias", c.channels)
-    by_vectors = weight.reshape(-1, GROUP_LANES, size, kernel).transpose(0, 2, 3, 1)
-    return [*_norm(source, f"{name}.norm", c.channels), bias, by_vectors]
+    parts = _norm(source, f"{name}.norm", c.channels)
+    for start in range(0, c.channels, group):
+        joined = np.zeros((kernel, group, group), np.float32)  # [tap, input, output]
+        for at in range(0, group, size):
+            own = slice(at, at + size)
+            joined[:, own, own] = weight[start + at : start + at + size].transpose(2, 1, 0)
+        parts += packed(joined.reshape(-1, group), bias[start : start + group])
+    return parts
 
 
 def _cross_band(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Array]:
