@@ -29,7 +29,9 @@ ROOMS = {
     "options": {"audio"},
     "dsp": set(),
     "bridge": set(),
-    "nn": {"errors"},
+    "compiled": set(),
+    "engine": {"bridge", "compiled", "dsp", "model", "nn"},
+    "nn": {"compiled", "errors"},
     "model": {"atomic", "bridge", "dsp", "nn", "config", "errors"},
     "stream": {"audio", "bridge", "dsp", "model", "nn", "options", "errors"},
     "files": {"audio", "model", "stream", "options", "errors"},
@@ -61,6 +63,8 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "options": (set(), set()),
     "dsp": ({"torch", "numpy"}, {"triton"}),
     "bridge": ({"torch"}, set()),
+    "compiled": (set(), set()),
+    "engine": ({"numpy"}, set()),
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
     "model": ({"torch"}, {"safetensors"}),
     "files": ({"torch", "numpy"}, set()),
@@ -87,6 +91,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
 # Kernels are decorated at the top of their files, and those are imported in a function.
 KERNEL_ROOMS = {
     "sbm_cli.nn.kernels.cpu": {"numba", "llvmlite", "numpy"},
+    "sbm_cli.compiled": {"numba", "llvmlite", "numpy"},
     "sbm_cli.nn.kernels.triton": {"triton"},
     "sbm_cli.dsp.level.triton": {"triton"},
 }
