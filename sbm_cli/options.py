@@ -9,7 +9,7 @@ from typing import Literal, get_args
 Sampler = Literal["ode", "sde", "heun", "jump"]
 Dtype = Literal["float32", "bfloat16"]
 ClipMode = Literal["clamp", "rescale", "none"]
-
+LEAST_RATE, MOST_RATE = 1000, 768_000  # Hz of an output
 LEAST_BIT_RATE = 1000  # bit/s
 _NUMBERS = ("strength", "attenuation_limit", "dereverb", "rate", "loudness")
 
@@ -95,6 +95,8 @@ class Options:
             from sbm_cli.audio.samples import whole_rate
 
             object.__setattr__(self, "rate", whole_rate(self.rate))  # JSON takes no NumPy integer
+            if not LEAST_RATE <= self.rate <= MOST_RATE:
+                raise ValueError(f"rate must be between {LEAST_RATE} and {MOST_RATE} Hz, got {self.rate}")
 
     @property
     def needs_whole_file(self) -> bool:

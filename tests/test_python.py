@@ -15,7 +15,7 @@ import soundfile
 
 import sbm_cli
 from sbm_cli import AudioError, Enhancer, Options, Pipe, SbmError
-from sbm_cli.cli import errors
+from sbm_cli.cli.shared import errors
 
 NOISY = np.random.default_rng(0).uniform(-0.1, 0.1, (16000, 2)).astype(np.float32)
 
@@ -92,7 +92,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     [
         ({"threads": 0}, "threads must be a whole number from 1, got 0"),
         ({"threads": 1.5}, "threads must be a whole number from 1, got 1.5"),
-        ({"device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ({"device": "gpu"}, "expected auto, cpu, cuda or cuda:N, got 'gpu'"),
     ],
 )
 def test_loading_checks_its_arguments(wrong: dict[str, Any], message: str) -> None:
