@@ -542,9 +542,8 @@ def test_pieces_suffice_for_every_length() -> None:
     ],
 )
 def test_a_recipe_out_of_range_is_refused(changed: dict[str, object]) -> None:
-    with pytest.raises(ConfigError) as found:
+    with pytest.raises(ValueError, match=f"{next(iter(changed))}.* got "):
         MixConfig(**changed)  # type: ignore[arg-type]
-    assert str(next(iter(changed))) in found.value.message and found.value.hint
 
 
 def test_who_asks_for_the_room_gets_it_without_the_noise(corpus: Corpus, rooms: ResponseBank) -> None:
