@@ -22,6 +22,15 @@ def gpus() -> int:
     return torch.cuda.device_count()
 
 
+def gpu_is_full(error: Exception) -> bool:
+    """Return whether an error says that a GPU has no memory left; if so, give back what torch holds unused."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        return False
+    torch.cuda.empty_cache()
+    return True
+
+
 def chosen_device(device: str) -> str:
     """Return the device that a name stands for: cpu, cuda, cuda:N; "auto" is a GPU if there is one.
 

@@ -40,7 +40,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     from sbm_cli.data.mixing import MixConfig
     from sbm_cli.data.sources import DataConfig
     from sbm_cli.model import ModelConfig
-    from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
+    from sbm_cli.nn.configs import OSpatialNetConfig
     from sbm_cli.training.config import LoopConfig, OptimizerConfig, TrainConfig
 
     folder = tmp_path_factory.mktemp("corpus")

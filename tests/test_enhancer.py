@@ -23,7 +23,8 @@ from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, DependencyError, ModelError, OutputExistsError
 from sbm_cli.files import FileReport
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.options import Dtype, Options
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")

@@ -24,12 +24,14 @@ ROOMS = {
     "cells": set(),
     "config": {"errors"},
     "hub": {"config", "errors"},
-    "lock": set(),
+    "lock": {"atomic"},
     "audio": {"atomic", "errors"},
     "options": {"audio"},
     "dsp": set(),
     "bridge": set(),
-    "nn": {"errors"},
+    "compiled": set(),
+    "engine": {"bridge", "compiled", "dsp", "model", "nn"},
+    "nn": {"compiled", "errors"},
     "model": {"atomic", "bridge", "dsp", "nn", "config", "errors"},
     "stream": {"audio", "bridge", "dsp", "model", "nn", "options", "errors"},
     "files": {"audio", "model", "stream", "options", "errors"},
@@ -41,10 +43,10 @@ ROOMS = {
     "export": {"atomic", "audio", "dsp", "model", "stream", "options", "timing", "errors", ""},
     "training": {"atomic", "audio", "bridge", "cells", "config", "hardware", "data", "dsp", "lock", "model", "nn"}
     | {"errors"},
-    "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
+    "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors", ""},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
     "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
-    | {"atomic", "hardware", "errors", "export", "live", "training", ""},
+    | {"atomic", "cells", "hardware", "errors", "export", "live", "training", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
@@ -61,12 +63,14 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "options": (set(), set()),
     "dsp": ({"torch", "numpy"}, {"triton"}),
     "bridge": ({"torch"}, set()),
+    "compiled": (set(), set()),
+    "engine": ({"numpy"}, set()),
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
     "model": ({"torch"}, {"safetensors"}),
     "files": ({"torch", "numpy"}, set()),
     "stream": ({"torch", "numpy"}, set()),
     "enhancer": ({"torch", "numpy"}, set()),
-    "batch": (set(), set()),
+    "batch": (set(), {"ray"}),
     "live": ({"numpy"}, {"sounddevice"}),
     "data": ({"torch", "numpy"}, {"soundfile", "soxr"}),
     "timing": ({"numpy"}, {"torch", "PIL"}),
@@ -87,6 +91,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
 # Kernels are decorated at the top of their files, and those are imported in a function.
 KERNEL_ROOMS = {
     "sbm_cli.nn.kernels.cpu": {"numba", "llvmlite", "numpy"},
+    "sbm_cli.compiled": {"numba", "llvmlite", "numpy"},
     "sbm_cli.nn.kernels.triton": {"triton"},
     "sbm_cli.dsp.level.triton": {"triton"},
 }

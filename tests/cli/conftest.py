@@ -46,7 +46,8 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from sbm_cli.model import Model, ModelConfig
-    from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+    from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+    from sbm_cli.nn.configs import OSpatialNetConfig
 
     torch.manual_seed(0)
     small = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
