@@ -104,7 +104,7 @@ class Options:
 
 
 DEFAULTS = Options()
-KEEP_ROOM = Knob("Remove noise but keep the reverberation; the same as dereverb 0.")
+KEEP_ROOM = Knob("Remove noise but keep the reverberation: dereverb 0.")
 
 
 def knobs() -> dict[str, tuple[Any, Knob]]:

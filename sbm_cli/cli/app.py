@@ -21,6 +21,7 @@ from sbm_cli.cli import (
     models,
     process,
     rtf,
+    serve,
     train,
 )
 from sbm_cli.cli.options import Quiet, Verbose
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command("enhance")(enhance.enhance)
 app.command("batch")(batch.batch)
 app.command("live")(live.live)
+app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
