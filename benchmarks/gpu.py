@@ -102,23 +102,34 @@ class Step:
 
     def __init__(self, config: TrainConfig, device: torch.device, noisy: Tensor, clean: Tensor) -> None:
         self.config, self.noisy, self.clean = replace(config, batch=len(noisy)), noisy, clean
-        self.network = moved_network(config).to(device)
-        self.optimizer = Optimizer(self.network, config.optimizer)
+        network = moved_network(config)
+        learners = config.objective.learners(config, network)
+        self.networks = {STUDENT: network.to(device)} | {name: x.network.to(device) for name, x in learners.items()}
+        self.optimizer = Optimizer(network, config.optimizer)
+        self.others = {
+            name: (Optimizer(self.networks[name], x.optimizer), x.every) for name, x in learners.items() if x.optimizer
+        }
         self.items = torch.arange(len(noisy), device=device)
 
     @torch.no_grad()
     def spectra(self) -> None:
         self.config.model.to_network(self.noisy)
 
-    def forward(self) -> None:
-        batch = Batch(self.noisy, self.clean, 1, self.items)
-        self.loss = self.config.objective.loss(self.config, batch, STUDENT, {STUDENT: self.network})
+    def forward(self, learner: str = STUDENT) -> None:
+        batch = Batch(self.noisy, self.clean, self.config.steps - 1, self.items)
+        self.loss = self.config.objective.loss(self.config, batch, learner, self.networks)
 
-    def backward(self) -> None:
-        self.loss.backward()
+    def backward(self, learner: str = STUDENT) -> None:
+        self.loss.backward(inputs=list(self.networks[learner].parameters()))
 
     def update(self) -> None:
         self.optimizer.step(1, 100)
+
+    def move_others(self) -> None:
+        for name, (optimizer, _) in self.others.items():
+            self.forward(name)
+            self.backward(name)
+            optimizer.step(1, 100)
 
 
 # ---- check
@@ -206,14 +217,15 @@ def time_training(
 ) -> Row:
     mix = partial(mixer.batch, 0, 1, range(batch))
     step = Step(with_precision(config, precision), mixer.device, *mix())
-    parts = [mix, step.forward, step.backward, step.update]
+    parts: list[Callable[[], object]] = [mix, step.forward, step.backward, step.update, step.move_others]
     times = timed(parts, mixer.device, seconds)
+    times[-1] /= max((every for _, every in step.others.values()), default=1)
     (spectra,) = timed([step.spectra], mixer.device, 0.0)
     whole = sum(times)
     table = None if out is None else out / f"kernels-{precision}-{batch}.txt"
     idle = 1 - busy_milliseconds(lambda: [part() for part in parts], mixer.device, table) / whole
     stages = zip(
-        ("mix", "spectra", "forward", "backward", "update"),
+        ("mix", "spectra", "forward", "backward", "update", "other learners"),
         (times[0], spectra, times[1] - spectra, *times[2:]),
         strict=True,
     )

@@ -11,7 +11,9 @@ from torch import Tensor
 
 # Purposes, so that no two draws of an item share numbers. The mixer adds 10 times the number of its split to its own.
 MIXTURE, SECOND_TALKER, FLOOR, COLOURED, BANDWIDTH, CODEC, GAPS, SOFT_CLIP = range(8)
-TIME, BRIDGE_NOISE, WARM_LEVEL, OWN_NOISE, KEEP_ROOM, TRAJECTORY, WALK, SECOND_NOISE, THIRD_NOISE = range(100, 109)
+TIME, BRIDGE_NOISE, WARM_LEVEL, OWN_NOISE, KEEP_ROOM, TRAJECTORY, WALK, SECOND_NOISE, THIRD_NOISE, EXCERPT = range(
+    100, 110
+)
 
 Rows = Tensor | slice  # some of the items, or all of them
 
