@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import os
 import secrets
+import signal
 import socket
 import sys
 from typing import Annotated
@@ -16,7 +17,7 @@ import typer
 from sbm_cli.cli import console
 from sbm_cli.cli.live import MODEL as LIVE_MODEL
 from sbm_cli.cli.options import Device, Model, Quiet, Verbose, check_device
-from sbm_cli.cli.process import interrupted_by_signals
+from sbm_cli.cli.process import ending_signals, interrupted_by_signals
 from sbm_cli.errors import SbmError
 
 LOOPBACK = "127.0.0.1"
@@ -70,10 +71,9 @@ def serve(
     """
     console.adjust(quiet, verbose)
     try:
-        import uvicorn
         import websockets  # noqa: F401  (uvicorn asks for it later)
 
-        from sbm_cli.serve.app import Settings, make_app
+        from sbm_cli.serve.app import Settings, make_app, make_server
         from sbm_cli.serve.jobs import Limits
     except ModuleNotFoundError as error:
         raise SbmError(f"{error.name} is not installed.", 'pip install "sbm-cli[serve]"') from error
@@ -102,18 +102,10 @@ def serve(
                 import webbrowser
 
                 webbrowser.open(address)
-            config = uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                ws_max_size=2**20,
-                ws_ping_interval=None,  # a client that plays what it gets lets a ping wait behind the sound
-                ws_per_message_deflate=False,
-                limit_concurrency=200,
-                timeout_graceful_shutdown=2,
-            )
-            uvicorn.Server(config).run(sockets=[listener])
+            server = make_server(app)
+            for number in ending_signals():
+                signal.signal(number, server.handle_exit)
+            server.run(sockets=[listener])
 
 
 def _is_loopback(host: str) -> bool:

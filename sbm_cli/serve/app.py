@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -67,6 +68,23 @@ def make_app(enhancer: Enhancer, load_live: Callable[[], Enhancer], folder: Path
         middleware=[Middleware(Guard, hosts=settings.hosts, token=settings.token)],
         exception_handlers={Refused: _refused, ClientDisconnect: _gone},
         lifespan=server.lifespan,
+    )
+
+
+def make_server(app: Starlette) -> uvicorn.Server:
+    """Return what runs the app, with the limits that are not ours to check."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,  # it would tell names and tokens
+            server_header=False,
+            ws_max_size=2**20,
+            ws_ping_interval=None,  # a client that plays what it gets lets a ping wait behind the sound
+            ws_per_message_deflate=False,
+            limit_concurrency=200,
+            timeout_graceful_shutdown=2,
+        )
     )
 
 

@@ -169,10 +169,13 @@ class Jobs:
                 shutil.rmtree(job.folder, ignore_errors=True)
 
     def _enhance(self, job: Job) -> FileReport:
-        def progress(done: float, total: float) -> None:
-            job.done, job.total = done, total
+        def check() -> None:
             if job.cancelled:
                 raise _Cancelled
+
+        def progress(done: float, total: float) -> None:
+            check()
+            job.done, job.total = done, total
             if max(done, total) > self.limits.seconds:
                 minutes = self.limits.seconds / 60
                 raise Refused(413, f"{job.name}: longer than {minutes:g} minutes.", "Use `sbm enhance`, or cut it.")
@@ -180,9 +183,8 @@ class Jobs:
         report = self._enhancer.enhance_file(job.before, job.after, job.options, progress=progress)
         if job.shown:
             stream = job.options.audio_stream
-            job.listening = listen(
-                job.before, job.after, job.folder / "both", stream if isinstance(stream, int) else None
-            )
+            number = stream if isinstance(stream, int) else None
+            job.listening = listen(job.before, job.after, job.folder / "both", number, check)
         return replace(report, notes=tuple(_named(note, job) for note in report.notes))
 
 

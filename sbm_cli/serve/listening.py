@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,10 @@ class Listening:
         return told | {"rows": rows, "columns": columns}
 
 
-def listen(before: Path, after: Path, path: Path, stream: int | None) -> Listening:
+def listen(before: Path, after: Path, path: Path, stream: int | None, check: Callable[[], None]) -> Listening:
     """Write before and after to `path`, at the rate of the latter as far as it is played.
 
-    stream: of several in the files, from 1.
+    stream: of several in the files, from 1. check: called for every second of sound; its exception ends the work.
     """
     least, most = RATES
     with SoundReader(before, True, stream) as heard, SoundReader(after, True, stream) as enhanced:
@@ -50,6 +50,7 @@ def listen(before: Path, after: Path, path: Path, stream: int | None) -> Listeni
         channels = _played(heard), _played(enhanced)
         with path.open("wb") as file:
             for blocks in itertools.zip_longest(*(_blocks(reader, rate) for reader in readers)):
+                check()
                 length = max(block.shape[1] for block in blocks if block is not None)
                 both = np.zeros((sum(channels), length), np.float32)
                 for block, first, count in zip(blocks, (0, channels[0]), channels, strict=True):
@@ -59,7 +60,7 @@ def listen(before: Path, after: Path, path: Path, stream: int | None) -> Listeni
                 file.write(steps.astype("<i2").tobytes())
     samples = path.stat().st_size // (2 * sum(channels))
     written = np.memmap(path, "<i2", "r", shape=(samples, sum(channels))) if samples else np.zeros((0, sum(channels)))
-    return Listening(path, rate, channels, samples, _pictures(written, channels, rate))
+    return Listening(path, rate, channels, samples, _pictures(written, channels, rate, check))
 
 
 def _played(reader: SoundReader) -> int:
@@ -83,16 +84,22 @@ def _blocks(reader: SoundReader, rate: int) -> Iterator[Samples]:
             waiting = waiting[:, rate:]
 
 
-def _pictures(samples: NDArray[Any], channels: tuple[int, int], rate: int) -> NDArray[np.uint8]:
+def _pictures(
+    samples: NDArray[Any], channels: tuple[int, int], rate: int, check: Callable[[], None]
+) -> NDArray[np.uint8]:
     """Return the pictures of samples [n, channels], on one scale."""
     powers = []
     for first, count in zip((0, channels[0]), channels, strict=True):
-        own = samples[:, first : first + count].T
-        parts = (own[:, k : k + rate].astype(np.float32) / np.float32(2**15) for k in range(0, len(samples), rate))
-        seen = spectrogram_of(parts, rate, count, len(samples))
+        seen = spectrogram_of(_seconds(samples[:, first : first + count], rate, check), rate, count, len(samples))
         bins = seen.power.shape[1]
         edges = np.linspace(0, bins, min(ROWS, bins) + 1).astype(int)
         powers.append(np.add.reduceat(seen.power, edges[:-1], axis=1) / np.diff(edges))
     both = np.stack(powers)
     bright = brightness(both, both.max())
     return np.round(255 * np.clip(bright, 0, 1)).astype(np.uint8).transpose(0, 2, 1)[:, ::-1]
+
+
+def _seconds(samples: NDArray[Any], rate: int, check: Callable[[], None]) -> Iterator[Samples]:
+    for start in range(0, len(samples), rate):
+        check()
+        yield samples[start : start + rate].T.astype(np.float32) / np.float32(2**15)

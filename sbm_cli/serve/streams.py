@@ -67,7 +67,7 @@ class Streams:
             await self._pass_on(socket, chain)
         except WebSocketDisconnect:
             pass
-        except asyncio.TimeoutError:  # the client takes nothing and would not take a farewell either
+        except asyncio.TimeoutError:  # the client sends nothing, or takes nothing, not even a farewell
             pass
         finally:
             self._used -= form.channels
@@ -88,7 +88,7 @@ class Streams:
         inbox = _Inbox(socket, chain)
         reading = asyncio.create_task(inbox.read())
         try:
-            while data := await asyncio.wait_for(inbox.take(), PATIENCE):
+            while data := await self._next(socket, inbox):
                 if clean := await self._run(chain.feed, data):
                     # Waits until the client takes it; meanwhile what it sends stays where it is.
                     await asyncio.wait_for(socket.send_bytes(clean), PATIENCE)
@@ -98,6 +98,13 @@ class Streams:
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    async def _next(self, socket: WebSocket, inbox: _Inbox) -> bytes:
+        try:
+            return await asyncio.wait_for(inbox.take(), PATIENCE)
+        except asyncio.TimeoutError:
+            await _refuse(socket, _REFUSED, f"no samples for {PATIENCE:g} s.", "Send silence while there is no sound.")
+            raise
 
 
 class _Inbox:

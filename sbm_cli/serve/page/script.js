@@ -268,7 +268,6 @@ class Card {
     }));
     const position = this.get(".position");
     position.max = this.player.duration;
-    this.get(".result").hidden = false;
     this.levels = new Uint8Array(await (await ask(`jobs/${this.id}/picture`)).arrayBuffer());
     this.size = [rows, columns];
     this.get(".top").textContent = `${job.listening.rate / 2000} kHz`;
@@ -276,6 +275,7 @@ class Card {
     this.listenTo(Number(this.get(".side :checked").value));
     this.tick();
     this.compare();
+    this.get(".result").hidden = false;
     current ??= this;
   }
 
