@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sbm_cli.cores import cores
 from sbm_cli.data.corpus import open_corpus
 from sbm_cli.data.test_sets import SUBSETS, evaluation_set
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.evaluation.metrics import METRICS, available_metrics, score_many
 from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.evaluation.statistics import difference_interval
+from sbm_cli.hardware import cores
 
 
 def main() -> None:

@@ -37,7 +37,8 @@ from sbm_cli.data.room_responses import ResponseBank, RoomResponse, simulate_roo
 from sbm_cli.data.sources import Source, open_sources
 from sbm_cli.model import ModelConfig
 from sbm_cli.nn import kernels
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.training.config import TrainConfig, load_recipe
 from sbm_cli.training.loop import Progress
 from sbm_cli.training.loop import train as run_training
@@ -360,7 +361,7 @@ def train(options: argparse.Namespace) -> None:
             print(*row, sep="  ", flush=True)
         minutes = options.minutes - (time.monotonic() - begun) / 60
         if options.fill:
-            config = replace(config, steps=int(0.97 * 6e4 * minutes / float(row[2])))
+            config = replace(config, steps=int(0.87 * 6e4 * minutes / float(row[2])))
         start, device = options.start, options.device
         run_training(config, run, bool(options.resume), minutes, 1, report, start, device, sources)
         publish(run, options.out)

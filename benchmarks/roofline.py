@@ -24,10 +24,10 @@ import torch
 from numba import njit
 from scan import best
 
+from sbm_cli.compiled.scan import GROUP
+from sbm_cli.compiled.vector import LANES, exp2_negative, load, splat, store
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
-from sbm_cli.nn.kernels.cpu.scan import GROUP
-from sbm_cli.nn.kernels.cpu.vector import LANES, exp2_negative, load, splat, store
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.timing.machine import machine, software
 
 ROWS = 2048  # of a product: a block of a file has about as many

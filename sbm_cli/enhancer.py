@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from sbm_cli import hub
 from sbm_cli.audio.samples import Samples, full_scale_one, whole_rate
-from sbm_cli.errors import DependencyError
 from sbm_cli.files import FileReport, Place, enhance_files
+from sbm_cli.hardware import chosen_device
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import Stream, block_samples
+
+if TYPE_CHECKING:
+    import torch
 
 THREADS = 1  # far faster than real time; more wait for each other unless the machine is idle
 MOST_CHANNELS = 1024  # limit of libsndfile; more are samples on the wrong axis,
@@ -38,16 +41,7 @@ class Enhancer:
         Raises ModelError if the model is unknown, missing or damaged; ValueError for another device, DependencyError
         for a GPU that is not there.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        kind, _, number = device.partition(":")
-        if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
-        if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-            raise DependencyError(
-                f"no device {device}: torch sees {torch.cuda.device_count()} NVIDIA GPUs",
-                "Use the device cpu; `sbm doctor` shows which torch is installed.",
-            )
+        device = chosen_device(device)
         enhancer = cls(Model.load(hub.resolve(model)), device, threads)
         # The first call compiles the kernels, once per machine: that is part of loading, not of the first file.
         enhancer.enhance(np.zeros(enhancer.config.rate, np.float32), enhancer.config.rate)
@@ -59,7 +53,9 @@ class Enhancer:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        import torch
+
+        return torch.device(self.model.device)
 
     @property
     def latency_seconds(self) -> float:
@@ -81,7 +77,7 @@ class Enhancer:
         rows, columns = samples.shape if samples.ndim == 2 else (1, samples.size)
         if rows > MOST_CHANNELS or (rows > FEW_CHANNELS and 0 < columns < rows):
             raise ValueError(f"expected [channels, samples], got shape {samples.shape}: transpose it")
-        stream, size = self.stream(rate, rows, options), block_samples(self.device, rate)
+        stream, size = self.stream(rate, rows, options), block_samples(self.model.device, rate)
         blocks = [stream.feed(samples.reshape(rows, columns)[:, k : k + size]) for k in range(0, max(columns, 1), size)]
         clean = np.concatenate([*blocks, stream.flush()], axis=1)
         return clean[0] if samples.ndim == 1 else clean

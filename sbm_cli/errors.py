@@ -1,4 +1,4 @@
-"""Errors that a user can cause; only `cli/errors.py` turns them into text and exit status."""
+"""Errors that a user can cause; only `cli/shared/errors.py` turns them into text and exit status."""
 
 import contextlib
 import errno

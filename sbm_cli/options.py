@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 Sampler = Literal["ode", "sde", "heun", "jump"]
 Dtype = Literal["float32", "bfloat16"]
 ClipMode = Literal["clamp", "rescale", "none"]
+LEAST_RATE, MOST_RATE = 1000, 768_000  # Hz of an output
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Options:
         Dtype, Knob("Precision of the network; bfloat16 is less exact, and faster on processors that support it.")
     ] = "float32"
     keep_high_band: Annotated[bool, Knob("Keep what lies above 8 kHz, attenuated like the octave below.")] = False
-    rate: Annotated[int | None, Knob("Output sampling rate.", "HZ", 1, absent="the input's")] = None
+    rate: Annotated[int | None, Knob("Output sampling rate.", "HZ", LEAST_RATE, MOST_RATE, "the input's")] = None
     mono: Annotated[bool, Knob("Mix all channels down to one.")] = False
     subtype: Annotated[
         str | None, Knob("Output sample format or codec, such as PCM_24.", "SUBTYPE", absent="the input's")
@@ -96,6 +97,8 @@ class Options:
             from sbm_cli.audio.samples import whole_rate
 
             object.__setattr__(self, "rate", whole_rate(self.rate))  # JSON takes no NumPy integer
+            if not LEAST_RATE <= self.rate <= MOST_RATE:
+                raise ValueError(f"rate must be between {LEAST_RATE} and {MOST_RATE} Hz, got {self.rate}")
 
     @property
     def share(self) -> float:

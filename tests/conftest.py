@@ -44,7 +44,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     from sbm_cli.data.mixing import MixConfig
     from sbm_cli.data.sources import DataConfig
     from sbm_cli.model import ModelConfig
-    from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
+    from sbm_cli.nn.configs import OSpatialNetConfig
     from sbm_cli.training.config import LoopConfig, OptimizerConfig, TrainConfig
 
     folder = tmp_path_factory.mktemp("corpus")
@@ -127,7 +127,8 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from sbm_cli.model import Model, ModelConfig
-    from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+    from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+    from sbm_cli.nn.configs import OSpatialNetConfig
 
     torch.manual_seed(0)
     small = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)

@@ -23,7 +23,8 @@ from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, DependencyError, ModelError, OutputExistsError
 from sbm_cli.files import FileReport
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.options import Dtype, Options
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
@@ -151,6 +152,7 @@ def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
         ({"attenuation_limit": 6.0, "strength": 0.5}, "give only one of them"),
         ({"dereverb": 1.5}, "dereverb must be between 0 and 1"),
         ({"rate": 0}, "whole number of Hz, at least 1, got 0"),
+        ({"rate": 10**9}, "rate must be between 1000 and 768000 Hz, got 1000000000"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"seed": -1}, "seed at least 0, got 1 and -1"),
         ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
@@ -244,7 +246,10 @@ def test_steps_do_not_depend_on_the_blocks(
 
 @pytest.mark.parametrize(
     ("device", "error", "message"),
-    [("gpu", ValueError, "device must be auto"), ("cuda:99", DependencyError, "no device cuda:99: torch sees")],
+    [
+        ("gpu", ValueError, "expected auto, cpu, cuda"),
+        ("cuda:99", DependencyError, "no device cuda:99: torch sees"),
+    ],
 )
 def test_devices_that_are_none_are_refused(device: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import ConfigError, ModelError
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.options import Options
 
 SMALL = OSpatialNetConfig(
@@ -145,3 +147,11 @@ def test_a_format_of_the_future_is_refused(model: Path, number: object) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | {"format": number}))
     with pytest.raises(ModelError, match=r"small.json: unknown format "):
         Model.load(model)
+
+
+def test_networks_folded_for_many_shares_of_the_room_are_not_all_kept(model: Path) -> None:
+    made = Model(OSpatialNet(replace(SMALL, keep_room=True)), Model.load(model).config).to("cpu")
+    rooms = [share / 10 for share in range(10)]
+    networks = [made.folded(room) for room in rooms]
+    assert len({id(network) for network in networks}) == 10
+    assert made.folded(rooms[-1]) is networks[-1] and made.folded(rooms[0]) is not networks[0]

@@ -14,7 +14,8 @@ import torch
 
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.options import Options
 
 BAD = [np.nan, np.inf, -np.inf, 1e30, -1e13]

@@ -22,6 +22,8 @@ from sbm_cli.errors import AudioError
 # Seconds without sound beside a picture that become silence: less is the coarseness of time stamps, more another clock.
 _GAP, _MOST_GAP = 0.02, 600.0
 _SILENCE = 1.0  # seconds of it at a time
+_AAC_RATES = dict(enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)))
+_MOVIE_CLOCKS = (600, 1000)  # Hz, of most MP4
 _OPUS_RATES = (8000, 12000, 16000, 24000)  # of what was encoded, which Opus decodes to 48 kHz all the same
 TAGS = {name: name for name in ("title", "artist", "album", "comment", "copyright", "date", "genre")}
 TAGS |= {"track": "tracknumber", "license": "license", "publisher": "organization"}
@@ -134,10 +136,13 @@ class Decoder:
         context = stream.codec_context
         if context is None or not context.sample_rate or not context.channels or not context.format:
             raise self._unreadable()
-        codec = context.codec.canonical_name
+        codec, extradata = context.codec.canonical_name, bytes(context.extradata or b"")
+        name = container.format.name.split(",")[0]
         rate = context.sample_rate
-        if codec == "opus" and (encoded := int.from_bytes(bytes(context.extradata or b"")[12:16], "little")):
+        if codec == "opus" and (encoded := int.from_bytes(extradata[12:16], "little")):
             rate = encoded if encoded in _OPUS_RATES else rate
+        if name == "flv" and codec == "aac" and len(extradata) > 1:  # whose header knows no rate above 44.1 kHz
+            rate = _AAC_RATES.get((extradata[0] & 7) << 1 | extradata[1] >> 7, rate)
         seconds = sum(segment.seconds for segment in self._segments)
         seconds = seconds or (float(stream.duration * stream.time_base) if stream.duration else 0.0)
         seconds = seconds or (container.duration or 0) / 1e6
@@ -148,8 +153,7 @@ class Decoder:
             bit_rate *= 2  # what we write is plain AAC, which needs about as much more
         self._sound = stream
         self._origin = Origin(self._path, self._file, container.streams.audio.index(stream))
-        name = container.format.name.split(",")[0]
-        subtype = ffmpeg.subtype_of(codec, context.format.name, bytes(context.extradata or b""))
+        subtype = ffmpeg.subtype_of(codec, context.format.name, extradata)
         if self._refused and subtype in SAMPLE_BYTES and not subtype.startswith("ALAC") and name in _STRICT:
             raise self._unreadable()
         return AudioFormat(
@@ -171,12 +175,16 @@ class Decoder:
     def _all(self) -> Iterator[Waveform]:
         """Yield the sound of all segments as waveforms of the first one's rate and channels."""
         self._lost, self._first_lost, heard = 0, 0.0, 0  # samples
+        self._last_seconds = 0.0  # that the last frame lasts, as its container has it
         self._error: Exception | None = None
         for index, segment in enumerate(self._segments):
             if index:
                 self.close()
                 self._opened = self._open(segment)
-            for block in self._uniform(_up_to(segment.samples, self._segment(segment))):
+            blocks = self._segment(segment)
+            if self.format.container == "MP4":
+                blocks = self._without_filling(blocks)
+            for block in self._uniform(_up_to(segment.samples, blocks)):
                 heard += block.shape[1]
                 yield block
             if segment.missing:
@@ -203,6 +211,25 @@ class Decoder:
         if resampler is not None:
             yield resampler.flush()
 
+    def _without_filling(self, blocks: Iterator[tuple[Waveform, int]]) -> Iterator[tuple[Waveform, int]]:
+        """Leave out what fills up the last frame of an MP4: its tables tell the length, which FFmpeg does not heed."""
+        place, last = 0.0, None
+        for block in blocks:
+            if last is not None:
+                place += last[0].shape[1] / last[1]
+                yield last
+            last = block
+        if last is not None:
+            waveform, rate = last
+            told = (round(seconds * rate) for seconds in (self._last_seconds, self._exact_seconds() - place))
+            yield waveform[:, : min((count for count in told if count > 0), default=None)], rate
+
+    def _exact_seconds(self) -> float:
+        """Return the duration that the container states, 0 if it may have rounded that to the clock of a movie."""
+        stream = self._chosen(self._opened)
+        duration = (stream.duration or 0) * stream.time_base
+        return 0.0 if any((duration * clock).denominator == 1 for clock in _MOVIE_CLOCKS) else float(duration)
+
     def _segment(self, segment: Segment) -> Iterator[tuple[Waveform, int]]:
         """Decode one segment, with silence in place of what cannot be decoded, and of gaps where there is a picture."""
         import av
@@ -223,12 +250,15 @@ class Decoder:
                 packet = None
             if packet is None:
                 return
+            seconds = float((packet.duration or 0) * stream.time_base)
+            if self.format.container == "MP4":
+                _mend_delay(packet, stream)
             try:
                 frames = context.decode(packet)
             except av.EOFError:
                 return
             except av.FFmpegError:
-                count = round(min(float((packet.duration or 0) * stream.time_base), _SILENCE) * rate)
+                count = round(min(seconds, _SILENCE) * rate)
                 self._first_lost = self._first_lost or place
                 self._lost += count * self.format.rate // rate
                 place += count / rate
@@ -251,6 +281,7 @@ class Decoder:
                         place, gap = place + count / rate, gap - count / rate
                         yield np.zeros((self.format.channels, count), np.float32), rate
                 place += frame.samples / rate
+                self._last_seconds = seconds
                 yield _waveform(frame), rate
 
     def _check_end(self, heard: int) -> None:
@@ -271,6 +302,16 @@ class Decoder:
             f"{self._path}: truncated: {readable:.3f} s are there, the last {seconds:.3f} s are missing.",
             f"Copy it again, or keep what is there: ffmpeg -i {shlex.quote(str(self._path))} out.wav",
         )
+
+
+def _mend_delay(packet: Any, stream: Any) -> None:
+    """Let a packet of Opus tell the delay at 48 kHz: FFmpeg's reader of MP4 counts it in the clock of the track."""
+    clock = stream.time_base.denominator
+    if stream.codec_context.name == "opus" and clock in _OPUS_RATES and packet.has_sidedata("skip_samples"):
+        skip = packet.get_sidedata("skip_samples")
+        before, *rest = ffmpeg.SKIP.unpack(bytes(skip))
+        skip.update(ffmpeg.SKIP.pack(before * 48000 // clock, *rest))
+        packet.set_sidedata(skip)
 
 
 def open_container(file: Window, path: Path) -> Any:

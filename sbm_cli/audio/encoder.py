@@ -43,6 +43,8 @@ class SoundEncoder:
         self._form, self._muxer, self._kind = form, ffmpeg.MUXERS[form.container], ffmpeg.ENCODERS[form.subtype]
         self._written = 0
         self._waiting: tuple[float, Any] | None = None
+        self._end: int | None = None  # of the sound, in samples, once it is known
+        self._filling = 0  # samples behind it, in the last frame
         with contextlib.ExitStack() as opened:
             self._file = opened.enter_context(path.open("w+b"))
             origin = form.origin
@@ -61,7 +63,7 @@ class SoundEncoder:
             return
         with _as_os_error():
             self._make_room()
-            size = self._stream.codec_context.frame_size or _FRAME
+            size = self._encoder.frame_size or _FRAME
             whole = len(self._rest) // size * size
             for start in range(0, whole, size):
                 self._encode(self._rest[start : start + size])
@@ -71,12 +73,16 @@ class SoundEncoder:
         """Finish the file."""
         with self._opened, _as_os_error():
             self._make_room()
-            if not self._stream.codec_context.codec.delay:  # which gives nothing out but for what is put in
+            self._end = self._begin_pts + self._written + len(self._rest)
+            if not self._encoder.codec.delay:  # which gives nothing out but for what is put in
                 silence = np.zeros_like(self._rest, shape=(self._delay, self._form.channels))
                 self._rest = np.concatenate([self._rest, silence])
             if len(self._rest):
                 self._encode(self._rest)
-            self._output.mux(self._stream.encode(None))
+            self._mux(self._encoder.encode(None))
+            if self._filling > 0 and not self._muxer.exact:
+                seconds = self._filling / self._form.rate
+                self.notes.append(f"{seconds:.3f} s of silence follow: {self._form.container} stores whole frames")
             self._copy(None)
             tags = {name.lower() for name in self._output.metadata}
             self._output.close()
@@ -101,7 +107,7 @@ class SoundEncoder:
                 continue
             try:
                 self._add([stream for stream in fitting if stream.type not in left_out])
-                self._output.start_encoding()
+                self._start()
             except (av.FFmpegError, ValueError) as refused:
                 error = refused
                 self._file.seek(0)
@@ -112,6 +118,16 @@ class SoundEncoder:
         raise AudioError(
             f"{self._name}: {self._form.container} {self._form.subtype} cannot be written ({error})."
         ) from error
+
+    def _start(self) -> None:
+        """Write the header. That of Opus says 48 kHz, whatever is encoded: FFmpeg counts the delay of an MP4 so."""
+        form, context = self._form, self._stream.codec_context
+        context.open(strict=False)
+        self._encoder = context
+        if form.subtype == "OPUS":
+            self._encoder = ffmpeg.encoder(form.subtype, form.rate, form.layout, form.bit_rate)
+            context.extradata = self._encoder.extradata
+        self._output.start_encoding()
 
     def _others(self) -> list[Any]:
         """Return the streams of the source beside the sound."""
@@ -146,9 +162,9 @@ class SoundEncoder:
         streams = [*others, *([sound] if sound else [])]
         for stream in sorted(streams, key=lambda each: each.index) or [None]:
             if stream is sound:
-                self._stream: Any = self._output.add_stream(self._kind.name, rate=form.rate)
-                context = self._stream.codec_context
-                ffmpeg.configure(context, form.subtype, form.rate, form.layout, form.bit_rate)
+                rate = 48000 if form.subtype == "OPUS" else form.rate
+                self._stream: Any = self._output.add_stream(self._kind.name, rate=rate)
+                ffmpeg.configure(self._stream.codec_context, form.subtype, rate, form.layout, form.bit_rate)
                 target = self._stream
             else:
                 target = self._output.add_stream_from_template(stream, opaque=True)
@@ -223,12 +239,35 @@ class SoundEncoder:
         elif form.has_full_scale and frames.dtype == np.float32:
             samples = np.clip(frames, -1, 1)  # from far beyond it some encoders do not return
         frame = ffmpeg.frame_of(samples, kind.samples, form.layout, form.rate)
-        start = form.origin.start if form.origin else 0.0
         frame.time_base = Fraction(1, form.rate)
-        frame.pts = round(start * form.rate) + self._written
+        frame.pts = self._begin_pts + self._written
         self._written += len(frames)
-        self._copy(start + self._written / form.rate)
-        self._output.mux(self._stream.encode(frame))
+        self._copy((self._begin_pts + self._written) / form.rate)
+        self._mux(self._encoder.encode(frame))
+
+    @property
+    def _begin_pts(self) -> int:
+        """When the sound begins, in samples."""
+        return round(self._form.origin.start * self._form.rate) if self._form.origin else 0
+
+    def _mux(self, packets: list[Any]) -> None:
+        """Write packets of sound; a frame that ends behind it says by how much, for containers that can store that."""
+        from av.packet import PacketSideData
+
+        size, rates = self._encoder.frame_size, (self._stream.codec_context.sample_rate, self._form.rate)
+        ends = self._end is not None and self._kind.bit_rate  # what loses nothing has a shorter last frame
+        for packet in packets:
+            packet.stream = self._stream
+            over = packet.pts + size - self._end if ends else 0
+            if over >= size > 0:  # silence alone
+                continue
+            if over > 0:
+                packet.duration = size - over
+                skip = PacketSideData(ffmpeg.SKIP_SAMPLES, ffmpeg.SKIP.size)  # type: ignore[call-arg]
+                skip.update(ffmpeg.SKIP.pack(0, over * rates[0] // rates[1], 0, 0))
+                packet.set_sidedata(skip)
+            self._filling = over + size * self._kind.leads
+            self._output.mux(packet)
 
     def _measured_delay(self) -> int:
         """Return how many samples the encoder puts before the sound."""
@@ -250,7 +289,7 @@ class SoundEncoder:
             return
         self._begun = True
         if self._kind.leads:
-            self._written = -self._stream.codec_context.frame_size
+            self._written = -self._encoder.frame_size
             self._rest = np.concatenate([np.zeros((-self._written, self._form.channels), np.float32), self._rest])
         start = self._form.origin.start if self._form.origin else 0.0
         is_at_0 = start * self._form.rate < self._delay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+SKIP_SAMPLES = 11  # by number, what a packet says beside its data of samples that are no sound
+SKIP = struct.Struct("<IIBB")  # and what it says: how many before, how many behind, and why
 _PLANES = 8  # channels, each in an array of its own, at which PyAV reads beyond them
 
 # Containers of sound and video that are read. Not among them: playlists and scripts, which name other files and
@@ -128,14 +131,15 @@ class Muxer:
     """A container that is written: its name, the subtypes it takes (a new one is of the first), what else fits in.
 
     video: it takes other streams along. delay: whether players are told how much the encoder put before the sound; "at
-    0" only if the sound begins with the file; "beside" only by when other streams begin. brand: what an MP4 calls
-    itself.
+    0" only if the sound begins with the file; "beside" only by when other streams begin. exact: whether it says how
+    much of the last frame is sound. brand: what an MP4 calls itself.
     """
 
     name: str
     subtypes: tuple[str, ...]
     video: bool = False
     delay: Literal["always", "at 0", "beside", "never"] = "always"
+    exact: bool = True
     brand: str = ""
 
 
@@ -155,22 +159,24 @@ MUXERS = {
     "MATROSKA": Muxer("matroska", _MATROSKA, video=True),
     "MKA": Muxer("matroska", _MATROSKA),
     "WEBM": Muxer("webm", ("OPUS",), video=True),
-    "AVI": Muxer("avi", ("MPEG_LAYER_III", "PCM_16", "MPEG_LAYER_II", "AC3"), video=True, delay="never"),
-    "MPEGTS": Muxer("mpegts", ("AAC", "MPEG_LAYER_II", "MPEG_LAYER_III", "AC3", "EAC3"), True, "beside"),
-    "MPEG": Muxer("mpeg", ("MPEG_LAYER_II", "AC3"), video=True, delay="beside"),
-    "VOB": Muxer("vob", ("AC3", "MPEG_LAYER_II", "MPEG_LAYER_III"), video=True, delay="beside"),
-    "NUT": Muxer("nut", ("AAC", "MPEG_LAYER_III", "MPEG_LAYER_II", *_PCM, "AC3"), video=True, delay="beside"),
+    "AVI": Muxer("avi", ("MPEG_LAYER_III", "PCM_16", "MPEG_LAYER_II", "AC3"), video=True, delay="never", exact=False),
+    "MPEGTS": Muxer("mpegts", ("AAC", "MPEG_LAYER_II", "MPEG_LAYER_III", "AC3", "EAC3"), True, "beside", exact=False),
+    "MPEG": Muxer("mpeg", ("MPEG_LAYER_II", "AC3"), video=True, delay="beside", exact=False),
+    "VOB": Muxer("vob", ("AC3", "MPEG_LAYER_II", "MPEG_LAYER_III"), video=True, delay="beside", exact=False),
+    "NUT": Muxer(
+        "nut", ("AAC", "MPEG_LAYER_III", "MPEG_LAYER_II", *_PCM, "AC3"), video=True, delay="beside", exact=False
+    ),
     "OGV": Muxer("ogv", ("OPUS", *_FLAC), video=True),
-    "FLV": Muxer("flv", ("AAC", "MPEG_LAYER_III"), video=True, delay="beside"),
+    "FLV": Muxer("flv", ("AAC", "MPEG_LAYER_III"), video=True, delay="beside", exact=False),
     "F4V": Muxer("f4v", ("AAC", "MPEG_LAYER_III"), video=True, delay="beside"),
-    "ASF": Muxer("asf", ("WMAV2", "WMAV1"), video=True),
-    "WMA": Muxer("asf", ("WMAV2", "WMAV1")),
-    "AAC": Muxer("adts", ("AAC",), delay="never"),
-    "MP2": Muxer("mp2", ("MPEG_LAYER_II",), delay="never"),
-    "AC3": Muxer("ac3", ("AC3",), delay="never"),
-    "EAC3": Muxer("eac3", ("EAC3",), delay="never"),
-    "AMR": Muxer("amr", ("AMR_NB",), delay="never"),
-    "G722": Muxer("g722", ("G722",), delay="never"),
+    "ASF": Muxer("asf", ("WMAV2", "WMAV1"), video=True, exact=False),
+    "WMA": Muxer("asf", ("WMAV2", "WMAV1"), exact=False),
+    "AAC": Muxer("adts", ("AAC",), delay="never", exact=False),
+    "MP2": Muxer("mp2", ("MPEG_LAYER_II",), delay="never", exact=False),
+    "AC3": Muxer("ac3", ("AC3",), delay="never", exact=False),
+    "EAC3": Muxer("eac3", ("EAC3",), delay="never", exact=False),
+    "AMR": Muxer("amr", ("AMR_NB",), delay="never", exact=False),
+    "G722": Muxer("g722", ("G722",), delay="never", exact=False),
     "WV": Muxer("wv", ("WAVPACK_16", "WAVPACK_8", "WAVPACK_32", "WAVPACK_FLOAT")),
     "TTA": Muxer("tta", ("TTA_16", "TTA_8", "TTA_24")),
     "VOC": Muxer("voc", ("PCM_16", "PCM_U8", "ULAW", "ALAW")),

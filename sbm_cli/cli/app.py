@@ -8,23 +8,9 @@ from typing import Annotated
 import typer
 
 from sbm_cli import __version__
-from sbm_cli.cli import (
-    batch,
-    console,
-    data,
-    doctor,
-    enhance,
-    errors,
-    evaluate,
-    export,
-    live,
-    models,
-    process,
-    rtf,
-    serve,
-    train,
-)
-from sbm_cli.cli.options import Quiet, Verbose
+from sbm_cli.cli import batch, data, doctor, enhance, evaluate, export, live, models, rtf, serve, train
+from sbm_cli.cli.shared import console, errors, process
+from sbm_cli.cli.shared.options import Quiet, Verbose
 
 # rich_markup_mode=None: plain help starts in half the time, and every Tab completion starts the program.
 app = typer.Typer(

@@ -16,10 +16,10 @@ import typer
 
 import sbm_cli
 from sbm_cli import hub
-from sbm_cli.cli import console
-from sbm_cli.cli.options import Json
-from sbm_cli.cores import cores
+from sbm_cli.cli.shared import console
+from sbm_cli.cli.shared.options import Json
 from sbm_cli.errors import SbmError
+from sbm_cli.hardware import cores
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbm_cli.cli import console, errors
-from sbm_cli.cli.options import (
+from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.options import (
     BAND_NOTE,
     PIPE,
     Device,
@@ -25,13 +25,13 @@ from sbm_cli.cli.options import (
     Quiet,
     Raw,
     Verbose,
-    check_device,
     check_existing,
+    chosen_device,
     raw_format,
     suffix_of,
     takes_options,
 )
-from sbm_cli.cli.process import interrupted_by_signals
+from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import OutputExistsError, SbmError
 from sbm_cli.options import Options
 
@@ -111,7 +111,7 @@ def enhance(
             console.note(f"{target} exists, skipped")
     if not wanted:
         return
-    check_device(device)
+    device = chosen_device(device)
     _, first = wanted[0]
     if len(wanted) == 1 and isinstance(first, Path) and first.is_file() and not overwrite:
         from sbm_cli.audio.writer import exists_error

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sbm_cli.cli import console, errors
-from sbm_cli.cli.options import Json, Quiet, Verbose, wrong_usage
-from sbm_cli.cores import cores
+from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.options import Json, Quiet, Verbose, wrong_usage
 from sbm_cli.errors import OutputExistsError
+from sbm_cli.hardware import cores
 
 if TYPE_CHECKING:
     from sbm_cli.audio.samples import Samples

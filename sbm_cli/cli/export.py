@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from sbm_cli import hub
-from sbm_cli.cli import console
-from sbm_cli.cli.options import Json, Quiet, Verbose, takes_options
+from sbm_cli.cli.shared import console
+from sbm_cli.cli.shared.options import Json, Quiet, Verbose, takes_options
 from sbm_cli.errors import OutputExistsError
 from sbm_cli.options import Options
 

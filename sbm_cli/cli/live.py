@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbm_cli.cli import console, errors
-from sbm_cli.cli.options import PIPE, Model, Quiet, Raw, Verbose, raw_format, takes_options
-from sbm_cli.cli.process import interrupted_by_signals
+from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.options import PIPE, Model, Quiet, Raw, Verbose, raw_format, takes_options
+from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import SbmError
 from sbm_cli.options import Options
 
@@ -138,9 +138,9 @@ def live(
     if isinstance(session.error, BrokenPipeError):  # the reader has enough
         console.drop_data()
         raise typer.Exit(errors.CLOSED_PIPE)
+    console.note(f"{session.seconds:.1f} s of sound" + (f", recorded in {record}" if record else ""))
     if session.error is not None:
         raise session.error
-    console.note(f"{session.seconds:.1f} s of sound" + (f", recorded in {record}" if record else ""))
 
 
 def _list_devices() -> None:

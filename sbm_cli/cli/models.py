@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from sbm_cli import hub
-from sbm_cli.cli import console
-from sbm_cli.cli.options import Json
+from sbm_cli.cli.shared import console
+from sbm_cli.cli.shared.options import Json
 from sbm_cli.errors import ModelError, SbmError
 
 app = typer.Typer(

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from sbm_cli.cli import console
-from sbm_cli.cli.options import Device, Json, Model, Quiet, Verbose, check_device
+from sbm_cli.cli.shared import console
+from sbm_cli.cli.shared.options import Device, Json, Model, Quiet, Verbose, chosen_device
 
 
 def rtf(
@@ -49,7 +49,7 @@ def rtf(
       sbm rtf meeting.wav --threads 2 --json | jq '.rows[].rtf'
     """
     console.adjust(quiet or json, verbose)
-    check_device(device)
+    device = chosen_device(device)
     lengths = _lengths(seconds)
 
     begun = time.perf_counter()

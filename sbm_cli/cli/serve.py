@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from sbm_cli.cli import console
 from sbm_cli.cli.live import MODEL as LIVE_MODEL
-from sbm_cli.cli.options import Device, Model, Quiet, Verbose, check_device
-from sbm_cli.cli.process import ending_signals, interrupted_by_signals
+from sbm_cli.cli.shared import console
+from sbm_cli.cli.shared.options import Device, Model, Quiet, Verbose, chosen_device
+from sbm_cli.cli.shared.process import ending_signals, interrupted_by_signals
 from sbm_cli.errors import SbmError
 
 LOOPBACK = "127.0.0.1"
@@ -80,7 +80,7 @@ def serve(
     from sbm_cli.enhancer import Enhancer
     from sbm_cli.serve.workspace import workspace
 
-    check_device(device)
+    device = chosen_device(device)
     is_public = not _is_loopback(host)
     if is_public and not token:
         token = secrets.token_urlsafe(16)

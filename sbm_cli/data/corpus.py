@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from sbm_cli.atomic import replacing, write_atomically
 from sbm_cli.audio.samples import Samples
-from sbm_cli.cores import cores
 from sbm_cli.data.manifest import KINDS, RATE, Clip, name_rank, read_manifest, report_set, set_aside
 from sbm_cli.errors import AudioError, ConfigError
+from sbm_cli.hardware import cores
 
 LEVEL_DBFS = -26.0  # active RMS that `Corpus.clip` gives speech and noise
 CACHE_VERSION = 1  # raise it when decoding, trimming or levels change

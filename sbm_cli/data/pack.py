@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from sbm_cli.atomic import replacing
 from sbm_cli.config import parse_json
-from sbm_cli.cores import cores
 from sbm_cli.data.corpus import Corpus
 from sbm_cli.data.manifest import RATE, Clip, name_rank
 from sbm_cli.data.room_responses import ResponseBank, RoomResponse
 from sbm_cli.errors import ConfigError
+from sbm_cli.hardware import cores
 
 PACK_VERSION = 1
 LONGEST = 60 * RATE  # longer recordings are packed in parts

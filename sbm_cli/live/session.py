@@ -104,19 +104,24 @@ class Session:
         self._stopping.set()
 
     def _run(self) -> None:
-        try:
-            for block in self._source.blocks():
-                if block is not None:
-                    self._take(block)
-                if self._stopping.is_set() or self._left == 0:
-                    break
-            self._pass(self._stream.flush())
-            self._sink.close()
-        except Exception as error:  # for the thread that waits for the end
-            self.error = error
-        finally:
-            self._source.close()
-            self.finished.set()
+        for action in (self._listen, self._end):  # what was heard before an error still comes out
+            try:
+                action()
+            except Exception as error:  # for the thread that waits for the end
+                self.error = self.error or error
+        self._source.close()
+        self.finished.set()
+
+    def _listen(self) -> None:
+        for block in self._source.blocks():
+            if block is not None:
+                self._take(block)
+            if self._stopping.is_set() or self._left == 0:
+                break
+
+    def _end(self) -> None:
+        self._pass(self._stream.flush())
+        self._sink.close()
 
     def _take(self, block: Samples) -> None:
         if self._left is not None:

@@ -17,9 +17,9 @@ from sbm_cli.audio.pipe import Pipe, PipeWriter
 from sbm_cli.audio.pipe import Samples as RawSamples
 from sbm_cli.audio.resample import LIVE, StreamResampler
 from sbm_cli.audio.samples import Samples
-from sbm_cli.cores import cores
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import SbmError
+from sbm_cli.hardware import cores
 from sbm_cli.options import Options
 from sbm_cli.serve.requests import OF_STREAMS, parse_options
 

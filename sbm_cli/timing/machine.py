@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from sbm_cli.cores import cores
+from sbm_cli.hardware import cores
 
 
 def machine() -> str:

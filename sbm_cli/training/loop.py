@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sbm_cli.cores import cores
 from sbm_cli.data.sources import Sources, batches, open_sources
 from sbm_cli.errors import ConfigError, TrainingError
+from sbm_cli.hardware import chosen_device, cores
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.launch import Worker, launch, on_stop
 from sbm_cli.training.logs import Logs, read_scores
@@ -97,7 +97,8 @@ def train(
 
     Raises ConfigError if `output` holds a checkpoint and resume is not set, or the checkpoint is of another model, or
     another training writes into it;
-    TrainingError if loss or gradient stay infinite; KeyboardInterrupt if it was interrupted, after a checkpoint.
+    TrainingError if loss or gradient stay infinite; DependencyError for a GPU that is not there;
+    KeyboardInterrupt if it was interrupted, after a checkpoint.
     """
     last = output / LAST
     in_use = ConfigError(
@@ -111,12 +112,7 @@ def train(
         check_start(start, config)
     elif config.objective.wants_start:
         raise ConfigError(f"{config.model.name} begins with a trained model", "Name it with --from.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--device cuda: torch sees no NVIDIA GPU", "Use --device cpu; `sbm doctor` shows which torch is installed."
-        )
+    device = chosen_device(device)
     if processes is None:
         processes = cores() if device == "cpu" and sources is None else 1
     with locked(output):
@@ -174,7 +170,7 @@ class _Training:
             else:
                 self.optimizers[name] = Optimizer(self.networks[name], learner.optimizer, scaled)
         self.optimizer = self.optimizers[STUDENT]
-        self.step, self.best = restore(last, self.optimizers, self.frozen) if last.exists() else (0, math.inf)
+        self.step, self.best = restore(last, config, self.optimizers, self.frozen) if last.exists() else (0, math.inf)
         self.average = self.optimizer.averaged()
         if config.objective.wants_average:
             self.networks[AVERAGE] = self.average

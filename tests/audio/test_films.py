@@ -13,7 +13,7 @@ import pytest
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.errors import AudioError
 from tests.audio.conftest import CHAPTERS, speech
-from tests.audio.test_formats import assert_same_film, heard, lag, packets, read, rewrite
+from tests.audio.test_formats import assert_same_film, heard, lag, packets, read, rewrite, without_filling
 
 Film = Callable[..., Any]
 
@@ -34,7 +34,7 @@ Film = Callable[..., Any]
 def test_the_sound_stays_in_time(tmp_path: Path, film: Film, suffix: str, made: dict[str, Any]) -> None:
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     film(source.name, **made)
-    assert rewrite(source, target) == []
+    assert without_filling(rewrite(source, target)) == []
     assert_same_film(source, target)
     assert 0 <= heard(target)[1].size - heard(source)[1].size <= 2304
 
@@ -98,7 +98,7 @@ def test_tags_of_other_encodings_stay_as_they_are(tmp_path: Path, film: Film) ->
     latin = "Größe!".encode("latin-1")
     content = (tmp_path / "in.avi").read_bytes()
     (tmp_path / "in.avi").write_bytes(content.replace(b"A film", latin))
-    assert rewrite(tmp_path / "in.avi", tmp_path / "out.avi") == []
+    assert without_filling(rewrite(tmp_path / "in.avi", tmp_path / "out.avi")) == []
     assert latin in (tmp_path / "out.avi").read_bytes()
     assert ("title", "Größe!") in read(tmp_path / "in.avi")[0].tags
 

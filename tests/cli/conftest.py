@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from sbm_cli.cli import console
 from sbm_cli.cli.app import main
+from sbm_cli.cli.shared import console
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 import typer
 
 import sbm_cli
-from sbm_cli.cli import errors
+from sbm_cli.cli.shared import errors
 from sbm_cli.errors import AudioError
 
 COMMANDS = [

@@ -154,7 +154,7 @@ def test_bad_input_is_one_message_and_no_file(
 def test_an_unknown_model_is_one_message(sbm: Any, folder: Path, bundle: Any) -> None:
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "--model", "smal")
     assert result.status == 1
-    assert result.err.startswith("sbm: unknown model 'smal'; did you mean small?\n     Choose one of small")
+    assert result.err.startswith("sbm: unknown model 'smal', did you mean 'small'?\n     Choose one of small")
     assert not (folder / "clean.wav").exists()
 
 
@@ -179,7 +179,7 @@ def test_an_output_folder_that_is_not_there(sbm: Any, folder: Path, model_file: 
     ("device", "status", "message"),
     [
         ("gpu", 2, "sbm: invalid value for --device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
-        ("cuda:99", 1, "sbm: --device cuda:99: torch sees "),
+        ("cuda:99", 1, "sbm: no device cuda:99: torch sees "),
     ],
 )
 def test_devices_that_are_not_there(sbm: Any, folder: Path, device: str, status: int, message: str) -> None:

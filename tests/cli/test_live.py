@@ -19,8 +19,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.cli import live
 from sbm_cli.enhancer import Enhancer
+from sbm_cli.live.devices import Microphone
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
@@ -161,6 +163,26 @@ def test_from_device_to_file(sbm: Run, sounddevice: FakeSounddevice, model_file:
     assert result.status == 0 and result.err == ""
     assert soundfile.info(tmp_path / "clean.wav").frames == 4800
     assert again.status == 1 and "exists" in again.err
+
+
+def test_what_was_heard_before_an_error_is_kept(
+    sbm: Run, sounddevice: FakeSounddevice, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listen = Microphone.blocks
+
+    def unplugged(microphone: Microphone) -> Iterator[Samples | None]:
+        for count, block in enumerate(listen(microphone)):
+            if count == 30:
+                raise OSError(5, "Input/output error")
+            yield block
+
+    monkeypatch.setattr(Microphone, "blocks", unplugged)
+    clean, both = tmp_path / "clean.wav", tmp_path / "both.wav"
+    with driven(sounddevice):
+        result = sbm("live", "-o", clean, "--record", both, "--model", model_file)
+    assert result.status == 1 and result.err.endswith("sbm: input/output error\n")
+    assert f"s of sound, recorded in {both}" in result.err
+    assert soundfile.info(clean).frames == soundfile.info(both).frames > 0
 
 
 def test_from_pipe_to_device_nothing_is_dropped(

@@ -93,7 +93,7 @@ def test_a_chart_without_pillow_fails_before_the_work(
         (["--seconds", "1,ten"], "expected lengths of 0.1 to 3600 s, such as 1,10, got '1,ten'"),
         (["--seconds", "0"], "expected lengths of 0.1 to 3600 s"),
         (["--against", "cp {in} {out}"], "expected NAME=PROGRAM"),
-        (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
+        (["--device", "tpu"], "invalid value for --device: expected auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_wrong_use_is_one_message(sbm: Any, arguments: list[str], message: str) -> None:

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sbm_cli.config import dump
 from sbm_cli.data import pack
 from sbm_cli.data.corpus import Corpus
 from sbm_cli.data.manifest import RATE, Clip
+from sbm_cli.data.mixing import MixConfig
 from sbm_cli.data.pack import DECODED, Pack, encode, interleaved, open_pack, write_pack
 from sbm_cli.data.room_responses import ResponseBank, RoomResponse, align, simulate_room
+from sbm_cli.data.sources import DataConfig, open_sources
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.config import TrainConfig
 
@@ -144,6 +147,12 @@ def test_an_index_nested_too_deeply_is_refused(tmp_path: Path) -> None:
         file.writestr("index.json", "[" * 100_000)
     with pytest.raises(ConfigError, match=r"not a whole shard of a pack \(nested too deeply\)"):
         open_pack(tmp_path)
+
+
+def test_a_recipe_that_asks_for_other_speeds_is_refused(packed: tuple[Path, Pack]) -> None:
+    data = DataConfig(pack=str(packed[0]), speeds=(0.9, 1.0))
+    with pytest.raises(ConfigError, match=r"holds no speech at the speeds \[0.9\] of data.speeds"):
+        open_sources(data, MixConfig(), torch.device("cpu"))
 
 
 def test_what_is_no_pack_is_refused(

@@ -19,7 +19,7 @@ import yaml
 
 from sbm_cli.config import dump
 from sbm_cli.data.sources import open_sources
-from sbm_cli.errors import ConfigError, DependencyError, TrainingError
+from sbm_cli.errors import DependencyError, TrainingError
 from sbm_cli.training.config import LoopConfig, TrainConfig
 from sbm_cli.training.launch import Worker, launch
 from sbm_cli.training.loop import _Training, train
@@ -64,10 +64,11 @@ def fail(worker: Worker, error: Exception) -> None:
     time.sleep(30)  # the other one is ended
 
 
-def test_an_error_of_any_process_is_reported_whole() -> None:
+def test_an_error_of_any_process_is_reported_whole(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(TrainingError) as caught:
         launch(fail, "cpu", 2, TrainingError("step 3: lost", "Look for it."))
     assert (caught.value.message, caught.value.hint) == ("step 3: lost", "Look for it.")
+    assert capfd.readouterr().err == ""  # torch says which process it ends
 
 
 def test_an_interrupted_training_ends_with_status_130_and_a_checkpoint(recipe: TrainConfig, tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_without_fabric_one_process_trains_and_two_are_refused(
 def test_cuda_is_asked_for_only_where_it_is(recipe: TrainConfig, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with pytest.raises(ConfigError, match="torch sees no NVIDIA GPU"):
+    with pytest.raises(DependencyError, match="no device cuda: torch sees 0 NVIDIA GPUs"):
         train(recipe, tmp_path, device="cuda")
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from sbm_cli.audio.samples import Samples
-from sbm_cli.cores import cores
 from sbm_cli.data.corpora.prepare import BATCH
 from sbm_cli.data.manifest import KINDS, RATE, SPLITS, Clip, identity, name_rank, read_manifest, report_set, set_aside
+from sbm_cli.hardware import cores
 
 BLOCK_S = 30  # read at once: memory does not grow with a file
 SILENT = 1e-4  # a peak below -80 dBFS is no signal

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import typer
 
-from sbm_cli.cli import console
+from sbm_cli.cli.shared import console
 from sbm_cli.errors import DISK_FULL, FULL, SbmError
 
 FAILED, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sbm_cli.nn.kernels.cpu import jit as module
-from sbm_cli.nn.kernels.cpu.jit import digest, jit
+from sbm_cli.compiled import jit as module
+from sbm_cli.compiled.jit import digest, jit
 
 
 def twice(x):  # type: ignore[no-untyped-def]
@@ -43,7 +43,7 @@ def test_what_other_sources_compiled_is_not_loaded(monkeypatch: pytest.MonkeyPat
 
 KERNEL = """
 import torch
-from sbm_cli.nn.kernels.cpu.conv import conv_forward
+from sbm_cli.compiled.conv import conv_forward
 from sbm_cli.nn.kernels import causal_conv1d
 causal_conv1d(torch.ones(1, 5, 1, 16), torch.ones(16, 1, 4), torch.ones(16))
 print(*(sum(counts.values()) for counts in (conv_forward.stats.cache_hits, conv_forward.stats.cache_misses)))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sbm_cli.errors import DependencyError
 from sbm_cli.options import DEFAULTS, KEEP_ROOM, Knob, Options, knobs
 
 if TYPE_CHECKING:
@@ -136,24 +135,17 @@ def _stream(text: str | None) -> int | Literal["all"] | None:
 
 
 @contextlib.contextmanager
-def wrong_usage() -> Iterator[None]:
-    """Report a ValueError, of options that do not go together, as wrong usage."""
+def wrong_usage(option: str | None = None) -> Iterator[None]:
+    """Report a ValueError, of an option or of several that do not go together, as wrong usage."""
     try:
         yield
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
-def check_device(device: str) -> None:
-    """Refuse an unknown or absent device before anything is loaded."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise typer.BadParameter(f"expected auto, cpu, cuda or cuda:N, got {device!r}", param_hint="--device")
-    if device.startswith("cuda"):
-        import torch
+def chosen_device(device: str) -> str:
+    """Return the device that --device stands for, before anything is loaded."""
+    from sbm_cli import hardware
 
-        count, wanted = torch.cuda.device_count(), int(device.partition(":")[2] or 0)
-        if wanted >= count:
-            raise DependencyError(
-                f"--device {device}: torch sees {count} NVIDIA GPUs",
-                "Use --device cpu; `sbm doctor` shows which torch is installed.",
-            )
+    with wrong_usage("--device"):
+        return hardware.chosen_device(device)
