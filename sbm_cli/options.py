@@ -41,7 +41,7 @@ class Options:
         Knob("Attenuate nothing by more than so many dB: strength in decibels, as in DeepFilterNet.", "DB", 0),
     ] = None
     dereverb: Annotated[
-        float, Knob("Share of the reverberation to remove; below 1 needs sbm-small.", "SHARE", 0, 1)
+        float, Knob("Share of the reverberation to remove; sbm-tiny always removes all.", "SHARE", 0, 1)
     ] = 1.0
     steps: Annotated[int, Knob("Steps along the bridge; each calls the network once.", "N", 1)] = 1
     sampler: Annotated[
