@@ -5,7 +5,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -69,9 +69,9 @@ def _option(kind: Any, knob: Knob, name: str) -> Any:
     """Return the annotation that offers an option as Typer wants it."""
     how: dict[str, Any] = {"help": knob.help, "metavar": knob.unit or None, "min": knob.least, "max": knob.most}
     option = f"--{name.replace('_', '-')}"
-    if kind is bool:  # a --no-… only where that is not the default
-        both = f"{option}/--no-{option[2:]}" if getattr(DEFAULTS, name, False) else option
-        return Annotated[bool, typer.Option(both, help=knob.help)]
+    if bool in (kind, *get_args(kind)):  # a --no-… only where that is not the default
+        both = option if getattr(DEFAULTS, name, False) is False else f"{option}/--no-{option[2:]}"
+        return Annotated[kind, typer.Option(both, help=knob.help, show_default=knob.absent or True)]
     if name == "audio_stream":  # a number or a word, which Typer does not know
         kind = str | None
     if name in _PARSERS:
