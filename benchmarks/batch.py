@@ -1,9 +1,11 @@
-"""Time `sbm batch` against one process, or kill it: python benchmarks/batch.py speed DIR | kill DIR [--trials N]
+"""Time `sbm batch` against one process, or kill it: python benchmarks/batch.py speed|kill|cluster DIR [--trials N]
 
 speed: `sbm batch DIR` and a loop of `enhance_file` over the same files in one process with one thread, both from the
 start of Python to its end, in turns; the outputs must be the same bytes.
 kill: `sbm batch DIR` is killed (-9) at a random moment, all its processes or the first alone, and started again, until
 N were killed; each time one comes to its end, its outputs must be those of a run that nobody disturbed.
+cluster: `sbm batch DIR --engine ray` on two machines of a Ray cluster (two raylets on this one), of which one is killed
+at a random moment, N times; its outputs must be those of a batch without Ray.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 LOOP = """
 import sys
@@ -95,9 +98,43 @@ def kill(source: Path, trials: int, seed: int) -> None:
         )
 
 
+def two_machines() -> tuple[Any, Any]:
+    """Start a cluster, and return it and its second machine; on a busy host Ray gives up too early, so again."""
+    from ray.cluster_utils import Cluster
+
+    while True:
+        machines = Cluster()
+        try:
+            machines.add_node(num_cpus=1, include_dashboard=False)
+            return machines, machines.add_node(num_cpus=1)
+        except Exception as error:
+            print(f"once more: {error}", file=sys.stderr)
+            machines.shutdown()
+
+
+def cluster(source: Path, trials: int, seed: int) -> None:
+    moments = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder, "plain")
+        took, _ = measure(batch(source, plain))
+        whole = contents(plain)
+        for trial in range(trials):
+            out = Path(folder, f"out-{trial}")
+            machines, second = two_machines()
+            process = subprocess.Popen(batch(source, out, "--engine", "ray", "--address", machines.address))
+            moment = moments.uniform(0, took)
+            time.sleep(moment)
+            before = len(list(out.rglob("*"))) - 2 if out.exists() else 0
+            machines.remove_node(second, allow_graceful=False)
+            assert process.wait() == 0, f"status {process.returncode}"
+            machines.shutdown()
+            assert contents(out) == whole, "the outputs differ, or something is left over"
+            print(f"{trial + 1}: a machine killed after {moment:.1f} s, with about {before} of {len(whole)} files done")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "kill"])
+    parser.add_argument("what", choices=["speed", "kill", "cluster"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=200)
@@ -106,7 +143,7 @@ def main() -> None:
     if arguments.what == "speed":
         speed(arguments.folder, arguments.rounds)
     else:
-        kill(arguments.folder, arguments.trials, arguments.seed)
+        (kill if arguments.what == "kill" else cluster)(arguments.folder, arguments.trials, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -361,7 +361,7 @@ def train(options: argparse.Namespace) -> None:
             print(*row, sep="  ", flush=True)
         minutes = options.minutes - (time.monotonic() - begun) / 60
         if options.fill:
-            config = replace(config, steps=int(0.97 * 6e4 * minutes / float(row[2])))
+            config = replace(config, steps=int(0.87 * 6e4 * minutes / float(row[2])))
         start, device = options.start, options.device
         run_training(config, run, bool(options.resume), minutes, 1, report, start, device, sources)
         publish(run, options.out)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
+import re
 import secrets
 import stat
 import sys
@@ -41,9 +43,15 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def process_name(process: int | None = None) -> str:
+    """Return the name of a process, this one if None, which no process of another machine has."""
+    host = re.sub(r"\W", "_", platform.node(), flags=re.ASCII)
+    return f"{host}-{os.getpid() if process is None else process}"
+
+
 def new_part(path: Path, mode: int = 0o666) -> Path:
     """Make an empty file beside `path`, hidden and without the suffix of a recording."""
-    part = path.with_name(f".sbm-{os.getpid()}-{secrets.token_hex(6)}.part")
+    part = path.with_name(f".sbm-{process_name()}-{secrets.token_hex(6)}.part")
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
     except OSError as error:
@@ -76,8 +84,8 @@ def publish_new(part: Path, path: Path) -> None:
         part.unlink()
 
 
-def remove_parts(folder: Path, process: int | None = None) -> None:
-    """Remove the half-written files that a killed process, or any if None, left in a folder."""
+def remove_parts(folder: Path, process: str | None = None) -> None:
+    """Remove the half-written files that a killed process of this name, or any if None, left in a folder."""
     for part in folder.glob(f".sbm-{process or '*'}-*.part"):
         part.unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ import difflib
 import json
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from reprlib import Repr
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -19,12 +19,29 @@ _brief.maxstring = _brief.maxother = 200
 _LARGEST = sys.float_info.max
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Return the content of a JSON text. Raises ValueError if it is invalid or nested too deeply."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return what to add to a message about an unknown name: the nearest known one, if one is near."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def parse_json(text: str | bytes, unique: bool = False) -> Any:
+    """Return the content of a JSON text; unique: refuse keys that stand twice.
+
+    Raises ValueError if it is invalid or nested too deeply.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object if unique else None)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{max(keys, key=keys.count)!r} stands twice")
+    return found
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -40,9 +57,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     hints = get_type_hints(cls, include_extras=True)
     for key in values:
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, 1)
             raise ConfigError(
-                f"{where}: unknown key {_brief.repr(key)}" + (f", did you mean {near[0]!r}?" if near else ""),
+                f"{where}: unknown key {_brief.repr(key)}{did_you_mean(str(key), hints)}",
                 "Known keys: " + ", ".join(hints),
             )
     try:

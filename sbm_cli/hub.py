@@ -5,7 +5,6 @@ A model is NAME.safetensors, with its configuration NAME.json beside it.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import queue
@@ -16,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sbm_cli.config import parse_json
+from sbm_cli.config import did_you_mean, parse_json
 from sbm_cli.errors import ModelError
 
 _PACKAGE = Path(__file__).parent
@@ -250,11 +249,10 @@ def _only_model(folder: Path) -> Path:
 
 
 def _unknown(name: str, known: Mapping[str, ModelEntry]) -> ModelError:
-    near = difflib.get_close_matches(name, known, n=1)
-    question = f"; did you mean {near[0]}?" if near else ""
     listed = ", ".join(known) or "none"
     return ModelError(
-        f"unknown model {name!r}{question}", f"Choose one of {listed}, or pass a {_SUFFIX} file or its folder."
+        f"unknown model {name!r}{did_you_mean(name, known)}",
+        f"Choose one of {listed}, or pass a {_SUFFIX} file or its folder.",
     )
 
 

@@ -69,9 +69,9 @@ def test_a_new_file_takes_no_name_that_is_there(tmp_path: Path, monkeypatch: pyt
 
 
 def test_parts_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    for name in (".sbm-7-aa.part", ".sbm-77-aa.part", "talk.part"):
+    for name in (".sbm-a-7-aa.part", ".sbm-a-77-aa.part", ".sbm-b-7-aa.part", "talk.part"):
         (tmp_path / name).touch()
-    atomic.remove_parts(tmp_path, 7)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".sbm-77-aa.part", "talk.part"]
+    atomic.remove_parts(tmp_path, "a-7")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".sbm-a-77-aa.part", ".sbm-b-7-aa.part", "talk.part"]
     atomic.remove_parts(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["talk.part"]

@@ -152,6 +152,7 @@ def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
         ({"attenuation_limit": 6.0, "strength": 0.5}, "give only one of them"),
         ({"dereverb": 1.5}, "dereverb must be between 0 and 1"),
         ({"rate": 0}, "whole number of Hz, at least 1, got 0"),
+        ({"rate": 10**9}, "rate must be between 1000 and 768000 Hz, got 1000000000"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"seed": -1}, "seed at least 0, got 1 and -1"),
         ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),

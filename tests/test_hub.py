@@ -62,7 +62,7 @@ def test_a_missing_bundled_file_is_an_error(bundle: Any) -> None:
 
 
 def test_unknown_names_list_the_known_ones(bundle: Any) -> None:
-    with pytest.raises(ModelError, match=r"unknown model 'smal'; did you mean small\?") as caught:
+    with pytest.raises(ModelError, match=r"unknown model 'smal', did you mean 'small'\?") as caught:
         hub.resolve("smal")
     assert "Choose one of small" in caught.value.hint
     with pytest.raises(ModelError, match="unknown model 'zzz'$"):

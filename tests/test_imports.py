@@ -24,7 +24,7 @@ ROOMS = {
     "cells": set(),
     "config": {"errors"},
     "hub": {"config", "errors"},
-    "lock": set(),
+    "lock": {"atomic"},
     "audio": {"atomic", "errors"},
     "options": {"audio"},
     "dsp": set(),
@@ -33,34 +33,21 @@ ROOMS = {
     "engine": {"compiled", "dsp", "nn"},
     "nn": {"compiled", "errors"},
     "model": {"atomic", "bridge", "dsp", "engine", "nn", "config", "errors"},
-    "chain": {"audio", "bridge", "dsp", "model", "nn", "options"},
-    "stream": {"audio", "bridge", "chain", "engine", "model", "options", "errors"},
+    "stream": {"audio", "bridge", "dsp", "engine", "model", "nn", "options", "errors"},
     "files": {"audio", "hardware", "model", "stream", "options", "errors"},
     "enhancer": {"audio", "errors", "files", "hardware", "model", "stream", "hub", "options"},
     "live": {"audio", "enhancer", "options", "errors"},
+    "serve": {"audio", "hardware", "enhancer", "evaluation", "files", "lock", "options", "errors"},
     "data": {"atomic", "audio", "cells", "config", "hardware", "errors"},
     "timing": {"audio", "hardware", "enhancer", "stream", "errors"},
-    "evaluation": {"audio", "cells", "hardware", "data", "enhancer", "chain", "options", "timing", "errors"},
-    "export": {"atomic", "audio", "chain", "dsp", "model", "stream", "options", "timing", "errors", ""},
+    "evaluation": {"audio", "cells", "hardware", "data", "enhancer", "stream", "options", "timing", "errors"},
+    "export": {"atomic", "audio", "dsp", "model", "stream", "options", "timing", "errors", ""},
     "training": {"atomic", "audio", "bridge", "cells", "config", "hardware", "data", "dsp", "lock", "model", "nn"}
     | {"errors"},
-    "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors"},
-    # nn and compiled only for what `sbm doctor` and `sbm --version` say about them, model for what `sbm models info` says
-    "cli": {
-        "audio",
-        "batch",
-        "compiled",
-        "data",
-        "enhancer",
-        "evaluation",
-        "files",
-        "hub",
-        "model",
-        "nn",
-        "options",
-        "timing",
-    }
-    | {"atomic", "hardware", "errors", "export", "live", "training", ""},
+    "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors", ""},
+    # nn and compiled only for what `sbm doctor` and `sbm --version` say, model for what `sbm models info` says
+    "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
+    | {"atomic", "cells", "compiled", "hardware", "errors", "export", "live", "serve", "training", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
@@ -81,12 +68,12 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "engine": ({"numpy"}, set()),
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
     "model": ({"numpy"}, {"torch", "safetensors"}),
-    "chain": ({"torch", "numpy"}, set()),
     "files": ({"numpy"}, set()),
-    "stream": ({"numpy"}, set()),
+    "stream": ({"torch", "numpy"}, set()),
     "enhancer": ({"numpy"}, {"torch"}),
-    "batch": (set(), set()),
+    "batch": (set(), {"ray"}),
     "live": ({"numpy"}, {"sounddevice"}),
+    "serve": ({"numpy", "starlette", "uvicorn"}, set()),
     "data": ({"torch", "numpy"}, {"soundfile", "soxr"}),
     "timing": ({"numpy"}, {"torch", "PIL"}),
     "evaluation": (
@@ -99,7 +86,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "numpy"},
         {"yaml", "safetensors", "lightning_fabric", "tensorboard"},
     ),
-    "cli": ({"typer"}, {"rich", "torch", "numba", "huggingface_hub"}),
+    "cli": ({"typer"}, {"rich", "torch", "numba", "huggingface_hub", "websockets"}),
     "": (set(), set()),
 }
 

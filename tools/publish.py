@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import posixpath
+import re
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
@@ -24,7 +27,8 @@ def publish(repository: str, name: str) -> str:
     model = hub.entry(name)
     weights = hub.resolve(name)
     path = hub.checkpoints_path()
-    card = (path.parent / "docs" / "models" / f"{name}.md").read_text(encoding="utf-8")
+    text = (path.parent / "docs" / "models" / f"{name}.md").read_text(encoding="utf-8")
+    card = with_absolute_links(text, project_url())
     files = {
         model.file: weights,
         model.config: weights.with_suffix(".json"),
@@ -41,6 +45,25 @@ def publish(repository: str, name: str) -> str:
     document["models"][name] |= {"repository": repository, "revision": revision}  # bytes and sha256 were compared
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return revision
+
+
+def with_absolute_links(card: str, url: str) -> str:
+    """Return a card whose relative links, dead on the hub, lead to the project; without its address they are text."""
+
+    def absolute(found: re.Match[str]) -> str:
+        mark, words, target = found.groups()
+        if re.match(r"[a-z]+:|#", target):
+            return found[0]
+        place = posixpath.normpath(f"docs/models/{target}")
+        return f"{mark}[{words}]({url}/{'raw' if mark else 'blob'}/main/{place})" if url else words
+
+    return re.sub(r"(!?)\[([^]]*)\]\(([^)\s]+)\)", absolute, card)
+
+
+def project_url() -> str:
+    """Return the address of the repository, `Repository` in [project.urls] of pyproject.toml, "" if it has none."""
+    urls = dict(entry.split(", ", 1) for entry in metadata("sbm-cli").get_all("Project-URL") or [])
+    return urls.get("Repository", "").rstrip("/")
 
 
 if __name__ == "__main__":

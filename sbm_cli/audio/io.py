@@ -25,6 +25,7 @@ from sbm_cli.audio.samples import LIMIT, usable
 from sbm_cli.audio.segments import Window, next_flac, sniff
 from sbm_cli.errors import AudioError
 
+_MPEG_SUFFIXES = {".mp3", ".mp2", ".mp1", ".m1a", ".mpeg"}  # as libsndfile knows them
 _MISCOUNTED = {"VOC", "MP3", "OGG"}  # by libsndfile, which may come upon them where nothing shows them beforehand
 _READ_AHEAD = 2**17  # bytes that libsndfile may have read beyond the last frame of a FLAC
 
@@ -193,7 +194,9 @@ def _open(file: BinaryIO, path: Path, is_pipe: bool, stream: int | None) -> sf.S
         return Decoder(file, path, stream)
     try:
         end = _end_of_wav(file)
-        if is_pipe or end is not None or beginning.startswith(b"fLaC"):
+        # By its name alone, libsndfile would look for MP3 in whatever is called .mp3, and write to stderr about it.
+        unnamed = is_pipe or path.suffix.lower() in _MPEG_SUFFIXES
+        if unnamed or end is not None or beginning.startswith(b"fLaC"):
             opened = _Forward(Window(file, 0, end))
         else:  # as bytes, names that are not valid UTF-8 can be opened too
             opened = _Forward(os.fsencode(path) if os.name == "posix" else path)

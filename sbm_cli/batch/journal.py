@@ -1,5 +1,7 @@
 """The journal of an output folder, in a file there, so that the next batch resumes where this one ended.
 
+Each shard of a batch has a file of its own; all are read, and of two lines about an output the newer counts.
+
 One JSON object per line, append-only; the last line about an output counts. Each output has two: one when the work
 begins, and one, synced to disk, when it is complete. Outputs appear whole or not at all, so that an existing output of
 which only the beginning was noted (the batch was killed in between) is complete, unless it was to be replaced.
@@ -11,29 +13,36 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Literal
 
 from sbm_cli.atomic import remove_parts
-from sbm_cli.batch.plan import Job
+from sbm_cli.batch.plan import WHOLE, Job, Shard
 from sbm_cli.config import parse_json
 from sbm_cli.errors import DISK_FULL, FULL, SbmError
 from sbm_cli.hub import digest
-from sbm_cli.lock import lock
+from sbm_cli.lock import Lease, lock
 from sbm_cli.options import DEFAULTS, Options
 
 NAME = ".sbm-batch.jsonl"
+SHARD_NAME = ".sbm-batch.{}-of-{}.jsonl"
 
 # Types of fields that we use, in a journal that others may have written to.
 _KINDS = (
-    ("process", int),
+    ("process", (str, int)),
     ("settings", dict),
     ("seconds", (int, float)),
     ("bytes", int),
     ("mtime_ns", int),
     ("failed", bool),
+    ("time", (int, float)),
 )
+_PROCESS = re.compile(r"(\w+-)?\d+")  # without a host: as journals had it before there were shards
+
 
 State = Literal["new", "done", "outdated"]
 
@@ -47,9 +56,10 @@ class Entry:
     size: int
     mtime_ns: int
     settings: dict[str, Any]
-    process: int
+    process: str  # see `process_name`
     replaces: bool
     failed: bool = False  # nothing was written: what has the output's name is another's
+    time: float = 0.0  # when this was noted
     # once finished
     sha256: str = ""  # of the input
     seconds: float = 0.0
@@ -63,38 +73,73 @@ class Entry:
 class Journal:
     """The journal of an output folder, for outputs of one model and one set of options.
 
-    model: its .safetensors file. Reading is possible at any time, writing only inside a `with` block.
+    model: its .safetensors file. Reading is possible at any time, writing only inside a `with` block. say: is told what
+    a `with` block waits for.
 
-    Raises SbmError on entering if another process writes to it.
+    Raises SbmError on entering if another process writes to it, or to another shard of another number of them.
     """
 
-    def __init__(self, out: Path, model: Path, options: Options) -> None:
+    def __init__(
+        self,
+        out: Path,
+        model: Path,
+        options: Options,
+        shard: Shard = WHOLE,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._out = out
+        self.path = out / (NAME if shard.count == 1 else SHARD_NAME.format(shard.index, shard.count))
+        self._siblings = SHARD_NAME.format("*", shard.count)
+        self._say = say
         self._settings = {"model": _name_and_digest(model), **asdict(options)}
-        self._entries = _read(out / NAME)
+        self._entries = _read(_journals(out))
         self._file: BinaryIO | None = None
+        self._lease = Lease(self.path.with_suffix(".lock"))
 
     def __enter__(self) -> Journal:
         self._out.mkdir(parents=True, exist_ok=True)
-        _check_regular(self._out / NAME)
-        file = self._file = open(self._out / NAME, "a+b", buffering=0)
-        if not lock(file.fileno()):
+        _check_regular(self.path)
+        file = self._file = open(self.path, "a+b", buffering=0)
+        try:
+            self._keep_others_out(file)
+        except BaseException:
             file.close()
-            raise SbmError(
-                f"{self._out}: another sbm batch is writing to it.", "Wait for it, or choose another folder."
-            )
-        self._entries = _read(self._out / NAME)  # another process may have written since
-        if file.tell() and not (self._out / NAME).read_bytes().endswith(b"\n"):
+            raise
+        self._entries = _read(_journals(self._out))  # another process may have written since
+        if file.tell() and not self.path.read_bytes().endswith(b"\n"):
             file.write(b"\n")  # keep a last line that was cut off apart
-        begun = (entry for entry in self._entries.values() if not entry.finished)
+        siblings = (path for path in _journals(self._out) if path != self.path and path.match(self._siblings))
+        at_work = {name for name, entry in _read(siblings).items() if not entry.finished}
+        begun = (entry for name, entry in self._entries.items() if not entry.finished and name not in at_work)
         for folder, process in {((self._out / entry.output).parent, entry.process) for entry in begun}:
-            remove_parts(folder, process)
+            remove_parts(folder, str(process))
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._file is not None
+        self._lease.release()
         self._file.close()
         self._file = None
+
+    def _keep_others_out(self, file: BinaryIO) -> None:
+        if lock(file.fileno()) and self._lease.take(self._tell_of_wait) is None:
+            others = (path for path in _journals(self._out) if path != self.path and not path.match(self._siblings))
+            if not any(self._is_written(path) for path in others):
+                return
+            self._lease.release()
+        raise SbmError(f"{self._out}: another sbm batch is writing to it.", "Wait for it, or choose another folder.")
+
+    def _is_written(self, journal: Path) -> bool:
+        """Whether another batch writes to another journal; on this machine its lock tells at once."""
+        if not journal.exists():
+            return False
+        with open(journal, "rb") as file:
+            if not lock(file.fileno()):
+                return True
+        return Lease(journal.with_suffix(".lock")).holder(self._tell_of_wait) is not None
+
+    def _tell_of_wait(self, holder: str) -> None:
+        self._say(f"{self._out}: waiting for a sign of life from process {holder}, which was writing to it")
 
     def state(self, job: Job) -> tuple[State, str]:
         """Return whether an output is "new" (to be made), "done" or "outdated", and why.
@@ -126,8 +171,13 @@ class Journal:
         entry = self._entries.get(self._key(job))
         return entry.seconds if entry else 0.0
 
-    def begin(self, job: Job, process: int) -> None:
+    def begin(self, job: Job, process: str) -> None:
         """Record that a process begins a job."""
+        if self._lease.lost:
+            raise SbmError(
+                f"{self._out}: another sbm batch has taken over.",
+                "This one was asleep, or its network drive out of reach, for too long. Run the same command again.",
+            )
         size, mtime_ns = _stamp(job.source)
         self._append(Entry(self._key(job), str(job.source), size, mtime_ns, self._settings, process, job.replace))
 
@@ -151,6 +201,7 @@ class Journal:
 
     def _append(self, entry: Entry, sync: bool = False) -> None:
         assert self._file is not None
+        entry = dataclasses.replace(entry, time=time.time())
         self._entries[entry.output] = entry
         try:
             self._file.write((json.dumps(asdict(entry)) + "\n").encode())
@@ -159,24 +210,43 @@ class Journal:
         except OSError as error:
             reason = str(error.strerror).lower()
             hint = DISK_FULL if error.errno in FULL else ""
-            raise SbmError(f"{self._out / NAME}: cannot be written ({reason}).", hint) from error
+            raise SbmError(f"{self.path}: cannot be written ({reason}).", hint) from error
 
     def _key(self, job: Job) -> str:
         return job.target.relative_to(self._out).as_posix()
 
 
-def _read(path: Path) -> dict[str, Entry]:
+def _journals(out: Path) -> list[Path]:
+    """Return the journals of a folder: of the batch as a whole, and of each shard."""
+    return sorted([out / NAME, *out.glob(SHARD_NAME.format("*", "*"))])
+
+
+def _read(journals: Iterable[Path]) -> dict[str, Entry]:
     """Return the last entry of every output; invalid lines, such as one that was cut off, do not count."""
-    _check_regular(path)
-    entries = {}
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            entry = Entry(**parse_json(line))
-            if _is_inside(entry.output) and all(isinstance(getattr(entry, name), kind) for name, kind in _KINDS):
-                entries[entry.output] = entry
-        except (ValueError, TypeError):
-            continue
+    entries: dict[str, Entry] = {}
+    for path in journals:
+        _check_regular(path)
+        own = {}
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            try:
+                entry = Entry(**parse_json(line))
+                if _is_valid(entry):
+                    own[entry.output] = entry
+            except (ValueError, TypeError):
+                continue
+        for name, entry in own.items():
+            if name not in entries or entry.time >= entries[name].time:
+                entries[name] = entry
     return entries
+
+
+def _is_valid(entry: Entry) -> bool:
+    """Whether an entry is one of ours: a forged journal must not make us delete elsewhere."""
+    return (
+        _is_inside(entry.output)
+        and all(isinstance(getattr(entry, name), kind) for name, kind in _KINDS)
+        and _PROCESS.fullmatch(str(entry.process)) is not None
+    )
 
 
 def _check_regular(path: Path) -> None:
@@ -186,7 +256,7 @@ def _check_regular(path: Path) -> None:
 
 
 def _is_inside(output: str) -> bool:
-    """Whether a path lies in the output folder: a forged journal must not make us delete elsewhere."""
+    """Whether a path lies in the output folder."""
     path = PurePath(output)
     return not path.is_absolute() and not path.drive and ".." not in path.parts
 

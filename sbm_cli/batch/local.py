@@ -9,80 +9,20 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from sbm_cli.atomic import remove_parts
+from sbm_cli.atomic import process_name
 from sbm_cli.batch.plan import Job
+from sbm_cli.batch.work import Begun, Done, Event, Failed, Queue, Task, Work, perform, portable
 from sbm_cli.errors import SbmError
-from sbm_cli.hub import digest
-from sbm_cli.options import Options
-
-if TYPE_CHECKING:
-    from sbm_cli.enhancer import Enhancer
 
 _SPAWN = multiprocessing.get_context("spawn")
-_PROGRESS_INTERVAL = 0.2  # seconds
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every process needs to know: the file of the model, options, and number of threads.
-
-    side_by_side: how many recordings of similar length a process enhances as one batch of the network.
-    """
-
-    model: Path
-    options: Options
-    threads: int
-    side_by_side: int = 1
-
-    def load(self, device: str) -> Enhancer:
-        from sbm_cli.enhancer import Enhancer
-
-        return Enhancer.load(self.model, device, self.threads)
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A process is about to get a job, possibly with others."""
-
-    job: Job
-    process: int
-
-
-@dataclass(frozen=True)
-class Progress:
-    job: Job
-    seconds: float  # of audio, so far
-
-
-@dataclass(frozen=True)
-class Done:
-    job: Job
-    report: dict[str, Any]  # the fields of a FileReport, whose class would bring torch along
-    sha256: str  # of the input
-    size: int  # of the output, in bytes
-
-
-@dataclass(frozen=True)
-class Failed:
-    job: Job
-    error: Exception
-
-
-Event = Begun | Progress | Done | Failed
 
 
 @dataclass
@@ -93,7 +33,11 @@ class _Worker:
     process: SpawnProcess
     connection: Connection
     ready: bool = False
-    jobs: tuple[Job, ...] = ()
+    task: Task = Task(())
+
+    @property
+    def name(self) -> str:
+        return process_name(self.process.pid)
 
     def receive(self) -> Event | Exception | None:
         """Return the next message: None if it waits for jobs, an exception if the process has ended."""
@@ -103,7 +47,8 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode or 0
-            what = f"{self.jobs[0].source}: its process" if self.jobs else "a process that was loading the model"
+            jobs = self.task.jobs
+            what = f"{jobs[0].source}: its process" if jobs else "a process that was loading the model"
             end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
             hint = "If this happens again, please report it with the output of `sbm doctor`."
             if end.endswith("SIGKILL"):
@@ -114,8 +59,7 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.connection.close()
-        for job in self.jobs:
-            remove_parts(Path(os.path.realpath(job.target)).parent, self.process.pid or 0)
+        self.task.remove_parts(self.name)
 
 
 class Workers:
@@ -136,31 +80,22 @@ class Workers:
             worker.kill()
 
     def run(self, jobs: Iterable[Job], stopping: Callable[[], bool]) -> Iterator[Event]:
-        """Do the jobs in order; once `stopping()`, finish those in progress and begin no more.
-
-        A process that dies is a failed job, and a new one takes its place.
-
-        Raises what kept the processes from starting if none is left.
-        """
-        waiting = deque(jobs)
-        suspects: deque[Job] = deque()  # of a process that died: each is tried alone, to find the one to blame
-        while any(worker.jobs for worker in self._workers.values()) or ((waiting or suspects) and not stopping()):
+        """See `Engine`."""
+        queue = Queue(jobs, self._work.batch_size(self._devices[0]))
+        while any(worker.task.jobs for worker in self._workers.values()) or (queue and not stopping()):
             for connection in wait([worker.connection for worker in self._workers.values()]):
                 worker = self._workers[connection]
                 message = worker.receive()
                 if isinstance(message, Event):
                     if isinstance(message, Done | Failed):
-                        worker.jobs = tuple(job for job in worker.jobs if job != message.job)
+                        worker.task = worker.task.without(message.job)
                     yield message
                     continue
                 if isinstance(message, Exception):
                     del self._workers[connection]
                     worker.kill()
-                    if len(worker.jobs) == 1:
-                        yield Failed(worker.jobs[0], message)
-                    else:
-                        suspects.extend(worker.jobs)
-                    if (waiting or suspects) and not stopping():
+                    yield from queue.died(worker.task, message)
+                    if queue and not stopping():
                         if worker.ready:
                             self._start(worker.device)
                         elif not self._workers:
@@ -169,23 +104,12 @@ class Workers:
                 worker.ready = True
                 if stopping():
                     continue
-                worker.jobs = (suspects.popleft(),) if suspects else self._take(waiting)
-                for job in worker.jobs:
-                    yield Begun(job, worker.process.pid or 0)
-                if worker.jobs:
+                worker.task = queue.take(len(self._workers))
+                for job in worker.task.jobs:
+                    yield Begun(job, worker.name)
+                if worker.task.jobs:
                     with contextlib.suppress(OSError):  # it has died, as its connection will tell
-                        worker.connection.send(worker.jobs)
-
-    def _take(self, waiting: deque[Job]) -> tuple[Job, ...]:
-        """Take the next jobs for one process: an equal share of a few, and none less than half as long as the first."""
-        jobs: list[Job] = []
-        most = min(self._work.side_by_side, -(-len(waiting) // len(self._workers)))
-        while waiting and len(jobs) < most:
-            first, job = (jobs or waiting)[0], waiting[0]
-            if job.replace != first.replace or 2 * job.seconds < first.seconds:
-                break
-            jobs.append(waiting.popleft())
-        return tuple(jobs)
+                        worker.connection.send(worker.task)
 
     def _start(self, device: str) -> None:
         ours, theirs = _SPAWN.Pipe()
@@ -217,50 +141,12 @@ def _serve(connection: Connection, work: Work, device: str) -> None:
     try:
         enhancer = work.load(device)
     except Exception as error:
-        connection.send(_portable(error))
+        connection.send(portable(error))
         return
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent went away
         while True:
             connection.send(None)
-            jobs = connection.recv()
-            try:
-                events = _enhance(enhancer, work.options, jobs, connection)
-            except Exception as error:
-                events = [Failed(job, _portable(error)) for job in jobs]
-            for event in events:
-                connection.send(event)
-
-
-def _enhance(enhancer: Enhancer, options: Options, jobs: Sequence[Job], connection: Connection) -> list[Done | Failed]:
-    told = time.monotonic()
-
-    def progress(index: int, done: float, _: float) -> None:
-        nonlocal told
-        if time.monotonic() - told > _PROGRESS_INTERVAL:
-            told = time.monotonic()
-            connection.send(Progress(jobs[index], done))
-
-    for job in jobs:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-    # Before the work, because a source may be its own target; not of a pipe, which might never end.
-    digests = [digest(job.source) if job.source.is_file() else "" for job in jobs]
-    pairs = [(job.source, job.target) for job in jobs]
-    results = enhancer.enhance_files(pairs, options, overwrite=jobs[0].replace, progress=progress)
-    return [
-        Failed(job, _portable(result))
-        if isinstance(result, Exception)
-        else Done(job, asdict(result), sha256, job.target.stat().st_size)
-        for job, result, sha256 in zip(jobs, results, digests, strict=True)
-    ]
-
-
-def _portable(error: Exception) -> Exception:
-    """Return what the parent receives as this exception and its traceback; as text if it cannot be pickled."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        error = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
-    return ExceptionWithTraceback(error, error.__traceback__)  # type: ignore[no-any-return]
+            perform(enhancer, work.options, connection.recv(), connection.send)
 
 
 def _die_with_the_parent() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import math
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from sbm_cli.audio.format import SUFFIXES
 from sbm_cli.audio.io import read_format
@@ -25,6 +28,34 @@ class Job:
     target: Path
     replace: bool = False
     seconds: float = 0.0  # of audio, if known
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` parts of a batch, counted from 1, of about as many files each.
+
+    The path of an output decides, and nothing else: machines that know nothing of each other agree, also after files
+    were added.
+    """
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Return the shard that "2/8" stands for. Raises ValueError."""
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise ValueError(f"expected I/N, such as 1/8 to 8/8, got {text!r}")
+        return cls(int(found[1]), int(found[2]))
+
+    def takes(self, output: PurePath) -> bool:
+        """Whether an output, given by its path in the output folder, is of this shard."""
+        digest = hashlib.sha256(os.fsencode(output.as_posix())).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
+
+
+WHOLE = Shard()
 
 
 @dataclass(frozen=True)
@@ -107,19 +138,25 @@ def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), suff
 
 
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs with their seconds, longest first, so that no worker is left with a long one at the end."""
+    """Return the jobs with their seconds, longest first, so that no worker is left with a long one at the end.
+
+    Those whose length nobody knows go before all: they fail at once, or may be long.
+    """
+    return [job for job, _, _ in sorted(measured(jobs), key=lambda found: -found[1])]
+
+
+def measured(jobs: Iterable[Job]) -> Iterator[tuple[Job, float, Exception | None]]:
+    """Yield the jobs with their seconds, each with its amount of work, inf if unknown, and why it cannot be read."""
     with ThreadPoolExecutor(8) as readers:  # hides the latency of a slow disk
-        measured = list(readers.map(_measure, jobs))
-    return [job for job, _ in sorted(measured, key=lambda pair: -pair[1])]
+        yield from readers.map(_measure, jobs)
 
 
-def _measure(job: Job) -> tuple[Job, float]:
-    """Return a job with its seconds, and its amount of work."""
+def _measure(job: Job) -> tuple[Job, float, Exception | None]:
     try:
         form = read_format(job.source)
-    except (SbmError, OSError):  # will be reported when its turn comes
-        return job, 0.0
-    return replace(job, seconds=form.seconds), form.seconds * form.channels
+    except (SbmError, OSError) as error:  # will be reported when its turn comes
+        return job, math.inf, error
+    return replace(job, seconds=form.seconds), form.seconds * form.channels or math.inf, None
 
 
 def _files(given: Path, out: Path, filter: Filter, sniff: bool, plan: Plan) -> Iterator[tuple[Path, Path]]:

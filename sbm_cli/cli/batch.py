@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +23,7 @@ from sbm_cli.cli.shared.options import (
     chosen_device,
     suffix_of,
     takes_options,
+    wrong_usage,
 )
 from sbm_cli.cli.shared.process import ending_signals
 from sbm_cli.hardware import cores, gpus
@@ -30,10 +31,8 @@ from sbm_cli.options import Options
 
 if TYPE_CHECKING:
     from sbm_cli.batch.journal import Journal
-    from sbm_cli.batch.local import Work
     from sbm_cli.batch.plan import Job
-
-GPU_BATCH = 32  # files that keep a GPU busy; halved where its memory is too small
+    from sbm_cli.batch.work import Engine
 
 
 @takes_options
@@ -65,6 +64,16 @@ def batch(
     json_lines: Annotated[
         bool, typer.Option("--json-lines", help="Print one line of JSON per file on stdout.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a CSV table of the files that failed or are outdated, and why."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Do one of N parts, such as 2/8: one on each machine of a cluster, into the same OUT."
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Worker processes.", show_default="one per core or GPU")
     ] = None,
@@ -74,13 +83,24 @@ def batch(
             min=1,
             metavar="N",
             help="Files of similar length that a worker enhances together.",
-            show_default=f"{GPU_BATCH} on a GPU, 1 on a CPU",
+            show_default="32 on a GPU, 1 on a CPU",
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads per worker.")] = 1,
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="Device to run on: auto, cpu, cuda, or several GPUs: cuda:0,cuda:1.")
     ] = "auto",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where to work: on this machine, or on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Address of the Ray cluster.", show_default="RAY_ADDRESS, or auto"),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1, metavar="SHARE", help="GPU, or share of one, for each worker on a Ray cluster."),
+    ] = None,
     options: Options,
     model: Model = None,
     quiet: Quiet = False,
@@ -105,33 +125,58 @@ def batch(
     check_existing(overwrite, skip_existing)
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is a file; expected a folder", param_hint="--output")
-    devices = _devices(device, workers, threads)
+    if engine == "local":
+        if address is not None or gpus_per_worker is not None:
+            raise typer.BadParameter("needs --engine ray", param_hint="--address" if address else "--gpus-per-worker")
+        devices = _devices(device, workers, threads)
+    elif device not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"expected auto, cpu or cuda with --engine ray, got {device!r}", param_hint="--device")
 
     from sbm_cli import hub
     from sbm_cli.batch.journal import Journal
-    from sbm_cli.batch.local import Work
-    from sbm_cli.batch.plan import SOUND_FILES, Filter, expand, find_jobs
+    from sbm_cli.batch.plan import SOUND_FILES, WHOLE, Filter, Shard, expand, find_jobs
+    from sbm_cli.batch.work import Work
+
+    with wrong_usage("--shard"):
+        part = Shard.parse(shard) if shard else WHOLE
 
     suffix = suffix_of(ext)
     weights = hub.resolve(model)
     plan = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), suffix)
-    jobs = plan.jobs
+    jobs = [job for job in plan.jobs if part.takes(job.target.relative_to(output))]
     account = Account(json_lines, dry_run)
+    if report:
+        account.write_report(report)  # now, to fail before the work and not after it
     account.begin(plan)
     for folder in plan.empty:
         console.error(f"no recordings found in {folder}", f"Looked for {' '.join(include or SOUND_FILES)}")
-    if not jobs:
+    if not plan.jobs:
         raise typer.Exit(errors.FAILED)
-    side_by_side = batch_size or (1 if devices[0] == "cpu" else GPU_BATCH)
-    work = Work(weights, options, threads, side_by_side)
-    journal = Journal(output, work.model, work.options)
+    work = Work(weights, options, threads, batch_size)
+    journal = Journal(output, work.model, work.options, part, console.note)
+
+    def processes(most: int) -> Engine:
+        if engine == "ray":
+            from sbm_cli.batch.ray import RayWorkers
+
+            share = gpus_per_worker or 1.0
+            return RayWorkers(work, journal.path, most, workers, address, device, share, console.note)
+        from sbm_cli.batch.local import Workers
+
+        return Workers(work, devices[:most])
+
     interrupted = False
-    with contextlib.nullcontext() if dry_run else journal:
-        todo, seconds = _sort(jobs, journal, account, overwrite, skip_existing)
-        if todo and not dry_run:
-            interrupted = _enhance(todo, seconds, work, devices[: len(todo)], journal, account, fail_fast)
-    if not dry_run:
-        account.sum_up(len(jobs))
+    try:
+        with contextlib.nullcontext() if dry_run else journal:
+            todo, seconds = _sort(jobs, journal, account, overwrite, skip_existing)
+            if dry_run:
+                _tell_plan(todo, account)
+            elif todo:
+                interrupted = _enhance(list(todo), seconds, processes(len(todo)), journal, account, fail_fast)
+    finally:
+        if report:
+            account.write_report(report)
+    account.sum_up(len(jobs))
     if interrupted:
         raise KeyboardInterrupt
     if plan.empty or plan.unreadable or (not dry_run and (account.failed or account.outdated)):
@@ -149,17 +194,18 @@ def _devices(device: str, workers: int | None, threads: int) -> list[str]:
 
 def _sort(
     jobs: list[Job], journal: Journal, account: Account, overwrite: bool, skip_existing: bool
-) -> tuple[list[Job], float]:
-    """Return the jobs to do and the seconds of audio that are done already; tell what becomes of the other jobs."""
-    todo, seconds = [], 0.0
+) -> tuple[dict[Job, str], float]:
+    """Return the jobs to do, each with why it is done again, and the seconds of audio that are done already.
+
+    Tells what becomes of the other jobs.
+    """
+    todo, seconds = {}, 0.0
     with console.progress("checking", "files") as progress:
         for number, job in enumerate(jobs):
             progress(number, len(jobs))
             state, reason = journal.state(job)
             if state == "new" or (state == "outdated" and overwrite):
-                todo.append(replace(job, replace=state == "outdated"))
-                if account.dry_run:
-                    account.tell(todo[-1], "planned", reason)
+                todo[replace(job, replace=state == "outdated")] = reason
             elif state == "outdated" and not skip_existing:
                 account.outdated.setdefault(reason, []).append(job.target)
                 account.tell(job, "outdated", reason)
@@ -169,55 +215,70 @@ def _sort(
     return todo, seconds
 
 
+def _tell_plan(todo: dict[Job, str], account: Account) -> None:
+    """Report what would be done, with the length of each file."""
+    from sbm_cli.batch.plan import measured
+
+    with console.progress("measuring", "files") as progress:
+        for number, (job, _, error) in enumerate(measured(todo)):
+            progress(number, len(todo))
+            reason = errors.describe(error).message if error else todo[replace(job, seconds=0.0)]
+            account.tell(job, "planned", reason, seconds=job.seconds)
+
+
 def _enhance(
     todo: list[Job],
     before: float,
-    work: Work,
-    devices: list[str],
+    engine: Engine,
     journal: Journal,
     account: Account,
     fail_fast: bool,
 ) -> bool:
     """Do the jobs; return whether there was an interrupt. before: seconds of audio that are done already."""
-    from sbm_cli.batch.local import Begun, Done, Failed, Progress, Workers
     from sbm_cli.batch.plan import longest_first
+    from sbm_cli.batch.work import Begun, Done, Failed, Progress
 
     def stopping() -> bool:
         return interrupted() or (fail_fast and bool(account.failed))
 
-    start, told = time.monotonic(), False
+    start, told, working = time.monotonic(), False, 0.0
     with (
         _held_interrupt() as interrupted,
-        Workers(work, devices) as workers,
+        engine as workers,
         console.progress("batch", before=before) as progress,
     ):
         todo = longest_first(todo)  # while the workers load the model
         done, total = before, before + sum(job.seconds for job in todo)
         running: dict[Job, float] = {}
-        for event in workers.run(todo, stopping):
-            match event:
-                case Begun(job, process):
-                    journal.begin(job, process)
-                    running[job] = 0.0
-                case Progress(job, seconds):
-                    running[job] = seconds
-                case Done(job, report, sha256, size):
-                    journal.finish(job, sha256, report["seconds"], size)
-                    account.tell(job, "done", **report)
-                case Failed(job, error):
-                    if job in running:
-                        journal.fail(job)
-                    account.fail(job, error)
-            if isinstance(event, Done | Failed):
-                done += event.job.seconds
-                del running[event.job]
-            if stopping() and not told:
-                told = True
-                console.note(f"finishing {len(running)} files before stopping; press Ctrl-C again to stop at once")
-            now = done + sum(running.values())
-            if now > before:
-                progress(now, total, f"RTF {(time.monotonic() - start) / (now - before):.3f}")
-    account.elapsed = time.monotonic() - start
+        try:
+            for event in workers.run(todo, stopping):
+                match event:
+                    case Begun(job, process):
+                        journal.begin(job, process)
+                        running[job] = 0.0
+                        working = working or time.monotonic()
+                    case Progress(job, seconds):
+                        running[job] = seconds
+                    case Done(job, report, sha256, size):
+                        journal.finish(job, sha256, report["seconds"], size)
+                        account.tell(job, "done", **report)
+                    case Failed(job, error):
+                        if job in running:
+                            journal.fail(job)
+                        account.fail(job, error)
+                if isinstance(event, Done | Failed):
+                    done += event.job.seconds
+                    del running[event.job]
+                if stopping() and not told:
+                    told = True
+                    console.note(f"finishing {len(running)} files before stopping; press Ctrl-C again to stop at once")
+                now = done + sum(running.values())
+                if now > before:
+                    progress(now, total, f"RTF {(time.monotonic() - working) / (now - before):.3f}")
+        except KeyboardInterrupt:
+            return True
+        finally:
+            account.left, account.elapsed = total - done, time.monotonic() - start
     return interrupted()
 
 

@@ -247,6 +247,12 @@ def pack(
         int | None,
         typer.Option(min=1, metavar="N", help="Simulated rooms to include.", show_default="as many as in a recipe"),
     ] = None,
+    speeds: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEED,...", help="Add the training speech at these speeds, as other voices; as data.speeds does."
+        ),
+    ] = "",
     cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for decoded corpora.")] = Path("runs/cache"),
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -268,9 +274,11 @@ def pack(
     from sbm_cli.data.room_responses import open_responses
     from sbm_cli.data.sources import ROOM_SEED, DataConfig
 
+    with wrong_usage("--speeds"):
+        data = DataConfig(speeds=tuple(map(float, filter(None, speeds.split(",")))))
     with console.progress("decoding", "files") as progress:
-        corpus = open_corpus(cache, manifest, progress=progress)
-    bank = open_responses(cache, rooms or DataConfig().rooms, ROOM_SEED, corpus)
+        corpus = open_corpus(cache, manifest, speeds=data.speeds, progress=progress)
+    bank = open_responses(cache, rooms or data.rooms, ROOM_SEED, corpus)
     with console.progress("packing", "files") as progress:
         made = write_pack(corpus, bank, output, shard_mb=shard_mb, progress=progress)
     for (kind, split), minutes in made.minutes.items():

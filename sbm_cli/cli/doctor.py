@@ -174,8 +174,17 @@ def _caches() -> Iterator[Check]:
         yield Check("model cache", "note", f"{downloads} is not writable", cure)
 
 
+_EXTRAS = {
+    "train": "lightning_fabric",
+    "plot": "PIL",
+    "live": "sounddevice",
+    "serve": "uvicorn",
+    "export": "onnx",
+}  # the package that tells whether it is there
+
+
 def _extras() -> Iterator[Check]:
-    for extra, package in (("train", "lightning_fabric"), ("plot", "PIL"), ("live", "sounddevice"), ("export", "onnx")):
+    for extra, package in _EXTRAS.items():
         if find_spec(package):
             yield Check(f"extra {extra}", "ok", "available")
         else:

@@ -115,7 +115,7 @@ def _report(progress: Progress) -> None:
     skipped = f"  {progress.skipped} steps skipped" if progress.skipped else ""
     console.note(
         f"step {progress.step}/{progress.steps}  loss {progress.loss:.4f}  "
-        f"{progress.speed:.1f} s of audio per second  {_duration(progress.remaining)} left{skipped}"
+        f"{progress.speed:.1f} s of audio per second  {console.duration(progress.remaining)} left{skipped}"
     )
     for name, score in progress.valid.items():
         gain = score.si_sdr - score.noisy_si_sdr
@@ -135,8 +135,3 @@ def _compare(outcome: Outcome) -> None:
                 )
     if "own" in outcome.before and "general" not in outcome.before:
         console.warn("without general noise, nothing shows what the model forgot", "Add some to data.manifests.")
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"

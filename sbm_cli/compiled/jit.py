@@ -21,7 +21,7 @@ def import_without_blas() -> None:
     name = "scipy.linalg.cython_blas"
     if "numba.np.arraymath" in sys.modules or name in sys.modules:
         return
-    sys.modules[name] = None  # type: ignore[assignment]
+    sys.modules[name] = None
     try:
         from numba.np import arraymath
     finally:

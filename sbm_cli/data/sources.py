@@ -18,6 +18,7 @@ from sbm_cli.data.mixing import MixConfig, Mixer
 from sbm_cli.data.pack import open_pack
 from sbm_cli.data.random import OWN_NOISE, uniforms
 from sbm_cli.data.room_responses import open_responses
+from sbm_cli.errors import ConfigError
 from sbm_cli.hardware import cores
 
 ROOM_SEED = 1  # the simulated rooms of `data.test_sets` have others
@@ -93,11 +94,16 @@ def open_sources(data: DataConfig, mix: MixConfig, device: torch.device) -> Sour
     user's own noise has a share of its own (`own_share`), there are two sets, "own" with it and "general" with that of
     the manifests, if they have any.
 
-    Raises ConfigError if there is no speech or no noise to train on.
+    Raises ConfigError if there is no speech or no noise to train on, or if a pack lacks the speeds of the recipe.
     """
     cache = Path(data.cache)
     if data.pack:
         corpus, rooms = open_pack(Path(data.pack))
+        if missing := sorted({*data.speeds} - {clip.speed for clip in corpus.clips}):
+            raise ConfigError(
+                f"{data.pack}: holds no speech at the speeds {missing} of data.speeds",
+                "Pack again with --speeds, or train without: --set data.speeds=[]",
+            )
     else:
         manifests, speech, noise, rir = (
             [Path(path) for path in paths] for paths in (data.manifests, data.speech, data.noise, data.rir)

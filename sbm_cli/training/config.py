@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sbm_cli.config import build, dump, parse_json
+from sbm_cli.config import build, did_you_mean, dump, parse_json
 from sbm_cli.data.manifest import RATE
 from sbm_cli.data.mixing import MixConfig
 from sbm_cli.data.sources import DataConfig
@@ -177,7 +177,9 @@ def _inherited(path: Path, heirs: tuple[Path, ...], model: ModelConfig | None) -
         width = max(map(len, recipes))
         known = "".join(f"\n  {name:{width}}  {head}" for name, head in recipes.items())
         name = _name(path) if path.is_relative_to(recipes_folder()) else str(path)
-        raise ConfigError(f"{name}: no such recipe ({error.strerror})", f"Give a file, or one of:{known}") from error
+        raise ConfigError(
+            f"{name}: no such recipe ({error.strerror}){did_you_mean(name, recipes)}", f"Give a file, or one of:{known}"
+        ) from error
     said = _parse(text, str(path), json_only=path.suffix == ".json")
     if not isinstance(said, dict):
         raise ConfigError(f"{path}: expected keys and values, got {said!r}")
@@ -213,14 +215,22 @@ def _merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def _parse(text: str, where: str, json_only: bool = False) -> Any:
     """Return what a text in JSON or YAML says."""
     try:
-        return parse_json(text)
+        return parse_json(text, unique=True)
     except ValueError as error:
         if json_only:
             raise ConfigError(f"{where}: not valid JSON ({error})") from error
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Reads 1e-3 as a number, as YAML 1.2 does; for YAML 1.1 it is a word."""
+        """Reads 1e-3 as a number, as YAML 1.2 does; for YAML 1.1 it is a word. Refuses a key that stands twice."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
+                seen.add((key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)))
+            return super().construct_mapping(node, deep)
 
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")

@@ -154,6 +154,7 @@ class _Process:
 
 def _hush() -> None:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # which process it ends after an error
 
 
 @contextlib.contextmanager

@@ -170,7 +170,7 @@ class _Training:
             else:
                 self.optimizers[name] = Optimizer(self.networks[name], learner.optimizer, scaled)
         self.optimizer = self.optimizers[STUDENT]
-        self.step, self.best = restore(last, self.optimizers, self.frozen) if last.exists() else (0, math.inf)
+        self.step, self.best = restore(last, config, self.optimizers, self.frozen) if last.exists() else (0, math.inf)
         self.average = self.optimizer.averaged()
         if config.objective.wants_average:
             self.networks[AVERAGE] = self.average

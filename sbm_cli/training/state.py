@@ -95,8 +95,10 @@ def make_folder(output: Path, config: TrainConfig) -> None:
         remove_parts(folder)
 
 
-# What may be another when a training goes on: how long, where the data lie, and what the machine asks for.
-MAY_CHANGE = re.compile(r"steps|checkpoint_minutes|loop\..+|data\.(manifests|speech|noise|rir|cache|pack)")
+# What may be another when a training goes on: how long, where data and teacher lie, and what the machine asks for.
+MAY_CHANGE = re.compile(
+    r"steps|checkpoint_minutes|loop\..+|data\.(manifests|speech|noise|rir|cache|pack)|objective\.teacher"
+)
 SHOWN = 5  # values in a message
 
 
@@ -119,7 +121,8 @@ def check(path: Path, config: TrainConfig) -> None:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise ConfigError(
             f"{path}: belongs to another recipe: {', '.join(changed[:SHOWN])}{more}",
-            "Only steps, loop, checkpoint_minutes and the paths of data may change; --from starts a new training.",
+            "Only steps, loop, checkpoint_minutes and the paths of data and teacher may change; --from starts a new "
+            "training.",
         )
 
 
@@ -164,7 +167,9 @@ def tuned_model(path: Path) -> ModelConfig:
     return replace(model, name=f"{model.name}-tuned")
 
 
-def restore(path: Path, optimizers: Mapping[str, Optimizer], frozen: Mapping[str, nn.Module]) -> tuple[int, float]:
+def restore(
+    path: Path, config: TrainConfig, optimizers: Mapping[str, Optimizer], frozen: Mapping[str, nn.Module]
+) -> tuple[int, float]:
     """Put a checkpoint's state into the optimizers and all networks; return the next step and the best loss."""
     found = _read(path)
     try:
@@ -172,7 +177,15 @@ def restore(path: Path, optimizers: Mapping[str, Optimizer], frozen: Mapping[str
         for learner, optimizer in optimizers.items():
             optimizer.restore(learners[learner])
         for name, network in frozen.items():
-            network.load_state_dict(found["frozen"][name])
+            before = found["frozen"][name]
+            if not config.objective.wants_start and not all(  # they come from files, which may have moved
+                torch.equal(tensor.cpu(), before[key]) for key, tensor in network.state_dict().items()
+            ):
+                raise ConfigError(
+                    f"objective.{name}: is not the model that the training in {path.parent} began with",
+                    "Name that one, wherever it lies now.",
+                )
+            network.load_state_dict(before)
         return int(found["step"]), float(found["best"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be resumed from ({error!r})", "Choose another --output.") from error

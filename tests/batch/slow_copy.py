@@ -18,7 +18,7 @@ from typing import Any
 from sbm_cli.audio.format import format_for
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.writer import SoundWriter
-from sbm_cli.batch import local
+from sbm_cli.batch import work
 from sbm_cli.errors import AudioError, ModelError
 from sbm_cli.options import Options
 
@@ -69,7 +69,7 @@ class Copier:
         return Report(reader.format.seconds)
 
 
-class Copy(local.Work):
+class Copy(work.Work):
     def load(self, device: str) -> Any:
         if device == "broken":
             raise ModelError("no such device")
@@ -81,5 +81,5 @@ class Copy(local.Work):
 if __name__ == "__main__":
     from sbm_cli.cli.app import main
 
-    local.Work = Copy  # type: ignore[misc]
+    work.Work = Copy  # type: ignore[misc]
     main(sys.argv[1:])

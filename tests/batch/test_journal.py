@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sbm_cli.batch.journal import NAME, Journal
-from sbm_cli.batch.plan import Job
+from sbm_cli.batch.plan import WHOLE, Job, Shard
 from sbm_cli.errors import SbmError
 from sbm_cli.hub import digest
 from sbm_cli.options import Options
@@ -32,8 +32,8 @@ class Desk:
         self.job = Job(folder / "in.wav", self.out / "day 1" / "ü\udce4.wav")
         self.job.source.write_bytes(b"noisy")
 
-    def journal(self) -> Journal:
-        return Journal(self.out, self.model, self.options)
+    def journal(self, shard: Shard = WHOLE) -> Journal:
+        return Journal(self.out, self.model, self.options, shard)
 
     def state(self) -> tuple[str, str]:
         """Ask as a dry run and as a batch, which must agree."""
@@ -44,7 +44,7 @@ class Desk:
 
     def begin(self, **changes: Any) -> None:
         with self.journal() as journal:
-            journal.begin(replace(self.job, **changes), process=4242)
+            journal.begin(replace(self.job, **changes), process="host-4242")
 
     def publish(self) -> None:
         self.job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class Desk:
 
     def finish(self) -> None:
         with self.journal() as journal:
-            journal.begin(self.job, process=4242)
+            journal.begin(self.job, process="host-4242")
             self.publish()
             journal.finish(self.job, digest(self.job.source), seconds=2.0, bytes=5)
 
@@ -133,12 +133,12 @@ def test_what_a_killed_process_left_is_removed(desk: Desk) -> None:
     desk.begin()
     folder = desk.job.target.parent
     folder.mkdir()
-    for name in (".sbm-4242-aa.part", ".sbm-4242-bb.part", ".sbm-1-aa.part"):
+    for name in (".sbm-host-4242-aa.part", ".sbm-host-4242-bb.part", ".sbm-host-1-aa.part"):
         (folder / name).touch()
     desk.journal()
     assert len(list(folder.iterdir())) == 3
     desk.state()
-    assert [path.name for path in folder.iterdir()] == [".sbm-1-aa.part"]
+    assert [path.name for path in folder.iterdir()] == [".sbm-host-1-aa.part"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -176,9 +176,9 @@ def test_a_journal_that_was_given_to_us_removes_nothing_elsewhere(desk: Desk, ch
     journal.write_text(json.dumps(entry) + "\n" + "[" * 100_000 + "\n")
     elsewhere = desk.out.parent if "output" in changes else desk.job.target.parent
     elsewhere.mkdir(exist_ok=True)
-    (elsewhere / ".sbm-4242-aa.part").touch()
+    (elsewhere / ".sbm-host-4242-aa.part").touch()
     assert desk.state() == ("new", "")
-    assert (elsewhere / ".sbm-4242-aa.part").exists()
+    assert (elsewhere / ".sbm-host-4242-aa.part").exists()
 
 
 def test_a_pipe_in_place_of_the_journal_is_refused(desk: Desk) -> None:
@@ -195,7 +195,7 @@ def test_a_full_disk_is_said_to_be_full(desk: Desk) -> None:
         journal._file.close()
         journal._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
         with pytest.raises(SbmError, match="cannot be written .no space left on device.") as caught:
-            journal.begin(desk.job, 1)
+            journal.begin(desk.job, "host-1")
     assert caught.value.hint.startswith("The disk or your quota is full")
 
 
@@ -229,3 +229,54 @@ def test_what_another_puts_where_a_job_failed_is_not_taken_for_its_output(desk: 
     assert desk.state() == ("new", "")
     desk.publish()
     assert desk.state() == ("outdated", "not made by sbm batch")
+
+
+def test_shards_write_side_by_side_and_a_whole_batch_alone(desk: Desk) -> None:
+    with desk.journal(Shard(1, 2)), desk.journal(Shard(2, 2)):
+        for other in (Shard(1, 2), Shard(1, 3), WHOLE):
+            with pytest.raises(SbmError, match="another sbm batch is writing to it"), desk.journal(other):
+                pass
+    with desk.journal(), pytest.raises(SbmError), desk.journal(Shard(1, 2)):
+        pass
+    with desk.journal(Shard(3, 3)):
+        pass
+
+
+def test_the_newest_line_of_all_shards_counts(desk: Desk) -> None:
+    for strength, shard in ((0.5, Shard(2, 2)), (1.0, WHOLE), (0.5, Shard(1, 2))):
+        desk.options = Options(strength=strength)
+        with desk.journal(shard) as journal:
+            journal.begin(desk.job, "host-1")
+            desk.publish()
+            journal.finish(desk.job, digest(desk.job.source), 2.0, 5)
+        assert desk.state() == ("done", "")
+
+
+def test_what_shards_left_is_removed_by_whoever_comes_after_all_of_them(desk: Desk) -> None:
+    with desk.journal(Shard(1, 2)) as journal:
+        journal.begin(desk.job, "host-4242")
+    desk.job.target.parent.mkdir()
+    part = desk.job.target.parent / ".sbm-host-4242-aa.part"
+    part.touch()
+    with desk.journal(Shard(2, 2)):
+        assert part.exists()  # the other may be at work
+    desk.state()
+    assert not part.exists()
+
+
+def test_a_batch_that_lost_its_lease_begins_nothing(desk: Desk) -> None:
+    with desk.journal() as journal, pytest.raises(SbmError, match="another sbm batch has taken over"):
+        journal._lease.lost = True
+        journal.begin(desk.job, "host-1")
+
+
+def test_a_journal_from_before_there_were_hosts(desk: Desk) -> None:
+    desk.begin()
+    journal = desk.out / NAME
+    entry = json.loads(journal.read_text())
+    del entry["time"]
+    journal.write_text(json.dumps(entry | {"process": 4242}) + "\n")
+    desk.publish()
+    part = desk.job.target.parent / ".sbm-4242-aa.part"
+    part.touch()
+    assert desk.state() == ("done", "") and not part.exists()

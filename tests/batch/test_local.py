@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 import pytest
 import soundfile
 
-from sbm_cli.batch.local import Begun, Done, Event, Failed, Progress, Workers
+from sbm_cli.batch.local import Workers
 from sbm_cli.batch.plan import Job
+from sbm_cli.batch.work import Begun, Done, Event, Failed, Progress, Queue, Task, perform
 from sbm_cli.errors import AudioError, ModelError, SbmError
 from sbm_cli.options import Options
 
@@ -89,21 +89,33 @@ def test_files_side_by_side_fail_alone(work: Any, record: Any, tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "b.wav"]
 
 
-def test_only_files_of_like_length_and_fate_go_side_by_side(work: Any, tmp_path: Path) -> None:
-    def take(lengths: Sequence[float], replaced: Sequence[int] = (), devices: int = 1) -> list[int]:
-        jobs = [Job(tmp_path, tmp_path, i in replaced, length) for i, length in enumerate(lengths)]
-        workers = Workers(replace(work, side_by_side=3), ["cpu"] * devices)
-        workers._workers = dict.fromkeys(range(devices))  # type: ignore[arg-type]
-        waiting = deque(jobs)
+def test_only_files_of_like_length_and_fate_go_side_by_side(tmp_path: Path) -> None:
+    def take(lengths: Sequence[float], replaced: Sequence[int] = (), processes: int = 1) -> list[int]:
+        queue = Queue([Job(tmp_path, tmp_path, i in replaced, length) for i, length in enumerate(lengths)], 3)
         sizes = []
-        while waiting:
-            sizes.append(len(workers._take(waiting)))
+        while queue:
+            sizes.append(len(queue.take(processes).jobs))
         return sizes
 
     assert take([0.0] * 7) == [3, 3, 1]
     assert take([60, 31, 30, 29, 1]) == [3, 1, 1]
+    assert take([0, 60, 29]) == [2, 1]
     assert take([2, 2, 2, 2], replaced=[1]) == [1, 1, 2]
-    assert take([1] * 4, devices=2) == [2, 1, 1]
+    assert take([1] * 4, processes=2) == [2, 1, 1]
+
+
+def test_where_processes_die_for_other_reasons_a_job_is_tried_twice(tmp_path: Path) -> None:
+    job, error = Job(tmp_path, tmp_path), SbmError("died")
+    queue = Queue([job], 1, forgiving=True)
+    assert list(queue.died(queue.take(1), error)) == []
+    assert list(queue.died(queue.take(1), error)) == [Failed(job, error)] and not queue
+
+
+def test_the_second_try_replaces_what_the_first_came_to_finish(work: Any, record: Any, tmp_path: Path) -> None:
+    job, events = Job(record("a.wav"), tmp_path / "out" / "a.wav"), []
+    for again in (False, False, True):
+        perform(work.load("cpu"), work.options, Task((job,), again), events.append)
+    assert [type(event) for event in events if not isinstance(event, Progress)] == [Done, Failed, Done]
 
 
 def test_stopping_finishes_what_is_begun(work: Any, record: Any) -> None:
@@ -116,7 +128,7 @@ def test_leaving_ends_everything_at_once(
 ) -> None:
     monkeypatch.setenv("SLOWLY", "0.3")
     job = Job(record("a.wav", seconds=60), tmp_path / "out" / "a.wav")
-    process = 0
+    process = ""
     with pytest.raises(KeyboardInterrupt), Workers(work, ["cpu"]) as workers:
         for event in workers.run([job], lambda: False):
             if isinstance(event, Begun):
@@ -126,7 +138,7 @@ def test_leaving_ends_everything_at_once(
                 raise KeyboardInterrupt
     assert list(job.target.parent.iterdir()) == []
     with pytest.raises(ProcessLookupError):
-        os.kill(process, 0)
+        os.kill(int(process.rpartition("-")[2]), 0)
 
 
 @pytest.mark.parametrize(

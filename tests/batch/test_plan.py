@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sbm_cli.batch.plan import Filter, Job, expand, find_jobs, longest_first
+from sbm_cli.batch.plan import Filter, Job, Shard, expand, find_jobs, longest_first
 from sbm_cli.errors import SbmError
 
 
@@ -142,8 +142,23 @@ def test_longest_first(record: Any, tmp_path: Path) -> None:
     sources = [record("a.wav", 0.5), record("b.wav", 1.5), tmp_path / "absent.wav", record("c.wav", 1.0)]
     jobs = longest_first([Job(source, Path("out") / source.name) for source in sources])
     assert [(job.source.name, job.seconds) for job in jobs] == [
+        ("absent.wav", 0.0),  # fails at once, and not after days
         ("b.wav", 1.5),
         ("c.wav", 1.0),
         ("a.wav", 0.5),
-        ("absent.wav", 0.0),
     ]
+
+
+def test_shards_share_the_outputs_without_a_word(tmp_path: Path) -> None:
+    outputs = [Path("day") / f"{number}.wav" for number in range(400)]
+    shards = [[path for path in outputs if Shard(index, 4).takes(path)] for index in (1, 2, 3, 4)]
+    assert sorted(path for shard in shards for path in shard) == sorted(outputs)
+    assert min(map(len, shards)) > 70
+    assert [path for path in outputs[:200] if Shard(2, 4).takes(path)] == [p for p in shards[1] if p in outputs[:200]]
+    assert Shard.parse("2/4") == Shard(2, 4)
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/4/2", "-1/2"])
+def test_no_shards(text: str) -> None:
+    with pytest.raises(ValueError, match="expected I/N, such as 1/8 to 8/8, got "):
+        Shard.parse(text)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sbm_cli.batch import local
+from sbm_cli.batch import work
 from sbm_cli.batch.journal import NAME
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.options import Options
@@ -44,7 +44,7 @@ def copy(folder: Path, sbm: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     monkeypatch.syspath_prepend(STAND_IN.parent)
     from slow_copy import Copy  # type: ignore[import-not-found]
 
-    monkeypatch.setattr(local, "Work", Copy)
+    monkeypatch.setattr(work, "Work", Copy)
 
     def run(*options: object) -> Any:
         return sbm("batch", "in", "-o", "out", "--model", "m.safetensors", "--workers", "1", *options)
@@ -60,8 +60,8 @@ def write(path: Path, seconds: float = 0.5, channels: int = 1, rate: int = 16000
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder but the journal, hidden ones too."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    """Return every file below a folder but the journals, hidden ones too."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".jsonl")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
@@ -83,7 +83,7 @@ def test_files_side_by_side_give_what_single_files_give(sbm: Any, folder: Path, 
     write(folder / "in" / "bad.wav").write_bytes(b"RIFF")
     result = sbm("batch", "in", "-o", "out", "-m", model_file, "--workers", "1", "--batch-size", "8")
     assert (result.status, result.out) == (1, "")
-    assert "4 files: 3 done, 1 failed; 1.9 s of audio in " in result.err
+    assert "4 files: 1 failed, 3 done; 1.9 s of audio in " in result.err
     enhancer = Enhancer.load(model_file, device="cpu")
     for name in contents(folder / "out"):
         one = folder / f"one{Path(name).suffix}"
@@ -149,7 +149,7 @@ def test_a_bad_file_does_not_stop_the_others(copy: Any, folder: Path) -> None:
     assert result.status == 1
     assert "sbm: in/bad.wav: bad\n     Throw it away.\n" in result.err
     assert "sbm: in/odd.wav: RuntimeError: Unpicklable: odd\n" in result.err
-    assert "sbm: 3 of 5 files failed:\n     in/bad.wav\n     in/odd.wav\n     in/text.wav\n" in result.err
+    assert "sbm: 3 of 5 files failed:\n     in/text.wav\n     in/bad.wav\n     in/odd.wav\n" in result.err
     assert set(contents(folder / "out")) == {"a.wav", "day 1/b.flac"}
     for name in ("bad.wav", "odd.wav", "text.wav"):
         (folder / "in" / name).unlink()
@@ -181,15 +181,13 @@ def test_fail_fast(copy: Any, folder: Path) -> None:
     result = copy("--fail-fast")
     assert result.status == 1
     assert contents(folder / "out") == {}
-    assert (
-        "sbm: 1 of 3 files failed:\n     in/bad.wav\n3 files: 1 failed, 2 left: run the same command again\n"
-        in result.err
-    )
+    assert "sbm: 1 of 3 files failed:\n     in/bad.wav\n3 files: 1 failed, 2 left (1.0 s of audio): run " in result.err
 
 
 def test_dry_run(copy: Any, folder: Path) -> None:
     result = copy("--dry-run")
-    assert (result.status, result.err) == (0, "")
+    megabytes = sum(path.stat().st_size for path in (folder / "in").rglob("*.*a*")) / 1e6
+    assert (result.status, result.err) == (0, f"2 files: 2 planned; 1.0 s of audio, {megabytes:.1f} MB to read\n")
     ignored = "ignored   in/notes.txt  (not a sound file by its suffix)\n"
     assert result.out == ignored + "planned   in/a.wav -> out/a.wav\nplanned   in/day 1/b.flac -> out/day 1/b.flac\n"
     assert not (folder / "out").exists()
@@ -198,9 +196,44 @@ def test_dry_run(copy: Any, folder: Path) -> None:
     outdated = {"status": "outdated", "source": "in/day 1/b.flac", "target": "out/day 1/b.flac"}
     assert [json.loads(line) for line in result.out.splitlines()] == [
         {"status": "ignored", "source": "in/notes.txt", "reason": "not a sound file by its suffix"},
-        {"status": "planned", "source": "in/a.wav", "target": "out/a.wav"},
         outdated | {"reason": "made with strength 1.0"},
+        {"status": "planned", "source": "in/a.wav", "target": "out/a.wav", "seconds": 0.5},
     ]
+
+
+def test_a_dry_run_says_what_cannot_be_read(copy: Any, folder: Path) -> None:
+    (folder / "in" / "text.wav").write_text("nothing to hear")
+    result = copy("--dry-run")
+    assert "planned   in/text.wav -> out/text.wav  (in/text.wav: not a sound file" in result.out
+    assert result.err.startswith("3 files: 3 planned; 1.0 s of audio, ")
+
+
+def test_the_report_says_what_failed_and_why(copy: Any, folder: Path) -> None:
+    write(folder / "in" / "so, bad.wav")
+    assert copy("--report", "failures.csv").status == 1
+    assert (folder / "failures.csv").read_text().splitlines() == [
+        "status,source,target,reason,hint",
+        'failed,"in/so, bad.wav","out/so, bad.wav","in/so, bad.wav: bad",Throw it away.',
+    ]
+    (folder / "in" / "so, bad.wav").unlink()
+    assert copy("--report", "failures.csv", "--strength", "0.5").status == 1
+    lines = (folder / "failures.csv").read_text().splitlines()
+    assert lines[1] == "outdated,in/a.wav,out/a.wav,made with strength 1.0,"
+    refused = copy("--report", "absent/failures.csv", "-y")
+    assert refused.status == 1 and refused.err.startswith("sbm: absent/failures.csv: no such file or directory")
+
+
+def test_shards_together_make_a_batch(copy: Any, folder: Path) -> None:
+    for number in range(6):
+        write(folder / "in" / f"{number}.wav", seconds=0.1)
+    made = []
+    for shard in ("1/3", "2/3", "3/3", "2/3"):
+        before = set(contents(folder / "out"))
+        assert copy("--shard", shard).status == 0
+        made.append(set(contents(folder / "out")) - before)
+    assert made[3] == set() and set().union(*made) == {"a.wav", "day 1/b.flac", *(f"{n}.wav" for n in range(6))}
+    assert copy().err == f"{IGNORED}8 files: 8 skipped\n"
+    assert not list((folder / "out").glob("*.lock"))
 
 
 def test_json_lines_are_all_that_is_said(copy: Any, folder: Path) -> None:
@@ -230,6 +263,10 @@ def test_another_format(copy: Any, folder: Path) -> None:
     ("options", "status", "message"),
     [
         (["-y", "-n"], 2, "sbm: invalid value for --overwrite, --skip-existing: "),
+        (["--shard", "0/4"], 2, "sbm: invalid value for --shard: expected I/N, such as 1/8 to 8/8, got '0/4'"),
+        (["--address", "auto"], 2, "sbm: invalid value for --address: needs --engine ray"),
+        (["--gpus-per-worker", "0.5"], 2, "sbm: invalid value for --gpus-per-worker: needs --engine ray"),
+        (["--engine", "ray", "--device", "cuda:0"], 2, "sbm: invalid value for --device: expected auto, cpu or cuda "),
         (["--ext", "xyz"], 2, "sbm: invalid value for --ext: unknown format 'xyz'; choose one of .wav "),
         (["--device", "cpu,gpu"], 2, "sbm: invalid value for --device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         (["--device", "cuda:98,cuda:99"], 1, "sbm: no device cuda:98: torch sees "),
@@ -290,7 +327,7 @@ def test_ctrl_c_finishes_what_is_begun(folder: Path) -> None:
     _, err = batch.communicate()
     assert batch.returncode == 130
     assert "finishing 2 files before stopping; press Ctrl-C again to stop at once\n" in err
-    assert "8 files: 2 done, 6 left: run the same command again; " in err
+    assert "8 files: 2 done, 6 left (9.0 s of audio): run the same command again; " in err
     assert err.endswith("sbm: interrupted\n")
     assert len(contents(folder / "out")) == 2
 
@@ -308,7 +345,8 @@ def test_stopping_at_once_leaves_nothing_half_written(folder: Path, by: str) -> 
         os.killpg(batch.pid, signal.SIGINT)
     _, err = batch.communicate()
     assert batch.returncode == 130
-    assert err.endswith("sbm: interrupted\n") and "Traceback" not in err
+    assert err.endswith(" left (61.0 s of audio): run the same command again\nsbm: interrupted\n"), err
+    assert "Traceback" not in err
     assert set(contents(folder / "out")) <= {"a.wav", "day 1/b.flac"}
 
 

@@ -124,9 +124,23 @@ def test_what_was_done_before_takes_no_time(
     monkeypatch.setattr("time.monotonic", lambda: clock)
     with console.progress("batch", before=300.0) as report:
         report(300.0, 400.0, "RTF 0.1")
-        clock = 20.0
+        clock = 30.0  # loading, which comes only once
+        report(310.0, 400.0, "RTF 0.1")
+        clock = 34.0
+        report(314.0, 400.0, "RTF 0.1")
+        clock = 50.0
         report(350.0, 400.0, "RTF 0.4")
-    assert capsys.readouterr().err == "batch: 350 of 400 s of audio, RTF 0.4, about 20 s left\n"
+    assert capsys.readouterr().err == (
+        "batch: 310 of 400 s of audio, RTF 0.1\nbatch: 350 of 400 s of audio, RTF 0.4, about 25 s left\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (119.4, "119 s"), (120, "2 min"), (7260, "2 h 01 min"), (3 * 86400, "3.0 days")],
+)
+def test_durations_in_words(seconds: float, text: str) -> None:
+    assert console.duration(seconds) == text
 
 
 def test_json_in_one_line_with_any_name_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,6 +142,12 @@ def test_pack_holds_what_the_manifest_names(sbm: Any, tmp_path: Path) -> None:
 
     corpus, _ = open_pack(pack)
     assert len(corpus.where("speech", "train")) == 3
+    result = sbm(*command[:3], "-o", tmp_path / "fast", *command[5:], "--speeds", "0.9,1.12")
+    assert result.status == 0
+    corpus, _ = open_pack(tmp_path / "fast")
+    assert sorted(corpus.clips[i].speed for i in corpus.where("speech", "train")) == [0.9] * 3 + [1.0] * 3 + [1.12] * 3
+    wrong = sbm(*command, "--speeds", "9")
+    assert wrong.status == 2 and "invalid value for --speeds: speeds lie between 0.5 and 2" in wrong.err
 
 
 @pytest.mark.parametrize(
@@ -151,7 +157,7 @@ def test_pack_holds_what_the_manifest_names(sbm: Any, tmp_path: Path) -> None:
         (("musan", "--root", ".", "--licence", "mit"), 2, "unknown mit; choose from cc0, cc-by"),
         (("musan", "--root", ".", "--licence", "cc0"), 1, "musan does not say the licence of each file"),
         (("musan", "--root", "no-such-folder"), 1, "not a folder"),
-        (("ears", "--root", "."), 1, "found odd.wav"),
+        (("ears", "--root", "."), 1, "Found odd.wav"),
         (("ears",), 2, "--root"),
     ],
 )

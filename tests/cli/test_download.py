@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import threading
@@ -315,8 +316,12 @@ def test_publish_uploads_what_download_then_finds(house: House) -> None:
     assert files == {
         f"{name}.safetensors": weights.read_bytes(),
         f"{name}.json": weights.with_suffix(".json").read_bytes(),
-        "README.md": b"---\nlicense: apache-2.0\n---\n\n" + (ROOT / "docs" / "models" / f"{name}.md").read_bytes(),
+        "README.md": files["README.md"],
     }
+    card = files["README.md"].decode()
+    original = (ROOT / "docs" / "models" / f"{name}.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\n---\n\n" + original.partition("\n")[0])
+    assert all(re.match(r"https?:|#", target) for target in re.findall(r"\]\((\S+?)\)", card))
     entry = json.loads(checkpoints.read_text())["models"][name]
     before = json.loads((ROOT / "checkpoints.json").read_text())["models"][name]
     assert entry == before | {"repository": repository, "revision": commit}
@@ -324,3 +329,13 @@ def test_publish_uploads_what_download_then_finds(house: House) -> None:
     path = Path(house.sbm("models", "download", HF_HOME=str(house.tree / "another")).stdout.strip())
     assert path.read_bytes() == weights.read_bytes()
     assert (path.stat().st_size, hub.digest(path)) == (entry["bytes"], entry["sha256"])
+
+
+def test_links_of_a_card_lead_to_the_project() -> None:
+    links = runpy.run_path(str(ROOT / "tools" / "publish.py"))["with_absolute_links"]
+    card = "[log](../log.md#a), [tiny](tiny.md), ![loss](a.svg), [paper](https://arxiv.org/x), [below](#data)"
+    assert links(card, "https://x.org/sbm") == (
+        "[log](https://x.org/sbm/blob/main/docs/log.md#a), [tiny](https://x.org/sbm/blob/main/docs/models/tiny.md), "
+        "![loss](https://x.org/sbm/raw/main/docs/models/a.svg), [paper](https://arxiv.org/x), [below](#data)"
+    )
+    assert links(card, "") == "log, tiny, loss, [paper](https://arxiv.org/x), [below](#data)"

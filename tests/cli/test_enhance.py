@@ -154,7 +154,7 @@ def test_bad_input_is_one_message_and_no_file(
 def test_an_unknown_model_is_one_message(sbm: Any, folder: Path, bundle: Any) -> None:
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "--model", "smal")
     assert result.status == 1
-    assert result.err.startswith("sbm: unknown model 'smal'; did you mean small?\n     Choose one of small")
+    assert result.err.startswith("sbm: unknown model 'smal', did you mean 'small'?\n     Choose one of small")
     assert not (folder / "clean.wav").exists()
 
 

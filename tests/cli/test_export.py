@@ -34,7 +34,7 @@ def test_what_exists_is_kept(sbm: Any, model_file: Path, tmp_path: Path) -> None
 def test_an_unknown_model_is_an_error(sbm: Any, tmp_path: Path) -> None:
     result = sbm("export", "sbm-lifw", "-o", tmp_path / "x.onnx")
     assert result.status == 1
-    assert "unknown model 'sbm-lifw'; did you mean sbm-live?" in result.err
+    assert "unknown model 'sbm-lifw', did you mean 'sbm-live'?" in result.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -95,4 +95,4 @@ def test_unknown_names_are_status_1(sbm: Any, bundle: Any) -> None:
     for command in ("path", "verify", "info"):
         result = sbm("models", command, "smal")
         assert result.status == 1
-        assert "did you mean small?" in result.err
+        assert "did you mean 'small'?" in result.err

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sbm_cli.config import dump
 from sbm_cli.data import pack
 from sbm_cli.data.corpus import Corpus
 from sbm_cli.data.manifest import RATE, Clip
+from sbm_cli.data.mixing import MixConfig
 from sbm_cli.data.pack import DECODED, Pack, encode, interleaved, open_pack, write_pack
 from sbm_cli.data.room_responses import ResponseBank, RoomResponse, align, simulate_room
+from sbm_cli.data.sources import DataConfig, open_sources
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.config import TrainConfig
 
@@ -146,6 +149,12 @@ def test_an_index_nested_too_deeply_is_refused(tmp_path: Path) -> None:
         open_pack(tmp_path)
 
 
+def test_a_recipe_that_asks_for_other_speeds_is_refused(packed: tuple[Path, Pack]) -> None:
+    data = DataConfig(pack=str(packed[0]), speeds=(0.9, 1.0))
+    with pytest.raises(ConfigError, match=r"holds no speech at the speeds \[0.9\] of data.speeds"):
+        open_sources(data, MixConfig(), torch.device("cpu"))
+
+
 def test_what_is_no_pack_is_refused(
     packed: tuple[Path, Pack], corpus: Corpus, bank: ResponseBank, tmp_path: Path
 ) -> None:
@@ -186,7 +195,7 @@ def test_a_gpu_is_used_with_torch_and_numpy_alone(
 ) -> None:
     """benchmarks/gpu.py where nothing else can be imported; the recipe comes as JSON, for YAML is a package too."""
     (tmp_path / "recipe.json").write_text(json.dumps(dump(recipe)))
-    sizes = {"check": "--quick", "time": "--quick --minutes 0.02", "train": "--minutes 5"}[command]
+    sizes = {"check": "--quick", "time": "--quick --minutes 0.2", "train": "--minutes 5"}[command]
     options = f"--recipe {tmp_path}/recipe.json --pack {packed[0]} --out {tmp_path}/out {sizes}"
     script = (
         "import runpy, sys\n"

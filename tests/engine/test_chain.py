@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbm_cli.chain import TorchChain
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
@@ -23,6 +22,7 @@ from sbm_cli.model import Model, ModelConfig
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.configs import NCSNppConfig, OSpatialNetConfig
 from sbm_cli.options import Options
+from sbm_cli.stream.torch_chain import TorchChain
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, (3, 6000)).astype(np.float32)
 NOISE[:, 2000:3000] *= 1e-4  # a pause

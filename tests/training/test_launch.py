@@ -64,10 +64,11 @@ def fail(worker: Worker, error: Exception) -> None:
     time.sleep(30)  # the other one is ended
 
 
-def test_an_error_of_any_process_is_reported_whole() -> None:
+def test_an_error_of_any_process_is_reported_whole(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(TrainingError) as caught:
         launch(fail, "cpu", 2, TrainingError("step 3: lost", "Look for it."))
     assert (caught.value.message, caught.value.hint) == ("step 3: lost", "Look for it.")
+    assert capfd.readouterr().err == ""  # torch says which process it ends
 
 
 def test_an_interrupted_training_ends_with_status_130_and_a_checkpoint(recipe: TrainConfig, tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sbm_cli.atomic import write_atomically
+from sbm_cli.cells import cell
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.options import BAND_NOTE
 
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from sbm_cli.batch.plan import Job, Plan
 
 SHOWN = 5  # names of files in a line
+COLUMNS = ("status", "source", "target", "reason", "hint")  # of the report
 
 
 class Account:
@@ -20,15 +25,18 @@ class Account:
 
     def __init__(self, json_lines: bool, dry_run: bool) -> None:
         self.elapsed = 0.0
+        self.left = 0.0  # seconds of audio still to do
         self.failed: list[Path] = []
         self.outdated: dict[str, list[Path]] = {}  # outputs by reason
         self.dry_run = dry_run
         self._json_lines = json_lines
         self._counts: Counter[str] = Counter()
         self._seconds = 0.0  # of audio enhanced
+        self._bytes_left = 0  # of planned inputs
         self._clipped = 0  # samples
         self._limits: set[float] = set()  # Hz, at which outputs end
         self._not_carried: Counter[str] = Counter()  # what outputs have no room for, by name
+        self._rows: list[tuple[str, ...]] = []  # of the report
 
     def begin(self, plan: Plan) -> None:
         """Report folders that cannot be read and files that are ignored."""
@@ -36,6 +44,7 @@ class Account:
             told = errors.describe(error).message
             if self._json_lines:
                 console.data_line({"status": "failed", "source": str(error.filename), "reason": told})
+            self._rows.append(("failed", str(error.filename), "", told, ""))
             console.error(f"{told}: its files are left out")
         reason = "not a sound file by its suffix"
         for path in plan.ignored:
@@ -47,10 +56,16 @@ class Account:
             names = ", ".join([*map(str, plan.ignored[:SHOWN]), *["…"] * (len(plan.ignored) > SHOWN)])
             console.note(f"{len(plan.ignored)} files ignored ({reason}): {names}")
 
-    def tell(self, job: Job, status: str, reason: str = "", **report: Any) -> None:
+    def tell(self, job: Job, status: str, reason: str = "", hint: str = "", **report: Any) -> None:
         """Report a file as planned, skipped, outdated, done or failed; report: fields of its FileReport."""
+        if status in ("failed", "outdated"):
+            self._rows.append((status, str(job.source), str(job.target), reason, hint))
         self._counts[status] += 1
-        self._seconds += report.get("seconds", 0.0)
+        if status == "planned":
+            self.left += report["seconds"]
+            self._bytes_left += job.source.stat().st_size if job.source.exists() else 0
+        else:
+            self._seconds += report.get("seconds", 0.0)
         self._clipped += report.get("clipped", 0)
         self._not_carried.update(report.get("not_carried", ()))
         if limit := report.get("band_limit"):
@@ -66,8 +81,15 @@ class Account:
 
     def fail(self, job: Job, error: Exception) -> None:
         self.failed.append(job.source)
-        self.tell(job, "failed", errors.describe(error).message)
+        told = errors.describe(error)
+        self.tell(job, "failed", told.message, told.hint)
         errors.report(error, about=job.source)
+
+    def write_report(self, path: Path) -> None:
+        """Write what failed or is outdated so far as a table."""
+        table = io.StringIO(newline="")
+        csv.writer(table).writerows([COLUMNS, *(map(cell, row) for row in self._rows)])
+        write_atomically(path, table.getvalue().encode("utf-8", "backslashreplace"))
 
     def sum_up(self, files: int) -> None:
         """Say what failed, what is outdated, and how much was done in which time."""
@@ -92,10 +114,18 @@ class Account:
                 f"{len(self.failed)} of {files} files failed:",
                 "\n".join(console.printable(str(path)) for path in self.failed),
             )
-        summary = f"{files} files: " + ", ".join(f"{count} {status}" for status, count in self._counts.items())
+        parts = [f"{count} {status}" for status, count in self._counts.items()]
         if left := files - self._counts.total():
-            summary += f", {left} left: run the same command again"
+            amount = f" ({_amount(self.left)} of audio)" if self.left else ""
+            parts.append(f"{left} left{amount}: run the same command again")
+        summary = f"{files} files: {', '.join(parts) or 'nothing to do'}"
+        if self._bytes_left:
+            summary += f"; {_amount(self.left)} of audio, {self._bytes_left / 1e6:.1f} MB to read"
         if self._seconds:
-            summary += f"; {self._seconds:.1f} s of audio in {self.elapsed:.1f} s"
+            summary += f"; {_amount(self._seconds)} of audio in {_amount(self.elapsed)}"
             summary += f" (RTF {self.elapsed / self._seconds:.3f})"
         console.note(summary)
+
+
+def _amount(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else console.duration(seconds)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 _PLAIN_INTERVAL = 10.0  # seconds
+_FIRST_ESTIMATE = 5.0  # seconds of work until the time that is left can be told
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 
 
@@ -153,37 +154,67 @@ def status_line() -> Iterator[Callable[[str], None]]:
 def _bar(name: str, unit: str, before: float) -> Iterator[Progress]:
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),  # leaves room for the rest in 80 columns
         TextColumn("{task.completed:.0f}{task.fields[of]} " + unit),
         TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(escape(printable(name)), total=None, of="", note="")
+        task = bars.add_task(escape(printable(name)), total=None, of="", note="", left="")
         bars.update(task, completed=before)
+        left = _time_left(before)
 
         def report(done: float, total: float, note: str = "") -> None:
-            bars.update(task, completed=done, total=total or None, of=f"/{total:.0f}" if total else "", note=note)
+            of = f"/{total:.0f}" if total else ""
+            bars.update(task, completed=done, total=total or None, of=of, note=note, left=left(done, total))
 
         yield report
 
 
 def _plain_lines(name: str, unit: str, before: float) -> Progress:
-    start = spoken = time.monotonic()
+    spoken, left = time.monotonic(), _time_left(before)
 
     def report(done: float, total: float, note: str = "") -> None:
         nonlocal spoken
-        now = time.monotonic()
+        now, time_left = time.monotonic(), left(done, total)
         if now - spoken >= _PLAIN_INTERVAL and done > before:
             spoken = now
             parts = [f"{name}: {done:.0f} of {total:.0f} {unit}" if total else f"{name}: {done:.0f} {unit}", note]
-            if total:
-                parts.append(f"about {(total - done) * (now - start) / (done - before):.0f} s left")
+            parts += [f"about {time_left}"] if time_left else []
             _line(", ".join(part for part in parts if part))
 
     return report
+
+
+def _time_left(before: float) -> Callable[[float, float], str]:
+    """Return a function from units done and their total to the time that is left, "" if not known yet.
+
+    The clock starts with the first unit: what comes before, such as loading a model, comes only once.
+    """
+    first: tuple[float, float] | None = None
+
+    def left(done: float, total: float) -> str:
+        nonlocal first
+        now = time.monotonic()
+        if first is None and done > before:
+            first = now, done
+        if first is None or not total or now - first[0] < _FIRST_ESTIMATE or done <= first[1]:
+            return ""
+        return f"{duration((total - done) * (now - first[0]) / (done - first[1]))} left"
+
+    return left
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes < 2880 else f"{minutes / 1440:.1f} days"

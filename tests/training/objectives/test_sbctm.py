@@ -166,3 +166,21 @@ def test_the_teacher_may_be_another_model(recipe: TrainConfig, sbctm: TrainConfi
     other = replace(named, model=replace(named.model, compression=replace(named.model.compression, exponent=0.7)))
     with pytest.raises(ConfigError, match="hears or walks otherwise"):
         other.objective.learners(other, moved(other))
+
+
+def test_the_teacher_may_move_but_not_change(recipe: TrainConfig, sbctm: TrainConfig, tmp_path: Path) -> None:
+    teacher = Model(moved(recipe), replace(recipe.model, name="teacher"))
+    for folder in ("here", "there", "other"):
+        (tmp_path / folder).mkdir()
+        if folder == "other":
+            teacher.network.decoder.bias.data += 1
+        teacher.save(tmp_path / folder / "teacher.safetensors")
+
+    def taught(folder: str, steps: int) -> TrainConfig:
+        path = str(tmp_path / folder / "teacher.safetensors")
+        return replace(sbctm, steps=steps, objective=SBCTM(teacher=path, teacher_steps=1))
+
+    train(taught("here", 1), tmp_path / "out", processes=1)
+    train(taught("there", 2), tmp_path / "out", processes=1, resume=True)
+    with pytest.raises(ConfigError, match="objective.teacher: is not the model that the training in"):
+        train(taught("other", 3), tmp_path / "out", processes=1, resume=True)
