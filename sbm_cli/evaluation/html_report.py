@@ -109,7 +109,8 @@ def _player(heard: Heard) -> str:
         parts.append(f'<audio controls preload="metadata" src="{_data("audio/flac", sound)}"></audio>')
         if name in heard.pictures:
             about = escape(f"Spectrograms of {heard.id}: before, and after {name}")
-            parts.append(f'<img alt="{about}" src="{_data("image/png", heard.pictures[name])}">')
+            picture = f'<img alt="{about}" src="{_data("image/png", heard.pictures[name])}">'
+            parts.append(f'<div class="wide" tabindex="0">{picture}</div>')
     return "\n".join([*parts, "</section>"])
 
 
@@ -175,4 +176,4 @@ def _svg(points: Sequence[tuple[str, float, float]], noisy: float, quality: str)
         side, anchor = (-9, "end") if x(rtf) > WIDTH / 2 else (9, "start")  # where a long name has room
         yield f'<circle cx="{x(rtf):.1f}" cy="{y(value):.1f}" r="5"/>'
         yield f'<text x="{x(rtf) + side:.1f}" y="{y(value) + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
-    yield f'<text x="{WIDTH - RIGHT + 6}" y="{HEIGHT - LOW + 18}">RTF</text></svg>'
+    yield f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">real-time factor</text></svg>'
