@@ -4,7 +4,7 @@
     python benchmarks/systems.py models one-step.json [several-steps.json ...]
 
 A model lies in the folder `models` under the name that it has in the scores. M/s: million multiply-adds a second, those
-of products and convolutions, as PyTorch counts them in a forward pass over ten seconds; scans and attention's softmax are left out.
+of products and convolutions as PyTorch counts them in a forward pass over ten seconds; scans are left out.
 """
 
 from __future__ import annotations
