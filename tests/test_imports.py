@@ -37,6 +37,7 @@ ROOMS = {
     "files": {"audio", "model", "stream", "options", "errors"},
     "enhancer": {"audio", "errors", "files", "hardware", "model", "stream", "hub", "options"},
     "live": {"audio", "enhancer", "options", "errors"},
+    "serve": {"audio", "hardware", "enhancer", "evaluation", "files", "lock", "options", "errors"},
     "data": {"atomic", "audio", "cells", "config", "hardware", "errors"},
     "timing": {"audio", "hardware", "enhancer", "errors"},
     "evaluation": {"audio", "cells", "hardware", "data", "enhancer", "stream", "options", "timing", "errors"},
@@ -46,7 +47,7 @@ ROOMS = {
     "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors", ""},
     # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
     "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
-    | {"atomic", "cells", "hardware", "errors", "export", "live", "training", ""},
+    | {"atomic", "cells", "hardware", "errors", "export", "live", "serve", "training", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
@@ -72,6 +73,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "enhancer": ({"torch", "numpy"}, set()),
     "batch": (set(), {"ray"}),
     "live": ({"numpy"}, {"sounddevice"}),
+    "serve": ({"numpy", "starlette", "uvicorn"}, set()),
     "data": ({"torch", "numpy"}, {"soundfile", "soxr"}),
     "timing": ({"numpy"}, {"torch", "PIL"}),
     "evaluation": (
@@ -84,7 +86,7 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "numpy"},
         {"yaml", "safetensors", "lightning_fabric", "tensorboard"},
     ),
-    "cli": ({"typer"}, {"rich", "torch", "numba", "huggingface_hub"}),
+    "cli": ({"typer"}, {"rich", "torch", "numba", "huggingface_hub", "websockets"}),
     "": (set(), set()),
 }
 

@@ -29,13 +29,14 @@ class Plan:
     """A network for one step: its sizes and packed weights.
 
     stages: kind of each, and where its weights and its carry begin, [stage * 3]. carry: numbers that a channel passes
-    on from one block to the next.
+    on from one block to the next. parameters: of the folded network.
     """
 
     sizes: Sizes
     weights: Array
     stages: NDArray[np.int64]
     carry: int
+    parameters: int
     work: tuple[int, ...]  # sizes of the arrays in `Work`
 
     def new_work(self) -> Work:
@@ -101,7 +102,14 @@ def plan(config: OSpatialNetConfig, weights: Weights, room: float = 0.0) -> Plan
     flat = aligned(total.size)
     flat[:] = total
     sizes = _sizes(c)
-    return Plan(sizes, flat, np.array(begins), kept, _work(c, sizes))
+    return Plan(sizes, flat, np.array(begins), kept, _parameters(c, weights), _work(c, sizes))
+
+
+def _parameters(c: OSpatialNetConfig, weights: Weights) -> int:
+    """Return how many parameters the folded network has: no embedding, and one spectrum instead of two."""
+    left = {k: w.size for k, w in weights.items() if "modulation" not in k and not k.startswith(("embedding", "room"))}
+    twice = left["encoder.weight"] + left["skip.weight"] if c.sees_state else 0
+    return sum(left.values()) - twice // 2
 
 
 class _Weights:
@@ -149,8 +157,7 @@ def _sizes(c: OSpatialNetConfig) -> Sizes:
 
 def _work(c: OSpatialNetConfig, sizes: Sizes) -> tuple[int, ...]:
     rows, tokens, channels = SEGMENT * c.bands, c.bands * c.fullband_squeeze, c.channels
-    many = max(1, NEAR // SEGMENT) * SEGMENT  # rows of a Mamba
-    many = max(many, NEAR)
+    many = max(NEAR, SEGMENT)  # rows of a Mamba
     inner = max(2 * channels * many, 2 * tokens * SEGMENT)
     narrow = max(
         rows * whole(max(c.squeeze, c.fullband_squeeze)),
