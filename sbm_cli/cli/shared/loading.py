@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,11 @@ def load_enhancer(model: str | Path | None, device: str, threads: int = 1) -> En
     """Return `Enhancer.load`, having said what takes so long if nothing is compiled for this processor yet."""
     from sbm_cli.enhancer import Enhancer
 
-    if device == "cpu" and find_spec("numba"):
-        from sbm_cli.compiled.jit import compiled_before
-        from sbm_cli.compiled.network import run
+    if device == "cpu":
+        with contextlib.suppress(ImportError):  # of Numba
+            from sbm_cli.compiled.jit import compiled_before
+            from sbm_cli.compiled.network import run
 
-        if not compiled_before(run):
-            console.note("compiling kernels for this processor: half a minute, once")
+            if not compiled_before(run):
+                console.note("compiling kernels for this processor: half a minute, once")
     return Enhancer.load(model, device=device, threads=threads)

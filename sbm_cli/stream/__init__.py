@@ -230,7 +230,7 @@ def _chain(model: Model, channels: Sequence[int], options: Options, high: bool, 
         from sbm_cli.engine.chain import CompiledChain
 
         return CompiledChain(model.config, plan, channels, high, threads)
-    from sbm_cli.chain import TorchChain
+    from sbm_cli.stream.torch_chain import TorchChain
 
     return TorchChain(model, channels, options, high, threads)
 
