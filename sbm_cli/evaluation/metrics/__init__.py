@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from sbm_cli.audio.samples import Samples
 from sbm_cli.evaluation.metrics import composite, dnsmos, lsd, nisqa, pesq, si_sdr, speaker, speechbert, stoi, wer
 from sbm_cli.evaluation.metrics.metric import RATE, Metric
+
+Pair = tuple[Samples, Samples | None]  # estimate (or noisy), clean
 
 METRICS = {
     metric.name: metric
@@ -77,6 +80,30 @@ def score(
     return scores
 
 
+def score_many(
+    pairs: Sequence[Pair],
+    metrics: Sequence[str],
+    workers: int = 1,
+    rate: int = RATE,
+    progress: Callable[[int], None] | None = None,
+) -> list[Scores]:
+    """Return the scores of each (estimate, clean) in order, whatever the `workers`.
+
+    workers: spawned processes of one thread each; 1 scores in this process.
+    progress: called after each pair with the number of those done.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    work = partial(_score_pair, tuple(metrics), rate)
+    if workers == 1:
+        return _collect(map(work, pairs), progress)
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(min(workers, max(1, len(pairs))), get_context("spawn")) as pool:
+        return _collect(pool.map(work, pairs), progress)
+
+
 def _missing(metric: Metric) -> str:
     absent = [package for package in metric.packages if find_spec(package) is None]
     if absent:
@@ -112,3 +139,16 @@ def _at_metric_rate(samples: Samples, rate: int) -> Samples:
 def _text(error: Exception) -> str:
     message = error.args[0] if error.args else ""
     return message.decode(errors="replace") if isinstance(message, bytes) else str(message)  # pesq raises bytes
+
+
+def _score_pair(metrics: tuple[str, ...], rate: int, pair: Pair) -> Scores:
+    return score(metrics, *pair, rate)
+
+
+def _collect(rows: Iterable[Scores], progress: Callable[[int], None] | None) -> list[Scores]:
+    scores = []
+    for done, row in enumerate(rows, 1):
+        scores.append(row)
+        if progress is not None:
+            progress(done)
+    return scores
