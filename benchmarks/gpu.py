@@ -37,7 +37,8 @@ from sbm_cli.data.room_responses import ResponseBank, RoomResponse, simulate_roo
 from sbm_cli.data.sources import Source, open_sources
 from sbm_cli.model import ModelConfig
 from sbm_cli.nn import kernels
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.training.config import TrainConfig, load_recipe
 from sbm_cli.training.loop import Progress
 from sbm_cli.training.loop import train as run_training

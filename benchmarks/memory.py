@@ -26,7 +26,8 @@ import soundfile
 from sbm_cli import Enhancer
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.timing.clips import speech_like
 from sbm_cli.timing.machine import machine, peak_memory, software
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from sbm_cli import hub
@@ -16,6 +16,9 @@ from sbm_cli.hardware import chosen_device
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import Stream, block_samples
+
+if TYPE_CHECKING:
+    import torch
 
 THREADS = 1  # far faster than real time; more wait for each other unless the machine is idle
 MOST_CHANNELS = 1024  # limit of libsndfile; more are samples on the wrong axis,
@@ -50,7 +53,9 @@ class Enhancer:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        import torch
+
+        return torch.device(self.model.device)
 
     @property
     def latency_seconds(self) -> float:
@@ -72,7 +77,7 @@ class Enhancer:
         rows, columns = samples.shape if samples.ndim == 2 else (1, samples.size)
         if rows > MOST_CHANNELS or (rows > FEW_CHANNELS and 0 < columns < rows):
             raise ValueError(f"expected [channels, samples], got shape {samples.shape}: transpose it")
-        stream, size = self.stream(rate, rows, options), block_samples(self.device, rate)
+        stream, size = self.stream(rate, rows, options), block_samples(self.model.device, rate)
         blocks = [stream.feed(samples.reshape(rows, columns)[:, k : k + size]) for k in range(0, max(columns, 1), size)]
         clean = np.concatenate([*blocks, stream.flush()], axis=1)
         return clean[0] if samples.ndim == 1 else clean

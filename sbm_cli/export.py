@@ -26,11 +26,12 @@ from sbm_cli import __version__
 from sbm_cli.atomic import write_atomically
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.audio.samples import Samples
-from sbm_cli.dsp.stft import Stft, windows
+from sbm_cli.dsp.stft import Stft, window_tensors
 from sbm_cli.errors import DependencyError, ModelError
 from sbm_cli.model import Model
 from sbm_cli.options import Options
-from sbm_cli.stream import Carry, Stream, enhance_spectrum
+from sbm_cli.stream import Stream
+from sbm_cli.stream.torch_chain import Carry, enhance_spectrum
 from sbm_cli.timing.clips import read_clip, speech_like
 
 FORMAT = 1  # of inputs, outputs and metadata
@@ -116,7 +117,7 @@ class Hop(nn.Module):
         self.model, self.options, self.spectra = model, options, spectra
         self.network = model.folded(1 - options.dereverb)  # a module's parameters are those of its modules
         stft = model.config.stft
-        tensors = *windows(stft, torch.device("cpu")), *_dft(stft)
+        tensors = *window_tensors(stft, torch.device("cpu")), *_dft(stft)
         for name, tensor in zip(("analysis_window", "synthesis_window", "dft", "weights"), tensors, strict=True):
             self.register_buffer(name, tensor)
         self.scale = 1 / float(self.analysis_window.max())  # by which the windows were divided

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from sbm_cli.audio.clipping import apply_clip_mode
 from sbm_cli.audio.format import changes, check_room, format_for
@@ -22,6 +21,7 @@ from sbm_cli.audio.pipe import Pipe, temporary_folder
 from sbm_cli.audio.samples import Samples
 from sbm_cli.audio.writer import open_writer
 from sbm_cli.errors import AudioError
+from sbm_cli.hardware import gpu_is_full
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import Streams, block_samples
@@ -82,11 +82,12 @@ def enhance_files(
         told = None if progress is None else partial(_shifted, progress, len(results))
         try:
             results += _enhance_group(model, group, options, overwrite, threads, told)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not gpu_is_full(error):
+                raise
             if len(group) == 1:
                 results.append(error)
             model.side_by_side = max(1, len(group) // 2)
-            torch.cuda.empty_cache()
     return results
 
 

@@ -15,11 +15,22 @@ def cores() -> int:
 
 def gpus() -> int:
     """Return how many GPUs torch can use; without a driver, skip the seconds that torch takes to find none."""
-    if sys.platform == "linux" and not (any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()):
+    linux = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+    windows = Path(os.environ.get("SYSTEMROOT", "/"), "System32", "nvcuda.dll").exists()
+    if not {"linux": linux, "win32": windows, "darwin": False}.get(sys.platform, True):
         return 0
     import torch
 
     return torch.cuda.device_count()
+
+
+def gpu_is_full(error: Exception) -> bool:
+    """Return whether an error says that a GPU has no memory left; if so, give back what torch holds unused."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        return False
+    torch.cuda.empty_cache()
+    return True
 
 
 def chosen_device(device: str) -> str:

@@ -6,28 +6,36 @@ NAME.safetensors has the weights, NAME.json everything else.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from sbm_cli.atomic import write_atomically
+from sbm_cli.bridge.sampler import SAMPLERS
 from sbm_cli.bridge.schedule import VE, Schedule
 from sbm_cli.config import build, dump, parse_json
+from sbm_cli.dsp.arrays import Array
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.errors import ModelError
-from sbm_cli.nn.backbones import Backbone
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
-from sbm_cli.nn.network import Network, Windows
-from sbm_cli.nn.prepare import prepare
+from sbm_cli.nn.configs import Backbone, OSpatialNetConfig
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from sbm_cli.engine.plan import Plan
+    from sbm_cli.nn.network import Network
 
 FORMAT = 2  # of NAME.json
 FOLDED = 4  # networks that are kept for as many shares of the room
+Weights = Mapping[str, "NDArray[np.float32]"]
+Form = TypeVar("Form")  # of a folded network
 
 
 @dataclass(frozen=True)
@@ -56,21 +64,21 @@ class ModelConfig:
         if self.stft.bins != self.network.bins:
             raise ValueError(f"the STFT has {self.stft.bins} frequencies, the network {self.network.bins}")
 
-    def power(self, spectrum: Tensor) -> Tensor:
+    def power(self, spectrum: Array) -> Array:
         """Return the power of every frame, [batch, frames], which the level follows."""
         return self.level.power(spectrum, self.rate / self.stft.n_fft)
 
-    def track(self, power: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def track(self, power: Array, carry: Array | None = None) -> tuple[Array, Array]:
         """Return the level of every frame, and that of the last one, the carry for the next block."""
         return self.level.track(power, self.stft.hop / self.rate, carry)
 
-    def compress(self, spectrum: Tensor, level: Tensor) -> Tensor:
+    def compress(self, spectrum: Array, level: Array) -> Array:
         """Return a spectrum as the network sees it: divided by the level, compressed."""
-        return self.compression.compress(spectrum / level.sqrt()[:, None])
+        return self.compression.compress(spectrum / level[:, None] ** 0.5)
 
-    def expand(self, estimate: Tensor, level: Tensor) -> Tensor:
+    def expand(self, estimate: Array, level: Array) -> Array:
         """Return the spectrum of an estimate: the inverse of `compress`."""
-        return self.compression.expand(estimate) * level.sqrt()[:, None]
+        return self.compression.expand(estimate) * level[:, None] ** 0.5
 
     def to_network(self, waveform: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the compressed spectra of whole waveforms [batch, samples], and their level.
@@ -90,19 +98,47 @@ class ModelConfig:
 
 
 class Model:
-    """A network with its config, on a device: as trained, and folded for one step at t = 1."""
+    """A network with its config, on a device: as trained, and folded for one step at t = 1.
 
-    def __init__(self, network: Network, config: ModelConfig) -> None:
-        self.network, self.config = network, config
-        self.device = next(network.parameters()).device
+    network: a module of PyTorch, or its weights by name. From weights the module is made once it is asked for: with
+    a plan, enhancement on a CPU does not need it.
+    """
+
+    def __init__(self, network: Network | Weights, config: ModelConfig) -> None:
+        self.config = config
         self.side_by_side: int | None = None  # files that fit into memory together; None: it has not run out
+        self.device = "cpu"
+        self._weights: Weights | None = None
+        self._network: Network | None = None
+        if isinstance(network, Mapping):
+            self._weights = network
+        else:
+            self._network = network
+            self.device = str(next(network.parameters()).device)
         self._folded: dict[float, Network] = {}
+        self._plans: dict[float, Plan] = {}
+
+    @property
+    def network(self) -> Network:
+        """The network as a module of PyTorch."""
+        if self._network is None:
+            import torch
+
+            with torch.device("meta"):  # needs no memory or random numbers for weights that follow
+                self._network = self.config.network.build().eval()
+            weights = {name: torch.from_numpy(weight.copy()) for name, weight in (self._weights or {}).items()}
+            self._network.load_state_dict(weights, assign=True)
+        return self._network
 
     def to(self, device: str | torch.device) -> Model:
         """Move the model to a device for enhancement; it cannot be trained afterwards."""
-        prepare(self.network.to(device))
-        self.device = next(self.network.parameters()).device
-        self._folded.clear()
+        if self._network is not None or str(device) != "cpu":
+            from sbm_cli.nn.prepare import prepare
+
+            prepare(self.network.to(device))
+            self._folded.clear()
+            self._plans.clear()
+        self.device = str(device)
         return self
 
     @property
@@ -112,18 +148,39 @@ class Model:
 
     def folded(self, room: float = 0.0) -> Network:
         """Return the network folded for one step, block by block; room: share of reverberation to keep, 0 to 1."""
-        network = self._folded.get(room)
-        if network is None:
-            network = self._folded[room] = self._streamed(prepare(self.network.fold(room=room)))
-            if len(self._folded) > FOLDED:
-                del self._folded[next(iter(self._folded))]  # the oldest
-        return network
+        from sbm_cli.nn.prepare import prepare
+
+        return _kept(self._folded, room, lambda: self._streamed(prepare(self.network.fold(room=room))))
+
+    def plan(self, room: float = 0.0) -> Plan | None:
+        """Return the network folded for one step as compiled kernels take it; None if they do not, or not here."""
+        if self.device != "cpu" or self.config.schedule.end_std:
+            return None
+        try:
+            from sbm_cli.engine.plan import plan, supports
+        except ImportError:  # of Numba; PyTorch's way says so
+            return None
+
+        network = self.config.network
+        if not isinstance(network, OSpatialNetConfig) or not supports(network):
+            return None
+        weights = self._weights
+        if weights is None:
+            weights = {name: tensor.float().numpy() for name, tensor in self.network.state_dict().items()}
+        return _kept(self._plans, room, lambda: plan(network, weights, room))
 
     @property
     def lookahead(self) -> int:
         """Frames by which estimates are late, block by block."""
-        network = self.folded()
-        return network.lookahead if isinstance(network, Windows) else self.config.network.lookahead
+        if self.config.network.causal:
+            return self.config.network.lookahead
+        from sbm_cli.nn.network import WINDOW
+
+        return WINDOW
+
+    def frames_late(self, sampler: str, steps: int) -> int:
+        """Return by how many frames the output is late: the look-ahead of all network calls."""
+        return self.lookahead * SAMPLERS[sampler].nfe(steps)
 
     @property
     def latency_seconds(self) -> float:
@@ -132,6 +189,8 @@ class Model:
         return (stft.window + self.lookahead * stft.hop) / self.config.rate
 
     def _streamed(self, network: Network) -> Network:
+        from sbm_cli.nn.network import Windows
+
         return network if self.config.network.causal else Windows(network)
 
     @classmethod
@@ -142,30 +201,29 @@ class Model:
         ConfigError for an unknown key or a value out of range.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.numpy import load_file
 
         config = load_config(path)
         try:
-            weights: dict[str, Tensor] = load_file(path)
+            stored = load_file(path)
         except (OSError, SafetensorError) as error:
             raise ModelError(
                 f"{path}: cannot be read as safetensors ({error})", "Download or copy the model again."
             ) from error
-        for name, tensor in weights.items():
-            if not (tensor.is_floating_point() and tensor.isfinite().all()):
+        for name, weight in stored.items():
+            if not (weight.dtype.kind == "f" and np.isfinite(weight).all()):
                 raise ModelError(f"{path}: the weights {name!r} are not all finite numbers", "Copy the model again.")
-        with torch.device("meta"):  # needs no memory or random numbers for weights that follow
-            network = config.network.build()
         # A copy: float32 weights may be mapped from the file, which somebody may write to.
-        weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
+        model = cls({name: weight.astype(np.float32) for name, weight in stored.items()}, config)
         try:
-            network.load_state_dict(weights, assign=True)
-        except RuntimeError as error:
+            if model.plan() is None:
+                _ = model.network
+        except (KeyError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"{path}: the weights do not fit {path.with_suffix('.json').name}",
                 "Both files must come from the same training.",
             ) from error
-        return cls(network.eval(), config)
+        return model
 
     def save(self, path: Path) -> None:
         """Write float16 weights to `path` (NAME.safetensors) and the config beside it, each whole or not at all."""
@@ -175,6 +233,16 @@ class Model:
         write_atomically(path, save({name: tensor.detach().half().contiguous() for name, tensor in tensors}))
         text = json.dumps({"format": FORMAT} | dump(self.config), indent=2) + "\n"
         write_atomically(path.with_suffix(".json"), text.encode())
+
+
+def _kept(store: dict[float, Form], room: float, make: Callable[[], Form]) -> Form:
+    """Return what is kept for a share of the room, made once; those for the FOLDED latest shares are kept."""
+    found = store.get(room)
+    if found is None:
+        found = store[room] = make()
+        if len(store) > FOLDED:
+            del store[next(iter(store))]  # the oldest
+    return found
 
 
 def load_config(path: Path) -> ModelConfig:

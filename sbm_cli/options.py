@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 Sampler = Literal["ode", "sde", "heun", "jump"]
 Dtype = Literal["float32", "bfloat16"]
@@ -12,41 +12,64 @@ LEAST_RATE, MOST_RATE = 1000, 768_000  # Hz of an output
 
 
 @dataclass(frozen=True)
+class Knob:
+    """What is said of an option wherever it is offered: on the command line, in Python, on the page of `sbm serve`.
+
+    unit: of its value, in capitals; least, most: the numbers between which it lies. absent: what None stands for.
+    """
+
+    help: str
+    unit: str = ""
+    least: float | None = None
+    most: float | None = None
+    absent: str = ""
+
+
+@dataclass(frozen=True)
 class Options:
-    """Everything that changes the sound, except the model.
+    """Everything that changes the sound, except the model; each option is described beside it.
 
-    strength: share of enhanced sound in the output, 0 to 1; the rest is the input, sample for sample.
-    attenuation_limit: instead of strength, in decibels: nothing is attenuated by more, because the input is mixed back
-    in that many dB below itself (`--atten-lim` of DeepFilterNet); 0 is the input, None no limit.
-    dereverb: share of the reverberation to remove, 0 to 1; below 1 only for models that were trained for it.
-    steps: along the bridge. sampler: "ode"; "sde", whose noise follows from the seed; "heun", which calls the network
-    twice per step; or "jump", only for models that were trained for it.
-    dtype: of the network; bfloat16 is faster on processors that support it, and within -35 dB of float32.
-    keep_high_band: pass through what lies above the model's band, attenuated like its uppermost octave.
-    rate: sampling rate of the output in Hz, None: that of the input. mono: mix all channels down to one first.
-    replace_nan: replace NaN, infinity and samples beyond 1e12 with silence.
-
-    For files only: subtype: sample format, None: that of the source. clip_mode: for samples beyond full scale.
-    audio_stream: number of the stream in a video, from 1, or "all"; None: the one that players choose. Other streams
-    are copied.
+    Strength is exact: the rest of the output is the input, sample for sample. subtype, clip_mode and audio_stream are
+    for files only.
 
     Raises ValueError for a value out of range, and for both strength and attenuation limit.
     """
 
-    strength: float = 1.0
-    attenuation_limit: float | None = None
-    dereverb: float = 1.0
-    steps: int = 1
-    sampler: Sampler = "ode"
-    seed: int = 0
-    dtype: Dtype = "float32"
-    keep_high_band: bool = False
-    rate: int | None = None
-    mono: bool = False
-    subtype: str | None = None
-    clip_mode: ClipMode = "clamp"
-    replace_nan: bool = False
-    audio_stream: int | Literal["all"] | None = None
+    strength: Annotated[float, Knob("Share of enhanced sound; the rest is the input.", "SHARE", 0, 1)] = 1.0
+    attenuation_limit: Annotated[
+        float | None,
+        Knob("Attenuate nothing by more than so many dB: strength in decibels, as in DeepFilterNet.", "DB", 0),
+    ] = None
+    dereverb: Annotated[
+        float, Knob("Share of the reverberation to remove; sbm-tiny always removes all.", "SHARE", 0, 1)
+    ] = 1.0
+    steps: Annotated[int, Knob("Steps along the bridge; each calls the network once.", "N", 1)] = 1
+    sampler: Annotated[
+        Sampler,
+        Knob("Sampler for several steps: ode, sde (random, see seed), heun (two network calls per step), or jump."),
+    ] = "ode"
+    seed: Annotated[int, Knob("Random seed for the sampler sde and for flows.", "N", 0)] = 0
+    dtype: Annotated[
+        Dtype, Knob("Precision of the network; bfloat16 is less exact, and faster on processors that support it.")
+    ] = "float32"
+    keep_high_band: Annotated[bool, Knob("Keep what lies above 8 kHz, attenuated like the octave below.")] = False
+    rate: Annotated[int | None, Knob("Output sampling rate.", "HZ", LEAST_RATE, MOST_RATE, "the input's")] = None
+    mono: Annotated[bool, Knob("Mix all channels down to one.")] = False
+    subtype: Annotated[
+        str | None, Knob("Output sample format or codec, such as PCM_24.", "SUBTYPE", absent="the input's")
+    ] = None
+    clip_mode: Annotated[
+        ClipMode, Knob("For samples beyond full scale in integer formats; rescale lowers the whole file.")
+    ] = "clamp"
+    replace_nan: Annotated[
+        bool, Knob("Replace NaN, infinity and samples beyond 1e12 with silence instead of failing.")
+    ] = False
+    audio_stream: Annotated[
+        int | Literal["all"] | None,
+        Knob(
+            "Audio stream of a video to enhance, counted from 1, or all.", "N|all", absent="the one that players choose"
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -84,3 +107,10 @@ class Options:
 
 
 DEFAULTS = Options()
+KEEP_ROOM = Knob("Remove noise but keep the reverberation: dereverb 0.")
+
+
+def knobs() -> dict[str, tuple[Any, Knob]]:
+    """Return type and description of every option by its name."""
+    hints = get_type_hints(Options, include_extras=True)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Annotated}

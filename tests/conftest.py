@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import select
+import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +44,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     from sbm_cli.data.mixing import MixConfig
     from sbm_cli.data.sources import DataConfig
     from sbm_cli.model import ModelConfig
-    from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
+    from sbm_cli.nn.configs import OSpatialNetConfig
     from sbm_cli.training.config import LoopConfig, OptimizerConfig, TrainConfig
 
     folder = tmp_path_factory.mktemp("corpus")
@@ -115,6 +119,93 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     made = Bundle(tmp_path / "tree")
     monkeypatch.setattr(hub, "_PACKAGE", made.package)
     return made
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Store a network of a few thousand parameters; untrained, it returns its input."""
+    import torch
+
+    from sbm_cli.model import Model, ModelConfig
+    from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+    from sbm_cli.nn.configs import OSpatialNetConfig
+
+    torch.manual_seed(0)
+    small = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    Model(OSpatialNet(small), ModelConfig("small", network=small)).save(path)
+    return path
+
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+
+
+class Browser:
+    """Chromium without a window, spoken to in the DevTools protocol through a pair of pipes."""
+
+    def __init__(self, folder: Path) -> None:
+        reads, self.write = os.pipe()
+        self.read, writes = os.pipe()
+        # The shell gives the pipes the numbers that Chromium wants: 3 to read from, 4 to write to.
+        script = f'exec "$0" "$@" 3<&{reads} 4>&{writes}'
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={folder}"]
+        flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps
+        self.process = subprocess.Popen(
+            ["bash", "-c", script, CHROMIUM, *flags, "--remote-debugging-pipe"],
+            pass_fds=(reads, writes),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(reads)
+        os.close(writes)
+        self.events: list[dict[str, Any]] = []
+        self.rest, self.number, self.session = b"", 0, ""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def call(self, method: str, **parameters: object) -> Any:
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.write, json.dumps(message).encode() + b"\0")
+        while (answer := self.receive()).get("id") != self.number:
+            self.events.append(answer)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def receive(self) -> dict[str, Any]:
+        while b"\0" not in self.rest:
+            assert select.select([self.read], [], [], 60)[0], "the browser does not answer"
+            part = os.read(self.read, 1 << 16)
+            assert part, "the browser has ended"
+            self.rest += part
+        message, _, self.rest = self.rest.partition(b"\0")
+        return json.loads(message)  # type: ignore[no-any-return]
+
+    def run(self, script: str) -> Any:
+        """Return what a script, which may wait, evaluates to."""
+        done = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in done, done
+        return done["result"].get("value")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.read)
+        os.close(self.write)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    """Start a browser of its own for a test, which is skipped where there is none."""
+    if not (CHROMIUM and shutil.which("bash")):
+        pytest.skip("no Chromium here")
+    made = Browser(tmp_path / "profile")
+    yield made
+    made.close()
 
 
 class FakeStream:

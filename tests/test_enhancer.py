@@ -23,7 +23,8 @@ from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, DependencyError, ModelError, OutputExistsError
 from sbm_cli.files import FileReport
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.options import Dtype, Options
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
@@ -32,7 +33,7 @@ DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 def make(lookahead: int = 0, perturbed: bool = True, **changes: bool) -> Enhancer:
     """Return an enhancer with a network of a few thousand parameters that changes what it hears."""
     torch.manual_seed(0)
-    config = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2, lookahead=lookahead)
+    config = OSpatialNetConfig(channels=16, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2, lookahead=lookahead)
     network = OSpatialNet(config := replace(config, **changes))
     if perturbed:
         for parameter in network.parameters():

@@ -22,8 +22,7 @@ from sbm_cli.dsp.stft import Stft
 from sbm_cli.errors import DependencyError, ModelError
 from sbm_cli.export import Dtype, Hop, export
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ncsnpp import NCSNppConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
+from sbm_cli.nn.configs import NCSNppConfig, OSpatialNetConfig
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import Stream
 from tests.nn.conftest import perturbed

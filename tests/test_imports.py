@@ -29,22 +29,25 @@ ROOMS = {
     "options": {"audio"},
     "dsp": set(),
     "bridge": set(),
-    "nn": {"errors"},
-    "model": {"atomic", "bridge", "dsp", "nn", "config", "errors"},
-    "stream": {"audio", "bridge", "dsp", "model", "nn", "options", "errors"},
-    "files": {"audio", "model", "stream", "options", "errors"},
+    "compiled": set(),
+    "engine": {"compiled", "dsp", "nn"},
+    "nn": {"compiled", "errors"},
+    "model": {"atomic", "bridge", "dsp", "engine", "nn", "config", "errors"},
+    "stream": {"audio", "bridge", "dsp", "engine", "model", "nn", "options", "errors"},
+    "files": {"audio", "hardware", "model", "stream", "options", "errors"},
     "enhancer": {"audio", "errors", "files", "hardware", "model", "stream", "hub", "options"},
     "live": {"audio", "enhancer", "options", "errors"},
+    "serve": {"audio", "hardware", "enhancer", "evaluation", "files", "lock", "options", "errors"},
     "data": {"atomic", "audio", "cells", "config", "hardware", "errors"},
-    "timing": {"audio", "hardware", "enhancer", "errors"},
+    "timing": {"audio", "hardware", "enhancer", "stream", "errors"},
     "evaluation": {"audio", "cells", "hardware", "data", "enhancer", "stream", "options", "timing", "errors"},
     "export": {"atomic", "audio", "dsp", "model", "stream", "options", "timing", "errors", ""},
     "training": {"atomic", "audio", "bridge", "cells", "config", "hardware", "data", "dsp", "lock", "model", "nn"}
     | {"errors"},
     "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors", ""},
-    # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
+    # nn and compiled only for what `sbm doctor` and `sbm --version` say, model for what `sbm models info` says
     "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
-    | {"atomic", "cells", "hardware", "errors", "export", "live", "training", ""},
+    | {"atomic", "cells", "compiled", "hardware", "errors", "export", "live", "serve", "training", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
@@ -59,15 +62,18 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "lock": (set(), set()),
     "audio": ({"numpy", "soundfile", "soxr"}, {"av"}),
     "options": (set(), set()),
-    "dsp": ({"torch", "numpy"}, {"triton"}),
-    "bridge": ({"torch"}, set()),
+    "dsp": ({"numpy"}, {"torch", "triton"}),
+    "bridge": (set(), {"torch"}),
+    "compiled": (set(), set()),
+    "engine": ({"numpy"}, set()),
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
-    "model": ({"torch"}, {"safetensors"}),
-    "files": ({"torch", "numpy"}, set()),
+    "model": ({"numpy"}, {"torch", "safetensors"}),
+    "files": ({"numpy"}, set()),
     "stream": ({"torch", "numpy"}, set()),
-    "enhancer": ({"torch", "numpy"}, set()),
+    "enhancer": ({"numpy"}, {"torch"}),
     "batch": (set(), {"ray"}),
     "live": ({"numpy"}, {"sounddevice"}),
+    "serve": ({"numpy", "starlette", "uvicorn"}, set()),
     "data": ({"torch", "numpy"}, {"soundfile", "soxr"}),
     "timing": ({"numpy"}, {"torch", "PIL"}),
     "evaluation": (
@@ -80,15 +86,16 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "numpy"},
         {"yaml", "safetensors", "lightning_fabric", "tensorboard"},
     ),
-    "cli": ({"typer"}, {"rich", "torch", "numba", "huggingface_hub"}),
+    "cli": ({"typer"}, {"rich", "torch", "numba", "huggingface_hub", "websockets"}),
     "": (set(), set()),
 }
 
 # Kernels are decorated at the top of their files, and those are imported in a function.
 KERNEL_ROOMS = {
     "sbm_cli.nn.kernels.cpu": {"numba", "llvmlite", "numpy"},
+    "sbm_cli.compiled": {"numba", "llvmlite", "numpy"},
     "sbm_cli.nn.kernels.triton": {"triton"},
-    "sbm_cli.dsp.level.triton": {"triton"},
+    "sbm_cli.dsp.level.triton": {"torch", "triton"},
 }
 
 

@@ -17,7 +17,8 @@ import torch
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 torch.set_num_threads(1)
 small = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2)
 enhancer = Enhancer(Model(OSpatialNet(small), ModelConfig("small", network=small)))

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import ConfigError, ModelError
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.options import Options
 
 SMALL = OSpatialNetConfig(

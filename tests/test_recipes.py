@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sbm_cli.bridge.schedule import Schedule, marginal
-from sbm_cli.nn.backbones.ncsnpp import NCSNppConfig
+from sbm_cli.nn.configs import NCSNppConfig
 from sbm_cli.training.config import TrainConfig, list_recipes, load_recipe
 from sbm_cli.training.objectives.objective import STUDENT, Batch
 

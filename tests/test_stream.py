@@ -14,7 +14,8 @@ import torch
 
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.options import Options
 
 BAD = [np.nan, np.inf, -np.inf, 1e30, -1e13]
@@ -25,7 +26,7 @@ NOISY = np.random.default_rng(0).normal(0, 0.1, (2, 9000)).astype(np.float32)
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Store a network of a few thousand parameters that changes what it hears."""
     torch.manual_seed(0)
-    config = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2)
+    config = OSpatialNetConfig(channels=16, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2)
     network = OSpatialNet(config)
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)

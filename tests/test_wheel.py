@@ -47,7 +47,12 @@ def python(site: Path, folder: Path, *arguments: str) -> str:
 
 def test_it_carries_all_that_is_not_code(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
-    data = [path for room in ("weights", "recipes") for path in (ROOT / "sbm_cli" / room).iterdir() if path.is_file()]
+    data = [
+        path
+        for room in ("weights", "recipes", "serve/page")
+        for path in (ROOT / "sbm_cli" / room).iterdir()
+        if path.is_file()
+    ]
     assert {"sbm_cli/checkpoints.json", "sbm_cli/py.typed"} <= inside
     assert {str(path.relative_to(ROOT)) for path in data} <= inside
     assert any(name.endswith("LICENSE") for name in inside)

@@ -1,5 +1,6 @@
 """What a sound file is made of, and what its cleaned copy shall be made of."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -138,6 +139,21 @@ class AudioFormat:
         channels = 1 if mono else self.channels
         layout = self.layout if channels == self.channels else ""
         return replace(self, rate=rate, channels=channels, samples=samples, layout=layout)
+
+
+def raw_format(text: str) -> AudioFormat:
+    """Return the format of bare samples that RATE[:CHANNELS[:SUBTYPE]] describes, such as 16000:1:PCM_16.
+
+    Raises ValueError for another text.
+    """
+    found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*)(?::(\w+))?)?", text)
+    subtype = (found and found[3] or "PCM_16").upper()
+    if found is None or subtype not in subtypes("RAW"):
+        raise ValueError(
+            f"expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, got {text!r}; "
+            f"choose SUBTYPE from {', '.join(subtypes('RAW'))}"
+        )
+    return AudioFormat(int(found[1]), int(found[2] or 1), None, "RAW", subtype)
 
 
 def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None) -> AudioFormat:

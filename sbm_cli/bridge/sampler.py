@@ -4,14 +4,17 @@ The network is always told the time of the state it sees, never the time it is t
 x = y together with t = 1, the pair it met in training.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from sbm_cli.bridge.schedule import BridgeSchedule, Schedule, expand, mean
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 T_MIN = 1e-4  # Jukić et al. 2024 and NeMo: smallest time in training, last time of the grid
 JUMP_MIN = 0.03  # SBCTM: smallest time in training
@@ -40,6 +43,8 @@ def grid(steps: int, t_min: float = T_MIN) -> Tensor:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not 0 < t_min < 1:
         raise ValueError(f"t_min must lie in (0, 1), got {t_min}")
+    import torch
+
     return torch.linspace(1.0, t_min, steps + 1, dtype=torch.float64, device="cpu")
 
 
@@ -48,6 +53,8 @@ def karras(part: Tensor, t_min: float = JUMP_MIN) -> Tensor:
 
     Source: Karras et al. 2022 (arXiv 2206.00364), Eq. 5 with rho = 7.
     """
+    import torch
+
     return torch.pow(1 + part * (t_min ** (1 / 7) - 1), 7)
 
 
@@ -132,15 +139,17 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
     normal; so not for a complex state held as two real channels, which needs randn/√2 (or `torch.view_as_complex`).
     The generator may live on the CPU whatever the device of `like`, for equal draws everywhere.
     """
+    import torch
+
     device = like.device if generator is None else generator.device
     return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
 
 
-Draw = Callable[[Tensor], Tensor]  # noise as of `draw_noise`
+Draw = Callable[["Tensor"], "Tensor"]  # noise as of `draw_noise`
 # (t, state, noisy, others, to=None) -> the network's estimate, and the tensors it was given as they belong to that
-Evaluate = Callable[..., tuple[Tensor, ...]]
+Evaluate = Callable[..., "tuple[Tensor, ...]"]
 # (evaluate, schedule, state, noisy, t_from, t_to, draw) -> the state at t_to, and noisy beside it
-Step = Callable[[Evaluate, Schedule, Tensor, Tensor, Tensor, Tensor, Draw | None], tuple[Tensor, Tensor]]
+Step = Callable[[Evaluate, Schedule, "Tensor", "Tensor", "Tensor", "Tensor", "Draw | None"], "tuple[Tensor, Tensor]"]
 
 
 def _ode(
@@ -273,6 +282,8 @@ def sample(
 
 
 def _times(noisy: Tensor, value: float) -> Tensor:
+    import torch
+
     return torch.full((noisy.shape[0],), value, dtype=noisy.real.dtype, device=noisy.device)
 
 

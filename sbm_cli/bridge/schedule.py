@@ -3,12 +3,14 @@
 Source of the bridge: Jukić et al. 2024 (arXiv 2407.16074), Table 1 and Eq. 11.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST = 100.0  # of every parameter: exp(100) is the largest variance that float32 nearly holds
 LEAST = 1e-9  # of the variance at t = 1: below, float32 divides zero by zero on the way
@@ -20,12 +22,16 @@ class BridgeSchedule:
     end_std = 0.0  # of the state at t = 1
 
     def alpha(self, t: Tensor) -> Tensor:
+        import torch
+
         return torch.ones_like(t)
 
     def var(self, t: Tensor) -> Tensor:
         raise NotImplementedError
 
     def weights(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        import torch
+
         end = torch.ones_like(t)
         alpha, alpha_end = self.alpha(t), self.alpha(end)
         var, var_end = self.var(t), self.var(end)
@@ -42,6 +48,8 @@ class BridgeSchedule:
 
         At t_from = 1 the state is `noisy` and has none: nothing is divided by std(1) = 0.
         """
+        import torch
+
         std_from, std_to = self.weights(t_from)[2], self.weights(t_to)[2]
         at_rest = std_from <= 0
         return torch.where(at_rest, 0.0, std_to / torch.where(at_rest, 1.0, std_from))
@@ -59,6 +67,8 @@ class VE(BridgeSchedule):
             raise ValueError(f"VE needs 1 < k <= {MOST} and {LEAST} <= c <= {MOST}, got k = {self.k}, c = {self.c}")
 
     def var(self, t: Tensor) -> Tensor:
+        import torch
+
         # c·(k^(2t) - 1) / (2 ln k); expm1 keeps the digits of small t.
         log_k = math.log(self.k)
         return self.c / (2 * log_k) * torch.expm1(2 * log_k * t)
@@ -78,9 +88,13 @@ class VP(BridgeSchedule):
             raise ValueError(f"VP needs {LEAST} <= c <= {MOST}, got c = {self.c}")
 
     def alpha(self, t: Tensor) -> Tensor:
+        import torch
+
         return torch.exp(-0.5 * _integral(self.beta0, self.beta1, t))
 
     def var(self, t: Tensor) -> Tensor:
+        import torch
+
         return self.c * torch.expm1(_integral(self.beta0, self.beta1, t))
 
 

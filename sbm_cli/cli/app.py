@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sbm_cli import __version__
-from sbm_cli.cli import batch, data, doctor, enhance, evaluate, export, live, models, rtf, train
+from sbm_cli.cli import batch, data, doctor, enhance, evaluate, export, live, models, rtf, serve, train
 from sbm_cli.cli.shared import console, errors, process
 from sbm_cli.cli.shared.options import Quiet, Verbose
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("enhance")(enhance.enhance)
 app.command("batch")(batch.batch)
 app.command("live")(live.live)
+app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.loading import load_enhancer
 from sbm_cli.cli.shared.options import (
     BAND_NOTE,
     PIPE,
@@ -118,9 +119,7 @@ def enhance(
 
         raise exists_error(first)  # before the model is loaded
 
-    from sbm_cli.enhancer import Enhancer
-
-    enhancer = Enhancer.load(model, device=device, threads=threads)
+    enhancer = load_enhancer(model, device, threads)
     failed: list[str] = []
     limits: set[float] = set()  # Hz, at which outputs end
     for source, target in wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,10 +11,12 @@ import typer
 
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Json, Quiet, Verbose
+from sbm_cli.cli.shared.options import Json, Quiet, Verbose, takes_options
 from sbm_cli.errors import OutputExistsError
+from sbm_cli.options import Options
 
 
+@functools.partial(takes_options, names=("dereverb",))
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="Where to write the graph.")],
     name: Annotated[
@@ -23,6 +26,7 @@ def export(
             help="A name of `sbm models list`, or a .safetensors file; the default model if none is given.",
         ),
     ] = None,
+    *,
     dtype: Annotated[
         Literal["float32", "float16", "int8"],
         typer.Option(help="Of the weights; with int8 of the products too, which is less exact."),
@@ -30,10 +34,7 @@ def export(
     spectra: Annotated[
         bool, typer.Option("--spectra", help="Leave the STFT out: the graph takes and returns the spectra of frames.")
     ] = False,
-    dereverb: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="How much of the reverberation to remove; less than 1 by sbm-small alone."),
-    ] = 1.0,
+    options: Options,
     check: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Recording to check the graph with; speech-like noise if none is given."),
@@ -68,7 +69,7 @@ def export(
         check,
         dtype=dtype,
         spectra=spectra,
-        dereverb=dereverb,
+        dereverb=options.dereverb,
         license=entry.license if entry else "",
     )
     if json:

@@ -1,10 +1,13 @@
-"""Power-law compression of spectra, X -> factor * |X|**exponent * exp(i phase), and its inverse (as SGMSE+ does)."""
+"""Power-law compression of spectra, X -> factor * |X|**exponent * exp(i phase), and its inverse (as SGMSE+ does).
+
+Spectra are arrays of NumPy or tensors.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from sbm_cli.dsp.arrays import Array
 
 
 @dataclass(frozen=True)
@@ -18,13 +21,14 @@ class Compression:
         if not 0.01 <= self.exponent <= 1 or not 1e-3 <= self.factor <= 1e3:  # expanding uses the power 1 / exponent
             raise ValueError(f"need exponent in [0.01, 1] and factor in [0.001, 1000], got {self}")
 
-    def compress(self, spectrum: Tensor) -> Tensor:
+    def compress(self, spectrum: Array) -> Array:
         """Return the compressed spectrum; zero stays zero. Gradients are infinite at zero."""
         # The bound lies 60 dB below anything audible and keeps 0 * 0**(negative) from becoming NaN.
-        gain: Tensor = self.factor * spectrum.abs().clamp_min(1e-12) ** (self.exponent - 1)
-        return spectrum * gain
+        compressed: Array = spectrum * (self.factor * abs(spectrum).clip(min=1e-12) ** (self.exponent - 1))
+        return compressed
 
-    def expand(self, compressed: Tensor) -> Tensor:
+    def expand(self, compressed: Array) -> Array:
         """Return the spectrum of a compressed one; differentiable everywhere, with a zero gradient of |X| at zero."""
-        gain: Tensor = compressed.abs() ** (1 / self.exponent - 1) * self.factor ** (-1 / self.exponent)
-        return compressed * gain
+        gain = abs(compressed) ** (1 / self.exponent - 1) * self.factor ** (-1 / self.exponent)
+        spectrum: Array = compressed * gain
+        return spectrum

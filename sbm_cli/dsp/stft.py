@@ -8,10 +8,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,15 @@ class Stft:
         samples: [batch, samples]. carry: from the last call, None at the start.
         Returns a spectrum [batch, freq, frames] and a carry [batch, fewer than window].
         """
+        import torch
+
         start = samples.new_zeros(samples.shape[0], self.overlap) if carry is None else carry
         samples = torch.cat([start, samples], -1)
         count = max(0, (samples.shape[-1] - self.window) // self.hop + 1)
         carry = samples[:, count * self.hop :]
         if not count:
             return samples.new_zeros(samples.shape[0], self.bins, 0, dtype=torch.complex64), carry
-        frames = samples.unfold(-1, self.window, self.hop) * windows(self, samples.device)[0]
+        frames = samples.unfold(-1, self.window, self.hop) * window_tensors(self, samples.device)[0]
         return torch.fft.rfft(frames, self.n_fft).transpose(1, 2), carry
 
     def synthesize(self, spectrum: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -70,12 +76,14 @@ class Stft:
         spectrum: [batch, freq, frames]. carry: [batch, overlap], None at the start.
         The first `overlap` samples of a stream are the zeros before its beginning.
         """
+        import torch
+
         batch, _, count = spectrum.shape
         if not count:
             start = spectrum.real.new_zeros(batch, self.overlap) if carry is None else carry
             return start[:, :0], start
         frames = torch.fft.irfft(spectrum.transpose(1, 2), self.n_fft)[..., : self.window]
-        hops = (frames * windows(self, frames.device)[1]).view(batch, count, -1, self.hop)
+        hops = (frames * window_tensors(self, frames.device)[1]).view(batch, count, -1, self.hop)
         parts = hops.shape[2]
         total = hops.new_zeros(batch, count + parts - 1, self.hop)
         if carry is not None:
@@ -86,6 +94,8 @@ class Stft:
 
     def forward(self, samples: Tensor) -> Tensor:
         """Return the spectrum [batch, freq, frames] of whole waveforms [batch, samples]."""
+        from torch.nn import functional as F
+
         count = self.frames(samples.shape[-1])
         padding = count * self.hop - samples.shape[-1]
         return self.analyze(F.pad(samples, (0, padding)))[0]
@@ -96,13 +106,21 @@ class Stft:
 
 
 @lru_cache  # copying to a GPU at every call would block on it
-def windows(stft: Stft, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the windows [window] of analysis and synthesis."""
+def window_tensors(stft: Stft, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the windows as tensors."""
+    import torch
+
     with torch.inference_mode(False):  # later calls may need gradients
-        window = torch.hann_window(stft.window, dtype=torch.float64, device="cpu")
-        if stft.shape == "sqrt-hann":
-            window = window.sqrt()
-        scale = window.square().sum().sqrt()
-        # Every sample is covered by window // hop windows; their squares sum to this, the same for every hop.
-        cover = window.square().view(-1, stft.hop).sum(0).repeat(stft.window // stft.hop)
-        return (window / scale).float().to(device), (window / cover * scale).float().to(device)
+        analysis, synthesis = (torch.from_numpy(window).to(device) for window in windows(stft))
+    return analysis, synthesis
+
+
+def windows(stft: Stft) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the windows [window] of analysis and synthesis."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(stft.window) / stft.window)
+    if stft.shape == "sqrt-hann":
+        window = np.sqrt(window)
+    scale = np.sqrt(np.square(window).sum())
+    # Every sample is covered by window // hop windows; their squares sum to this, the same for every hop.
+    cover = np.tile(np.square(window).reshape(-1, stft.hop).sum(0), stft.window // stft.hop)
+    return (window / scale).astype(np.float32), (window / cover * scale).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbm_cli.audio.io import SoundReader
+from sbm_cli.audio.samples import Samples
 from sbm_cli.timing.chart import GRID, INK, MARGIN, require_pillow
 
 WIDTH, HEIGHT = 1000, 300  # pixels of one spectrogram
@@ -40,23 +42,28 @@ def spectrogram(path: Path, replace_nan: bool = False) -> Spectrogram:
         if samples is None:
             with SoundReader(path, replace_nan) as other:
                 samples = sum(block.shape[1] for block in other.blocks(form.rate))
-        window = 2 * max(1, round(WINDOW * form.rate / 2))
-        hop = min(window // 2, max(1, samples // WIDTH))
-        frames = samples // hop + 1
-        columns = min(WIDTH, frames)
-        power, counts = np.zeros((columns, window // 2 + 1)), np.zeros(columns)
-        rest, done = np.zeros((form.channels, 0), np.float32), 0
-        for block in itertools.chain(reader.blocks(form.rate), [np.zeros((form.channels, window), np.float32)]):
-            rest = np.concatenate([rest, block], axis=1)
-            if rest.shape[1] < window:
-                continue
-            cut = np.lib.stride_tricks.sliding_window_view(rest, window, axis=1)[:, ::hop]  # [channels, n, window]
-            spectra = np.abs(np.fft.rfft(cut * np.hanning(window).astype(np.float32))) ** 2
-            places = np.arange(done, done + cut.shape[1]) * columns // frames
-            np.add.at(power, places, spectra.mean(0) / window**2)
-            np.add.at(counts, places, 1)
-            rest, done = rest[:, cut.shape[1] * hop :], done + cut.shape[1]
-    return Spectrogram(power / counts[:, None], form.rate, samples / form.rate)
+        return spectrogram_of(reader.blocks(form.rate), form.rate, form.channels, samples)
+
+
+def spectrogram_of(blocks: Iterable[Samples], rate: int, channels: int, samples: int) -> Spectrogram:
+    """Return the same of blocks [channels, n] that have so many samples in total."""
+    window = 2 * max(1, round(WINDOW * rate / 2))
+    hop = min(window // 2, max(1, samples // WIDTH))
+    frames = samples // hop + 1
+    columns = min(WIDTH, frames)
+    power, counts = np.zeros((columns, window // 2 + 1)), np.zeros(columns)
+    rest, done = np.zeros((channels, 0), np.float32), 0
+    for block in itertools.chain(blocks, [np.zeros((channels, window), np.float32)]):
+        rest = np.concatenate([rest, block], axis=1)
+        if rest.shape[1] < window:
+            continue
+        cut = np.lib.stride_tricks.sliding_window_view(rest, window, axis=1)[:, ::hop]  # [channels, n, window]
+        spectra = np.abs(np.fft.rfft(cut * np.hanning(window).astype(np.float32))) ** 2
+        places = np.arange(done, done + cut.shape[1]) * columns // frames
+        np.add.at(power, places, spectra.mean(0) / window**2)
+        np.add.at(counts, places, 1)
+        rest, done = rest[:, cut.shape[1] * hop :], done + cut.shape[1]
+    return Spectrogram(power / counts[:, None], rate, samples / rate)
 
 
 def draw(before: Spectrogram, after: Spectrogram, path: Path | BinaryIO) -> None:
@@ -67,7 +74,7 @@ def draw(before: Spectrogram, after: Spectrogram, path: Path | BinaryIO) -> None
     require_pillow()
     from PIL import Image, ImageDraw, ImageFont
 
-    top = 10 * math.log10(max(before.power.max(), after.power.max(), 1e-12))
+    top = max(before.power.max(), after.power.max())
     rate, seconds = max(before.rate, after.rate), max(before.seconds, after.seconds, 1e-3)
     panel = LINE + HEIGHT + LINE
     image = Image.new("RGB", (LABELS + WIDTH + MARGIN, 2 * panel + 2 * MARGIN), "white")
@@ -91,9 +98,15 @@ def draw(before: Spectrogram, after: Spectrogram, path: Path | BinaryIO) -> None
     image.save(path, "PNG")
 
 
+def brightness(power: NDArray[np.float64], top: float) -> NDArray[np.float64]:
+    """Return powers on the scale of the pictures: 1 is that of `top`, 0 what lies RANGE dB below."""
+    heights: NDArray[np.float64] = 1 + 10 * np.log10((power + 1e-30) / max(top, 1e-12)) / RANGE
+    return heights
+
+
 def _colours(power: NDArray[np.float64], top: float) -> NDArray[np.uint8]:
     """Return the picture [frequencies, columns, 3], highest frequency first."""
-    heights = 1 + (10 * np.log10(power.T[::-1] + 1e-30) - top) / RANGE
+    heights = brightness(power.T[::-1], top)
     stops = np.linspace(0, 1, len(COLOURS))
     channels = [np.interp(heights, stops, [colour >> shift & 255 for colour in COLOURS]) for shift in (16, 8, 0)]
     return np.stack(channels, -1).round().astype(np.uint8)

@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
+from sbm_cli.nn.configs import NetworkConfig
+
 Carry = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Dimensions of a backbone, stored beside its weights, and what it can do.
-
-    bins: frequencies of the spectrum. lookahead: frames of the future that the network sees; its output is that many
-    frames late. keep_room: whether it can keep the reverberation on request and remove only the noise. jumps: whether
-    it is told the time to go to, beside that of the state.
-    """
-
-    bins: int = 257
-    lookahead: int = 0
-    keep_room: bool = False
-    jumps: bool = False
-
-    causal: ClassVar[bool] = True  # except for the look-ahead; others see whole utterances, or `Windows` of them
-
-    @property
-    def timed(self) -> bool:
-        """Whether the network gets the time of the state, and so can take several steps."""
-        raise NotImplementedError
-
-    def build(self) -> Network:
-        """Return an untrained network of these dimensions."""
-        raise NotImplementedError
-
-    def grown(self, wanted: NetworkConfig) -> NetworkConfig:
-        """Return the wanted dimensions where a trained network can grow to them, and its own elsewhere.
-
-        It can grow where its weights, padded with zeros at the end, still compute the same.
-        """
-        return replace(self, jumps=self.jumps or wanted.jumps)
+WINDOW = 512  # frames of a window, for networks that see whole utterances
 
 
 class Network(nn.Module):
@@ -112,7 +79,7 @@ class Windows(Network):
     length, hop: frames of a window, and from one to the next; hop divides length.
     """
 
-    def __init__(self, network: Network, length: int = 512, hop: int = 256) -> None:
+    def __init__(self, network: Network, length: int = WINDOW, hop: int = WINDOW // 2) -> None:
         super().__init__()
         if not 0 < hop <= length or length % hop:
             raise ValueError(f"hop must divide length, got {hop} and {length}")

@@ -40,21 +40,6 @@ def sbm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return run
 
 
-@pytest.fixture(scope="session")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Store a network of a few thousand parameters; untrained, it returns its input."""
-    import torch
-
-    from sbm_cli.model import Model, ModelConfig
-    from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
-
-    torch.manual_seed(0)
-    small = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
-    path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    Model(OSpatialNet(small), ModelConfig("small", network=small)).save(path)
-    return path
-
-
 @pytest.fixture
 def noisy(tmp_path: Path) -> Path:
     """Write half a second of noise in 24 bits, stereo."""

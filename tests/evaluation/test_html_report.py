@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import select
-import shutil
-import subprocess
 from base64 import b64decode
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -23,11 +18,11 @@ from sbm_cli.evaluation.html_report import chosen, keep, to_html
 from sbm_cli.evaluation.report import Evaluation, summarise
 from sbm_cli.evaluation.scoring import evaluate
 
+if TYPE_CHECKING:
+    from tests.conftest import Browser
+
 HOSTILE = (
     "\"'><script>document.title='broken'</script><img src=x onerror=alert(1)> $title & a_very_long_name" + 60 * "x"
-)
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
 
 
@@ -117,69 +112,6 @@ def test_players_stand_evenly_over_the_set() -> None:
     assert chosen(10, 0) == []
 
 
-class Browser:
-    """Chromium without a window, spoken to in the DevTools protocol through a pair of pipes."""
-
-    def __init__(self, folder: Path) -> None:
-        reads, self.write = os.pipe()
-        self.read, writes = os.pipe()
-        # The shell gives the pipes the numbers that Chromium wants: 3 to read from, 4 to write to.
-        script = f'exec "$0" "$@" 3<&{reads} 4>&{writes}'
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={folder}"]
-        self.process = subprocess.Popen(
-            ["bash", "-c", script, CHROMIUM, *flags, "--remote-debugging-pipe"],
-            pass_fds=(reads, writes),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(reads)
-        os.close(writes)
-        self.events: list[dict[str, Any]] = []
-        self.rest, self.number, self.session = b"", 0, ""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-
-    def call(self, method: str, **parameters: object) -> Any:
-        self.number += 1
-        message = {"id": self.number, "method": method, "params": parameters}
-        if self.session:
-            message["sessionId"] = self.session
-        os.write(self.write, json.dumps(message).encode() + b"\0")
-        while (answer := self.receive()).get("id") != self.number:
-            self.events.append(answer)
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def receive(self) -> dict[str, Any]:
-        while b"\0" not in self.rest:
-            assert select.select([self.read], [], [], 60)[0], "the browser does not answer"
-            part = os.read(self.read, 1 << 16)
-            assert part, "the browser has ended"
-            self.rest += part
-        message, _, self.rest = self.rest.partition(b"\0")
-        return json.loads(message)  # type: ignore[no-any-return]
-
-    def run(self, script: str) -> Any:
-        """Return what a script, which may wait, evaluates to."""
-        done = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in done, done
-        return done["result"].get("value")
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.read)
-        os.close(self.write)
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    made = Browser(tmp_path / "profile")
-    yield made
-    made.close()
-
-
-@pytest.mark.skipif(not (CHROMIUM and shutil.which("bash")), reason="no Chromium here")
 def test_the_report_lives_in_a_browser(html: str, browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(html, encoding="utf-8")

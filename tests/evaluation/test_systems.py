@@ -13,7 +13,8 @@ import torch
 from sbm_cli.errors import AudioError, SbmError
 from sbm_cli.evaluation.systems import Folder, Program, all_options, at_level, load_models, run
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.timing.commands import Command
 
 NOISY = np.random.default_rng(0).uniform(-0.1, 0.1, 8000).astype(np.float32)

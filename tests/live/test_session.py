@@ -20,7 +20,8 @@ from sbm_cli.live.devices import Loudspeaker, Microphone, list_devices, sound_sy
 from sbm_cli.live.pipes import Output, RawInput
 from sbm_cli.live.session import Session
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.options import DEFAULTS, Options
 
 if TYPE_CHECKING:

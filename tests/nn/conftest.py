@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 
 
 def perturbed(config: OSpatialNetConfig) -> OSpatialNet:

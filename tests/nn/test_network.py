@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones import BACKBONES
-from sbm_cli.nn.network import Carry, Network, NetworkConfig, Windows
+from sbm_cli.nn.configs import BACKBONES, NetworkConfig
+from sbm_cli.nn.network import Carry, Network, Windows
 from sbm_cli.options import Options
 
 STFT = Stft(64, 64, 32)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbm_cli.nn import kernels
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.blocks import CrossBandBlock
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.nn.mamba import Mamba
 from sbm_cli.nn.prepare import prepare
 from tests.nn.conftest import perturbed

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNetConfig
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.nn.sequence import SEQUENCES, Attention
 
 every = pytest.mark.parametrize("kind", SEQUENCES)

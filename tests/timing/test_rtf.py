@@ -15,7 +15,8 @@ import torch
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, SbmError
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.timing import rtf
 from sbm_cli.timing.clips import Clip, made_clips, read_clip, speech_like
 from sbm_cli.timing.commands import Command

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.training.config import OptimizerConfig
 from sbm_cli.training.muon import RMS, orthogonal
 from sbm_cli.training.optimizer import ALIGNMENT, LEAST, Optimizer, ema_decay, learning_rate, matrices, named_in

@@ -17,7 +17,8 @@ from sbm_cli.data.mixing import MixConfig
 from sbm_cli.data.sources import DataConfig
 from sbm_cli.errors import ConfigError
 from sbm_cli.model import Model
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.training.config import LoopConfig, OptimizerConfig, TimeConfig, TrainConfig
 from sbm_cli.training.loop import train
 from sbm_cli.training.losses import LossConfig

@@ -14,7 +14,7 @@ from sbm_cli.bridge.schedule import Flow
 from sbm_cli.data.sources import open_sources
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.model import Model
-from sbm_cli.nn.backbones.ncsnpp import NCSNppConfig
+from sbm_cli.nn.configs import NCSNppConfig
 from sbm_cli.options import Options
 from sbm_cli.training.config import TimeConfig, TrainConfig
 from sbm_cli.training.loop import train

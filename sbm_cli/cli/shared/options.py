@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sbm_cli.options import DEFAULTS, LEAST_RATE, MOST_RATE, ClipMode, Dtype, Options, Sampler
+from sbm_cli.options import DEFAULTS, KEEP_ROOM, Knob, Options, knobs
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
@@ -43,73 +43,27 @@ PIPE = "-"  # standard input or output, where a file's name would stand
 BAND_NOTE = "the output ends at {:g} kHz; --keep-high-band passes on what lies above, attenuated but not cleaned"
 
 
-# The fields of `Options`, by their names and with their defaults, and --keep-room, in the order of the help.
-_OPTIONS: dict[str, Any] = {
-    "strength": Annotated[
-        float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of enhanced sound; the rest is the input.")
-    ],
-    "attenuation_limit": Annotated[
-        float | None,
-        typer.Option(
-            min=0, metavar="DB", help="Attenuate nothing by more than DB: --strength in decibels, as in DeepFilterNet."
-        ),
-    ],
-    "dereverb": Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, metavar="SHARE", help="Share of the reverberation to remove; below 1 needs sbm-small."
-        ),
-    ],
-    "keep_room": Annotated[
-        bool, typer.Option("--keep-room", help="Remove noise but keep the reverberation; same as --dereverb 0.")
-    ],
-    "steps": Annotated[
-        int, typer.Option(min=1, metavar="N", help="Steps along the bridge; each calls the network once.")
-    ],
-    "sampler": Annotated[
-        Sampler,
-        typer.Option(
-            help="Sampler for several steps: ode, sde (random, see --seed), heun (two network calls per step), or jump."
-        ),
-    ],
-    "seed": Annotated[int, typer.Option(min=0, metavar="N", help="Random seed for --sampler sde and for flows.")],
-    "dtype": Annotated[
-        Dtype,
-        typer.Option(
-            help="Precision of the network; bfloat16 is less exact, and faster on processors that support it."
-        ),
-    ],
-    "keep_high_band": Annotated[
-        bool, typer.Option("--keep-high-band", help="Keep what lies above 8 kHz, attenuated like the octave below.")
-    ],
-    "rate": Annotated[
-        int | None,
-        typer.Option(
-            min=LEAST_RATE, max=MOST_RATE, metavar="HZ", help="Output sampling rate.", show_default="the input's"
-        ),
-    ],
-    "mono": Annotated[bool, typer.Option("--mono", help="Mix all channels down to one.")],
-    "subtype": Annotated[
-        str | None,
-        typer.Option(
-            metavar="SUBTYPE", help="Output sample format or codec, such as PCM_24.", show_default="the input's"
-        ),
-    ],
-    "clip_mode": Annotated[
-        ClipMode, typer.Option(help="For samples beyond full scale in integer formats; rescale lowers the whole file.")
-    ],
-    "replace_nan": Annotated[
-        bool, typer.Option("--replace-nan", help="Replace NaN and infinite samples with silence instead of failing.")
-    ],
-    "audio_stream": Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|all",
-            help="Audio stream of a video to enhance, counted from 1, or all.",
-            show_default="the one that players choose",
-        ),
-    ],
-}
+def _option(kind: Any, knob: Knob, name: str) -> Any:
+    """Return the annotation that offers an option as Typer wants it."""
+    how: dict[str, Any] = {"help": knob.help, "metavar": knob.unit or None, "min": knob.least, "max": knob.most}
+    if kind is bool:  # without a --no-…
+        return Annotated[bool, typer.Option(f"--{name.replace('_', '-')}", help=knob.help)]
+    if name == "audio_stream":  # a number or a word, which Typer does not know
+        kind = str | None
+    return Annotated[kind, typer.Option(**how, show_default=knob.absent or True)]
+
+
+def _offered() -> dict[str, Any]:
+    """Return the options by their names, and --keep-room, in the order of the help."""
+    offered: dict[str, Any] = {}
+    for name, (kind, knob) in knobs().items():
+        offered[name] = _option(kind, knob, name)
+        if name == "dereverb":
+            offered["keep_room"] = _option(bool, KEEP_ROOM, "keep_room")
+    return offered
+
+
+_OPTIONS = _offered()
 
 
 def takes_options(command: Callable[..., None], names: Collection[str] = tuple(_OPTIONS)) -> Callable[..., None]:
@@ -132,7 +86,7 @@ def takes_options(command: Callable[..., None], names: Collection[str] = tuple(_
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
         chosen = {name: given.pop(name) for name in names}
-        if chosen.pop("keep_room"):
+        if chosen.pop("keep_room", False):
             chosen["dereverb"] = 0.0
         chosen["audio_stream"] = _stream(chosen.get("audio_stream"))
         with wrong_usage():
@@ -162,18 +116,13 @@ def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
 
 
 def raw_format(text: str) -> "AudioFormat":
-    """Return the format that RATE[:CHANNELS[:SUBTYPE]] describes."""
-    from sbm_cli.audio.format import AudioFormat, subtypes
+    """Return the format that --raw describes."""
+    from sbm_cli.audio import format
 
-    found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*)(?::(\w+))?)?", text)
-    subtype = (found and found[3] or "PCM_16").upper()
-    if found is None or subtype not in subtypes("RAW"):
-        raise typer.BadParameter(
-            f"expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, got {text!r}; "
-            f"choose SUBTYPE from {', '.join(subtypes('RAW'))}",
-            param_hint="--raw",
-        )
-    return AudioFormat(int(found[1]), int(found[2] or 1), None, "RAW", subtype)
+    try:
+        return format.raw_format(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--raw") from error
 
 
 def _stream(text: str | None) -> int | Literal["all"] | None:

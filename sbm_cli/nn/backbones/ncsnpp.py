@@ -8,46 +8,14 @@ needs whole utterances: it is not causal, and its normalisation sees every frame
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sbm_cli.nn.blocks import TimeEmbedding
-from sbm_cli.nn.network import Carry, Network, NetworkConfig
-
-
-@dataclass(frozen=True)
-class NCSNppConfig(NetworkConfig):
-    """Dimensions of an NCSN++.
-
-    channels: of each resolution, finest first; every next one has half the bins and half the frames.
-    blocks: residual blocks of each resolution on the way down; one more on the way up.
-    With the defaults it has 25.7 million parameters; the variant in the paper's table has 25.16.
-    """
-
-    channels: tuple[int, ...] = (128, 128, 192, 256)
-    blocks: int = 2
-
-    causal: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        sizes = (self.bins, self.blocks, *self.channels)
-        if not self.channels or min(sizes) < 1 or max(sizes[1:]) > 4096 or len(self.channels) > 8 or self.blocks > 64:
-            raise ValueError(f"expected 1 to 8 resolutions of 1 to 4096 channels and 1 to 64 blocks, got {self}")
-        if self.lookahead or self.keep_room:
-            raise ValueError(
-                "NCSN++ has no lookahead or keep_room: it sees whole utterances, and always removes the room"
-            )
-
-    def build(self) -> NCSNpp:
-        return NCSNpp(self)
-
-    @property
-    def timed(self) -> bool:
-        return True
+from sbm_cli.nn.configs import NCSNppConfig
+from sbm_cli.nn.network import Carry, Network
 
 
 class NCSNpp(Network):

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sbm_cli.nn.backbones.ncsnpp import NCSNpp, NCSNppConfig, resample
+from sbm_cli.nn.backbones.ncsnpp import NCSNpp, resample
+from sbm_cli.nn.configs import NCSNppConfig
 
 SMALL = NCSNppConfig(bins=33, channels=(8, 8, 16), blocks=1)
 END = torch.ones(1)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.blocks import FullBandBlock, ModulatedNorm
+from sbm_cli.nn.configs import OSpatialNetConfig
 
 END = torch.ones(1)
 

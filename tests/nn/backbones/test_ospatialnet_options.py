@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sbm_cli.config import build, dump
-from sbm_cli.nn.backbones.ospatialnet import OUTPUTS, OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OUTPUTS, OSpatialNetConfig
 from tests.nn.conftest import perturbed
 
 END = torch.ones(1)

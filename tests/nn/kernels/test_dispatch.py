@@ -97,7 +97,9 @@ def test_cuda_prefers_triton(monkeypatch: pytest.MonkeyPatch, absent: tuple[str,
 
 def without(package: str, implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a package be one that is not installed, for an implementation that was never imported."""
-    for module in [name for name in sys.modules if name.startswith(f"sbm_cli.nn.kernels.{implementation}")]:
+    for module in [
+        name for name in sys.modules if name.startswith((f"sbm_cli.nn.kernels.{implementation}", "sbm_cli.compiled"))
+    ]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
     forget()

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sbm_cli.dsp.level import Level
 from sbm_cli.nn import kernels
-from sbm_cli.nn.backbones.ospatialnet import OSpatialNet, OSpatialNetConfig
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.nn.kernels import band_conv, causal_conv1d, selective_scan
 from sbm_cli.nn.mamba import Mamba
 

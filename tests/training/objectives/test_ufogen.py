@@ -10,8 +10,8 @@ import torch
 
 from sbm_cli.bridge.schedule import marginal
 from sbm_cli.data.random import SECOND_NOISE, THIRD_NOISE
-from sbm_cli.nn.backbones.ncsnpp import NCSNppConfig
-from sbm_cli.nn.network import Network, NetworkConfig
+from sbm_cli.nn.configs import NCSNppConfig, NetworkConfig
+from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.loop import train
 from sbm_cli.training.objectives.bridge import Bridge

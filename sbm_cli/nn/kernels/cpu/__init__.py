@@ -1,8 +1,7 @@
-"""Operations compiled by Numba for float32 on the CPU, forward and backward.
+"""Operations on float32 tensors of the CPU, forward and backward, by the kernels of `sbm_cli.compiled`.
 
-Kernels are written on vectors of channels in registers (`vector`, `llvm`); they are serial and release the GIL, and a
-small pool of Python threads runs them over ranges of sequences or frames (`tensors`). Results do not depend on the
-number of threads.
+The kernels are serial and release the GIL; a small pool of Python threads runs them over ranges of sequences or frames
+(`tensors`). Results do not depend on the number of threads.
 """
 
 from __future__ import annotations

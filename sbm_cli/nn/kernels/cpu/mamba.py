@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from sbm_cli.compiled.conv import TAPS, conv_forward
+from sbm_cli.compiled.jit import jit
+from sbm_cli.compiled.rows import CHUNK, Rows, origin
+from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT, scan_forward
+from sbm_cli.compiled.vector import LANES, LN2, LOG2E, fill, load, splat, store, store4
 from sbm_cli.nn.kernels import reference
-from sbm_cli.nn.kernels.cpu.conv import TAPS, conv_forward, conv_gradients, convolve, last_inputs
-from sbm_cli.nn.kernels.cpu.jit import jit
-from sbm_cli.nn.kernels.cpu.scan import FORWARD_ROWS, GROUP, SEGMENT, scan, scan_forward, scan_gradients
-from sbm_cli.nn.kernels.cpu.tensors import CHUNK, Rows, array_of, origin, parts_of
-from sbm_cli.nn.kernels.cpu.vector import LANES, LN2, LOG2E, fill, load, splat, store, store4
+from sbm_cli.nn.kernels.cpu.conv import conv_gradients, convolve, last_inputs
+from sbm_cli.nn.kernels.cpu.scan import scan, scan_gradients
+from sbm_cli.nn.kernels.cpu.tensors import array_of, parts_of
 from sbm_cli.nn.kernels.dispatch import differentiates
 
 Carry = tuple[Tensor, Tensor]

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sbm_cli.nn.kernels.cpu.jit import jit
+from sbm_cli.compiled.rows import CHUNK, Rows
+from sbm_cli.compiled.threads import pool
 
-CHUNK = 4  # sequences that a thread takes together; their parameter gradients are summed first
 SERIAL = 1 << 16  # elements below which threads cost more than they gain
-
-
-class Rows(NamedTuple):
-    """A tensor [batch, time, band, channel] for the kernels: its memory as a flat array, all strides but the last."""
-
-    data: Any
-    strides: tuple[int, int, int]
-
-
-@jit
-def origin(rows, bands, sequence, frame):
-    """Return where a row of a sequence = batch * bands + band begins."""
-    return sequence // bands * rows.strides[0] + frame * rows.strides[1] + sequence % bands * rows.strides[2]
-
-
-@functools.lru_cache(maxsize=4)  # keyed by process: threads do not survive a fork
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="sbm-kernel")
 
 
 def run_kernel(kernel: Any, count: int, scratch: int, *args: Any, serial: bool = False) -> None:
@@ -49,7 +29,7 @@ def run_kernel(kernel: Any, count: int, scratch: int, *args: Any, serial: bool =
 
     parts = min(chunks, 4 * threads)
     edges = [min(count, CHUNK * -(-chunks * i // parts)) for i in range(parts + 1)]
-    list(_pool(os.getpid(), threads).map(work, edges[:-1], edges[1:]))
+    list(pool(os.getpid(), threads).map(work, edges[:-1], edges[1:]))
 
 
 def rows_of(x: Tensor) -> Rows:

@@ -12,8 +12,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, overload, register_model
 
-from sbm_cli.nn.kernels.cpu import llvm
-from sbm_cli.nn.kernels.cpu.jit import jit
+from sbm_cli.compiled import llvm
+from sbm_cli.compiled.jit import jit
 
 LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 LOG2E = 1.4426950408889634
@@ -184,6 +184,34 @@ def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
         return rows[0]
 
     return VECTOR(array, types.intp), generate
+
+
+@intrinsic
+def across(typing_context: Any, value: Any) -> Any:
+    """Sum over the lanes, in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total, distance = args[0], LANES // 2
+        while distance:
+            turned = ir.Constant(INTS, [lane ^ distance for lane in range(LANES)])
+            total = builder.fadd(total, builder.shuffle_vector(total, ir.Constant(FLOATS, ir.Undefined), turned))
+            distance //= 2
+        return total
+
+    return VECTOR(VECTOR), generate
+
+
+@intrinsic
+def inverse_root(typing_context: Any, value: Any) -> Any:
+    """Return 1 / sqrt of the first lane, in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        root = builder.module.declare_intrinsic("llvm.sqrt", [ir.FloatType()])
+        first = builder.extract_element(args[0], ir.Constant(ir.IntType(32), 0))
+        inverse = builder.fdiv(ir.Constant(ir.FloatType(), 1.0), builder.call(root, [first]))
+        return llvm.splat(builder, inverse, LANES)
+
+    return VECTOR(VECTOR), generate
 
 
 @jit

@@ -5,35 +5,23 @@ Each block passes the whole chain: resampling, STFT, level, compression, the net
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import InitVar, dataclass, field
-from functools import partial
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from sbm_cli.audio.resample import StreamResampler, resampled_length
 from sbm_cli.audio.samples import LIMIT, Samples, full_scale_one, usable, whole_rate
-from sbm_cli.bridge.sampler import SAMPLERS, sample
+from sbm_cli.bridge.sampler import SAMPLERS
 from sbm_cli.bridge.schedule import BridgeSchedule
-from sbm_cli.dsp.level import Level, frame_power
 from sbm_cli.errors import ModelError
 from sbm_cli.model import Model
-from sbm_cli.nn import network as nn
 from sbm_cli.options import Options
 
 # Of a file at a time: in shorter blocks calls cost more; in longer ones activations leave the caches of a CPU.
 BLOCK_SECONDS = {"cpu": 2.0, "cuda": 10.0}
-HIGH_BAND = Level(
-    attack=0.02, release=0.02, floor_db=-120.0
-)  # smooths the gain of the band that the model does not see
-SILENCE = 1e-12  # frame power (-120 dBFS) below which there is nothing to enhance and the output is zero
-_PROCESS = os.getpid()  # that imported this module, to notice a fork
 
 
 class Streams:
@@ -57,14 +45,11 @@ class Streams:
             raise ModelError(f"{config.name} was trained on a flow, which has no SDE.", "Use --sampler ode or heun.")
         if SAMPLERS[options.sampler].jumps and not config.network.jumps:
             raise ModelError(f"{config.name} was not trained to jump.", "Leave out --sampler, or use another model.")
-        self._model = model
-        self._options = options
-        self._threads = threads
         self._lanes = [_Lane(model, rate, channels, options) for rate, channels in forms]
-        self._high = any(lane.high for lane in self._lanes)
-        self._carry = Carry([lane.width for lane in self._lanes], options.seed)
+        high = any(lane.high for lane in self._lanes)
+        self._chain = _chain(model, [lane.width for lane in self._lanes], options, high, threads)
         # The zeros before the beginning, and the frames held back by the look-ahead, come out first.
-        self._drop = config.stft.overlap + _frames_late(model, options) * config.stft.hop
+        self._drop = config.stft.overlap + model.frames_late(options.sampler, options.steps) * config.stft.hop
 
     @property
     def finished(self) -> bool:
@@ -80,12 +65,10 @@ class Streams:
             lane.end() if block is None else lane.take(block)
         count = min((lane.waiting for lane in self._lanes if not lane.finished), default=0)
         rows = np.concatenate([lane.give(count) for lane in self._lanes])
-        with torch.inference_mode(), threads(self._threads):
-            noisy = torch.from_numpy(rows).to(self._model.device)
-            clean = _enhance_block(self._model, noisy, self._options, self._high, self._carry)
-            drop = min(self._drop, clean.shape[1])
-            self._drop -= drop
-            parts = clean[:, drop:].unflatten(0, (-1, len(rows))).cpu().numpy()
+        parts = self._chain(rows)
+        drop = min(self._drop, parts.shape[2])
+        self._drop -= drop
+        parts = parts[..., drop:]
         ends = itertools.accumulate(lane.width for lane in self._lanes)
         return [
             lane.put(np.concatenate(parts[: 3 if lane.high else 1, end - lane.width : end]))
@@ -151,7 +134,7 @@ class _Lane:
 
     def __init__(self, model: Model, rate: int, channels: int, options: Options) -> None:
         self._config = model.config
-        self._late = _frames_late(model, options)
+        self._late = model.frames_late(options.sampler, options.steps)
         self._options = options
         self._rates = rate, options.rate or rate
         self.width = 1 if options.mono else channels
@@ -229,153 +212,29 @@ def _joined(before: Samples, block: Samples) -> Samples:
     return np.concatenate([before, block], axis=1) if before.size else block
 
 
-@dataclass
-class Carry:
-    """What recordings side by side hand from one block to the next; None at the beginning.
+class Chain(Protocol):
+    """The way of samples through STFT, level, compression and network, and back."""
 
-    channels: of each recording; they share a level. seed: for the noise of each recording.
-    """
+    def __call__(self, samples: Samples, /) -> Samples:
+        """Return the samples [1, channels, hops * hop] that this block [channels, n] at the model's rate completes.
 
-    channels: list[int]
-    seed: InitVar[int]
-    noise: list[np.random.Generator] = field(init=False)
-    analysis: Tensor | None = None
-    level: Tensor | None = None
-    network: dict[int, nn.Carry] = field(default_factory=dict)  # of every step
-    # Of the frames that the look-ahead holds back: state and noisy of every step, the level [recordings, frames], and
-    # the spectrum.
-    states: dict[int, Tensor] = field(default_factory=dict)
-    late_level: Tensor | None = None
-    spectrum: Tensor | None = None
-    high: Tensor | None = None
-    synthesis: Tensor | None = None
-
-    def __post_init__(self, seed: int) -> None:
-        self.noise = [np.random.default_rng(seed) for _ in self.channels]
+        Where a high band is wanted, three times as much: the enhanced sound, the sound as the model heard it, and the
+        gain of the high band, all equally late. Resampled together they stay aligned.
+        """
 
 
-def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, carry: Carry) -> Tensor:
-    """Return the samples [channels, hops * hop] that this block [channels, n] at the model's rate completes.
+def _chain(model: Model, channels: Sequence[int], options: Options, high: bool, threads: int) -> Chain:
+    """Return the chain for recordings of so many channels: compiled if it can be, else in PyTorch."""
+    plan = model.plan(1 - options.dereverb) if options.steps == 1 and options.dtype == "float32" else None
+    if plan is not None:
+        from sbm_cli.engine.chain import CompiledChain
 
-    The channels are those of one recording after another, as in the carry.
-    high: return three times as many rows: the enhanced sound, the sound as the model heard it, and the gain of the high
-    band, all equally late. Resampled together they stay aligned.
-    """
-    config = model.config
-    spectrum, carry.analysis = config.stft.analyze(samples, carry.analysis)
-    if not spectrum.shape[2]:
-        return samples[:, :0].repeat(3 if high else 1, 1)
-    clean = enhance_spectrum(model, spectrum, options, high, carry)
-    clean, carry.synthesis = config.stft.synthesize(clean, carry.synthesis)
-    return clean
+        return CompiledChain(model.config, plan, channels, high, threads)
+    from sbm_cli.stream.torch_chain import TorchChain
+
+    return TorchChain(model, channels, options, high, threads)
 
 
-def enhance_spectrum(model: Model, spectrum: Tensor, options: Options, high: bool, carry: Carry) -> Tensor:
-    """Return the spectrum [channels, freq, frames] to synthesize from that of a block; see `_enhance_block`."""
-    config = model.config
-    power = config.power(spectrum)
-    if len(power) > len(carry.channels):
-        power = torch.stack([channels.mean(0) for channels in power.split(carry.channels)])
-    level, carry.level = config.track(power, carry.level)
-    estimate = _estimate(model, config.compress(spectrum, _of_channels(level, carry)), options, carry)
-    lookahead = _frames_late(model, options)
-    level, carry.late_level = _late(torch.where(power > SILENCE, level, 0.0), lookahead, carry.late_level)
-    clean = config.expand(estimate, _of_channels(level, carry))
-    if high:
-        spectrum, carry.spectrum = _late(spectrum, lookahead, carry.spectrum)
-        top = config.stft.bins // 2  # the uppermost octave
-        powers = torch.cat([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
-        powers, carry.high = HIGH_BAND.track(powers, config.stft.hop / config.rate, carry.high)
-        lowered, heard = powers.chunk(2)
-        ones = spectrum.real.new_ones(1, config.stft.window)
-        ones, _ = config.stft.analyze(ones, ones[:, :0])
-        # One gain per frame, shaped like its window: overlap-add interpolates smoothly.
-        clean = torch.cat([clean, spectrum, ones * (lowered / heard).sqrt().clamp(max=1)[:, None]])
-    return clean
-
-
-def _frames_late(model: Model, options: Options) -> int:
-    """Return by how many frames the output is late: the look-ahead of all network calls."""
-    return model.lookahead * SAMPLERS[options.sampler].nfe(options.steps)
-
-
-def _of_channels(level: Tensor, carry: Carry) -> Tensor:
-    """Return the level of each recording, [recordings, frames], for each of its channels; one level broadcasts."""
-    rows = [row for row, count in enumerate(carry.channels) for _ in range(count)]
-    return level[rows] if len(carry.channels) > 1 else level
-
-
-def _late(x: Tensor, frames: int, held: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return x [..., frames] delayed by so many frames, like the output of the network, and what is held back."""
-    x = torch.cat([x.new_zeros(*x.shape[:-1], frames) if held is None else held, x], -1)
-    split = x.shape[-1] - frames
-    return x[..., :split], x[..., split:]
-
-
-def _estimate(model: Model, noisy: Tensor, options: Options, carry: Carry) -> Tensor:
-    """Return the estimate of clean, shaped like the compressed spectrum `noisy` [channels, freq, frames].
-
-    Each step has its own carry: it sees all frames of its own time in order, however they are cut into blocks.
-    """
-    left = 1 - options.dereverb
-    network: Callable[..., tuple[Tensor, nn.Carry]] = model.folded(left)
-    if options.steps > 1 or model.config.schedule.end_std:  # the folded network takes the noisy signal alone
-        network = partial(model.timed, room=noisy.real.new_tensor([left]) if left else None)
-    count = (options.steps - 1) * SAMPLERS[options.sampler].draws + (model.config.schedule.end_std > 0)
-    draws = _draws(noisy, count, carry) if count else iter(())
-
-    numbers, waits = itertools.count(), itertools.count()
-
-    def step(state: Tensor, noisy: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
-        number = next(numbers)
-        jump = {} if to is None else {"to": to[:1]}
-        estimate: Tensor
-        # Entering autocast takes as long as a small operator: only where it has an effect.
-        kind, half = noisy.device.type, options.dtype == "bfloat16"
-        cast = half or torch.is_autocast_enabled(kind)
-        with torch.autocast(kind, torch.bfloat16, enabled=half) if cast else contextlib.nullcontext():
-            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number), **jump)
-        return estimate
-
-    def wait(*tensors: Tensor) -> tuple[Tensor, ...]:
-        number = next(waits)
-        late, carry.states[number] = _late(torch.stack(tensors), model.lookahead, carry.states.get(number))
-        return late.unbind()
-
-    schedule, draw = model.config.schedule, lambda _: next(draws)
-    return sample(step, schedule, noisy, options.steps, options.sampler, draw, wait=wait)
-
-
-def _draws(noisy: Tensor, count: int, carry: Carry) -> Iterator[Tensor]:
-    """Yield noise `count` times, drawn frame by frame, so that it does not depend on the blocks."""
-    _, bins, frames = noisy.shape
-    draws = [
-        generator.standard_normal((frames, count, channels, bins, 2), np.float32)
-        for generator, channels in zip(carry.noise, carry.channels, strict=True)
-    ]
-    parts = np.concatenate(draws, axis=2) * np.float32(0.5**0.5)
-    yield from torch.view_as_complex(torch.from_numpy(parts)).to(noisy.device).permute(1, 2, 3, 0)
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Set torch's thread count inside a `with` block and restore it.
-
-    In a forked process it is 1: OpenMP would wait for threads that only the parent has.
-    """
-    if os.getpid() != _PROCESS:
-        count = 1
-    before = torch.get_num_threads()
-    if count == before:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def block_samples(device: torch.device, rate: int) -> int:
+def block_samples(device: str, rate: int) -> int:
     """Return how many samples of a file to enhance at a time."""
-    return max(1, round(rate * BLOCK_SECONDS.get(device.type, BLOCK_SECONDS["cpu"])))
+    return max(1, round(rate * BLOCK_SECONDS.get(device.partition(":")[0], BLOCK_SECONDS["cpu"])))

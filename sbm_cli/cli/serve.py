@@ -1,0 +1,137 @@
+"""`sbm serve`: a page, and an interface for programs, on this machine or for others."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import secrets
+import signal
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from sbm_cli.cli.live import MODEL as LIVE_MODEL
+from sbm_cli.cli.shared import console
+from sbm_cli.cli.shared.options import Device, Model, Quiet, Verbose, chosen_device
+from sbm_cli.cli.shared.process import ending_signals, interrupted_by_signals
+from sbm_cli.errors import SbmError
+
+LOOPBACK = "127.0.0.1"
+PORT = 8765
+
+
+def serve(
+    *,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")] = LOOPBACK,
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, metavar="N", help="Port; 0 for a free one.")
+    ] = PORT,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            envvar="SBM_TOKEN",
+            help="What clients must show; needed wherever other machines can connect.",
+            show_default="a random one there, none on this machine",
+        ),
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    model: Model = None,
+    live_model: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="Model for streams; --model is for files.")
+    ] = LIVE_MODEL,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads for files.")] = 1,
+    max_size: Annotated[float, typer.Option(min=0, metavar="MB", help="Largest upload.")] = 1000,
+    max_minutes: Annotated[float, typer.Option(min=0, metavar="MIN", help="Longest recording.")] = 120,
+    keep: Annotated[
+        float, typer.Option(min=0, metavar="MIN", help="Remove recordings that nobody has asked for in this time.")
+    ] = 60,
+    streams: Annotated[int, typer.Option(min=0, metavar="N", help="Channels of live streams at a time.")] = 8,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Clean recordings on a page, and serve other programs.
+
+    The page takes files and records; it shows and plays before and after. Programs send files over HTTP and live sound
+    over a web socket; docs/serve.md describes both. What is uploaded stays on this machine and is removed when the
+    command ends. Needs the extra "serve".
+
+    \b
+    Examples:
+      sbm serve
+      sbm serve --port 0 --no-browser
+      sbm serve --host 0.0.0.0 --max-minutes 10        # prints an address with a token
+      curl -T noisy.wav "http://127.0.0.1:8765/enhance/" -o clean.wav
+      curl -T talk.m4a "http://127.0.0.1:8765/enhance/?ext=flac&attenuation_limit=12" -o clean.flac
+    """
+    console.adjust(quiet, verbose)
+    try:
+        import websockets  # noqa: F401  (uvicorn asks for it later)
+
+        from sbm_cli.serve.app import Settings, make_app, make_server
+        from sbm_cli.serve.jobs import Limits
+    except ModuleNotFoundError as error:
+        raise SbmError(f"{error.name} is not installed.", 'pip install "sbm-cli[serve]"') from error
+    from sbm_cli.enhancer import Enhancer
+    from sbm_cli.serve.workspace import workspace
+
+    device = chosen_device(device)
+    is_public = not _is_loopback(host)
+    if is_public and not token:
+        token = secrets.token_urlsafe(16)
+    limits = Limits(size=round(max_size * 1e6), seconds=60 * max_minutes, keep=60 * keep)
+    hosts = None if is_public or token else frozenset({"localhost", LOOPBACK, "::1", host.lower()})
+    with interrupted_by_signals(), contextlib.suppress(KeyboardInterrupt), _listen(host, port) as listener:
+        enhancer = Enhancer.load(model, device=device, threads=threads)
+        with workspace() as folder:
+            app = make_app(
+                enhancer,
+                lambda: Enhancer.load(live_model, device=device),
+                folder,
+                Settings(hosts, token, streams, limits),
+            )
+            address = _address(host, listener.getsockname()[1], token)
+            console.note(f"serving on {address}")
+            console.note("press Ctrl-C to stop")
+            if browser and not is_public and _has_browser():
+                import webbrowser
+
+                webbrowser.open(address)
+            server = make_server(app)
+            for number in ending_signals():
+                signal.signal(number, server.handle_exit)
+            server.run(sockets=[listener])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SbmError(f"port {port} is in use.", "Choose another one with --port; 0 takes a free one.") from error
+        raise SbmError(
+            f"cannot listen on {host}, port {port}: {error.strerror}.", "Check --host and --port."
+        ) from error
+
+
+def _address(host: str, port: int, token: str | None) -> str:
+    shown = socket.gethostname() if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+
+
+def _has_browser() -> bool:
+    """Whether there is one with a window: in a terminal it would hide our messages."""
+    has_screen = sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return console.interactive() and has_screen

@@ -1,0 +1,337 @@
+"""A whole oSpatialNet-Mamba, folded for one step, on a few frames of one channel.
+
+Notable
+- Weights lie in one array, in the order in which the stages read them; each part is whole vectors long.
+- What a block of frames passes on between the stages stays in the nearer caches: SEGMENT frames go through all of them,
+  and the Mamba takes only a few bands at a time, whose frames adjoin.
+- Every number is computed in the same order however the frames are cut: a stream equals the whole bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sbm_cli.compiled.conv import TAPS, conv_forward
+from sbm_cli.compiled.jit import jit
+from sbm_cli.compiled.product import product
+from sbm_cli.compiled.rows import Rows
+from sbm_cli.compiled.scan import SEGMENT, scan_forward
+from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, sigmoid, splat, store
+
+ENCODER, BLOCK, FULL_BAND, DECODER = range(4)
+NEAR = 64  # rows of a Mamba at a time: they stay in the caches beside the weights
+EPS = 1e-5  # of the normalisation, as in nn.LayerNorm
+OUTPUTS = 4  # of the head and the filter, computed together: independent sums hide the latency
+
+
+class Sizes(NamedTuple):
+    """Dimensions of a network. A frame of the spectrum is two rows of `width`, whose bins begin at `padding`."""
+
+    bins: int
+    padding: int
+    width: int
+    bands: int
+    stride: int
+    frames: int  # of the encoder's kernel
+    taps: int  # its bins
+    channels: int
+    kernel: int  # of the convolution along the bands
+    group: int  # channels that it joins
+    states: int
+    squeeze: int
+    fullband: int  # channels per band of the full-band Mamba
+    head: int
+    lookahead: int
+    filter_frames: int
+    filter_bins: int
+    behind: int  # taps of the filter before the frame that it estimates
+    history: int  # frames of the spectrum before the block
+
+
+class Work(NamedTuple):
+    """Arrays to compute in, one set for each thread."""
+
+    frame: Any  # one frame between zero bands; beyond it the head at full frequency resolution
+    normed: Any
+    wide: Any
+    inner: Any
+    gate: Any
+    narrow: Any
+    staged: Any
+
+
+@jit
+def whole(count):
+    return (count + LANES - 1) // LANES * LANES
+
+
+@jit
+def activate_all(values, count):
+    for i in range(0, count, LANES):
+        total = load(values, i)
+        store(values, i, total * sigmoid(total))
+
+
+@jit
+def copy(source, at, target, to, count):
+    for i in range(0, count, LANES):
+        store(target, to + i, load(source, at + i))
+
+
+@jit
+def mamba(frames, bands, sequence, sizes, channels, weights, at, carry, inputs_at, states_at, work):
+    """Run projection, convolution and scan of a Mamba on work.normed [band, frame, channel]; leave work.inner.
+
+    sequence: the first of so many bands, in the carry. Returns where the weights of the last projection begin.
+    """
+    inner, rank, rows, states = 2 * channels, (channels + 15) // 16, frames * bands, sizes.states
+    narrow = whole(rank + 2 * states)
+    at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.wide, 0, inner)
+    at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.gate, 0, inner)
+    # Band after band: the frames of each adjoin.
+    beside, short = (0, inner, frames * inner), (0, narrow, frames * narrow)
+    past = (TAPS - 1) * inner
+    before = carry[inputs_at + sequence * past : inputs_at + (sequence + bands) * past]
+    conv_forward(
+        0, bands, bands, frames, Rows(work.wide, beside), weights[at : at + TAPS * inner],
+        weights[at + TAPS * inner : at + (TAPS + 1) * inner], before, Rows(work.inner, beside), work.staged,
+    )  # fmt: skip
+    for band in range(bands):
+        for tap in range(TAPS - 1):
+            frame, to = frames - TAPS + 1 + tap, band * past + tap * inner
+            if frame < 0:
+                copy(before, to + frames * inner, before, to, inner)
+            else:
+                copy(work.wide, (band * frames + frame) * inner, before, to, inner)
+    at += (TAPS + 1) * inner
+    at = product(work.inner, 0, inner, 1, rows, weights, at, inner, narrow, False, work.narrow, 0, narrow)
+    step, bias, rates = at, at + rank * inner, at + (rank + 1) * inner
+    skip = rates + states * inner
+    h = carry[states_at + sequence * states * inner : states_at + (sequence + bands) * states * inner]
+    scan_forward(
+        0, bands, bands, frames, Rows(work.inner, beside), Rows(work.narrow, short), weights[step:bias],
+        weights[bias:rates], weights[rates:skip], Rows(work.narrow[rank:], short),
+        Rows(work.narrow[rank + states :], short), weights[skip : skip + inner], Rows(work.gate, beside),
+        h, h, h[:0], Rows(work.inner, beside), work.staged,
+    )  # fmt: skip
+    return skip + inner
+
+
+@jit
+def encode(frames, start, sizes, weights, at, spectra, x):
+    """Write the encoder's output for frames of the block from `start` on, x [frame, band, channel]."""
+    n, first = sizes, start + sizes.history - sizes.frames + 1
+    begin = n.padding - (n.taps - n.stride) // 2
+    for tap in range(n.frames):
+        for part in range(2):
+            for k in range(frames):
+                source = ((first + k + tap) * 2 + part) * n.width + begin
+                after = product(
+                    spectra, source, n.stride, 1, n.bands, weights, at, n.taps, n.channels, tap + part > 0,
+                    x, (start + k) * n.bands * n.channels, n.channels,
+                )  # fmt: skip
+            at = after
+
+
+@jit
+def map_bands(frames, sizes, weights, at, work):
+    """Add the linear map over all bands to work.wide [frame, band, channel]; return where the next weights begin."""
+    n, rows = sizes, frames * sizes.bands
+    narrow, mixed = whole(n.squeeze), whole(n.bands)
+    squeezed, turned, channel = work.narrow, work.gate, frames * n.bands
+    at = product(work.normed, 0, n.channels, 1, rows, weights, at, n.channels, narrow, False, squeezed, 0, narrow)
+    activate_all(squeezed, rows * narrow)
+    for row in range(rows):
+        for j in range(n.squeeze):
+            turned[j * channel + row] = squeezed[row * narrow + j]
+    for j in range(n.squeeze):
+        at = product(turned, j * channel, n.bands, 1, frames, weights, at, n.bands, mixed, False,
+                     work.inner, j * frames * mixed, mixed)  # fmt: skip
+    for k in range(frames):
+        after = product(work.inner, k * mixed, 1, frames * mixed, n.bands, weights, at, n.squeeze, n.channels, False,
+                        work.normed, k * n.bands * n.channels, n.channels)  # fmt: skip
+    for i in range(0, rows * n.channels, LANES):
+        total = load(work.normed, i)
+        store(work.wide, i, load(work.wide, i) + total * sigmoid(total))
+    return after
+
+
+@jit
+def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
+    """Write the estimate of frame k of a block; the decoder has left a row of `wide` for each band in work.gate."""
+    n, noisy, full = sizes, (k + sizes.history - sizes.lookahead) * 2 * sizes.width, work.frame
+    for band in range(n.bands):  # [channel of the head, bin]
+        for h in range(n.head):
+            source, to = band * wide + h * n.stride, h * n.width + n.padding + band * n.stride
+            for s in range(n.stride):
+                full[to + s] = work.gate[source + s]
+    for h in range(n.head):
+        for i in range(n.bins - 1, whole(n.bins)):  # the highest bin has no band of its own
+            full[h * n.width + n.padding + i] = 0.0
+        for i in range(0, n.bins, LANES):
+            to = h * n.width + n.padding + i
+            total = load(full, to) + fill(weights, at)
+            for part in range(2):
+                for tap in range(3):
+                    bins = load(spectra, noisy + part * n.width + n.padding + i + tap - 1)
+                    total = total + fill(weights, at + 1 + part * 3 + tap) * bins
+            store(full, to, total * sigmoid(total))
+        full[h * n.width + n.padding - 1] = full[h * n.width + n.padding + n.bins] = 0.0
+        at += LANES
+    for i in range(0, n.bins, LANES):
+        to = k * 2 * n.width + n.padding + i
+        a, b, c, d = head_sums(full, i, sizes, weights, at)
+        re, im = load(spectra, noisy + n.padding + i), load(spectra, noisy + n.width + n.padding + i)
+        store(estimates, to, a * re - b * im + c)
+        store(estimates, to + n.width, a * im + b * re + d)
+    at += whole((3 * n.head + 1) * OUTPUTS)
+    for h in range(n.head):
+        full[h * n.width + n.padding + n.filter_bins] = 0.0  # the filter sees no further
+    for tap in range(0, n.filter_frames if n.filter_frames > 1 else 0, 2):
+        past = noisy + (tap - n.behind) * 2 * n.width
+        for i in range(0, n.filter_bins, LANES):
+            to = k * 2 * n.width + n.padding + i
+            a, b, c, d = head_sums(full, i, sizes, weights, at)
+            re, im = load(spectra, past + n.padding + i), load(spectra, past + n.width + n.padding + i)
+            if tap + 1 < n.filter_frames:
+                past += 2 * n.width
+            re2, im2 = load(spectra, past + n.padding + i), load(spectra, past + n.width + n.padding + i)
+            if tap + 1 < n.filter_frames:
+                past -= 2 * n.width
+            real, imaginary = a * re - b * im + c * re2 - d * im2, a * im + b * re + c * im2 + d * re2
+            if i + LANES <= n.filter_bins:
+                store(estimates, to, load(estimates, to) + real)
+                store(estimates, to + n.width, load(estimates, to + n.width) + imaginary)
+            else:
+                store(work.normed, 0, real)
+                store(work.normed, LANES, imaginary)
+                for j in range(n.filter_bins - i):
+                    estimates[to + j] += work.normed[j]
+                    estimates[to + n.width + j] += work.normed[LANES + j]
+        at += whole((3 * n.head + 1) * OUTPUTS)
+
+
+@jit
+def head_sums(full, i, sizes, weights, at):
+    """Return OUTPUTS convolutions of width 3 over the bins from i on; weights: [1 + head * tap, output]."""
+    a, b, c, d = fill(weights, at), fill(weights, at + 1), fill(weights, at + 2), fill(weights, at + 3)
+    for h in range(sizes.head):
+        for tap in range(3):
+            at += OUTPUTS
+            value = load(full, h * sizes.width + sizes.padding + i + tap - 1)
+            a = a + value * fill(weights, at)
+            b = b + value * fill(weights, at + 1)
+            c = c + value * fill(weights, at + 2)
+            d = d + value * fill(weights, at + 3)
+    return a, b, c, d
+
+
+@jit
+def normalise(x, x_at, weights, at, channels, out, out_at, group, apart):
+    """Write gain * norm(x) + offset of a row; its channels in groups, each so far from the one before."""
+    total = splat(0.0)
+    for i in range(0, channels, LANES):
+        total = total + load(x, x_at + i)
+    mean, total = across(total) * (1.0 / channels), splat(0.0)
+    for i in range(0, channels, LANES):
+        value = load(x, x_at + i) - mean
+        total = total + value * value
+    scale = inverse_root(across(total) * (1.0 / channels) + EPS)
+    for i in range(0, channels, LANES):
+        value = (load(x, x_at + i) - mean) * scale * load(weights, at + i) + load(weights, at + channels + i)
+        store(out, out_at + i // group * apart + i % group, value)
+
+
+@jit
+def normalise_all(x, rows, weights, at, channels, out):
+    for row in range(rows):
+        normalise(x, row * channels, weights, at, channels, out, row * channels, channels, 0)
+
+
+@jit
+def convolve_bands(frames, sizes, weights, at, x, x_at, y, y_at, work):
+    """Write x + silu(conv(norm(x))) along the bands to y, which may be x; return where the next weights begin."""
+    n, channels, group = sizes, sizes.channels, sizes.group
+    before, apart = (n.kernel - 1) // 2, (n.bands + n.kernel - 1) * group  # padded as PyTorch does for "same"
+    for i in range(0, apart * (channels // group), LANES):
+        store(work.frame, i, splat(0.0))
+    for k in range(frames):
+        source, out = x_at + k * n.bands * channels, y_at + k * n.bands * channels
+        for band in range(n.bands):
+            place = (before + band) * group  # [group, band, channel]
+            normalise(x, source + band * channels, weights, at, channels, work.frame, place, group, apart)
+        after = at + 2 * channels
+        for i in range(0, channels, group):
+            after = product(work.frame, i // group * apart, group, 1, n.bands, weights, after, n.kernel * group, group,
+                            False, work.gate, i, channels)  # fmt: skip
+        for i in range(0, n.bands * channels, LANES):
+            total = load(work.gate, i)
+            store(y, out + i, load(x, source + i) + total * sigmoid(total))
+    return after
+
+
+@jit
+def block(frames, sizes, weights, at, carry, kept, x, start, work):
+    bands, channels = sizes.bands, sizes.channels
+    frame, rows, inner = bands * channels, frames * bands, 2 * channels
+    at = convolve_bands(frames, sizes, weights, at, x, start, work.wide, 0, work)
+    normalise_all(work.wide, rows, weights, at, channels, work.normed)
+    at = map_bands(frames, sizes, weights, at + 2 * channels, work)
+    at = convolve_bands(frames, sizes, weights, at, work.wide, 0, x, start, work)
+    inputs, many = bands * (TAPS - 1) * inner, max(1, NEAR // frames)
+    for first in range(0, bands, many):
+        count = min(many, bands - first)
+        for band in range(count):
+            for k in range(frames):
+                source, to = start + k * frame + (first + band) * channels, (band * frames + k) * channels
+                normalise(x, source, weights, at, channels, work.normed, to, channels, 0)
+        last = mamba(frames, count, first, sizes, channels, weights, at + 2 * channels,
+                     carry, kept, kept + inputs, work)  # fmt: skip
+        for band in range(count):
+            product(work.inner, band * frames * inner, inner, 1, frames, weights, last, inner, channels, True,
+                    x, start + (first + band) * channels, frame)  # fmt: skip
+
+
+@jit
+def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
+    channels, rows, narrow = sizes.channels, frames * sizes.bands, whole(sizes.fullband)
+    tokens = sizes.bands * sizes.fullband
+    at = product(x, start, channels, 1, rows, weights, at, channels, narrow, False, work.narrow, 0, narrow)
+    for row in range(rows):
+        for j in range(sizes.fullband):
+            work.wide[row * sizes.fullband + j] = work.narrow[row * narrow + j]
+    normalise_all(work.wide, frames, weights, at, tokens, work.normed)
+    at = mamba(frames, 1, 0, sizes, tokens, weights, at + 2 * tokens, carry, kept, kept + (TAPS - 1) * 2 * tokens, work)
+    at = product(work.inner, 0, 2 * tokens, 1, frames, weights, at, 2 * tokens, tokens, False, work.wide, 0, tokens)
+    product(work.wide, 0, sizes.fullband, 1, rows, weights, at, sizes.fullband, channels, True, x, start, channels)
+
+
+@jit
+def decode(frames, start, sizes, weights, at, spectra, x, work, estimates):
+    n, channels, width = sizes, sizes.channels, whole(sizes.stride * sizes.head)
+    for k in range(start, start + frames):
+        normalise_all(x[k * n.bands * channels :], n.bands, weights, at, channels, work.normed)
+        after = product(work.normed, 0, channels, 1, n.bands, weights, at + 2 * channels, channels, width, False,
+                        work.gate, 0, width)  # fmt: skip
+        decode_frame(k, sizes, width, weights, after, spectra, work, estimates)
+
+
+@jit
+def run(first, last, start, stop, sizes, weights, begins, carry, spectra, x, work, estimates):
+    """Take frames start to stop of a block through stages first to last.
+
+    begins: for each stage its kind (ENCODER and so on), and where its weights and its carry begin. spectra:
+    [history + frame, 2, width]; x: [frame, band, channel]; estimates: like spectra, without the history.
+    """
+    for begin in range(start, stop, SEGMENT):
+        frames, place = min(SEGMENT, stop - begin), begin * sizes.bands * sizes.channels
+        for stage in range(first, last):
+            kind, at, kept = begins[3 * stage], begins[3 * stage + 1], begins[3 * stage + 2]
+            if kind == ENCODER:
+                encode(frames, begin, sizes, weights, at, spectra, x)
+            elif kind == BLOCK:
+                block(frames, sizes, weights, at, carry, kept, x, place, work)
+            elif kind == FULL_BAND:
+                full_band(frames, sizes, weights, at, carry, kept, x, place, work)
+            else:
+                decode(frames, begin, sizes, weights, at, spectra, x, work, estimates)

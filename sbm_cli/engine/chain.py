@@ -1,0 +1,152 @@
+"""From noisy to clean samples by compiled kernels, block by block, as `sbm_cli.stream.torch_chain` specifies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from sbm_cli.compiled.network import run as run_network
+from sbm_cli.compiled.scan import SEGMENT
+from sbm_cli.compiled.threads import pool
+from sbm_cli.dsp.level import HIGH_BAND, SILENCE, frame_power
+from sbm_cli.dsp.stft import windows
+from sbm_cli.engine.plan import Plan, aligned
+
+if TYPE_CHECKING:
+    from sbm_cli.model import ModelConfig
+
+MOST = 8 * SEGMENT  # frames that go through the network between two calls: memory does not grow with a block
+Array = NDArray[Any]
+
+
+class CompiledChain:
+    """The chain of `stream.Chain`; channels: of each recording, which share a level."""
+
+    def __init__(self, config: ModelConfig, plan: Plan, channels: Sequence[int], high: bool, threads: int) -> None:
+        self._config, self._plan, self._high, self._threads = config, plan, high, threads
+        self._analysis_window, self._synthesis_window = windows(config.stft)
+        self._recordings = np.repeat(np.arange(len(channels)), channels)  # of each channel
+        self._starts = np.cumsum([0, *channels[:-1]])
+        self._counts = np.array(channels, np.float32)[:, None]
+        rows, stft, lookahead = sum(channels), config.stft, plan.sizes.lookahead
+        self._samples = np.zeros((rows, stft.overlap), np.float32)
+        self._total = np.zeros((rows * (3 if high else 1), stft.overlap), np.float32)
+        self._level: Array | None = None
+        self._late_level = np.zeros((len(channels), lookahead), np.float32)
+        self._spectrum = np.zeros((rows, stft.bins, lookahead if high else 0), np.complex64)
+        self._gains: Array | None = None
+        self._networks = [_Network(plan) for _ in range(rows)]
+        self._work = [plan.new_work() for _ in range(max(1, threads))]
+
+    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        stft = self._config.stft
+        self._samples = np.concatenate([self._samples, samples], axis=1)
+        count = max(0, (self._samples.shape[1] - stft.window) // stft.hop + 1)
+        if not count:
+            return np.zeros((3 if self._high else 1, len(samples), 0), np.float32)
+        frames = sliding_window_view(self._samples, stft.window, axis=1)[:, : count * stft.hop : stft.hop]
+        spectrum = np.fft.rfft(frames * self._analysis_window, stft.n_fft).astype(np.complex64, copy=False)
+        self._samples = self._samples[:, count * stft.hop :]
+        clean = self._enhance(spectrum.transpose(0, 2, 1))
+        finished = self._synthesize(clean.transpose(0, 2, 1))
+        return finished.reshape(-1, len(samples), count * stft.hop)
+
+    def _enhance(self, spectrum: Array) -> Array:
+        """Return the spectra to synthesize, [1 or 3 times channels, bins, frames], from those of the channels."""
+        config, lookahead = self._config, self._plan.sizes.lookahead
+        power = np.add.reduceat(config.power(spectrum), self._starts) / self._counts
+        level, self._level = config.track(power, self._level)
+        compressed = config.compress(spectrum, level[self._recordings])
+        estimate = self._estimate(compressed)
+        level, self._late_level = _late(np.where(power > SILENCE, level, 0), self._late_level, lookahead)
+        clean = config.expand(estimate, level[self._recordings])
+        if not self._high:
+            return clean
+        spectrum, self._spectrum = _late(spectrum, self._spectrum, lookahead)
+        top = config.stft.bins // 2  # the uppermost octave
+        powers = np.concatenate([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
+        powers, self._gains = HIGH_BAND.track(powers, config.stft.hop / config.rate, self._gains)
+        lowered, heard = np.split(powers, 2)
+        ones = np.fft.rfft(self._analysis_window, config.stft.n_fft)
+        # One gain per frame, shaped like its window: overlap-add interpolates smoothly.
+        gains = np.sqrt(lowered / heard).clip(max=1)[:, None] * ones[:, None]
+        return np.concatenate([clean, spectrum, gains.astype(np.complex64)])
+
+    def _estimate(self, noisy: Array) -> Array:
+        """Return the network's estimates, shaped like noisy [channels, bins, frames]."""
+        estimate = np.empty(noisy.shape, np.complex64)
+        for start in range(0, noisy.shape[2], MOST):
+            part = slice(start, start + MOST)
+            for network, given, out in zip(self._networks, noisy[..., part], estimate[..., part], strict=True):
+                network(given, out, self._work)
+        return estimate
+
+    def _synthesize(self, spectrum: Array) -> Array:
+        """Return the finished samples [rows, hop * frames] of spectra [rows, frames, bins]."""
+        stft, count = self._config.stft, spectrum.shape[1]
+        frames = np.fft.irfft(spectrum, stft.n_fft)[..., : stft.window].astype(np.float32, copy=False)
+        hops = (frames * self._synthesis_window).reshape(len(frames), count, -1, stft.hop)
+        parts = hops.shape[2]
+        total = np.zeros((len(frames), count + parts - 1, stft.hop), np.float32)
+        total[:, : parts - 1] = self._total.reshape(len(frames), parts - 1, stft.hop)
+        for part in range(parts):
+            total[:, part : part + count] += hops[:, :, part]
+        self._total = total[:, count:].reshape(len(frames), -1)
+        return total[:, :count].reshape(len(frames), -1)
+
+
+class _Network:
+    """The network for one channel, with what it carries from one block to the next."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, sizes = plan, plan.sizes
+        self._carry = aligned(plan.carry)
+        self._spectra = aligned((sizes.history + MOST) * 2 * sizes.width).reshape(-1, 2, sizes.width)
+        self._estimates = aligned(MOST * 2 * sizes.width).reshape(-1, 2, sizes.width)
+        self._x = aligned(MOST * sizes.bands * sizes.channels)
+
+    def __call__(self, noisy: Array, estimate: Array, work: Sequence[Any]) -> None:
+        """Write the estimates of up to MOST frames, [bins, frames] as noisy; work: for each thread."""
+        sizes, count = self._plan.sizes, noisy.shape[1]
+        bins = slice(sizes.padding, sizes.padding + sizes.bins)
+        given = self._spectra[sizes.history :][:count]
+        given[:, 0, bins], given[:, 1, bins] = noisy.real.T, noisy.imag.T
+        self._run(count, work)
+        self._spectra[: sizes.history] = self._spectra[count : count + sizes.history].copy()
+        estimate.real, estimate.imag = self._estimates[:count, 0, bins].T, self._estimates[:count, 1, bins].T
+
+    def _run(self, count: int, work: Sequence[Any]) -> None:
+        """Take the frames through all stages: with several threads, each takes some stages, segment after segment."""
+        plan = self._plan
+        stages, threads = len(plan.stages) // 3, len(work)
+
+        def run(first: int, last: int, start: int, stop: int, own: Any) -> None:
+            run_network(
+                first, last, start, stop, plan.sizes, plan.weights, plan.stages, self._carry,
+                self._spectra.ravel(), self._x, own, self._estimates.ravel(),
+            )  # fmt: skip
+
+        if threads == 1 or count <= SEGMENT:
+            run(0, stages, 0, count, work[0])
+            return
+        edges = [round(i * stages / threads) for i in range(threads + 1)]
+        segments = -(-count // SEGMENT)
+        for turn in range(segments + threads - 1):
+            tasks = [
+                (edges[i], edges[i + 1], segment * SEGMENT, min(count, (segment + 1) * SEGMENT), work[i])
+                for i in range(threads)
+                if 0 <= (segment := turn - i) < segments
+            ]
+            list(pool(os.getpid(), threads).map(lambda task: run(*task), tasks))
+
+
+def _late(x: Array, held: Array, frames: int) -> tuple[Array, Array]:
+    """Return x [..., frames] delayed by so many frames, like the output of the network, and what is held back."""
+    x = np.concatenate([held, x], axis=-1)
+    split = x.shape[-1] - frames
+    return x[..., :split], x[..., split:]

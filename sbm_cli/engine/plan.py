@@ -1,0 +1,311 @@
+"""The weights of a network for one step on a CPU: folded at t = 1, and packed as the kernels read them.
+
+The specification is the network of `sbm_cli.nn.backbones.ospatialnet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbm_cli.compiled.conv import TAPS
+from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work
+from sbm_cli.compiled.product import packed, whole
+from sbm_cli.compiled.rows import CHUNK
+from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT
+from sbm_cli.compiled.vector import LANES, LOG2E
+from sbm_cli.nn.configs import NetworkConfig, OSpatialNetConfig
+
+Weights = Mapping[str, NDArray[np.float32]]
+Array = NDArray[np.float32]
+ALIGNMENT = 64  # bytes: a line of the cache
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network for one step: its sizes and packed weights.
+
+    stages: kind of each, and where its weights and its carry begin, [stage * 3]. carry: numbers that a channel passes
+    on from one block to the next. parameters: of the folded network.
+    """
+
+    sizes: Sizes
+    weights: Array
+    stages: NDArray[np.int64]
+    carry: int
+    parameters: int
+    work: tuple[int, ...]  # sizes of the arrays in `Work`
+
+    def new_work(self) -> Work:
+        return Work(*(aligned(size) for size in self.work))
+
+
+def aligned(size: int) -> Array:
+    """Return zeros that begin at a line of the cache."""
+    spare = ALIGNMENT // 4
+    raw = np.zeros(size + spare, np.float32)
+    start = -raw.ctypes.data % ALIGNMENT // 4
+    return raw[start : start + size]
+
+
+def supports(config: NetworkConfig) -> bool:
+    """Return whether there is a plan for a network."""
+    if not isinstance(config, OSpatialNetConfig) or (config.sequence, config.output) != ("mamba", "mask+residual"):
+        return False
+    tokens = config.bands * config.fullband_squeeze
+    return config.channels % LANES == tokens % LANES == config.d_state % GROUP == 0
+
+
+def plan(config: OSpatialNetConfig, weights: Weights, room: float = 0.0) -> Plan:
+    """Return the plan of a network that is given by its weights; room: share of the reverberation to keep.
+
+    Raises KeyError or ValueError if the weights are not those of such a network.
+    """
+    c, source = config, _Weights(weights)
+    embedding = _embedding(c, source, room) if c.embedding else None
+    parts: list[Array] = []
+    begins: list[int] = []
+    kept = 0
+
+    def begin(kind: int, carried: int = 0) -> None:
+        nonlocal kept
+        begins.extend((kind, sum(part.size for part in parts), kept))
+        kept += carried
+
+    begin(ENCODER)
+    parts += _encoder(c, source)
+    for i in range(c.blocks):
+        tokens = c.bands * c.fullband_squeeze
+        if tokens and i == c.blocks // 2:
+            begin(FULL_BAND, (TAPS - 1 + c.d_state) * 2 * tokens)
+            parts += packed(
+                source.take("full.squeeze.weight", c.fullband_squeeze, c.channels).T,
+                source.take("full.squeeze.bias", c.fullband_squeeze),
+            )
+            parts += _modulated(source, "full.norm", tokens, embedding)
+            parts += _mamba(source, "full.mamba", tokens, c.d_state)
+            parts += packed(
+                source.take("full.unsqueeze.weight", c.channels, c.fullband_squeeze).T,
+                source.take("full.unsqueeze.bias", c.channels),
+            )
+        begin(BLOCK, (TAPS - 1 + c.d_state) * c.bands * 2 * c.channels)
+        parts += _cross_band(c, source, f"cross.{i}")
+        parts += _modulated(source, f"narrow.{i}.norm", c.channels, embedding)
+        parts += _mamba(source, f"narrow.{i}.mamba", c.channels, c.d_state)
+    begin(DECODER)
+    parts += _decoder(c, source)
+    source.check_all_taken()
+    total = np.concatenate([part.ravel() for part in parts])
+    flat = aligned(total.size)
+    flat[:] = total
+    sizes = _sizes(c)
+    return Plan(sizes, flat, np.array(begins), kept, _parameters(c, weights), _work(c, sizes))
+
+
+def _parameters(c: OSpatialNetConfig, weights: Weights) -> int:
+    """Return how many parameters the folded network has: no embedding, and one spectrum instead of two."""
+    left = {k: w.size for k, w in weights.items() if "modulation" not in k and not k.startswith(("embedding", "room"))}
+    twice = left["encoder.weight"] + left["skip.weight"] if c.sees_state else 0
+    return sum(left.values()) - twice // 2
+
+
+class _Weights:
+    """The weights of a network by name, each taken once and of the shape that its configuration says."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._left = dict(weights)
+
+    def take(self, name: str, *shape: int) -> Array:
+        found = self._left.pop(name)
+        if found.shape != shape:
+            raise ValueError(f"{name} has shape {list(found.shape)}, expected {list(shape)}")
+        return found
+
+    def check_all_taken(self) -> None:
+        if self._left:
+            raise ValueError(f"unknown weights {', '.join(self._left)}")
+
+
+def _sizes(c: OSpatialNetConfig) -> Sizes:
+    behind = c.filter_frames - 1 - c.filter_ahead
+    padding = max(1, (c.kernel[1] - c.stride) // 2)
+    return Sizes(
+        bins=c.bins,
+        padding=padding,
+        width=whole(max(padding + whole(c.bins) + 1, c.bins + 2 * padding)),
+        bands=c.bands,
+        stride=c.stride,
+        frames=c.kernel[0],
+        taps=c.kernel[1],
+        channels=c.channels,
+        kernel=c.cross_kernel,
+        group=_group(c),
+        states=c.d_state,
+        squeeze=c.squeeze,
+        fullband=c.fullband_squeeze,
+        head=c.head,
+        lookahead=c.lookahead,
+        filter_frames=c.filter_frames,
+        filter_bins=min(c.filter_bins, c.bins),
+        behind=behind,
+        history=max(c.kernel[0] - 1, c.lookahead + behind),
+    )
+
+
+def _work(c: OSpatialNetConfig, sizes: Sizes) -> tuple[int, ...]:
+    rows, tokens, channels = SEGMENT * c.bands, c.bands * c.fullband_squeeze, c.channels
+    many = max(NEAR, SEGMENT)  # rows of a Mamba
+    inner = max(2 * channels * many, 2 * tokens * SEGMENT)
+    narrow = max(
+        rows * whole(max(c.squeeze, c.fullband_squeeze)),
+        many * whole(_rank(channels) + 2 * c.d_state),
+        SEGMENT * whole(_rank(tokens) + 2 * c.d_state),
+    )
+    return (
+        max((c.bands + c.cross_kernel - 1) * channels, c.head * sizes.width),
+        max(rows * channels, many * channels, tokens * SEGMENT),
+        max(rows * channels, rows * c.fullband_squeeze, inner),
+        max(c.squeeze * SEGMENT * whole(c.bands), inner),
+        max(c.squeeze * rows, c.bands * whole(c.stride * c.head), c.bands * channels, inner),
+        narrow,
+        max(CHUNK * (2 * TAPS - 2), FORWARD_ROWS * SEGMENT) * 2 * max(channels, tokens),
+    )
+
+
+def _rank(channels: int) -> int:
+    return -(-channels // 16)
+
+
+def _embedding(c: OSpatialNetConfig, source: _Weights, room: float) -> Array:
+    """Return the embedding of t = 1, of a jump to 0 if the network jumps, and of the room."""
+    size = c.embedding
+    frequencies = source.take("embedding.frequencies", size // 2)
+
+    def features(t: float) -> Array:
+        phase = np.float32(2 * np.pi * t) * frequencies
+        return np.concatenate([np.sin(phase), np.cos(phase)])
+
+    x = source.take("embedding.layers.0.weight", size, size) @ features(1.0)
+    x = x + source.take("embedding.layers.0.bias", size)
+    if c.jumps:
+        x = x + source.take("embedding.jump.weight", size, size) @ features(0.0)
+    x = source.take("embedding.layers.2.weight", size, size) @ _silu(x)
+    x = _silu(x + source.take("embedding.layers.2.bias", size))
+    if c.keep_room:
+        x = x + np.float32(room) * source.take("room", size)
+    return x
+
+
+def _silu(x: Array) -> Array:
+    y: Array = x / (1 + np.exp(-x))
+    return y
+
+
+def _norm(source: _Weights, name: str, channels: int) -> list[Array]:
+    return [source.take(f"{name}.weight", channels), source.take(f"{name}.bias", channels)]
+
+
+def _modulated(source: _Weights, name: str, channels: int, embedding: Array | None) -> list[Array]:
+    """Return gain and offset of a norm at the time and for the room of an embedding."""
+    gain, offset = _norm(source, name, channels)
+    if embedding is None:
+        return [gain, offset]
+    both = source.take(f"{name}.modulation.weight", 2 * channels, len(embedding)) @ embedding
+    scale, shift = np.split(both + source.take(f"{name}.modulation.bias", 2 * channels), 2)
+    return [gain * (1 + scale), offset * (1 + scale) + shift]
+
+
+def _inputs(c: OSpatialNetConfig, weight: Array) -> Array:
+    """Return the weight of a convolution for one spectrum: at t = 1 state and noisy are the same."""
+    return weight[:, :2] + weight[:, 2:] if c.sees_state else weight
+
+
+def _encoder(c: OSpatialNetConfig, source: _Weights) -> list[Array]:
+    frames, taps = c.kernel
+    given = source.take("encoder.weight", c.channels, 4 if c.sees_state else 2, frames, taps)
+    weight, bias = _inputs(c, given), source.take("encoder.bias", c.channels)
+    parts = []
+    for frame in range(frames):
+        for part in range(2):
+            parts += packed(weight[:, part, frame].T, bias if frame + part == 0 else None)
+    return parts
+
+
+def _group(c: OSpatialNetConfig) -> int:
+    """Return how many channels the convolution along the bands joins: whole vectors, so several narrow groups."""
+    size = c.channels // c.cross_groups
+    return next(size * n for n in range(1, c.cross_groups + 1) if size * n % LANES == c.cross_groups % n == 0)
+
+
+def _convolution(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Array]:
+    size, kernel, group = c.channels // c.cross_groups, c.cross_kernel, _group(c)
+    weight = source.take(f"{name}.conv.weight", c.channels, size, kernel)
+    bias = source.take(f"{name}.conv.bias", c.channels)
+    parts = _norm(source, f"{name}.norm", c.channels)
+    for start in range(0, c.channels, group):
+        joined = np.zeros((kernel, group, group), np.float32)  # [tap, input, output]
+        for at in range(0, group, size):
+            own = slice(at, at + size)
+            joined[:, own, own] = weight[start + at : start + at + size].transpose(2, 1, 0)
+        parts += packed(joined.reshape(-1, group), bias[start : start + group])
+    return parts
+
+
+def _cross_band(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Array]:
+    full, bands, squeeze = f"{name}.full", c.bands, c.squeeze
+    parts = _convolution(c, source, f"{name}.conv1") + _norm(source, f"{full}.norm", c.channels)
+    parts += packed(
+        source.take(f"{full}.squeeze.weight", squeeze, c.channels).T, source.take(f"{full}.squeeze.bias", squeeze)
+    )
+    weight, bias = source.take(f"{full}.weight", squeeze, bands, bands), source.take(f"{full}.bias", bands, squeeze)
+    for j in range(squeeze):
+        parts += packed(weight[j], bias[:, j])
+    parts += packed(
+        source.take(f"{full}.unsqueeze.weight", c.channels, squeeze).T,
+        source.take(f"{full}.unsqueeze.bias", c.channels),
+    )
+    return parts + _convolution(c, source, f"{name}.conv2")
+
+
+def _mamba(source: _Weights, name: str, channels: int, states: int) -> list[Array]:
+    inner, rank = 2 * channels, _rank(channels)
+    values, gates = np.split(source.take(f"{name}.in_proj.weight", 2 * inner, channels), 2)
+    parts = packed(values.T) + packed(gates.T)
+    parts += [
+        source.take(f"{name}.conv1d.weight", inner, 1, TAPS)[:, 0].T,
+        source.take(f"{name}.conv1d.bias", inner),
+        *packed(source.take(f"{name}.x_proj.weight", rank + 2 * states, inner).T),
+        source.take(f"{name}.dt_proj.weight", inner, rank).T,
+        source.take(f"{name}.dt_proj.bias", inner),
+        -np.exp(source.take(f"{name}.A_log", inner, states).T) * np.float32(LOG2E),
+        source.take(f"{name}.D", inner),
+        *packed(source.take(f"{name}.out_proj.weight", channels, inner).T),
+    ]
+    return parts
+
+
+def _decoder(c: OSpatialNetConfig, source: _Weights) -> list[Array]:
+    parts = _norm(source, "norm", c.channels)
+    weight = source.take("decoder.weight", c.stride * c.head, c.channels).reshape(c.stride, c.head, c.channels)
+    bias = source.take("decoder.bias", c.stride * c.head).reshape(c.stride, c.head)
+    parts += packed(weight.transpose(2, 1, 0).reshape(c.channels, -1), bias.T.ravel())  # [head, bin of the band]
+    skip = _inputs(c, source.take("skip.weight", c.head, 4 if c.sees_state else 2, 1, 3))
+    rows = np.zeros((c.head, LANES), np.float32)
+    rows[:, 0], rows[:, 1:7] = source.take("skip.bias", c.head), skip.reshape(c.head, 6)
+    parts += [rows, *_head(source.take("head.weight", 4, c.head, 1, 3), source.take("head.bias", 4))]
+    if c.filter_frames > 1:
+        weight = source.take("filter.weight", 2 * c.filter_frames, c.head, 1, 3)
+        missing = -len(weight) % OUTPUTS
+        weight = np.concatenate([weight, np.zeros((missing, *weight.shape[1:]), np.float32)])
+        for taps in np.split(weight, len(weight) // OUTPUTS):
+            parts += _head(taps, np.zeros(OUTPUTS, np.float32))
+    return parts
+
+
+def _head(weight: Array, bias: Array) -> list[Array]:
+    """Return bias and taps of OUTPUTS convolutions, [1 + head * tap, output], filled up to whole vectors."""
+    rows = np.concatenate([bias[None], weight[:, :, 0].reshape(OUTPUTS, -1).T])
+    return [np.concatenate([rows.ravel(), np.zeros(-rows.size % LANES, np.float32)])]

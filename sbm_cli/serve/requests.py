@@ -1,0 +1,97 @@
+"""What a client asks for, as text: names that are only shown, and options by the names that they have everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import PurePath
+from typing import Any, get_args
+
+from sbm_cli.audio.format import OUTPUT_SUFFIXES, SUFFIXES
+from sbm_cli.options import DEFAULTS, KEEP_ROOM, Knob, Options, knobs
+
+# Offered on the page, as far as they exist; the interfaces for programs take all of them.
+_ON_PAGE = ("strength", "attenuation_limit", "keep_room", "keep_high_band", "loudness")
+OF_STREAMS = ("strength", "attenuation_limit", "dereverb", "keep_room")
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+_LONGEST_STEM, _LONGEST_SUFFIX = 100, 10  # characters
+
+
+def all_knobs() -> dict[str, tuple[Any, Knob]]:
+    return {**knobs(), "keep_room": (bool, KEEP_ROOM)}
+
+
+def parse_options(query: Mapping[str, str], known: Collection[str] = ()) -> Options:
+    """Return the options that a query asks for.
+
+    known: the names of those that it may ask for, all of them if empty.
+    Raises ValueError for an unknown name and a value out of range.
+    """
+    described = all_knobs()
+    unknown = query.keys() - (known or described.keys())
+    if unknown:
+        raise ValueError(f"unknown option {min(unknown)!r}; there are {', '.join(sorted(known or described))}")
+    chosen = {name: _value(name, described[name][0], text) for name, text in query.items()}
+    if chosen.pop("keep_room", False):
+        chosen["dereverb"] = 0.0
+    return Options(**chosen)
+
+
+def _value(name: str, kind: Any, text: str) -> Any:
+    kinds = get_args(kind) or (kind,)
+    if bool in kinds:
+        if text.lower() not in _YES + _NO:
+            raise ValueError(f"{name} must be true or false, got {text!r}")
+        return text.lower() in _YES
+    if float in kinds:
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"{name} must be a number, got {text!r}") from None
+    return int(text) if int in kinds and text.isdecimal() and len(text) < 20 else text
+
+
+def page_knobs(keeps_room: bool) -> list[dict[str, Any]]:
+    """Describe the options of the page. keeps_room: whether the model can keep the room."""
+    described = []
+    for name in _ON_PAGE:
+        kind, knob = all_knobs().get(name, (None, None))
+        if knob is None or (name == "keep_room" and not keeps_room):
+            continue
+        described.append(
+            {
+                "name": name,
+                "kind": "flag" if kind is bool else "number",
+                "help": knob.help,
+                "unit": knob.unit,
+                "least": knob.least,
+                "most": knob.most,
+                "default": getattr(DEFAULTS, name, False),
+            }
+        )
+    return described
+
+
+def shown_name(text: str) -> str:
+    """Return the last part of a name or path, without what does not print or turns the direction of writing."""
+    name = PurePath(text.replace("\\", "/")).name
+    path = PurePath("".join(letter for letter in name if letter.isprintable()).strip())
+    return path.stem[:_LONGEST_STEM] + path.suffix[:_LONGEST_SUFFIX] or "recording"
+
+
+def known_suffix(name: str) -> str:
+    """Return the suffix of a name if it is that of a recording, else none: it becomes part of a path."""
+    suffix = PurePath(name).suffix.lower()
+    return suffix if suffix in SUFFIXES + OUTPUT_SUFFIXES else ""
+
+
+def output_suffix(ext: str, name: str) -> str:
+    """Return the suffix of the output: that of the input unless another is asked for.
+
+    Raises ValueError for one that is not written.
+    """
+    if not ext:
+        return known_suffix(name)
+    suffix = f".{ext.lower().lstrip('.')}"
+    if suffix not in OUTPUT_SUFFIXES:
+        raise ValueError(f"unknown format {ext!r}; choose one of {' '.join(OUTPUT_SUFFIXES)}")
+    return suffix

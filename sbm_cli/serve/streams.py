@@ -1,0 +1,202 @@
+"""Live streams over web sockets: samples in, clean samples out, as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, raw_format
+from sbm_cli.audio.pipe import Pipe, PipeWriter
+from sbm_cli.audio.pipe import Samples as RawSamples
+from sbm_cli.audio.resample import LIVE, StreamResampler
+from sbm_cli.audio.samples import Samples
+from sbm_cli.enhancer import Enhancer
+from sbm_cli.errors import SbmError
+from sbm_cli.hardware import cores
+from sbm_cli.options import Options
+from sbm_cli.serve.requests import OF_STREAMS, parse_options
+
+END = "end"  # the text after which no more samples come
+MOST_CHANNELS = 2
+PATIENCE = 60.0  # seconds without a sample from a client, or in which it takes none
+_TURN = 4  # hops of a stream at a time: one that is late catches up, and the others need not wait for long
+_WAITING = 1.0  # seconds of sound that wait for their turn; more is left with the sender
+_REFUSED, _TOO_MANY = 1008, 1013  # how sockets are closed
+
+
+class Streams:
+    """The live streams of all clients, on all cores.
+
+    most: channels at a time.
+    """
+
+    def __init__(self, load: Callable[[], Enhancer], most: int) -> None:
+        self._load = load
+        self._most = most
+        self._used = 0  # channels
+        self._enhancer: Enhancer | None = None
+        self._loading = asyncio.Lock()
+        self._workers = ThreadPoolExecutor(cores(), "streams")
+
+    async def serve(self, socket: WebSocket) -> None:
+        """Serve a client from its first sample to its last."""
+        await socket.accept()
+        query = dict(socket.query_params)
+        try:
+            form = raw_format(query.pop("raw", "16000"))
+            if form.channels > MOST_CHANNELS:
+                raise ValueError(f"a stream has at most {MOST_CHANNELS} channels, got {form.channels}")
+            options = replace(parse_options(query, OF_STREAMS), replace_nan=True)
+            chain = await self._run(_Chain, await self._loaded(), form, options)
+        except (ValueError, SbmError) as error:
+            await _refuse(socket, _REFUSED, str(error), getattr(error, "hint", ""))
+            return
+        if self._used + form.channels > self._most:
+            await _refuse(socket, _TOO_MANY, f"{self._used} channels are in use already.", "Try again later.")
+            return
+        self._used += form.channels
+        try:
+            await socket.send_json(chain.describe())
+            await self._pass_on(socket, chain)
+        except WebSocketDisconnect:
+            pass
+        except asyncio.TimeoutError:  # the client sends nothing, or takes nothing, not even a farewell
+            pass
+        finally:
+            self._used -= form.channels
+
+    def close(self) -> None:
+        self._workers.shutdown(cancel_futures=True)
+
+    async def _loaded(self) -> Enhancer:
+        async with self._loading:
+            if self._enhancer is None:
+                self._enhancer = await self._run(self._load)
+            return self._enhancer
+
+    async def _run(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, action, *arguments)
+
+    async def _pass_on(self, socket: WebSocket, chain: _Chain) -> None:
+        inbox = _Inbox(socket, chain)
+        reading = asyncio.create_task(inbox.read())
+        try:
+            while data := await self._next(socket, inbox):
+                if clean := await self._run(chain.feed, data):
+                    # Waits until the client takes it; meanwhile what it sends stays where it is.
+                    await asyncio.wait_for(socket.send_bytes(clean), PATIENCE)
+            await reading  # raises if the client is gone
+            await asyncio.wait_for(socket.send_bytes(await self._run(chain.flush)), PATIENCE)
+            await socket.close()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _next(self, socket: WebSocket, inbox: _Inbox) -> bytes:
+        try:
+            return await asyncio.wait_for(inbox.take(), PATIENCE)
+        except asyncio.TimeoutError:
+            await _refuse(socket, _REFUSED, f"no samples for {PATIENCE:g} s.", "Send silence while there is no sound.")
+            raise
+
+
+class _Inbox:
+    """Samples that have come and wait for their turn; all that may be taken at a time is taken together."""
+
+    def __init__(self, socket: WebSocket, chain: _Chain) -> None:
+        self._socket = socket
+        self._most = chain.bytes_of(_WAITING)
+        self._turn = chain.turn_bytes
+        self._data = bytearray()
+        self._ended = False
+        self._changed = asyncio.Condition()
+
+    async def read(self) -> None:
+        """Take in what comes until the client says that it was all."""
+        try:
+            while True:
+                message = await self._socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    raise WebSocketDisconnect(message.get("code", 1006))
+                if message.get("text") == END:
+                    return
+                async with self._changed:
+                    self._data += message.get("bytes") or b""
+                    self._changed.notify_all()
+                    await self._changed.wait_for(lambda: len(self._data) < self._most)
+        finally:
+            async with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    async def take(self) -> bytes:
+        """Return the samples of the next turn, none at the end."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._data or self._ended)
+            taken = bytes(self._data[: self._turn])
+            del self._data[: self._turn]
+            self._changed.notify_all()
+            return taken
+
+
+class _Chain:
+    """From the bytes of a stream to those of its clean twin, of the same format, rate and number of samples."""
+
+    def __init__(self, enhancer: Enhancer, form: AudioFormat, options: Options) -> None:
+        self._form = form
+        self._config = enhancer.config
+        rate = enhancer.config.rate
+        self._to_model = StreamResampler(form.rate, rate, form.channels, LIVE)
+        self._from_model = StreamResampler(rate, form.rate, form.channels, LIVE)
+        self._stream = enhancer.stream(rate, form.channels, options)
+        self._latency = enhancer.latency_seconds + self._to_model.latency_seconds + self._from_model.latency_seconds
+        self._width = form.channels * SAMPLE_BYTES[form.subtype]
+        self._rest = b""  # of a sample whose other bytes are still to come
+        self._samples = 0
+
+    @property
+    def turn_bytes(self) -> int:
+        return self.bytes_of(_TURN * self._config.stft.hop / self._config.rate)
+
+    def bytes_of(self, seconds: float) -> int:
+        return max(1, round(seconds * self._form.rate)) * self._width
+
+    def describe(self) -> dict[str, Any]:
+        form = self._form
+        described: dict[str, Any] = {"model": self._config.name, "rate": form.rate, "channels": form.channels}
+        return described | {"subtype": form.subtype, "latency": self._latency}
+
+    def feed(self, data: bytes) -> bytes:
+        data = self._rest + data
+        whole = len(data) // self._width * self._width
+        data, self._rest = data[:whole], data[whole:]
+        if not data:
+            return b""
+        samples = RawSamples(io.BytesIO(data), self._form).read(whole, dtype="float32", always_2d=True).T
+        self._samples += samples.shape[1]
+        heard = self._to_model.feed(np.ascontiguousarray(samples))
+        return self._written(self._from_model.feed(self._stream.feed(heard)))
+
+    def flush(self) -> bytes:
+        """Return the rest: in total as many bytes as came, but for those of a broken sample."""
+        rest = (self._stream.feed(self._to_model.flush()), self._stream.flush())
+        parts = [self._from_model.feed(part) for part in rest]
+        return self._written(np.concatenate([*parts, self._from_model.flush(self._samples)], axis=1))
+
+    def _written(self, samples: Samples) -> bytes:
+        file = io.BytesIO()
+        PipeWriter(Pipe(file), self._form).write(samples)
+        return file.getvalue()
+
+
+async def _refuse(socket: WebSocket, code: int, message: str, hint: str) -> None:
+    """Say why, which a page cannot read out of a refused handshake, and close."""
+    await socket.send_json({"error": message, "hint": hint})
+    await socket.close(code)

@@ -1,0 +1,237 @@
+"""Files over HTTP: what comes back, what is refused, and that nothing stays."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+import soundfile
+
+from sbm_cli.audio.io import SoundReader
+from sbm_cli.options import Options
+from sbm_cli.serve.jobs import Jobs, Limits
+from sbm_cli.serve.requests import shown_name
+
+if TYPE_CHECKING:
+    from tests.serve.conftest import Server
+
+
+def wav(seconds: float = 0.5, channels: int = 1, rate: int = 16000) -> bytes:
+    samples = np.random.default_rng(0).uniform(-0.1, 0.1, (round(seconds * rate), channels))
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV")
+    return file.getvalue()
+
+
+def test_a_file_comes_back_as_the_command_writes_it(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "in.wav").write_bytes(wav())
+    server.enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "out.wav", Options(attenuation_limit=6))
+    answer = server("PUT", "/enhance/talk.wav?attenuation_limit=6", wav())
+    assert answer.status == 200 and answer.body == (tmp_path / "out.wav").read_bytes()
+    assert answer.headers["content-disposition"] == 'attachment; filename="talk-clean.wav"'
+    assert answer.headers["content-length"] == str(len(answer.body))
+    assert server.is_empty()
+
+
+def test_an_m4a_comes_back_as_an_m4a_of_the_same_length(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "in.wav").write_bytes(wav(2, channels=2, rate=48000))
+    server.enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "in.m4a")
+    answer = server("POST", "/enhance/in.m4a", (tmp_path / "in.m4a").read_bytes())
+    (tmp_path / "out.m4a").write_bytes(answer.body)
+    with SoundReader(tmp_path / "in.m4a") as before, SoundReader(tmp_path / "out.m4a") as after:
+        assert (after.format.container, after.format.subtype) == ("MP4", "AAC")
+        assert (after.format.rate, after.format.channels) == (48000, 2)
+        lengths = [sum(block.shape[1] for block in reader.blocks(48000)) for reader in (before, after)]
+    assert lengths[0] == lengths[1] >= 96000
+
+
+def test_another_format_and_mono(server: Server) -> None:
+    answer = server("PUT", "/enhance/talk.wav?ext=flac&mono=true&rate=8000", wav(channels=2))
+    with soundfile.SoundFile(io.BytesIO(answer.body)) as file:
+        assert (file.format, file.channels, file.samplerate, file.frames) == ("FLAC", 1, 8000, 4000)
+    assert answer.headers["content-type"] == "audio/flac"
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("strenght=1", "unknown option 'strenght'; there are attenuation_limit, "),
+        ("strength=2", "strength must be between 0 and 1, got 2.0"),
+        ("strength=nan", "strength must be between 0 and 1"),
+        ("strength=much", "strength must be a number, got 'much'"),
+        ("strength=0.5&attenuation_limit=3", "give only one of them"),
+        ("keep_room=perhaps", "keep_room must be true or false"),
+        ("steps=x", "steps and seed must be whole numbers"),
+        ("sampler=best", "sampler must be one of"),
+        ("ext=exe", "unknown format 'exe'; choose one of .wav"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_sent(server: Server, query: str, message: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.putrequest("PUT", f"/enhance/talk.wav?{query}")
+    connection.putheader("Content-Length", "1000000")
+    connection.endheaders()  # and no byte follows
+    answer = connection.getresponse()
+    assert answer.status == 400 and message in answer.read().decode()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        ("talk.wav", b"", "talk.wav: not a sound file (it is empty, 0 bytes)."),
+        ("talk.wav", wav()[:9000], "talk.wav: truncated"),
+        ("talk.mp3", b"\x89PNG" + bytes(5000), "talk.mp3: "),
+        ("talk.exe", wav(), "talk-clean: no sound format for a name without suffix."),
+        ("talk.opus", wav(rate=44100), "talk-clean.opus: Opus does not support 44100 Hz"),
+    ],
+)
+def test_what_cannot_be_enhanced_is_named_as_its_sender_does(
+    server: Server, name: str, body: bytes, message: str
+) -> None:
+    answer = server("PUT", f"/enhance/{name}", body)
+    assert answer.status == 422 and answer.json["error"].startswith(message)
+    assert str(server.folder) not in answer.body.decode() and server.is_empty()
+
+
+HOSTILE = (
+    "../../../../tmp/owned.wav",
+    "..\\..\\owned.wav",
+    "/etc/passwd",
+    "a\r\nSet-Cookie: x=y\r\n.wav",
+    '"; filename="evil.exe".wav',
+    "<img src=x onerror=alert(1)>.wav",
+    "gnp.\u202evaw.wav",
+    "\0.wav",
+    "é" * 3000 + ".wav",
+    "." * 50,
+    "~/.ssh/id_rsa",
+    "CON",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_shown_and_nothing_else(server: Server, name: str) -> None:
+    answer = server("POST", f"/jobs?name={quote(name)}&ext=wav", wav(0.1))
+    job = server.ended(answer.json["id"])
+    assert job["state"] == "done" and job["name"] == shown_name(name)
+    assert job["name"].isprintable() and len(job["name"]) <= 110 and not set(job["name"]) & set("/\\")
+    inside = sorted(path.name for path in (server.folder / job["id"]).iterdir())
+    assert inside in (["after.wav", "before.wav", "both"], ["after.wav", "before", "both"])
+    file = server("GET", f"/jobs/{job['id']}/file")
+    assert "set-cookie" not in file.headers and file.headers["content-disposition"].isascii()
+    assert server("DELETE", f"/jobs/{job['id']}").status == 204 and server.is_empty()
+
+
+def test_a_job_from_beginning_to_end(server: Server) -> None:
+    job = server("POST", "/jobs?name=talk.wav&strength=0.5", wav(1, channels=2)).json
+    assert job["name"] == "talk.wav" and job["query"] == "strength=0.5"
+    job = server.ended(job["id"])
+    sound = job["listening"]
+    assert (sound["rate"], sound["channels"], sound["samples"]) == (16000, [2, 2], 16000)
+    part = server("GET", f"/jobs/{job['id']}/sound", Range="bytes=8-15")
+    assert part.status == 206 and part.headers["content-range"] == "bytes 8-15/128000"
+    played = np.frombuffer(server("GET", f"/jobs/{job['id']}/sound").body, "<i2").reshape(-1, 4)
+    given, _ = soundfile.read(io.BytesIO(wav(1, channels=2)), dtype="int16")
+    first = server("GET", f"/jobs/{job['id']}/file")
+    made, _ = soundfile.read(io.BytesIO(first.body), dtype="int16")
+    assert np.abs(played - np.hstack([given, made])).max() <= 1
+    picture = server("GET", f"/jobs/{job['id']}/picture").body
+    assert len(picture) == 2 * sound["rows"] * sound["columns"] and max(picture) == 255
+
+    assert server("PUT", f"/jobs/{job['id']}?strength=0&ext=flac").json["query"] == "strength=0&ext=flac"
+    job = server.ended(job["id"])
+    assert job["output"] == "talk-clean.flac"
+    again, _ = soundfile.read(io.BytesIO(server("GET", f"/jobs/{job['id']}/file").body), dtype="int16")
+    assert np.array_equal(again, given)
+
+    assert server("DELETE", f"/jobs/{job['id']}").status == 204
+    assert server("GET", f"/jobs/{job['id']}").status == 404 and server.is_empty()
+
+
+def test_what_is_not_ready_is_not_served(server: Server) -> None:
+    job = server("POST", "/jobs?name=broken.wav", b"broken").json
+    assert server.ended(job["id"])["error"].startswith("broken.wav: ")
+    for part in ("file", "sound", "picture"):
+        assert server("GET", f"/jobs/{job['id']}/{part}").status == 409
+    server("DELETE", f"/jobs/{job['id']}")
+
+
+def upload(port: int, head: str, *parts: bytes, wait: float = 0.0) -> bytes:
+    """Send a request byte by byte as told, then break off; return what was answered until then."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(f"PUT /enhance/a.wav HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(wait)
+        return connection.recv(65536) if wait else b""
+
+
+def test_cut_slow_and_huge_uploads_leave_nothing(server: Server) -> None:
+    for _ in range(20):
+        upload(server.port, "Content-Length: 100000", wav()[:5000])  # cut
+        upload(server.port, "Transfer-Encoding: chunked", b"1000\r\n" + bytes(100))  # cut within a chunk
+    assert b" 408 " in upload(server.port, "Content-Length: 100000", b"RIFF", wait=1.0)
+    assert b" 413 " in upload(server.port, "Content-Length: 3000001", b"RIFF", wait=0.3)
+    many = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.putrequest("PUT", "/enhance/a.wav")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders()
+    try:
+        for _ in range(60):
+            connection.send(many)
+    except OSError:  # the server has had enough
+        pass
+    else:
+        assert connection.getresponse().status == 413
+    connection.close()
+    assert server.is_empty()
+    assert server("PUT", "/enhance/a.wav", wav()).status == 200
+
+
+def test_sound_that_is_too_long_is_refused_as_soon_as_it_shows(serving: Callable[..., Server]) -> None:
+    server = serving(limits=Limits(seconds=3))
+    answer = server("PUT", "/enhance/a.wav", wav(10, rate=8000))
+    assert answer.status == 413 and answer.json["error"] == "a.wav: longer than 0.05 minutes."
+    assert server.is_empty()
+
+
+def test_only_so_many_recordings_are_held(serving: Callable[..., Server]) -> None:
+    server = serving(limits=Limits(jobs=2))
+    jobs = [server("POST", "/jobs?name=a.wav", wav(0.1)).json for _ in range(2)]
+    refused = server("POST", "/jobs?name=a.wav", wav(0.1))
+    assert refused.status == 503 and refused.json["hint"] == "Try again later."
+    server.ended(jobs[0]["id"])
+    server("DELETE", f"/jobs/{jobs[0]['id']}")
+    assert server("PUT", "/enhance/a.wav", wav(0.1)).status == 200
+
+
+def test_a_client_that_leaves_stops_the_work(serving: Callable[..., Server]) -> None:
+    server = serving()
+    long = wav(600, rate=8000)
+    upload(server.port, f"Content-Length: {len(long)}", long)
+    start = time.monotonic()
+    assert server("PUT", "/enhance/a.wav", wav(0.1)).status == 200
+    assert time.monotonic() - start < 10 and server.is_empty()
+
+
+def test_recordings_that_nobody_asks_for_expire(server: Server, tmp_path: Path) -> None:
+    jobs = Jobs(server.enhancer, tmp_path, Limits(keep=0))
+    old, arriving = jobs.new("old.wav", True), jobs.new("arriving.wav", True)
+    old.before.write_bytes(wav(0.1))
+    jobs.start(old, Options(), ".wav", "")
+    assert old.ended is not None
+    old.ended.result()
+    jobs.expire()
+    assert list(tmp_path.iterdir()) == [arriving.folder]
+    jobs.close()
+    assert not list(tmp_path.iterdir())
