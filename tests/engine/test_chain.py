@@ -19,6 +19,7 @@ from sbm_cli.dsp.stft import Stft
 from sbm_cli.engine.chain import MOST, CompiledChain
 from sbm_cli.engine.plan import supports
 from sbm_cli.model import Model, ModelConfig
+from sbm_cli.nn import kernels
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.configs import NCSNppConfig, OSpatialNetConfig
 from sbm_cli.options import Options
@@ -34,7 +35,8 @@ def perturbed(network: OSpatialNetConfig, **changes: Any) -> Model:
     made = OSpatialNet(network).eval().requires_grad_(False)
     for parameter in made.parameters():
         parameter += 0.1 * torch.randn_like(parameter)
-    return Model(made, ModelConfig("small", network=network, stft=Stft(2 * (network.bins - 1)), **changes))
+    size = 2 * (network.bins - 1)
+    return Model(made, ModelConfig("small", network=network, stft=Stft(size, size, size // 2), **changes))
 
 
 @st.composite
@@ -78,7 +80,8 @@ def test_any_network_gives_what_it_gives_in_pytorch(
     options, channels = Options(dereverb=1 - left if network.keep_room else 1.0), [2, 1]
     plan = model.plan(1 - options.dereverb)
     assert plan is not None
-    expected = TorchChain(model, channels, options, high, 1)(NOISE)
+    with kernels.use("reference"):
+        expected = TorchChain(model, channels, options, high, 1)(NOISE)
     found = CompiledChain(model.config, plan, channels, high, 1)(NOISE)
     assert found.dtype == expected.dtype and found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, float(np.abs(expected).max())))
@@ -165,7 +168,7 @@ def test_python_does_without_pytorch_and_takes_its_tensors() -> None:
     script = (
         "import sys, numpy as np; from sbm_cli import Enhancer; enhancer = Enhancer.load(device='cpu');"
         "clean = enhancer.enhance(np.zeros(4000, np.float32), 16000);"
-        "assert not {'torch', 'scipy'} & set(sys.modules), sys.modules.keys();"
+        "assert not {'torch', 'scipy.linalg'} & set(sys.modules), sys.modules.keys();"
         "import torch; assert (enhancer.enhance(torch.zeros(4000), 16000) == clean).all();"
         "assert enhancer.device == torch.device('cpu')"
     )

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 def load_enhancer(model: str | Path | None, device: str, threads: int = 1) -> Enhancer:
-    """Return `Enhancer.load`, having said what takes so long if nothing is compiled for this processor yet."""
+    """Return `Enhancer.load`, saying what takes so long: on a terminal always, else only if kernels are compiled."""
+    with console.status_line() as show:
+        show("loading the model …")
+        return _load(model, device, threads)
+
+
+def _load(model: str | Path | None, device: str, threads: int) -> Enhancer:
     from sbm_cli.enhancer import Enhancer
 
     if device == "cpu":

@@ -69,7 +69,7 @@ function makeKnob(knob) {
   if (knob.kind === "choice") {
     for (const [value, text] of knob.choices) input.append(new Option(text, value));
   } else if (knob.kind === "flag") {
-    input.type = "checkbox";
+    Object.assign(input, {type: "checkbox", checked: knob.default});
     head.append(input);
   } else if (knob.most !== null && knob.least !== null) {
     const shown = document.createElement("output");
@@ -94,8 +94,8 @@ function wishes() {
   for (const knob of about.knobs) {
     const input = find(`#${knob.name}`);
     if (input.disabled) continue;
-    if (knob.kind === "flag" ? input.checked : input.value !== "" && input.value !== String(knob.default ?? "")) {
-      query.set(knob.name, knob.kind === "flag" ? "true" : input.value);
+    if (knob.kind === "flag" ? input.checked !== knob.default : input.value !== "" && input.value !== String(knob.default ?? "")) {
+      query.set(knob.name, knob.kind === "flag" ? input.checked : input.value);
     }
   }
   return query;
@@ -374,7 +374,7 @@ function notes(job) {
   const found = [...job.notes];
   if (job.clipped) found.push(`${job.clipped} samples were beyond full scale and are clipped.`);
   if (job.not_carried.length) found.push(`Not carried over: ${job.not_carried.join(", ")}.`);
-  if (job.band_limit) found.push(`The output ends at ${job.band_limit / 1000} kHz; “Keep high band” passes on what lies above.`);
+  if (job.band_limit) found.push(`The output ends at ${job.band_limit / 1000} kHz; “Keep high band” was switched off.`);
   return found;
 }
 
