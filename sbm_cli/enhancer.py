@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from sbm_cli.stream import Stream, block_samples
 if TYPE_CHECKING:
     import torch
 
+_LOG = logging.getLogger(__name__)
 THREADS = 1  # far faster than real time; more wait for each other unless the machine is idle
 MOST_CHANNELS = 1024  # limit of libsndfile; more are samples on the wrong axis,
 FEW_CHANNELS = 8  # and so are more than these if they outnumber the samples
@@ -38,13 +41,16 @@ class Enhancer:
 
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". threads: CPU threads.
 
-        Raises ModelError if the model is unknown, missing or damaged; ValueError for another device, DependencyError
-        for a GPU that is not there.
+        Raises ModelError if the model is unknown, missing or damaged; ValueError for another device or less than one
+        thread, DependencyError for a GPU that is not there.
         """
-        device = chosen_device(device)
+        if not hasattr(threads, "__index__") or threads < 1:
+            raise ValueError(f"threads must be a whole number from 1, got {threads!r}")
+        start, device = time.monotonic(), chosen_device(str(device))
         enhancer = cls(Model.load(hub.resolve(model)), device, threads)
         # The first call compiles the kernels, once per machine: that is part of loading, not of the first file.
         enhancer.enhance(np.zeros(enhancer.config.rate, np.float32), enhancer.config.rate)
+        _LOG.info("loaded %s on %s in %.1f s", enhancer.config.name, enhancer.device, time.monotonic() - start)
         return enhancer
 
     @property
@@ -94,7 +100,8 @@ class Enhancer:
         """Enhance a file into another one at constant memory, keeping everything that the options do not change.
 
         The target appears when it is complete, or not at all; its suffix chooses the format. overwrite: replace an
-        existing target. A `Pipe` in place of a file streams WAV and raw samples as they arrive.
+        existing target. Either may be a binary file object; a `Pipe` around it tells the format of an output other
+        than WAV. What cannot seek streams WAV and raw samples as they arrive.
         progress is called with the seconds done and their total, 0 if unknown.
 
         Raises AudioError if the source cannot be read or the target cannot be written; OutputExistsError;

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Iterator
 
 DISK_FULL = "The disk or your quota is full: free some space, or write to another disk."
@@ -20,12 +21,17 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 class SbmError(Exception):
-    """Base class: `message` says what is wrong and what was expected, `hint` what to do about it."""
+    """Base class: `message` says what is wrong and what was expected, `hint` what to do about it.
+
+    Hints name arguments as in Python, in backticks; the command line turns them into its options.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint and sys.version_info >= (3, 11):
+            self.add_note(hint)  # below the message of a traceback
 
 
 class AudioError(SbmError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,13 +11,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from sbm_cli.audio.clipping import apply_clip_mode
 from sbm_cli.audio.format import changes, check_room, format_for
 from sbm_cli.audio.io import SoundReader
+from sbm_cli.audio.loudness.clipping import apply_clip_mode
+from sbm_cli.audio.loudness.levels import LevelMeter, Levels
+from sbm_cli.audio.loudness.limiter import Limiter
+from sbm_cli.audio.loudness.meter import LoudnessMeter
 from sbm_cli.audio.pipe import Pipe, temporary_folder
 from sbm_cli.audio.samples import Samples
 from sbm_cli.audio.writer import open_writer
@@ -26,8 +30,9 @@ from sbm_cli.model import Model, ModelConfig
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import Streams, block_samples
 
-Place = str | Path | Pipe
+Place = str | os.PathLike[str] | Pipe | BinaryIO
 Result = TypeVar("Result")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class FileReport:
     band_limit: Hz at which the target ends although the source may go on, None if nothing is missing.
     not_carried: names of what the target has no room for: metadata, other streams of a video.
     bit_rate: of a lossy codec, in bit/s, 0 otherwise.
+    levels: of speech and pauses, before and after; None for several streams. loudness: of the target in LUFS, if one
+    was asked for and it has one.
     notes: warnings about flaws of the source, and about what the target does not keep of its format.
     """
 
@@ -57,6 +64,8 @@ class FileReport:
     notes: tuple[str, ...] = ()
     subtype: str = ""
     bit_rate: int = 0
+    levels: Levels | None = None
+    loudness: float | None = None
 
 
 def enhance_files(
@@ -74,11 +83,12 @@ def enhance_files(
     Otherwise as `Enhancer.enhance_file`; progress also gets the index of the pair. Returns the report of each file, or
     the error that ended it without harm to the others. If memory runs out, half as many continue side by side.
     """
+    places = [(_place(source), _place(target)) for source, target in pairs]
     if options.audio_stream == "all":
-        return [_enhance_all_streams(model, *pair, options, overwrite, threads) for pair in pairs]
+        return [_enhance_all_streams(model, *pair, options, overwrite, threads) for pair in places]
     results: list[FileReport | Exception] = []
-    while len(results) < len(pairs):
-        group = pairs[len(results) :][: model.side_by_side]
+    while len(results) < len(places):
+        group = places[len(results) :][: model.side_by_side]
         told = None if progress is None else partial(_shifted, progress, len(results))
         try:
             results += _enhance_group(model, group, options, overwrite, threads, told)
@@ -91,8 +101,15 @@ def enhance_files(
     return results
 
 
+def _place(place: Place) -> Path | Pipe:
+    """Return a path, or a pipe for an open file."""
+    if isinstance(place, Pipe):
+        return place
+    return Path(place) if isinstance(place, str | os.PathLike) else Pipe(place)
+
+
 def _enhance_all_streams(
-    model: Model, source: Place, target: Place, options: Options, overwrite: bool, threads: int
+    model: Model, source: Path | Pipe, target: Path | Pipe, options: Options, overwrite: bool, threads: int
 ) -> FileReport | Exception:
     """Enhance the audio streams of a video one by one; each pass copies the others."""
     reports: list[FileReport] = []
@@ -102,10 +119,10 @@ def _enhance_all_streams(
                 source = opened.enter_context(source.rewindable())
             with SoundReader(source) as reader:
                 count = reader.streams
-            suffix = target.suffix if isinstance(target, Pipe) else Path(target).suffix
+            suffix = target.suffix
             check_room(f"-{suffix}" if isinstance(target, Pipe) else target, count)
             folder = Path(opened.enter_context(TemporaryDirectory(dir=temporary_folder())))
-            place: Place = source
+            place = source
             for number in range(1, count + 1):
                 next_place = target if number == count else folder / f"{number}{suffix}"
                 only = replace(options, audio_stream=number)
@@ -126,12 +143,13 @@ def _enhance_all_streams(
         options=options,
         not_carried=tuple(dict.fromkeys(name for each in reports for name in each.not_carried)),
         notes=tuple(dict.fromkeys(note for each in reports for note in each.notes)),
+        levels=reports[0].levels if len(reports) == 1 else None,
     )
 
 
 def _enhance_group(
     model: Model,
-    pairs: Sequence[tuple[Place, Place]],
+    pairs: Sequence[tuple[Path | Pipe, Path | Pipe]],
     options: Options,
     overwrite: bool,
     threads: int,
@@ -142,10 +160,10 @@ def _enhance_group(
     with contextlib.ExitStack() as leaving:
         for file in files:
             leaving.push(file.leave)
-        if options.clip_mode == "rescale":  # one gain for the whole file, from a first pass
+        if options.needs_whole_file:
             for file in files:
                 file.attempt(file.open_source)
-            _run(model, files, options, threads, _File.measure, None)
+            _run(model, files, options, threads, _File.measure, progress)
         for file in files:
             file.attempt(file.open_source)
             file.attempt(file.open_target, overwrite)
@@ -154,6 +172,7 @@ def _enhance_group(
             file.attempt(file.close)
     elapsed, seconds = time.monotonic() - start, sum(file.seconds for file in files if not file.error)
     share = elapsed / seconds if seconds else 0.0
+    _LOG.info("enhanced %d files, %.1f s of audio, in %.2f s", len(files), seconds, elapsed)
     return [file.error or file.report(model.config, share) for file in files]
 
 
@@ -162,7 +181,7 @@ def _run(
     files: Sequence[_File],
     options: Options,
     threads: int,
-    use: Callable[[_File, Samples], None],
+    use: Callable[[_File, Samples, Samples], None],
     progress: Callable[[int, float, float], None] | None,
 ) -> None:
     """Run the files that have no error from beginning to end, side by side."""
@@ -173,23 +192,26 @@ def _run(
     while not streams.finished and not all(file.error for _, file in opened):
         heard = [file.attempt(next, source, None) for (_, file), source in zip(opened, blocks, strict=True)]
         for (index, file), block, clean in zip(opened, heard, streams.feed(heard), strict=True):
-            file.attempt(use, file, clean)
+            file.attempt(use, file, clean[:, :0] if block is None else block, clean)
             if progress is not None and block is not None:
                 file.heard += block.shape[1]
-                progress(index, file.heard / file.reader.format.rate, file.reader.format.seconds)
+                passes = 2 if options.needs_whole_file else 1
+                progress(index, file.heard / passes / file.reader.format.rate, file.reader.format.seconds)
 
 
 class _File:
     """A file on its way from source to target, which is complete in the end or absent."""
 
-    def __init__(self, source: Place, target: Place, options: Options) -> None:
+    def __init__(self, source: Path | Pipe, target: Path | Pipe, options: Options) -> None:
         self.source = source
         self.target = target
         self.error: Exception | None = None
-        self.heard = 0  # samples of the source
+        self.heard = 0  # samples of the source, in all passes
         self._options = options
         self._samples = self._clipped = 0  # of the target
         self._peak: float | None = None
+        self._meter: LoudnessMeter | None = None
+        self._limiter: Limiter | None = None
         self._found: os.stat_result | None = None  # of the source
         self._opened = contextlib.ExitStack()
 
@@ -209,6 +231,8 @@ class _File:
 
     def close(self) -> None:
         self._check_unchanged()
+        if self._limiter is not None:
+            self._store(self._limiter.flush())
         self._opened.close()
 
     def _check_unchanged(self) -> None:
@@ -227,7 +251,7 @@ class _File:
             raise AudioError(f"{self.source}: changed while it was read.", "Wait until it is complete, then try again.")
 
     def open_source(self) -> None:
-        if self._options.clip_mode == "rescale" and isinstance(self.source, Pipe):
+        if self._options.needs_whole_file and isinstance(self.source, Pipe):
             self.source = self._opened.enter_context(self.source.rewindable())
         self._check_unchanged()
         stream = self._options.audio_stream
@@ -237,16 +261,36 @@ class _File:
     def open_target(self, overwrite: bool) -> None:
         options = self._options
         self._name = f"-{self.target.suffix}" if isinstance(self.target, Pipe) else self.target
-        self._form = format_for(self._name, self.reader.format.converted(options.rate, options.mono), options.subtype)
-        source = None if isinstance(self.source, Pipe) else Path(self.source)
+        converted = self.reader.format.converted(options.rate, options.mono)
+        self._form = format_for(self._name, converted, options.subtype, options.bit_rate)
+        source = None if isinstance(self.source, Pipe) else self.source
         self._writer = self._opened.enter_context(
             open_writer(self.target, self._form, overwrite, self.reader.metadata(), source)
         )
 
-    def measure(self, block: Samples) -> None:
-        self._peak = max(self._peak or 0.0, float(np.abs(block).max(initial=0.0)))
+        self._levels = LevelMeter((self.reader.format.rate, self._form.rate))
+        if options.loudness is not None:
+            if self._meter is not None and self._meter.loudness is not None:
+                gain = options.loudness - self._meter.loudness
+                self._limiter = Limiter(self._form.rate, self._form.channels, gain)
+            self._meter = LoudnessMeter(self._form.rate, self._form.channels)
 
-    def write(self, block: Samples) -> None:
+    def measure(self, noisy: Samples, clean: Samples) -> None:
+        if self._options.loudness is None:
+            self._peak = max(self._peak or 0.0, float(np.abs(clean).max(initial=0.0)))
+            return
+        if self._meter is None:
+            self._meter = LoudnessMeter(self._options.rate or self.reader.format.rate, len(clean))
+        self._meter.feed(clean)
+
+    def write(self, noisy: Samples, clean: Samples) -> None:
+        self._store(clean if self._limiter is None else self._limiter.feed(clean), noisy)
+
+    def _store(self, block: Samples, noisy: Samples | None = None) -> None:
+        """Write the next samples of the target; noisy: those of the source that have come meanwhile."""
+        self._levels.feed(block[:, :0] if noisy is None else noisy, block)
+        if self._meter is not None:
+            self._meter.feed(block)
         if self._form.has_full_scale:
             block, count = apply_clip_mode(block, self._options.clip_mode, self._peak)
             self._clipped += count
@@ -262,6 +306,7 @@ class _File:
         options = self._options
         source = self.reader.format
         changed = changes(self._name, source, self._form, ignore_subtype=options.subtype is not None)
+        unmeasured = ["too short or too soft to have a loudness"] * (options.loudness is not None and not self._limiter)
         limited = min(source.rate, self._form.rate) > config.rate
         return FileReport(
             source=str(self.source),
@@ -277,9 +322,11 @@ class _File:
             model=config.name,
             options=options,
             not_carried=self._writer.not_carried,
-            notes=(*self.reader.notes, *changed, *self._writer.notes),
+            notes=(*self.reader.notes, *changed, *self._writer.notes, *unmeasured),
             subtype=self._form.subtype,
             bit_rate=self._writer.bit_rate,
+            levels=self._levels.levels(),
+            loudness=None if self._meter is None else self._meter.loudness,
         )
 
 

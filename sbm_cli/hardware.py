@@ -43,6 +43,6 @@ def chosen_device(device: str) -> str:
     if device != "cpu" and int(device.partition(":")[2] or 0) >= gpus():
         raise DependencyError(
             f"no device {device}: torch sees {gpus()} NVIDIA GPUs",
-            "Use the device cpu; `sbm doctor` shows which torch is installed.",
+            "Use `device=cpu`; `sbm doctor` shows which torch is installed.",
         )
     return device

@@ -203,7 +203,7 @@ def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
     if damaged:  # otherwise the client would return it again
         damaged.resolve().unlink(missing_ok=True)  # the target of the link, if the system has links
         damaged.unlink(missing_ok=True)
-    by_hand = f"Or download {model.file} and {model.config} from {model.page} and pass their folder: --model FOLDER"
+    by_hand = f"Or download {model.file} and {model.config} from {model.page} and pass their folder: `model=FOLDER`"
     limit = _PATIENCE + model.bytes / _SLOWEST
     answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 Sampler = Literal["ode", "sde", "heun", "jump"]
 Dtype = Literal["float32", "bfloat16"]
 ClipMode = Literal["clamp", "rescale", "none"]
 LEAST_RATE, MOST_RATE = 1000, 768_000  # Hz of an output
+LEAST_BIT_RATE = 1000  # bit/s
+_NUMBERS = ("strength", "attenuation_limit", "dereverb", "rate", "loudness")
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,14 @@ class Knob:
 class Options:
     """Everything that changes the sound, except the model; each option is described beside it.
 
-    Strength is exact: the rest of the output is the input, sample for sample. subtype, clip_mode and audio_stream are
-    for files only.
+    Strength is exact: the rest of the output is the input, sample for sample. For files only: subtype, bit_rate,
+    clip_mode, loudness and audio_stream; rescaling and loudness take a pass of their own to know the whole file.
 
-    Raises ValueError for a value out of range, and for both strength and attenuation limit.
+    Raises ValueError for a value out of range, for both strength and attenuation limit, and for both clip mode
+    "rescale" and loudness.
     """
 
-    strength: Annotated[float, Knob("Share of enhanced sound; the rest is the input.", "SHARE", 0, 1)] = 1.0
+    strength: Annotated[float, Knob("Share of enhanced sound, 0 to 1; the rest is the input.", "SHARE", 0, 1)] = 1.0
     attenuation_limit: Annotated[
         float | None,
         Knob("Attenuate nothing by more than so many dB: strength in decibels, as in DeepFilterNet.", "DB", 0),
@@ -52,15 +56,27 @@ class Options:
     dtype: Annotated[
         Dtype, Knob("Precision of the network; bfloat16 is less exact, and faster on processors that support it.")
     ] = "float32"
-    keep_high_band: Annotated[bool, Knob("Keep what lies above 8 kHz, attenuated like the octave below.")] = False
+    keep_high_band: Annotated[
+        bool, Knob("Keep what lies above 8 kHz, attenuated like the octave below, or nothing of it.")
+    ] = True
     rate: Annotated[int | None, Knob("Output sampling rate.", "HZ", LEAST_RATE, MOST_RATE, "the input's")] = None
     mono: Annotated[bool, Knob("Mix all channels down to one.")] = False
     subtype: Annotated[
         str | None, Knob("Output sample format or codec, such as PCM_24.", "SUBTYPE", absent="the input's")
     ] = None
+    bit_rate: Annotated[
+        int | None,
+        Knob(
+            "Bit rate of a lossy codec, such as 128k.", "RATE", LEAST_BIT_RATE, absent="the input's, or the next higher"
+        ),
+    ] = None
     clip_mode: Annotated[
         ClipMode, Knob("For samples beyond full scale in integer formats; rescale lowers the whole file.")
     ] = "clamp"
+    loudness: Annotated[
+        float | None,
+        Knob("Loudness of the output, such as -16 for podcasts; its true peak is limited to -1 dB.", "LUFS", -70, 0),
+    ] = None
     replace_nan: Annotated[
         bool, Knob("Replace NaN, infinity and samples beyond 1e12 with silence instead of failing.")
     ] = False
@@ -72,8 +88,14 @@ class Options:
     ] = None
 
     def __post_init__(self) -> None:
+        for name, default in ((field.name, field.default) for field in fields(self)):
+            value = getattr(self, name)
+            if name in _NUMBERS and not (isinstance(value, Real) or value is default is None):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+            if isinstance(default, bool) and not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, got {value!r}")
         if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength must be between 0 and 1, got {self.strength}")
+            raise ValueError(f"strength must be between 0 (the input) and 1 (all enhanced), got {self.strength}")
         if self.attenuation_limit is not None:
             if not self.attenuation_limit >= 0:
                 raise ValueError(f"attenuation limit must be 0 dB or more, got {self.attenuation_limit}")
@@ -91,6 +113,13 @@ class Options:
             raise ValueError(f"dtype must be one of {', '.join(get_args(Dtype))}, got {self.dtype!r}")
         if self.clip_mode not in get_args(ClipMode):
             raise ValueError(f"clip mode must be one of {', '.join(get_args(ClipMode))}, got {self.clip_mode!r}")
+        if self.bit_rate is not None and not (isinstance(self.bit_rate, int) and self.bit_rate >= LEAST_BIT_RATE):
+            raise ValueError(f"bit rate must be a whole number of bit/s, such as 128000, got {self.bit_rate!r}")
+        if self.loudness is not None:
+            if not -70 < self.loudness <= 0:
+                raise ValueError(f"loudness must be between -70 and 0 LUFS, such as -16, got {self.loudness}")
+            if self.clip_mode == "rescale":
+                raise ValueError("clip mode rescale and loudness set the same thing: give only one of them")
         if self.audio_stream not in (None, "all") and (isinstance(self.audio_stream, str) or self.audio_stream < 1):
             raise ValueError(f"audio stream must be a number from 1, or all, got {self.audio_stream!r}")
         if self.rate is not None:
@@ -99,6 +128,11 @@ class Options:
             object.__setattr__(self, "rate", whole_rate(self.rate))  # JSON takes no NumPy integer
             if not LEAST_RATE <= self.rate <= MOST_RATE:
                 raise ValueError(f"rate must be between {LEAST_RATE} and {MOST_RATE} Hz, got {self.rate}")
+
+    @property
+    def needs_whole_file(self) -> bool:
+        """Whether the gain of the output is known only when all of it has been heard."""
+        return self.clip_mode == "rescale" or self.loudness is not None
 
     @property
     def share(self) -> float:
@@ -114,3 +148,6 @@ def knobs() -> dict[str, tuple[Any, Knob]]:
     """Return type and description of every option by its name."""
     hints = get_type_hints(Options, include_extras=True)
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Annotated}
+
+
+Options.__doc__ = f"{Options.__doc__}\n" + "\n".join(f"    {name}: {knob.help}" for name, (_, knob) in knobs().items())

@@ -35,16 +35,16 @@ class Streams:
     def __init__(self, model: Model, forms: Sequence[tuple[int, int]], options: Options, threads: int) -> None:
         config = model.config
         if options.steps > 1 and not config.network.timed:
-            raise ModelError(f"{config.name} was trained without time, for one step.", "Leave out --steps.")
+            raise ModelError(f"{config.name} was trained without time, for one step.", "Leave out `steps`.")
         if options.dereverb < 1 and not config.network.keep_room:
             raise ModelError(
                 f"{config.name} was not trained to keep the room.",
-                "Leave out --keep-room and --dereverb, or use another model.",
+                "Use another model, or let it remove all of the reverberation.",
             )
         if SAMPLERS[options.sampler].draws and not isinstance(config.schedule, BridgeSchedule):
-            raise ModelError(f"{config.name} was trained on a flow, which has no SDE.", "Use --sampler ode or heun.")
+            raise ModelError(f"{config.name} was trained on a flow, which has no SDE.", "Use `sampler=ode` or heun.")
         if SAMPLERS[options.sampler].jumps and not config.network.jumps:
-            raise ModelError(f"{config.name} was not trained to jump.", "Leave out --sampler, or use another model.")
+            raise ModelError(f"{config.name} was not trained to jump.", "Leave out `sampler`, or use another model.")
         self._lanes = [_Lane(model, rate, channels, options) for rate, channels in forms]
         high = any(lane.high for lane in self._lanes)
         self._chain = _chain(model, [lane.width for lane in self._lanes], options, high, threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -122,11 +121,11 @@ class Decoder:
         if self._stream is None:
             return container.streams.best("audio") or streams[0]
         if self._stream > len(streams) == 1:
-            raise AudioError(f"{self._path}: has one audio stream, not {self._stream}.", "Leave out --audio-stream.")
+            raise AudioError(f"{self._path}: has one audio stream, not {self._stream}.", "Leave out `audio_stream`.")
         if self._stream > len(streams):
             raise AudioError(
                 f"{self._path}: has {len(streams)} audio streams, not {self._stream}.",
-                f"Use --audio-stream 1 to {len(streams)}, or all.",
+                f'Use `audio_stream=1` to {len(streams)}, or "all".',
             )
         return streams[self._stream - 1]
 
@@ -300,7 +299,7 @@ class Decoder:
         readable = heard / self.format.rate
         return AudioError(
             f"{self._path}: truncated: {readable:.3f} s are there, the last {seconds:.3f} s are missing.",
-            f"Copy it again, or keep what is there: ffmpeg -i {shlex.quote(str(self._path))} out.wav",
+            f"Copy it again, or keep what is there: {ffmpeg.salvage(self._path)}",
         )
 
 

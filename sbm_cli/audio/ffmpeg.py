@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -250,6 +252,11 @@ READ_ONLY = {  # for whose sound there is no encoder, or whose muxer drops what 
 OWN_TAGS = {"encoder", "software", "major_brand", "minor_version", "compatible_brands", "duration", "_statistics_tags"}
 
 
+def salvage(path: Path, *options: str) -> str:
+    """Return the command that decodes what can be decoded of a file, into another beside it."""
+    return shlex.join(["ffmpeg", *options, "-i", str(path), str(path.with_name(f"{path.stem}-salvaged.wav"))])
+
+
 def is_still(stream: Any) -> bool:
     """Whether a video stream is one picture, as that of an album."""
     from av.stream import Disposition
@@ -319,6 +326,12 @@ def configure(context: Any, subtype: str, rate: int, layout: str, bit_rate: int)
     if bit_rate:
         context.bit_rate = bit_rate
     context.options = {"bits_per_raw_sample": str(kind.bits)} if kind.bits else {}
+
+
+def layout_of(channels: int) -> str:
+    """Return the layout of so many channels where a file does not tell."""
+    known = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+    return known.get(channels, f"{channels} channels")
 
 
 def frame_of(samples: NDArray[Any], format: str, layout: str, rate: int) -> Any:

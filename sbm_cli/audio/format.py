@@ -61,6 +61,7 @@ _KIN = (
     {"MPEG", "VOB"},
     {"OGG", "OGV"},
 )
+VORBIS_LEAST = 26_000  # Hz, below which its quality says little of the bit rate
 _FOUR_GIB = 2**32 - 2**20  # the size fields of WAV, AIFF and AU have 32 bits; a megabyte is left for headers and tags
 
 
@@ -123,6 +124,13 @@ class AudioFormat:
         return not _depth(self.subtype)
 
     @property
+    def takes_bit_rate(self) -> bool:
+        """Whether its encoder can be told a bit rate."""
+        if self.is_encoded:
+            return ffmpeg.ENCODERS[self.subtype].bit_rate > 0
+        return self.subtype in ("MPEG_LAYER_III", "OPUS") or (self.subtype == "VORBIS" and self.rate >= VORBIS_LEAST)
+
+    @property
     def integer_bits(self) -> int | None:
         """Bits of its samples, None if they are no integers."""
         return (ffmpeg.INTEGER_BITS if self.is_encoded else INTEGER_BITS).get(self.subtype)
@@ -156,18 +164,33 @@ def raw_format(text: str) -> AudioFormat:
     return AudioFormat(int(found[1]), int(found[2] or 1), None, "RAW", subtype)
 
 
-def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None) -> AudioFormat:
+def format_for(
+    path: str | Path, source: AudioFormat, subtype: str | None = None, bit_rate: int | None = None
+) -> AudioFormat:
     """Return the format of an output named `path` for a recording in format `source`.
 
     The container follows the suffix of `path`. Within the source's container (and its family: WAV, WAVEX, RF64) the
     subtype stays; elsewhere it becomes the nearest one that loses nothing, or the best there is. Subtypes that
     pad to whole blocks (ADPCM, GSM) become the container's default, for the length must not change. A WAV that
-    would, or could, outgrow 4 GiB becomes RF64. `subtype` overrides the choice.
+    would, or could, outgrow 4 GiB becomes RF64. `subtype` overrides the choice, and `bit_rate`, in bit/s, that of the
+    next bit rate from the source's upwards.
 
-    Raises AudioError for an unknown suffix, a subtype that the container does not have, and a rate, a channel count or
-    a size that it cannot hold.
+    Raises AudioError for an unknown suffix, a subtype that the container does not have, a bit rate for one that takes
+    none, and a rate, a channel count or a size that it cannot hold.
     """
     path = Path(path)
+    if bit_rate is None:
+        return _format_for(path, replace(source, bit_rate=0 if _depth(source.subtype) else source.bit_rate), subtype)
+    found = _format_for(path, replace(source, bit_rate=bit_rate, variable=False), subtype)
+    if not found.takes_bit_rate:
+        raise AudioError(
+            f"{path}: {found.container} {found.subtype} at {found.rate} Hz has no bit rate to choose.",
+            "Leave out `bit_rate`, or write .mp3, .m4a or .opus.",
+        )
+    return found
+
+
+def _format_for(path: Path, source: AudioFormat, subtype: str | None) -> AudioFormat:
     suffix = path.suffix.lower()
     if suffix in ffmpeg.READ_ONLY:
         raise _without_encoder(path, ffmpeg.READ_ONLY[suffix])
@@ -205,8 +228,7 @@ def format_for(path: str | Path, source: AudioFormat, subtype: str | None = None
     endian = source.endian if container == source.container else "FILE"
     if (container, endian) == ("WAVEX", "BIG"):  # libsndfile reads it and cannot write it
         container = "WAV"
-    bit_rate = 0 if _depth(source.subtype) else source.bit_rate
-    return replace(source, container=container, subtype=subtype, endian=endian, bit_rate=bit_rate)
+    return replace(source, container=container, subtype=subtype, endian=endian)
 
 
 def check_room(path: str | Path, streams: int) -> None:
@@ -215,7 +237,7 @@ def check_room(path: str | Path, streams: int) -> None:
     if streams > 1 and (container is None or not ffmpeg.MUXERS[container].video):
         raise AudioError(
             f"{path}: has room for only one of the {streams} audio streams.",
-            "Choose it with --audio-stream, or write a video, such as .mp4 or .mkv.",
+            "Choose it with `audio_stream`, or write a video, such as .mp4 or .mkv.",
         )
 
 
@@ -256,9 +278,10 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
     if only and (source.rate, source.channels) != (only, 1):
         raise AudioError(
             f"{path}: {subtype} is mono at {only} Hz; the input has {source.channels} channels at {source.rate} Hz.",
-            f"Use --mono --rate {only}, or choose another format, such as .wav or .flac.",
+            f"Use `mono=True, rate={only}`, or choose another format, such as .wav or .flac.",
         )
-    for layout in dict.fromkeys([source.layout or _layout(source.channels), _layout(source.channels)]):
+    usual = ffmpeg.layout_of(source.channels)
+    for layout in dict.fromkeys([source.layout or usual, usual]):
         try:
             ffmpeg.encoder(subtype, source.rate, layout, bit_rate)
         except (av.FFmpegError, ValueError):
@@ -276,11 +299,11 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
     if rates and source.rate not in rates:
         raise AudioError(
             f"{path}: {subtype} does not support {source.rate} Hz, only {', '.join(map(str, sorted(rates)))}.",
-            "Choose one with --rate, or another format, such as .wav or .flac.",
+            "Choose one with `rate`, or another format, such as .wav or .flac.",
         )
     raise AudioError(
         f"{path}: {container} {subtype} with {source.channels} channels at {source.rate} Hz cannot be written.",
-        "Choose another format, such as .wav or .flac, or --mono and --rate.",
+        "Choose another format, such as .wav or .flac, or `mono` and `rate`.",
     )
 
 
@@ -294,12 +317,6 @@ def _without_encoder(path: Path, name: str) -> AudioError:
         f"{path}: {name} can be read but not written.",
         "Choose another format: name the output .flac or .m4a, or use --ext flac.",
     )
-
-
-def _layout(channels: int) -> str:
-    """Return FFmpeg's layout of so many channels where a file does not tell."""
-    known = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-    return known.get(channels, f"{channels} channels")
 
 
 def _nearest_encoded(subtype: str, choice: list[str]) -> str:
@@ -320,8 +337,7 @@ def _bit_rate(source: AudioFormat, subtype: str) -> int:
     kind = ffmpeg.ENCODERS[subtype]
     if not kind.bit_rate:
         return 0
-    wanted = 0 if _depth(source.subtype) else source.bit_rate
-    wanted = wanted or kind.bit_rate * source.channels
+    wanted = source.bit_rate or kind.bit_rate * source.channels
     if subtype == "AAC":
         wanted = min(wanted, 6 * source.channels * source.rate)  # 6144 bits for a frame of 1024 samples
     elif subtype == "OPUS":
@@ -390,7 +406,7 @@ def _check_limits(path: Path, source: AudioFormat, container: str, subtype: str)
         name = "Opus" if subtype == "OPUS" else container
         raise AudioError(
             f"{path}: {name} does not support {source.rate} Hz, only {', '.join(map(str, rates))}.",
-            "Choose one with --rate, or another format, such as .wav or .flac.",
+            "Choose one with `rate`, or another format, such as .wav or .flac.",
         )
     _check_channels(path, source, container)
 

@@ -17,6 +17,7 @@ import numpy as np
 import soundfile as sf
 
 from sbm_cli.audio.decoder import Decoder, bare_format, is_foreign, is_mpeg
+from sbm_cli.audio.ffmpeg import salvage
 from sbm_cli.audio.format import INTEGER_BITS, SAMPLE_BYTES, AudioFormat, Waveform
 from sbm_cli.audio.metadata import Metadata, read_metadata
 from sbm_cli.audio.metadata.chunks import sample_bytes
@@ -65,7 +66,7 @@ class SoundReader:
                 opened.callback(self._file.close)
                 self.notes = self._file.notes if isinstance(self._file, Decoder) else _strange_bytes(bytes_)
             if self.streams < (stream or 1) and not isinstance(self._file, Decoder):
-                raise AudioError(f"{self.path}: has one audio stream, not {stream}.", "Leave out --audio-stream.")
+                raise AudioError(f"{self.path}: has one audio stream, not {stream}.", "Leave out `audio_stream`.")
             self._opened = opened.pop_all()
         if isinstance(self._file, sf.SoundFile):
             assert not isinstance(bytes_, Samples)
@@ -150,7 +151,7 @@ class SoundReader:
         seconds = (start + index) / self.format.rate
         raise AudioError(
             f"{self.path}: sample {start + index} (at {seconds:.3f} s) is NaN, infinite or beyond {LIMIT:.0e}.",
-            "Use --replace-nan to replace such samples with silence.",
+            "Use `replace_nan=True` to replace such samples with silence.",
         )
 
 
@@ -272,7 +273,7 @@ def _damaged(path: Path, samples: int, form: AudioFormat, reason: str) -> AudioE
     return AudioError(
         f"{path}: truncated or damaged: readable for {samples / form.rate:.3f}{total} s "
         f"({reason.rstrip('.') or 'decoding failed'}).",
-        f"Copy it again, or keep what is there: ffmpeg -i {shlex.quote(str(path))} out.wav",
+        f"Copy it again, or keep what is there: {salvage(path)}",
     )
 
 
@@ -288,11 +289,11 @@ _SHORTER_SENTENCE = re.compile(
 def _check_complete(path: Path, beginning: bytes, file: sf.SoundFile) -> None:
     """Refuse files that hold less than their header says, or more than nothing under a header that says nothing."""
     log = file.extra_info
-    hint = f"Copy it again, or keep what is there: ffmpeg -i {shlex.quote(str(path))} out.wav"
+    hint = f"Copy it again, or keep what is there: {salvage(path)}"
     if file.frames == 0 and file.format in ("WAV", "WAVEX") and _is_unfinished(beginning):
         raise AudioError(
             f"{path}: its header says 0 samples, but more follows (an unfinished recording?).",
-            f"Repair it: ffmpeg -ignore_length 1 -i {shlex.quote(str(path))} out.wav",
+            f"Repair it: {salvage(path, '-ignore_length', '1')}",
         )
     found = _SHORTER.search(log)
     if found and not means_unknown(int(found[1])) and int(found[1]) > int(found[2]):

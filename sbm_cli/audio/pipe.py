@@ -39,11 +39,19 @@ class Pipe:
     """A stream of bytes in place of a file: standard input or output, a socket, a file opened in binary mode.
 
     suffix: of an output, where no name tells the format. raw: what an input without header is made of.
+
+    Raises ValueError for a file in text mode, and for a suffix without its dot.
     """
 
     file: BinaryIO
     suffix: str = ".wav"
     raw: AudioFormat | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.file, io.TextIOBase):
+            raise ValueError("a pipe needs a file opened in binary mode, such as sys.stdin.buffer")
+        if not self.suffix.startswith("."):
+            raise ValueError(f"suffix must begin with a dot, such as .flac, got {self.suffix!r}")
 
     def __str__(self) -> str:
         return "-"

@@ -15,7 +15,7 @@ import soundfile as sf
 
 from sbm_cli import atomic
 from sbm_cli.audio.encoder import SoundEncoder
-from sbm_cli.audio.format import AudioFormat, Waveform, storable
+from sbm_cli.audio.format import VORBIS_LEAST, AudioFormat, Waveform, storable
 from sbm_cli.audio.metadata import Metadata
 from sbm_cli.audio.pipe import Pipe, PipeWriter, temporary_folder
 from sbm_cli.errors import DISK_FULL, FULL, AudioError, OutputExistsError
@@ -260,11 +260,11 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
         return {"bitrate_mode": mode, "compression_level": min(0.99, (most - kbps) / (most - least))}
     if form.subtype == "OPUS":
         return {"compression_level": min(0.99, max(0.0, (256 - kbps / form.channels) / 250))}
-    if form.subtype == "VORBIS" and form.rate >= 26000:  # below, the quality says little of the bit rate
+    if form.subtype == "VORBIS" and form.rate >= VORBIS_LEAST:
         qualities = np.interp(kbps / form.channels, _VORBIS_KBPS, np.linspace(0, 1, len(_VORBIS_KBPS)))
         return {"compression_level": 1 - float(qualities)}
     return {}
 
 
 def exists_error(path: Path) -> OutputExistsError:
-    return OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or choose another output.")
+    return OutputExistsError(f"{path} exists.", "Use `overwrite=True` to replace it, or choose another output.")

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -96,12 +97,22 @@ def expand(inputs: Sequence[str]) -> list[Path]:
     Raises SbmError for a path that does not exist or a pattern that matches nothing.
     """
     paths: list[Path] = []
-    for name in inputs:
+    for index, name in enumerate(inputs):
         found = [name] if os.path.lexists(name) else sorted(glob.glob(name, recursive=True))
         if not found:
-            raise SbmError(f"{name}: no such file or folder")
+            raise SbmError(f"{name}: no such file or folder", _spaces_hint(inputs, index))
         paths += map(Path, found)
     return paths
+
+
+def _spaces_hint(inputs: Sequence[str], missing: int) -> str:
+    """Return what to do about a missing input that is a part of a name with spaces, "" if it is none."""
+    for start in range(missing + 1):
+        for end in range(missing + 1, len(inputs) + 1):
+            name = " ".join(inputs[start:end])
+            if os.path.lexists(name):
+                return f"Put a name with spaces in quotes: {shlex.quote(name)}"
+    return ""
 
 
 def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), suffix: str | None = None) -> Plan:

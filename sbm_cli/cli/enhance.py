@@ -16,7 +16,6 @@ import typer
 
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.options import (
-    BAND_NOTE,
     PIPE,
     Device,
     Ext,
@@ -47,9 +46,15 @@ def enhance(
         typer.Argument(metavar="INPUT", help="Recordings or videos (WAV, FLAC, MP3, MP4, …), or - for stdin."),
     ],
     output: Annotated[
-        str,
-        typer.Option("--output", "-o", metavar="OUTPUT", help="Output file or folder, or - for stdout."),
-    ],
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUTPUT",
+            help="Output file or folder, or - for stdout.",
+            show_default="NAME-clean.EXT beside INPUT",
+        ),
+    ] = None,
     *,
     overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace an existing OUTPUT.")] = False,
     skip_existing: Annotated[
@@ -73,15 +78,18 @@ def enhance(
     """Remove noise and reverberation from recordings.
 
     The output keeps the sampling rate, channels, length and sample format or codec of the input. In a video, only the
-    sound is replaced; pictures, subtitles, chapters and other audio streams are copied. The models work up to 8 kHz:
-    add --keep-high-band to keep what lies above. For folders, or many files on all cores, use `sbm batch`.
+    sound is replaced; pictures, subtitles, chapters and other audio streams are copied. For folders, or many files on
+    all cores, use `sbm batch`.
 
-    WAV and raw samples stream through pipes as they arrive. Other formats, and --clip-mode rescale, first collect stdin
-    in a temporary file (in $TMPDIR). A WAV whose length is unknown says so in its header, as with ffmpeg and sox.
+    WAV and raw samples stream through pipes as they arrive. Other formats, --loudness and --clip-mode rescale first
+    collect stdin in a temporary file (in $TMPDIR). A WAV whose length is unknown says so in its header, as with ffmpeg
+    and sox.
 
     \b
     Examples:
+      sbm enhance noisy.wav                            # write noisy-clean.wav
       sbm enhance noisy.wav -o clean.wav
+      sbm enhance talk.wav -o episode.mp3 --loudness -16 --bit-rate 128k
       sbm enhance talk.flac -o cleaned/                # keep the name
       sbm enhance day1.wav day2.wav -o cleaned/ --skip-existing
       sbm enhance talk.wav -o softer.wav --attenuation-limit 12
@@ -110,6 +118,8 @@ def enhance(
         if target in kept:
             console.note(f"{target} exists, skipped")
     if not wanted:
+        if json and len(jobs) > 1:
+            console.data_json([])
         return
     device = chosen_device(device)
     _, first = wanted[0]
@@ -118,11 +128,12 @@ def enhance(
 
         raise exists_error(first)  # before the model is loaded
 
-    from sbm_cli.enhancer import Enhancer
+    with console.loading():
+        from sbm_cli.enhancer import Enhancer
 
-    enhancer = Enhancer.load(model, device=device, threads=threads)
+        enhancer = Enhancer.load(model, device=device, threads=threads)
+    reports: list[FileReport] = []
     failed: list[str] = []
-    limits: set[float] = set()  # Hz, at which outputs end
     for source, target in wanted:
         try:
             name = source.name if isinstance(source, Path) else "stdin"
@@ -141,24 +152,26 @@ def enhance(
             errors.report(error, about=source)
             failed.append(str(source))
             continue
-        if json:
-            console.data_json(dataclasses.asdict(report))
+        reports.append(report)
         _summarise(report)
-        if report.band_limit:
-            limits.add(report.band_limit)
-    for limit in limits:
-        console.note(BAND_NOTE.format(limit / 1000))
+    if json:
+        documents = [dataclasses.asdict(report) for report in reports]
+        console.data_json(documents if len(jobs) > 1 else documents[0])
     if failed:
         raise SbmError(f"{len(failed)} of {len(jobs)} files failed: {', '.join(failed)}")
 
 
-def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> list[tuple[Path | Pipe, Path | Pipe]]:
+def _jobs(
+    inputs: list[str], output: str | None, ext: str | None, raw: str | None
+) -> list[tuple[Path | Pipe, Path | Pipe]]:
     """Pair inputs and outputs; in a folder, which `name/` also means, each input keeps its name."""
     from sbm_cli.audio.format import SUFFIXES
     from sbm_cli.audio.pipe import Pipe
     from sbm_cli.batch.plan import find_jobs
 
     sources = _sources(inputs, raw)
+    if output is None:
+        return _beside(sources, suffix_of(ext))
     if output == PIPE:
         if len(sources) > 1:
             raise typer.BadParameter(f"{len(sources)} inputs need a folder, not stdout", param_hint="--output")
@@ -189,6 +202,16 @@ def _jobs(inputs: list[str], output: str, ext: str | None, raw: str | None) -> l
         name = files[0].name if suffix is None else files[0].with_suffix(suffix).name
         return [(files[0], path / name)]
     return [(job.source, job.target) for job in find_jobs(files, path, suffix=suffix).jobs]
+
+
+def _beside(sources: list[Path] | list[Pipe], suffix: str | None) -> list[tuple[Path | Pipe, Path | Pipe]]:
+    """Pair each file with NAME-clean.EXT beside it, unless another one becomes it, as on a second run over a folder."""
+    targets = {}
+    for source in sources:
+        if not isinstance(source, Path):
+            raise typer.BadParameter("give a file, or - for stdout: stdin has no name", param_hint="--output")
+        targets[source] = source.with_name(f"{source.stem}-clean{suffix or source.suffix}")
+    return [(source, target) for source, target in targets.items() if source not in targets.values()]
 
 
 def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
@@ -271,3 +294,20 @@ def _summarise(report: FileReport) -> None:
         f"{report.source} -> {report.target}{lossy}  "
         f"{report.seconds:.1f} s of audio in {report.elapsed:.1f} s (RTF {report.rtf:.2f})"
     )
+    if levels := _levels(report):
+        console.note(f"    {levels}")
+
+
+def _levels(report: FileReport) -> str:
+    """Say how loud speech and pauses were and are, as far as there are any."""
+    told = []
+    if levels := report.levels:
+        for name, before, after in (
+            ("speech", levels.speech_before, levels.speech_after),
+            ("pauses", levels.pauses_before, levels.pauses_after),
+        ):
+            if before is not None and after is not None:
+                told.append(f"{name} {before:.0f} -> {after:.0f} dBFS")
+    if report.loudness is not None:
+        told.append(f"loudness {report.loudness:.1f} LUFS")
+    return ", ".join(told)

@@ -113,11 +113,12 @@ def live(
 
         sound_system()  # before the model is loaded: it may be missing
 
-    from sbm_cli.audio.format import AudioFormat
-    from sbm_cli.enhancer import Enhancer
-    from sbm_cli.live.session import Session
+    with console.loading():
+        from sbm_cli.audio.format import AudioFormat
+        from sbm_cli.enhancer import Enhancer
+        from sbm_cli.live.session import Session
 
-    enhancer = Enhancer.load(model, device="cpu")
+        enhancer = Enhancer.load(model, device="cpu")
     rate, hop = enhancer.config.rate, enhancer.config.stft.hop
     with interrupted_by_signals(), ExitStack() as files:
         source = _source(input, form, rate, hop)

@@ -140,9 +140,9 @@ def test_large_wav_becomes_rf64() -> None:
     [
         ("a.xyz", WAV, None, r"a\.xyz: no sound format for suffix \.xyz", r"\.wav .*\.flac .*\.mp4"),
         ("a.ape", WAV, None, r"a\.ape: Monkey's Audio can be read but not written", "--ext flac"),
-        ("a.amr", WAV, None, r"AMR_NB is mono at 8000 Hz; the input has 2 channels at 48000 Hz", "--mono --rate 8000"),
+        ("a.amr", WAV, None, r"AMR_NB is mono at 8000 Hz; the input has 2 channels", "mono=True, rate=8000"),
         ("a.m4a", WAV, "OPUS", "M4A has no subtype OPUS", "AAC, ALAC_16"),
-        ("a.m4a", replace(WAV, rate=37000), None, "AAC does not support 37000 Hz, only 7350, 8000", "--rate"),
+        ("a.m4a", replace(WAV, rate=37000), None, "AAC does not support 37000 Hz, only 7350, 8000", "`rate`"),
         ("a.ac3", replace(WAV, channels=7), None, "AC3 AC3 with 7 channels at 48000 Hz cannot", "wav"),
         ("a", WAV, None, "a name without suffix", r"\.wav"),
         ("a.flac", WAV, "FLOAT", "FLAC has no subtype FLOAT", "PCM_16, PCM_24"),
@@ -160,3 +160,24 @@ def test_what_cannot_be_is_said_with_a_way_out(
     with pytest.raises(AudioError, match=message) as caught:
         format_for(name, source, subtype)
     assert re.search(hint, caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "subtype", "bit_rate"),
+    [
+        ("a.mp3", "MP3", "MPEG_LAYER_III", 100_000),
+        ("a.opus", "OGG", "OPUS", 100_000),
+        ("a.ogg", "OGG", "VORBIS", 100_000),
+        ("a.m4a", "M4A", "AAC", 100_000),
+        ("a.mp2", "MP2", "MPEG_LAYER_II", 112_000),
+    ],
+)
+def test_a_bit_rate_can_be_chosen(name: str, container: str, subtype: str, bit_rate: int) -> None:
+    found = format_for(name, AudioFormat(48000, 2, 48000, "WAV", "PCM_16"), bit_rate=100_000)
+    assert (found.container, found.subtype, found.bit_rate) == (container, subtype, bit_rate)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.g722"])
+def test_without_a_codec_there_is_no_bit_rate_to_choose(name: str) -> None:
+    with pytest.raises(AudioError, match="no bit rate to choose"):
+        format_for(name, AudioFormat(16000, 1, 16000, "WAV", "PCM_16"), bit_rate=100_000)

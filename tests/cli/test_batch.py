@@ -134,13 +134,6 @@ def test_outputs_of_others_are_kept(copy: Any, folder: Path) -> None:
     assert (folder / "out" / "a.wav").read_bytes() != before
 
 
-def test_what_is_lost_is_told_once(sbm: Any, folder: Path, model_file: Path) -> None:
-    for name in ("x.wav", "y.wav"):
-        write(folder / "in" / name, rate=44100)
-    result = sbm("batch", "in", "-o", "out", "-m", model_file, "--workers", "1")
-    assert result.status == 0 and result.err.count("the output ends at 8 kHz") == 1
-
-
 def test_a_bad_file_does_not_stop_the_others(copy: Any, folder: Path) -> None:
     write(folder / "in" / "bad.wav", seconds=3)  # longest, hence first
     write(folder / "in" / "odd.wav")

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from sbm_cli.audio.loudness.levels import Levels
 from sbm_cli.cli import batch, enhance
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.files import FileReport
@@ -67,7 +68,9 @@ def test_a_file_becomes_a_file(sbm: Any, folder: Path, model_file: Path) -> None
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "--model", model_file)
     assert (result.status, result.out) == (0, "")
     # the first run on a machine compiles the scan, and may say how far it is before the last line
-    assert result.err.splitlines()[-1].startswith("noisy.wav -> clean.wav  0.5 s of audio in ")
+    done, levels = result.err.splitlines()[-2:]
+    assert done.startswith("noisy.wav -> clean.wav  0.5 s of audio in ")
+    assert levels == "    speech -25 -> -25 dBFS"
     assert soundfile.info("clean.wav").subtype == "PCM_24"
     # an untrained network returns its input
     assert np.allclose(soundfile.read("clean.wav")[0], soundfile.read("noisy.wav")[0], atol=1e-3)
@@ -80,6 +83,14 @@ def test_a_folder_keeps_the_name(sbm: Any, folder: Path, model_file: Path, exist
         (folder / "out").mkdir()
     assert sbm("enhance", "noisy.wav", "-o", "out" if exists else "out/", "-m", model_file).status == 0
     assert names(folder) == {"noisy.wav", "out", "out/noisy.wav"}
+
+
+def test_without_an_output_the_name_follows_the_input(sbm: Any, folder: Path, model_file: Path) -> None:
+    for _ in range(2):  # a pattern that finds the output of the first time
+        assert sbm("enhance", "*.wav", "-m", model_file, "--overwrite").status == 0
+        assert names(folder) == {"noisy.wav", "noisy-clean.wav"}
+    assert sbm("enhance", "noisy.wav", "-m", model_file, "--ext", "flac").status == 0
+    assert names(folder) == {"noisy.wav", "noisy-clean.wav", "noisy-clean.flac"}
 
 
 def test_json_is_all_that_is_said(sbm: Any, folder: Path, model_file: Path) -> None:
@@ -195,7 +206,9 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         def enhance_file(self, source: Path, target: Path, options: Options, **how: Any) -> FileReport:
             asked.update(source=source, target=target, options=options, **how)
             how["progress"](1.0, 2.0)
-            return FileReport(str(source), str(target), 16000, 1, 32000, 2.0, 0.5, 0.25, 7, 8000.0, "m", options)
+            levels = Levels(-20.1, -22.4, None, None)
+            where = str(source), str(target), 16000, 1, 32000, 2.0, 0.5, 0.25, 7, 8000.0, "m", options
+            return FileReport(*where, levels=levels, loudness=-16.04)
 
     def load(model: str | None, device: str, threads: int | None) -> Fake:
         asked.update(model=model, device=device, threads=threads)
@@ -204,8 +217,8 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(Enhancer, "load", load)
     options = "--overwrite --model m --device cpu --threads 3 --subtype FLOAT --clip-mode none --replace-nan"
     options += (
-        " --attenuation-limit 12 --rate 8000 --mono --steps 5 --sampler sde --seed 3 --dtype bfloat16 --keep-high-band"
-        " --dereverb 0.4"
+        " --attenuation-limit 12 --rate 8000 --mono --steps 5 --sampler sde --seed 3 --dtype bfloat16"
+        " --no-keep-high-band --dereverb 0.4 --bit-rate 96k"
     )
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", *options.split())
     assert result.status == 0
@@ -217,13 +230,15 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         "device": "cpu",
         "threads": 3,
         "overwrite": True,
-        "options": Options(1.0, 12.0, 0.4, 5, "sde", 3, "bfloat16", True, 8000, True, "FLOAT", "none", True),
+        "options": Options(
+            1.0, 12.0, 0.4, 5, "sde", 3, "bfloat16", False, 8000, True, "FLOAT", 96_000, "none", replace_nan=True
+        ),
     }
     assert result.err == (
         "sbm: warning: clean.wav: 7 samples beyond full scale\n"
         "     --clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.\n"
         "noisy.wav -> clean.wav  2.0 s of audio in 0.5 s (RTF 0.25)\n"
-        "the output ends at 8 kHz; --keep-high-band passes on what lies above, attenuated but not cleaned\n"
+        "    speech -20 -> -22 dBFS, loudness -16.0 LUFS\n"
     )
 
 
@@ -242,29 +257,28 @@ def test_defaults_are_those_of_the_enhancer(command: Any) -> None:
 
 
 def test_clip_modes_are_those_of_the_audio_room(sbm: Any) -> None:
-    from sbm_cli.audio.clipping import CLIP_MODES
+    from sbm_cli.audio.loudness.clipping import CLIP_MODES
 
     assert f"<{'|'.join(CLIP_MODES)}>" in sbm("enhance", "-h").out
 
 
 @pytest.mark.parametrize(
-    ("rate", "options", "told"),
+    ("rate", "options", "limit"),
     [
-        (16000, "", 0),
-        (44100, "", 1),
-        (44100, "--keep-high-band", 0),
-        (44100, "--rate 16000", 0),
-        (44100, "--strength .5", 0),
-        (8000, "--rate 44100", 0),
+        (16000, "", None),
+        (44100, "", None),
+        (44100, "--no-keep-high-band", 8000),
+        (44100, "--no-keep-high-band --rate 16000", None),
+        (44100, "--no-keep-high-band --strength .5", None),
+        (8000, "--no-keep-high-band --rate 44100", None),
     ],
 )
-def test_what_is_lost_is_told_once(
-    sbm: Any, folder: Path, model_file: Path, rate: int, options: str, told: int
+def test_where_the_output_ends_is_reported(
+    sbm: Any, folder: Path, model_file: Path, rate: int, options: str, limit: int | None
 ) -> None:
-    for name in ("a.wav", "b.wav"):
-        soundfile.write(name, np.random.default_rng(0).uniform(-0.1, 0.1, 4000), rate)
-    result = sbm("enhance", "a.wav", "b.wav", "-o", "out/", "-m", model_file, *options.split())
-    assert result.status == 0 and result.err.count("the output ends at 8 kHz") == told
+    soundfile.write("a.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 4000), rate)
+    result = sbm("enhance", "a.wav", "-m", model_file, "--json", *options.split())
+    assert result.status == 0 and json.loads(result.out)["band_limit"] == limit
 
 
 def test_several_inputs_into_a_folder(sbm: Any, folder: Path, model_file: Path) -> None:
@@ -275,8 +289,7 @@ def test_several_inputs_into_a_folder(sbm: Any, folder: Path, model_file: Path) 
     assert names(folder / "out") == {"noisy.wav", "second.wav"}
     assert result.err.startswith("sbm: third.wav: not a sound file")
     assert result.err.endswith("sbm: 1 of 3 files failed: third.wav\n")
-    first, second = result.out.split("}\n{")
-    assert json.loads(f"{first}}}")["source"] == "noisy.wav" and json.loads(f"{{{second}")["source"] == "second.wav"
+    assert [report["source"] for report in json.loads(result.out)] == ["noisy.wav", "second.wav"]
 
 
 def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Path) -> None:
@@ -315,6 +328,14 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
             "sbm: noisy.wav is also the input or the output",
         ),
         (["*.flac", "-o", "out"], 1, "sbm: *.flac: no such file or folder"),
+        (["own", "talk.wav"], 1, "sbm: own: no such file or folder\n     Put a name with spaces in quotes: 'own talk"),
+        (["-"], 2, "sbm: invalid value for --output: give a file, or - for stdout"),
+        (["noisy.wav", "--strength", "1.5"], 2, "sbm: invalid value for '--strength': expected 0 (the input) to 1 "),
+        (["noisy.wav", "--strength", "50%"], 2, "sbm: invalid value for '--strength': expected 0 (the input) to 1 "),
+        (["noisy.wav", "--bit-rate", "128"], 2, "sbm: invalid value for '--bit-rate': expected 128k or 128000"),
+        (["noisy.wav", "--bit-rate", "128k"], 1, "sbm: noisy-clean.wav: WAV PCM_24 at 16000 Hz has no bit rate"),
+        (["noisy.wav", "--loudness", "16"], 2, "sbm: invalid value: loudness must be between -70 and 0 LUFS"),
+        (["noisy.wav", "--loudness", "-16", "--clip-mode", "rescale"], 2, "sbm: invalid value: clip mode rescale and "),
         (["noisy.wav", "-o", "clean.wav", "--ext", "flac"], 2, "sbm: invalid value for --ext: clean.wav has a suffix"),
         (["noisy.wav", "-o", "out/", "--ext", "raw"], 2, "sbm: invalid value for --ext: unknown format 'raw'; "),
         (["noisy.wav", "-o", "-", "--json"], 2, "sbm: invalid value for --json, --output: only one of them "),
@@ -368,7 +389,7 @@ def test_inputs_and_outputs_that_do_not_go_together(
 ) -> None:
     piped.give(b"")
     (folder / "copy").mkdir()
-    for name in ("other.wav", "copy/noisy.wav"):
+    for name in ("other.wav", "own talk.wav", "copy/noisy.wav"):
         shutil.copy("noisy.wav", name)
     result = sbm("enhance", *arguments)
     assert result.status == status

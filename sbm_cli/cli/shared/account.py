@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from sbm_cli.atomic import write_atomically
 from sbm_cli.cells import cell
 from sbm_cli.cli.shared import console, errors
-from sbm_cli.cli.shared.options import BAND_NOTE
 
 if TYPE_CHECKING:
     from sbm_cli.batch.plan import Job, Plan
@@ -34,7 +33,6 @@ class Account:
         self._seconds = 0.0  # of audio enhanced
         self._bytes_left = 0  # of planned inputs
         self._clipped = 0  # samples
-        self._limits: set[float] = set()  # Hz, at which outputs end
         self._not_carried: Counter[str] = Counter()  # what outputs have no room for, by name
         self._rows: list[tuple[str, ...]] = []  # of the report
 
@@ -68,8 +66,6 @@ class Account:
             self._seconds += report.get("seconds", 0.0)
         self._clipped += report.get("clipped", 0)
         self._not_carried.update(report.get("not_carried", ()))
-        if limit := report.get("band_limit"):
-            self._limits.add(limit)
         for note in report.get("notes", ()):
             console.warn(f"{job.source}: {note}")
         if self._json_lines:
@@ -101,8 +97,6 @@ class Account:
         if self._not_carried:
             names = (f"{name} ({count})" for name, count in self._not_carried.items())
             console.warn(f"not carried over (from how many files): {', '.join(names)}")
-        for limit in self._limits:
-            console.note(BAND_NOTE.format(limit / 1000))
         for reason, paths in self.outdated.items():
             shown = ", ".join([*map(str, paths[:SHOWN]), *["…"] * (len(paths) > SHOWN)])
             console.error(

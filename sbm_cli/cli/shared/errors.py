@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import traceback
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Report:
 def describe(error: BaseException) -> Report:
     """Return what an exception means to the person who typed the command."""
     if isinstance(error, SbmError):
-        return Report(error.message, error.hint, FAILED)
+        return Report(error.message, _as_options(error.hint), FAILED)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Report("interrupted", "", INTERRUPTED)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported
@@ -45,6 +46,22 @@ def describe(error: BaseException) -> Report:
         "This is a bug. Please report it with the output of `sbm doctor`; SBM_DEBUG=1 shows the traceback.",
         FAILED,
     )
+
+
+_ARGUMENTS = re.compile(r"`(\w+(?:=[^`,]+)?(?:, \w+=[^`,]+)*)`")  # `rate`, `mono=True, rate=8000`
+
+
+def _as_options(hint: str) -> str:
+    """Return a hint with its arguments, as Python has them, turned into options of the command line."""
+
+    def options(found: re.Match[str]) -> str:
+        told = []
+        for argument in found[1].split(", "):
+            name, _, value = argument.partition("=")
+            told.append(f"--{name.replace('_', '-')}" + (f" {value}" if value not in ("", "True") else ""))
+        return " ".join(told)
+
+    return _ARGUMENTS.sub(options, hint)
 
 
 def report(error: BaseException, about: object = "") -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sbm_cli.options import DEFAULTS, KEEP_ROOM, Knob, Options, knobs
+from sbm_cli.options import DEFAULTS, KEEP_ROOM, LEAST_BIT_RATE, Knob, Options, knobs
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
@@ -40,17 +40,44 @@ Raw = Annotated[
     ),
 ]
 PIPE = "-"  # standard input or output, where a file's name would stand
-BAND_NOTE = "the output ends at {:g} kHz; --keep-high-band passes on what lies above, attenuated but not cleaned"
+
+
+def _strength(text: str) -> float:
+    """Return the value of --strength."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise typer.BadParameter(
+        f"expected 0 (the input) to 1 (all enhanced), such as 0.7, got {text!r}; "
+        "--attenuation-limit says it in decibels, and --model NAME takes another model (sbm models list)"
+    )
+
+
+def _bit_rate(text: str) -> int:
+    """Return the value of --bit-rate in bit/s."""
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([kK]?)", text):
+        rate = round(float(found[1]) * (1000 if found[2] else 1))
+        if rate >= LEAST_BIT_RATE:
+            return rate
+    raise typer.BadParameter(f"expected 128k or 128000 (bit/s), for example, got {text!r}")
+
+
+# How the command line reads what Typer's own types do not, or do not explain.
+_PARSERS = {"strength": _strength, "bit_rate": _bit_rate}
 
 
 def _option(kind: Any, knob: Knob, name: str) -> Any:
     """Return the annotation that offers an option as Typer wants it."""
-    how: dict[str, Any] = {"help": knob.help, "metavar": knob.unit or None, "min": knob.least, "max": knob.most}
-    if kind is bool:  # without a --no-…
-        return Annotated[bool, typer.Option(f"--{name.replace('_', '-')}", help=knob.help)]
-    if name == "audio_stream":  # a number or a word, which Typer does not know
+    if kind is bool:  # a --no-… only where it has an effect
+        flag = name.replace("_", "-")
+        names = f"--{flag}/--no-{flag}" if getattr(DEFAULTS, name, False) else f"--{flag}"
+        return Annotated[bool, typer.Option(names, help=knob.help)]
+    how: dict[str, Any] = {"help": knob.help, "metavar": knob.unit or None, "show_default": knob.absent or True}
+    if name in _PARSERS:
+        return Annotated[kind, typer.Option(**how, parser=_PARSERS[name])]
+    if name == "audio_stream":  # a number or a word
         kind = str | None
-    return Annotated[kind, typer.Option(**how, show_default=knob.absent or True)]
+    return Annotated[kind, typer.Option(**how, min=knob.least, max=knob.most)]
 
 
 def _offered() -> dict[str, Any]:

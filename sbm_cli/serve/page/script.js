@@ -69,7 +69,7 @@ function makeKnob(knob) {
   if (knob.kind === "choice") {
     for (const [value, text] of knob.choices) input.append(new Option(text, value));
   } else if (knob.kind === "flag") {
-    input.type = "checkbox";
+    Object.assign(input, {type: "checkbox", checked: knob.default});
     head.append(input);
   } else if (knob.most !== null && knob.least !== null) {
     const shown = document.createElement("output");
@@ -81,7 +81,7 @@ function makeKnob(knob) {
   } else {
     Object.assign(input, {type: "number", step: "any", placeholder: "off", value: knob.default ?? ""});
     if (knob.least !== null) input.min = knob.least;
-    head.append(knob.unit ? `${label(knob.name)} (${knob.unit === "DB" ? "dB" : knob.unit})` : label(knob.name));
+    head.append(knob.unit ? `${label(knob.name)} (${knob.unit.replace("DB", "dB")})` : label(knob.name));
   }
   if (knob.kind === "flag" || knob.kind === "choice") head.append(label(knob.name));
   box.append(head, ...(input.parentElement ? [] : [input]), help);
@@ -94,8 +94,8 @@ function wishes() {
   for (const knob of about.knobs) {
     const input = find(`#${knob.name}`);
     if (input.disabled) continue;
-    if (knob.kind === "flag" ? input.checked : input.value !== "" && input.value !== String(knob.default ?? "")) {
-      query.set(knob.name, knob.kind === "flag" ? "true" : input.value);
+    if (knob.kind === "flag" ? input.checked !== knob.default : input.value !== "" && input.value !== String(knob.default ?? "")) {
+      query.set(knob.name, knob.kind === "flag" ? input.checked : input.value);
     }
   }
   return query;

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbm_cli.audio.clipping import CLIP_MODES, apply_clip_mode
+from sbm_cli.audio.loudness.clipping import CLIP_MODES, apply_clip_mode
 
 BLOCK = np.array([[0.5, -1.5, 1.0], [2.0, -1.0, 0.0]], np.float32)
 

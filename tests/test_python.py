@@ -1,0 +1,128 @@
+"""What the package offers to programs: names, errors, files in memory, logs."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import sbm_cli
+from sbm_cli import AudioError, Enhancer, Options, Pipe, SbmError
+from sbm_cli.cli.shared import errors
+
+NOISY = np.random.default_rng(0).uniform(-0.1, 0.1, (16000, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def enhancer() -> Enhancer:
+    return Enhancer.load("sbm-tiny", device="cpu")
+
+
+def test_all_names_are_there() -> None:
+    for name in sbm_cli.__all__:
+        assert getattr(sbm_cli, name) is not None
+    family = [value for name in sbm_cli.__all__ if isinstance(value := getattr(sbm_cli, name), type)]
+    errors_there = {each for each in family if issubclass(each, Exception)}
+    assert errors_there == {SbmError, *SbmError.__subclasses__()}
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".m4a"])
+def test_files_in_memory_are_files(enhancer: Enhancer, tmp_path: Path, suffix: str) -> None:
+    source, target = io.BytesIO(), io.BytesIO()
+    soundfile.write(source, NOISY, 16000, format="FLAC")
+    report = enhancer.enhance_file(source, Pipe(target, suffix))
+    (tmp_path / "noisy.flac").write_bytes(source.getvalue())
+    enhancer.enhance_file(tmp_path / "noisy.flac", tmp_path / f"clean{suffix}")
+    (tmp_path / f"memory{suffix}").write_bytes(target.getvalue())
+    found, expected = (sbm_read(tmp_path / f"{name}{suffix}") for name in ("memory", "clean"))
+    np.testing.assert_array_equal(found, expected)
+    assert (report.source, report.samples, report.channels) == ("-", 16000, 2)
+
+
+def sbm_read(path: Path) -> np.ndarray:
+    from sbm_cli.audio.io import SoundReader
+
+    with SoundReader(path) as reader:
+        return np.concatenate(list(reader.blocks(4000)), axis=1)
+
+
+def test_a_plain_file_object_becomes_a_wav(enhancer: Enhancer) -> None:
+    source, target = io.BytesIO(), io.BytesIO()
+    soundfile.write(source, NOISY, 16000, format="WAV")
+    enhancer.enhance_file(source, target)
+    target.seek(0)
+    assert soundfile.info(target).format == "WAV"
+
+
+def test_text_and_names_without_a_dot_are_no_pipes(enhancer: Enhancer) -> None:
+    with pytest.raises(ValueError, match="binary mode"):
+        Pipe(io.StringIO())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must begin with a dot, such as .flac, got 'flac'"):
+        Pipe(io.BytesIO(), "flac")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"strength": "0.5"}, "strength must be a number, got '0.5'"),
+        ({"strength": None}, "strength must be a number, got None"),
+        ({"rate": "16000"}, "rate must be a number"),
+        ({"mono": "no"}, "mono must be True or False, got 'no'"),
+        ({"keep_high_band": None}, "keep_high_band must be True or False"),
+    ],
+)
+def test_options_of_another_type_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Options(**wrong)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert Options(strength=np.float32(0.5), rate=np.int64(8000), attenuation_limit=None).rate == 8000  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"threads": 0}, "threads must be a whole number from 1, got 0"),
+        ({"threads": 1.5}, "threads must be a whole number from 1, got 1.5"),
+        ({"device": "gpu"}, "expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+    ],
+)
+def test_loading_checks_its_arguments(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Enhancer.load("sbm-tiny", **wrong)
+
+
+def test_hints_name_arguments_here_and_options_there(enhancer: Enhancer, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "noisy.wav", NOISY, 16000)
+    with pytest.raises(AudioError) as caught:
+        enhancer.enhance_file(tmp_path / "noisy.wav", tmp_path / "clean.amr")
+    assert caught.value.hint == "Use `mono=True, rate=8000`, or choose another format, such as .wav or .flac."
+    told = errors.describe(caught.value).hint
+    assert told == "Use --mono --rate 8000, or choose another format, such as .wav or .flac."
+    kept = pickle.loads(pickle.dumps(caught.value))
+    assert (kept.message, kept.hint) == (caught.value.message, caught.value.hint)
+    if hasattr(kept, "add_note"):
+        assert kept.hint in "".join(traceback.format_exception(kept))
+
+
+def test_logs_are_silent_until_they_are_wanted(
+    enhancer: Enhancer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("sbm_cli")
+    assert [type(handler) for handler in logger.handlers] == [logging.NullHandler]
+    source = io.BytesIO()
+    soundfile.write(source, NOISY, 16000, format="WAV")
+    enhancer.enhance_file(source, io.BytesIO())
+    assert capfd.readouterr() == ("", "")
+    with caplog.at_level(logging.INFO, logger="sbm_cli"):
+        enhancer.enhance_file(source, io.BytesIO())
+        Enhancer.load("sbm-tiny", device="cpu")
+    assert [record.name for record in caplog.records] == ["sbm_cli.files", "sbm_cli.enhancer"]
