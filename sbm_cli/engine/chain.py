@@ -1,4 +1,4 @@
-"""From noisy to clean samples by compiled kernels, block by block; the specification is `sbm_cli.chain`."""
+"""From noisy to clean samples by compiled kernels, block by block, as `sbm_cli.stream.torch_chain` specifies."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ function makeKnob(knob) {
   } else {
     Object.assign(input, {type: "number", step: "any", placeholder: "off", value: knob.default ?? ""});
     if (knob.least !== null) input.min = knob.least;
-    head.append(knob.unit ? `${label(knob.name)} (${knob.unit === "DB" ? "dB" : knob.unit})` : label(knob.name));
+    head.append(knob.unit ? `${label(knob.name)} (${knob.unit.replace("DB", "dB")})` : label(knob.name));
   }
   if (knob.kind === "flag" || knob.kind === "choice") head.append(label(knob.name));
   box.append(head, ...(input.parentElement ? [] : [input]), help);

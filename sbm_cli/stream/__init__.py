@@ -232,7 +232,7 @@ def _chain(model: Model, channels: Sequence[int], options: Options, high: bool, 
         from sbm_cli.engine.chain import CompiledChain
 
         return CompiledChain(model.config, plan, channels, linked, high, threads)
-    from sbm_cli.chain import TorchChain
+    from sbm_cli.stream.torch_chain import TorchChain
 
     return TorchChain(model, channels, linked, options, high, threads)
 
