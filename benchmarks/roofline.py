@@ -11,8 +11,9 @@ One second of audio needs, whatever the code looks like,
 - bytes: the activations between the stages that are one function each (two convolutions along the bands, the linear map
   over them, the Mamba block), read once and written once in float32. What lies within a stage could stay in a cache.
 
-The rates are measured in the same run on one thread: the best of PyTorch's products in the shapes of the network, state
+The rates are measured in the same run on one thread: products by our kernel in the shapes of the network, state
 updates on registers alone with the scan's own instructions, and copies of 64 MiB. Terms are added, not overlapped.
+Then the time of each kind of stage, in a block of a file and in a hop of a stream.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-import torch
 from numba import njit
 from scan import best
 
+from sbm_cli.compiled.network import run
+from sbm_cli.compiled.product import packed, product
 from sbm_cli.compiled.scan import GROUP
 from sbm_cli.compiled.vector import LANES, exp2_negative, load, splat, store
+from sbm_cli.engine.plan import Plan, aligned
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.timing.machine import machine, software
 
-ROWS = 2048  # of a product: a block of a file has about as many
+ROWS = 64  # of a product: as many as a Mamba takes at a time
+FRAMES = 125  # of a block of two seconds
+KINDS = ("encoder", "blocks", "full-band Mamba", "decoder")
 
 
 def operations(config: OSpatialNetConfig, rate: float) -> tuple[float, float, float]:
@@ -75,14 +80,37 @@ def rates(config: OSpatialNetConfig, seconds: float) -> tuple[float, float, floa
     shapes = [(config.channels, 4 * config.channels), (2 * config.channels, config.channels)]
     products = 0.0
     for size, out in shapes:
-        x, weight, y = torch.randn(ROWS, size), torch.randn(size, out), torch.empty(ROWS, out)
-        took = best(lambda x=x, weight=weight, y=y: torch.mm(x, weight, out=y), seconds)  # type: ignore[misc]
+        x, y, random = np.zeros(ROWS * size, np.float32), np.zeros(ROWS * out, np.float32), np.random.default_rng(0)
+        weight = np.concatenate(packed(random.normal(size=(size, out)).astype(np.float32)))
+        took = best(
+            lambda x=x, weight=weight, y=y, size=size, out=out: product(  # type: ignore[misc]
+                x, 0, size, 1, ROWS, weight, 0, size, out, False, y, 0, out
+            ),
+            seconds,
+        )
         products = max(products, 2 * ROWS * size * out / took)
     values, count = np.full(3 * LANES, 1e-6, np.float32), 100_000
     updates = count * GROUP * LANES / best(lambda: updates_on_registers(values, count), seconds)
-    source, target = torch.zeros(2**24), torch.zeros(2**24)
-    copied = 2 * 2**26 / best(lambda: target.copy_(source), seconds)
+    source, target = np.zeros(2**24, np.float32), np.zeros(2**24, np.float32)
+    copied = 2 * 2**26 / best(lambda: np.copyto(target, source), seconds)
     return products, updates, copied
+
+
+def stage_times(plan: Plan, frames: int, seconds: float) -> dict[str, float]:
+    """Return the seconds that all stages of a kind take for a block of so many frames."""
+    sizes, work = plan.sizes, plan.new_work()
+    spectra = np.random.default_rng(0).normal(0, 0.3, (sizes.history + frames) * 2 * sizes.width).astype(np.float32)
+    x, estimates = aligned(frames * sizes.bands * sizes.channels), aligned(frames * 2 * sizes.width)
+    carry, times = aligned(plan.carry), dict.fromkeys(KINDS, 0.0)
+    for stage in range(len(plan.stages) // 3):
+        kind = KINDS[plan.stages[3 * stage]]
+        times[kind] += best(
+            lambda stage=stage: run(  # type: ignore[misc]
+                stage, stage + 1, 0, frames, sizes, plan.weights, plan.stages, carry, spectra, x, work, estimates
+            ),
+            seconds,
+        )
+    return times
 
 
 def main() -> None:
@@ -90,7 +118,6 @@ def main() -> None:
     parser.add_argument("--model", default=None)
     parser.add_argument("--seconds", type=float, default=10.0, help="of audio, and of measuring")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     enhancer = Enhancer.load(options.model)
     config, samples = enhancer.config, round(options.seconds * enhancer.config.rate)
     noise = np.random.default_rng(0).normal(0, 0.05, samples).astype(np.float32)
@@ -103,6 +130,18 @@ def main() -> None:
     for name, need, speed, took in zip(("products", "updates", "bytes"), needs, speeds, times, strict=True):
         print(f"| {name} | {need / 1e6:.1f} M | {speed / 1e9:.1f} G | {took * 1e3:.1f} |")
     print(f"| bound | | | {sum(times) * 1e3:.1f} |\n| reached | | | {reached * 1e3:.1f} |")
+    plan, hop = enhancer.model.plan(), config.stft.hop / config.rate
+    assert plan is not None, "this network has no compiled form"
+    block = stage_times(plan, FRAMES, options.seconds / 30)
+    alone = stage_times(plan, 1, options.seconds / 30)
+    stream, silence = enhancer.stream(config.rate), noise[: config.stft.hop]
+    whole = best(lambda: stream.feed(silence), options.seconds / 3)
+    print("\n| | ms for one second of audio, in blocks | ms in a hop |\n|---|---|---|")
+    for kind in KINDS:
+        print(f"| {kind} | {block[kind] / FRAMES / hop * 1e3:.2f} | {alone[kind] * 1e3:.3f} |")
+    rest = reached - sum(block.values()) / FRAMES / hop, whole - sum(alone.values())
+    print(f"| STFT, level, compression, calls | {rest[0] * 1e3:.2f} | {rest[1] * 1e3:.3f} |")
+    print(f"| all | {reached * 1e3:.2f} | {whole * 1e3:.3f} |")
     print(f"\nRTF {reached:.4f}, {reached / sum(times):.2f} times the bound of {sum(times):.4f}")
 
 

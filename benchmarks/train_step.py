@@ -3,9 +3,9 @@
     python benchmarks/train_step.py [--precision bfloat16] [--against CHECKOUT] [--rounds 40]
 
 A step is one 3-s item, forward and backward through the loss, on one thread with the allocator settings of a
-training. With --against, both versions run in processes of their own and take turns, step by step, so that a slow
-minute of the machine meets both; the ratio is the median of the ratios of the turns. The precision is that of this
-version; the other one runs in float32.
+training. With --against, both versions run this script as they have it, in processes of their own, and take turns, step
+by step, so that a slow minute of the machine meets both; the ratio is the median of the ratios of the turns. The
+precision is that of this version; the other one runs in float32.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 SECONDS = 3.0
 HERE = Path(__file__).resolve().parent.parent
+SCRIPT = Path(__file__).resolve().relative_to(HERE)
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}  # as `train` sets them
 CLASSES = {  # the first that occurs in an operator's name; a Function's own time leaves out the operators it calls
     "linear map over bands": ("BandLinear",),
@@ -47,14 +48,7 @@ def make_step(precision: str) -> Callable[[], float]:
 
     from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
     from sbm_cli.training.config import load_recipe
-
-    try:
-        from sbm_cli.training.objectives.objective import STUDENT, Batch
-
-        def batch_loss(config, network, *batch):  # type: ignore[no-untyped-def]
-            return config.objective.loss(config, Batch(*batch), STUDENT, {STUDENT: network})
-    except ImportError:  # commits up to 51ffe64
-        from sbm_cli.training.objective import batch_loss  # type: ignore[import-not-found, no-redef]
+    from sbm_cli.training.objectives.objective import STUDENT, Batch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -69,7 +63,8 @@ def make_step(precision: str) -> Callable[[], float]:
     items = itertools.count()  # each has a bridge time of its own, and not every time costs the same
 
     def step() -> float:
-        loss = batch_loss(config, network, noisy, clean, 0, torch.tensor([next(items)]))
+        batch = Batch(noisy, clean, 0, torch.tensor([next(items)]))
+        loss = config.objective.loss(config, batch, STUDENT, {STUDENT: network})
         network.zero_grad()
         loss.backward()
         return float(loss.detach())
@@ -95,7 +90,7 @@ def compare(roots: list[Path], precisions: list[str], rounds: int) -> list[list[
     """Return what `work` answers, for every checkout and round."""
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, "--work", "--precision", precision],
+            [sys.executable, root / SCRIPT, "--work"] + (["--precision", precision] if root == HERE else []),
             env=os.environ | ALLOCATOR | {"PYTHONPATH": str(root)},
             cwd=root,
             stdin=subprocess.PIPE,
@@ -149,6 +144,8 @@ def main() -> None:
     if options.work:
         work(options.precision)
         return
+    if options.against and not (options.against / SCRIPT).is_file():
+        parser.error(f"{options.against} has no {SCRIPT}: compare with a commit from afe620b on")
     roots = [HERE] + ([options.against.resolve()] if options.against else [])
     precisions = [options.precision, "float32"][: len(roots)]
     answers = compare(roots, precisions, options.rounds)

@@ -26,12 +26,12 @@ from sbm_cli import __version__
 from sbm_cli.atomic import write_atomically
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.audio.samples import Samples
-from sbm_cli.chain import Carry, enhance_spectrum
 from sbm_cli.dsp.stft import Stft, window_tensors
 from sbm_cli.errors import DependencyError, ModelError
 from sbm_cli.model import Model
 from sbm_cli.options import Options
 from sbm_cli.stream import Stream
+from sbm_cli.stream.torch_chain import Carry, enhance_spectrum
 from sbm_cli.timing.clips import read_clip, speech_like
 
 FORMAT = 1  # of inputs, outputs and metadata

@@ -15,7 +15,9 @@ def cores() -> int:
 
 def gpus() -> int:
     """Return how many GPUs torch can use; without a driver, skip the seconds that torch takes to find none."""
-    if sys.platform == "linux" and not (any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()):
+    linux = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+    windows = Path(os.environ.get("SYSTEMROOT", "/"), "System32", "nvcuda.dll").exists()
+    if not {"linux": linux, "win32": windows, "darwin": False}.get(sys.platform, True):
         return 0
     import torch
 

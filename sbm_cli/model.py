@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -155,9 +154,12 @@ class Model:
 
     def plan(self, room: float = 0.0) -> Plan | None:
         """Return the network folded for one step as compiled kernels take it; None if they do not, or not here."""
-        if self.device != "cpu" or self.config.schedule.end_std or find_spec("numba") is None:
+        if self.device != "cpu" or self.config.schedule.end_std:
             return None
-        from sbm_cli.engine.plan import plan, supports
+        try:
+            from sbm_cli.engine.plan import plan, supports
+        except ImportError:  # of Numba; PyTorch's way says so
+            return None
 
         network = self.config.network
         if not isinstance(network, OSpatialNetConfig) or not supports(network):

@@ -45,7 +45,7 @@ class Options:
         Knob("Attenuate nothing by more than so many dB: strength in decibels, as in DeepFilterNet.", "DB", 0),
     ] = None
     dereverb: Annotated[
-        float, Knob("Share of the reverberation to remove; below 1 needs sbm-small.", "SHARE", 0, 1)
+        float, Knob("Share of the reverberation to remove; sbm-tiny always removes all.", "SHARE", 0, 1)
     ] = 1.0
     steps: Annotated[int, Knob("Steps along the bridge; each calls the network once.", "N", 1)] = 1
     sampler: Annotated[
@@ -59,6 +59,10 @@ class Options:
     keep_high_band: Annotated[
         bool, Knob("Keep what lies above 8 kHz, attenuated like the octave below, or nothing of it.")
     ] = True
+    link_channels: Annotated[
+        bool | None,
+        Knob("Keep the stereo image by one gain for all channels, not one for each.", absent="for two channels"),
+    ] = None
     rate: Annotated[int | None, Knob("Output sampling rate.", "HZ", LEAST_RATE, MOST_RATE, "the input's")] = None
     mono: Annotated[bool, Knob("Mix all channels down to one.")] = False
     subtype: Annotated[
@@ -92,7 +96,8 @@ class Options:
             value = getattr(self, name)
             if name in _NUMBERS and not (isinstance(value, Real) or value is default is None):
                 raise ValueError(f"{name} must be a number, got {value!r}")
-            if isinstance(default, bool) and not isinstance(value, bool):
+            is_switch = isinstance(default, bool) or (name == "link_channels" and value is not None)
+            if is_switch and not isinstance(value, bool):
                 raise ValueError(f"{name} must be True or False, got {value!r}")
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength must be between 0 (the input) and 1 (all enhanced), got {self.strength}")

@@ -1,8 +1,7 @@
-"""The chain: arrays, files and streams give the same; a file comes out as what it went in."""
+"""The chain: arrays and streams give the same, however they are cut, at any rate and with any options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,7 @@ from sbm_cli.audio.resample import resampled_length
 from sbm_cli.bridge import VE, Flow, Schedule, sample
 from sbm_cli.dsp.level import frame_power
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.errors import AudioError, DependencyError, ModelError, OutputExistsError
-from sbm_cli.files import FileReport
+from sbm_cli.errors import DependencyError, ModelError
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.configs import OSpatialNetConfig
@@ -33,7 +31,7 @@ DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 def make(lookahead: int = 0, perturbed: bool = True, **changes: bool) -> Enhancer:
     """Return an enhancer with a network of a few thousand parameters that changes what it hears."""
     torch.manual_seed(0)
-    config = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2, lookahead=lookahead)
+    config = OSpatialNetConfig(channels=16, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2, lookahead=lookahead)
     network = OSpatialNet(config := replace(config, **changes))
     if perturbed:
         for parameter in network.parameters():
@@ -171,7 +169,7 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -
 def test_nothing_is_lowered_by_more_than_the_limit(gain: float, limit: float, rate: int) -> None:
     """Where the model is a gain: one of nothing at all comes out at the limit, one of one as it was."""
     enhancer = make(perturbed=False)
-    enhancer.model.folded().head.bias[0] = gain**0.5  # of the compressed spectrum
+    enhancer.model.network.head.bias[0] = gain**0.5  # of the compressed spectrum
     noisy = sound(3000)[0]
     limited = enhancer.enhance(noisy, rate, Options(attenuation_limit=limit))
     lowest = 10 ** (-limit / 20)
@@ -338,7 +336,7 @@ def test_the_high_band_is_kept_only_where_there_is_one(enhancer: Enhancer) -> No
 def test_a_model_that_is_a_gain_is_one_for_the_high_band(lookahead: int, rates: tuple[int, int], gain: float) -> None:
     """So one that does nothing gives all of its input back: the parts belong together, sample for sample."""
     enhancer = make(lookahead, perturbed=False)
-    enhancer.model.folded().head.bias[0] = gain**0.5  # of the compressed spectrum
+    enhancer.model.network.head.bias[0] = gain**0.5  # of the compressed spectrum
     noisy = np.random.default_rng(0).normal(0, 0.1, (2, rates[0] // 2)).astype(np.float32)
     found = enhancer.enhance(noisy, rates[0], Options(rate=rates[1]))
     expected = noisy if rates[0] == rates[1] else np.stack([soxr.resample(row, *rates) for row in noisy])
@@ -349,7 +347,7 @@ def test_a_model_that_is_a_gain_is_one_for_the_high_band(lookahead: int, rates: 
     assert np.abs(enhancer.enhance(noisy, rates[0], without) - gain * expected).max() > 0.05
 
 
-def test_the_high_band_follows_the_model_in_time() -> None:
+def test_the_high_band_follows_the_model_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the model silences the octave below it, what lies above fades out too."""
 
     def first_second(state: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor, carry: Any) -> tuple[torch.Tensor, Any]:
@@ -357,6 +355,7 @@ def test_the_high_band_follows_the_model_in_time() -> None:
         return noisy * (frames * 256 < 16000), int(frames[-1]) + 1
 
     enhancer = make()
+    monkeypatch.setattr(enhancer.model, "plan", lambda room: None)
     enhancer.model._folded[0.0] = first_second  # type: ignore[assignment]
     time = np.arange(2 * 44100) / 44100
     noisy = sum(0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (6000, 12000)).astype(np.float32)
@@ -390,10 +389,12 @@ def test_silence_stays_silence(enhancer: Enhancer) -> None:
     assert not enhancer.enhance(paused, 16000)[6512:11488].any()
 
 
-def test_channels_share_the_level_but_nothing_else(enhancer: Enhancer) -> None:
-    noisy = sound(8000, 2)
-    swapped = enhancer.enhance(noisy[::-1].copy(), 16000)
-    np.testing.assert_allclose(swapped[::-1], enhancer.enhance(noisy, 16000), atol=1e-6)
+def test_channels_share_the_level_and_the_gain_if_they_are_linked(enhancer: Enhancer) -> None:
+    noisy, apart = sound(8000, 2), Options(link_channels=False)
+    for options in (Options(), apart):
+        swapped = enhancer.enhance(noisy[::-1].copy(), 16000, options)
+        np.testing.assert_allclose(swapped[::-1], enhancer.enhance(noisy, 16000, options), atol=1e-6)
+    assert np.abs(enhancer.enhance(noisy, 16000) - enhancer.enhance(noisy, 16000, apart)).max() > 1e-3
     twice = enhancer.enhance(np.stack([noisy[0], noisy[0]]), 16000)
     np.testing.assert_allclose(twice[0], enhancer.enhance(noisy[0], 16000), atol=1e-5)
 
@@ -406,100 +407,6 @@ def test_refuses_arrays_that_are_no_sound(enhancer: Enhancer, wrong: np.ndarray)
         enhancer.enhance(wrong, 16000)
     with pytest.raises(ValueError, match="expected 1 channels"):
         enhancer.stream(16000).feed(np.zeros((2, 10), np.float32))
-
-
-@pytest.mark.parametrize(
-    ("name", "rate", "channels", "subtype"),
-    [
-        ("mono.wav", 16000, 1, "PCM_16"),
-        ("stereo.wav", 44100, 2, "PCM_16"),
-        ("deep.wav", 48000, 1, "PCM_24"),
-        ("telephone.wav", 8000, 1, "ULAW"),
-        ("float.wav", 22050, 1, "FLOAT"),
-        ("seven.wav", 16000, 7, "PCM_16"),
-        ("sound.flac", 44100, 2, "PCM_16"),
-        ("sound.mp3", 44100, 2, "MPEG_LAYER_III"),
-        ("sound.ogg", 48000, 2, "VORBIS"),
-        ("sound.opus", 48000, 1, "OPUS"),
-        ("sound.aiff", 16000, 1, "PCM_16"),
-    ],
-)
-def test_file_comes_out_as_what_it_went_in(
-    enhancer: Enhancer, tmp_path: Path, name: str, rate: int, channels: int, subtype: str
-) -> None:
-    source, target = tmp_path / name, tmp_path / "out" / name
-    target.parent.mkdir()
-    ogg = {"format": "OGG"} if name.endswith(".opus") else {}
-    soundfile.write(source, sound(rate // 2 + 7, channels).T, rate, subtype=subtype, **ogg)
-    report = enhancer.enhance_file(source, target)
-    before, after = soundfile.info(source), soundfile.info(target)
-    for field in ("samplerate", "channels", "frames", "format", "subtype"):
-        assert getattr(before, field) == getattr(after, field), field
-    assert (report.samples, report.rate, report.channels) == (before.frames, rate, channels)
-    if subtype in ("PCM_24", "FLOAT"):
-        noisy, _ = soundfile.read(source, dtype="float32", always_2d=True)
-        clean, _ = soundfile.read(target, dtype="float32", always_2d=True)
-        np.testing.assert_allclose(clean.T, enhancer.enhance(noisy.T, rate), atol=1e-5)
-
-
-def test_empty_file_stays_empty(enhancer: Enhancer, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 2)), 44100)
-    report = enhancer.enhance_file(tmp_path / "empty.wav", tmp_path / "out.wav")
-    assert (report.samples, report.rtf) == (0, 0.0)
-    assert soundfile.info(tmp_path / "out.wav").frames == 0
-
-
-def test_loud_output_is_clamped_rescaled_or_kept(tmp_path: Path) -> None:
-    enhancer = make(perturbed=False)
-    enhancer.model.folded().head.bias[0] = 3.0  # gain 3, complex and compressed: 9 in amplitude
-    soundfile.write(tmp_path / "in.wav", sound(8000)[0], 16000)
-    peaks = {}
-    for mode in ("clamp", "rescale", "none"):
-        report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / f"{mode}.wav", Options(clip_mode=mode))
-        peaks[mode] = np.abs(soundfile.read(tmp_path / f"{mode}.wav")[0]).max()
-        assert (report.clipped > 0) == (mode != "rescale")
-    assert peaks["clamp"] == peaks["none"] == pytest.approx(1, abs=1e-4) and peaks["rescale"] == pytest.approx(
-        1, abs=1e-3
-    )
-    report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "float.wav", Options(subtype="FLOAT"))
-    assert report.clipped == 0 and np.abs(soundfile.read(tmp_path / "float.wav")[0]).max() > 1.5
-
-
-def break_off(done: float, seconds: float) -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-    ("spoil", "error"),
-    [
-        (lambda path: path.unlink(), AudioError),
-        (lambda path: path.write_text("no sound"), AudioError),
-        (lambda path: path.write_bytes(path.read_bytes()[:5000]), AudioError),
-        (lambda path: None, KeyboardInterrupt),
-    ],
-    ids=["missing", "text", "truncated", "interrupted"],
-)
-def test_failure_leaves_nothing_behind(
-    enhancer: Enhancer, tmp_path: Path, spoil: Callable[[Path], object], error: type[BaseException]
-) -> None:
-    source, out = tmp_path / "in.wav", tmp_path / "out"
-    out.mkdir()
-    soundfile.write(source, sound(40000)[0], 16000)
-    spoil(source)
-    with pytest.raises(error):
-        enhancer.enhance_file(source, out / "clean.wav", progress=break_off if error is KeyboardInterrupt else None)
-    assert list(out.iterdir()) == []
-
-
-def test_existing_output_is_kept_unless_told_otherwise(enhancer: Enhancer, tmp_path: Path) -> None:
-    source = tmp_path / "in.wav"
-    soundfile.write(source, sound(4000)[0], 16000)
-    before = source.read_bytes()
-    with pytest.raises(OutputExistsError):
-        enhancer.enhance_file(source, source)
-    assert source.read_bytes() == before
-    enhancer.enhance_file(source, source, overwrite=True)
-    assert source.read_bytes() != before and soundfile.info(source).frames == 4000
 
 
 def test_threads_are_restored(tmp_path: Path) -> None:
@@ -518,87 +425,3 @@ def test_one_enhancer_serves_several_threads_at_once(enhancer: Enhancer) -> None
         together = list(pool.map(lambda job: enhancer.enhance(*job), jobs))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-KINDS = [  # seconds, rate, channels
-    (1.3, 16000, 1),
-    (2.2, 44100, 2),
-    (0.0, 16000, 1),
-    (0.3, 8000, 1),
-    (2.0, 48000, 1),
-]
-
-
-def write_all(folder: Path) -> list[tuple[Path, Path]]:
-    """Write a file of every kind; return them as sources, and targets that are not there yet."""
-    pairs = []
-    for number, (seconds, rate, channels) in enumerate(KINDS):
-        source = folder / f"{number}.wav"
-        soundfile.write(source, (1 + number) / 5 * sound(round(seconds * rate), channels).T, rate, subtype="FLOAT")
-        pairs.append((source, folder / f"{number}.clean.wav"))
-    return pairs
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        Options(),
-        Options(strength=0.5),
-        Options(keep_high_band=False),
-        Options(steps=2, sampler="sde"),
-        Options(rate=22050, mono=True),
-        Options(clip_mode="rescale", subtype="PCM_16"),
-        Options(loudness=-20),
-    ],
-    ids=str,
-)
-def test_files_side_by_side_come_out_as_alone(options: Options, tmp_path: Path) -> None:
-    enhancer = make()
-    pairs = write_all(tmp_path)
-    told: list[tuple[int, float, float]] = []
-    reports = enhancer.enhance_files(pairs, options, progress=lambda *what: told.append(what))
-    for number, ((source, target), report) in enumerate(zip(pairs, reports, strict=True)):
-        assert isinstance(report, FileReport)
-        alone = enhancer.enhance_file(source, source.with_suffix(".alone.wav"), options)
-        assert replace(report, elapsed=0, rtf=0, target="") == replace(alone, elapsed=0, rtf=0, target="")
-        ours, theirs = (soundfile.read(path)[0] for path in (target, alone.target))
-        np.testing.assert_allclose(ours, theirs, atol=2**-14 if options.subtype else 1e-5)
-        assert [done for index, done, _ in told if index == number][-1:] == ([KINDS[number][0]] if len(ours) else [])
-
-
-def test_a_file_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
-    enhancer = make()
-    pairs = write_all(tmp_path)
-    pairs[0][0].write_bytes(b"RIFF")
-    pairs[1][1].write_bytes(b"here before")
-    broken = soundfile.read(pairs[4][0])[0]
-    broken[-1] = np.nan  # found when all is read
-    soundfile.write(pairs[4][0], broken, 48000, subtype="FLOAT")
-    results = enhancer.enhance_files(pairs)
-    assert [type(result) for result in results] == [AudioError, OutputExistsError, FileReport, FileReport, AudioError]
-    assert pairs[1][1].read_bytes() == b"here before"
-    assert {path.name for path in tmp_path.glob("*clean*")} == {"1.clean.wav", "2.clean.wav", "3.clean.wav"}
-    assert not list(tmp_path.glob(".sbm*"))
-
-
-def test_where_memory_runs_out_half_as_many_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    enhancer = make()
-    pairs = write_all(tmp_path)
-    batches: list[int] = []
-    whole = enhancer.model.folded().forward
-
-    def narrow(state: torch.Tensor, *others: Any) -> Any:
-        batches.append(len(state))
-        if len(state) > 2:
-            raise torch.OutOfMemoryError("out of memory")
-        return whole(state, *others)
-
-    monkeypatch.setattr(enhancer.model.folded(), "forward", narrow)
-    results = enhancer.enhance_files(pairs)  # of 6 channels in all
-    assert all(isinstance(result, FileReport) for result in results)
-    assert batches[0] == 6 and batches[1] == 3 and max(batches[2:]) == 2
-    assert not list(tmp_path.glob(".sbm*"))
-    batches.clear()
-    monkeypatch.setattr(enhancer.model.folded(), "forward", lambda *_: narrow(torch.zeros(3)))
-    (result,) = enhancer.enhance_files([(pairs[0][0], tmp_path / "never.wav")])
-    assert isinstance(result, torch.OutOfMemoryError) and not (tmp_path / "never.wav").exists()

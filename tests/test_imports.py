@@ -30,24 +30,24 @@ ROOMS = {
     "dsp": set(),
     "bridge": set(),
     "compiled": set(),
-    "engine": {"bridge", "compiled", "dsp", "model", "nn"},
+    "engine": {"compiled", "dsp", "nn"},
     "nn": {"compiled", "errors"},
-    "model": {"atomic", "bridge", "dsp", "nn", "config", "errors"},
-    "stream": {"audio", "bridge", "dsp", "model", "nn", "options", "errors"},
-    "files": {"audio", "model", "stream", "options", "errors"},
+    "model": {"atomic", "bridge", "dsp", "engine", "nn", "config", "errors"},
+    "stream": {"audio", "bridge", "dsp", "engine", "model", "nn", "options", "errors"},
+    "files": {"audio", "hardware", "model", "stream", "options", "errors"},
     "enhancer": {"audio", "errors", "files", "hardware", "model", "stream", "hub", "options"},
     "live": {"audio", "enhancer", "options", "errors"},
     "serve": {"audio", "hardware", "enhancer", "evaluation", "files", "lock", "options", "errors"},
     "data": {"atomic", "audio", "cells", "config", "hardware", "errors"},
-    "timing": {"audio", "hardware", "enhancer", "errors"},
+    "timing": {"audio", "hardware", "enhancer", "stream", "errors"},
     "evaluation": {"audio", "cells", "hardware", "data", "enhancer", "stream", "options", "timing", "errors"},
     "export": {"atomic", "audio", "dsp", "model", "stream", "options", "timing", "errors", ""},
     "training": {"atomic", "audio", "bridge", "cells", "config", "hardware", "data", "dsp", "lock", "model", "nn"}
     | {"errors"},
     "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors", ""},
-    # nn only for what `sbm doctor` and `sbm --version` say about the scan, model for what `sbm models info` says
+    # nn and compiled only for what `sbm doctor` and `sbm --version` say, model for what `sbm models info` says
     "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
-    | {"atomic", "cells", "hardware", "errors", "export", "live", "serve", "training", ""},
+    | {"atomic", "cells", "compiled", "hardware", "errors", "export", "live", "serve", "training", ""},
     "": {"enhancer", "options", "errors", "cli"},  # sbm_cli/__init__.py and __main__.py
 }
 
@@ -62,15 +62,15 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "lock": (set(), set()),
     "audio": ({"numpy", "soundfile", "soxr"}, {"av"}),
     "options": (set(), set()),
-    "dsp": ({"torch", "numpy"}, {"triton"}),
-    "bridge": ({"torch"}, set()),
+    "dsp": ({"numpy"}, {"torch", "triton"}),
+    "bridge": (set(), {"torch"}),
     "compiled": (set(), set()),
     "engine": ({"numpy"}, set()),
     "nn": ({"torch"}, {"numba", "triton", "mamba_ssm", "selective_scan_cuda"}),
-    "model": ({"torch"}, {"safetensors"}),
-    "files": ({"torch", "numpy"}, set()),
+    "model": ({"numpy"}, {"torch", "safetensors"}),
+    "files": ({"numpy"}, set()),
     "stream": ({"torch", "numpy"}, set()),
-    "enhancer": ({"torch", "numpy"}, set()),
+    "enhancer": ({"numpy"}, {"torch"}),
     "batch": (set(), {"ray"}),
     "live": ({"numpy"}, {"sounddevice"}),
     "serve": ({"numpy", "starlette", "uvicorn"}, set()),
@@ -95,7 +95,7 @@ KERNEL_ROOMS = {
     "sbm_cli.nn.kernels.cpu": {"numba", "llvmlite", "numpy"},
     "sbm_cli.compiled": {"numba", "llvmlite", "numpy"},
     "sbm_cli.nn.kernels.triton": {"triton"},
-    "sbm_cli.dsp.level.triton": {"triton"},
+    "sbm_cli.dsp.level.triton": {"torch", "triton"},
 }
 
 

@@ -26,7 +26,7 @@ NOISY = np.random.default_rng(0).normal(0, 0.1, (2, 9000)).astype(np.float32)
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Store a network of a few thousand parameters that changes what it hears."""
     torch.manual_seed(0)
-    config = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2)
+    config = OSpatialNetConfig(channels=16, blocks=1, d_state=4, cross_groups=2, squeeze=2, head=2)
     network = OSpatialNet(config)
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
@@ -163,9 +163,9 @@ def usual(enhancer: Enhancer) -> list[np.ndarray]:
 
 
 def test_the_defaults_of_torch_are_others(usual: list[np.ndarray], other_defaults: None, model: Path) -> None:
-    from sbm_cli.dsp.stft import windows
+    from sbm_cli.dsp.stft import window_tensors
 
-    windows.cache_clear()
+    window_tensors.cache_clear()
     other = Enhancer.load(model, "cpu")
     for options, expected in zip(ALL, usual, strict=True):
         np.testing.assert_array_equal(other.enhance(NOISY, 44100, options), expected)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,7 +19,7 @@ from sbm_cli import hub
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.options import Json
 from sbm_cli.errors import SbmError
-from sbm_cli.hardware import cores
+from sbm_cli.hardware import cores, gpus
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,13 @@ class Check:
     cure: str = ""
 
 
-def doctor(json: Json = False) -> None:
+def doctor(
+    *,
+    warm: Annotated[
+        bool, typer.Option("--warm", help="First compile the kernels for this processor, as a first start would.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Report what is installed and how to fix what is not.
 
     The exit status is 1 if something is broken. Optional parts that are missing are only noted.
@@ -40,8 +46,13 @@ def doctor(json: Json = False) -> None:
     \b
     Examples:
       sbm doctor
+      sbm doctor --warm                                # in a container's recipe, or before the network goes
       sbm doctor --json | jq '.[] | select(.state != "ok")'
     """
+    if warm:
+        from sbm_cli.cli.shared.loading import load_enhancer
+
+        load_enhancer(None, "cpu")
     checks = list(examine())
     if json:
         console.data_json([dataclasses.asdict(check) for check in checks])
@@ -57,16 +68,11 @@ def doctor(json: Json = False) -> None:
 
 def version_lines() -> list[str]:
     """Return the versions that a bug report needs: Python, torch, numba and the scans that can run."""
-    import torch
-
-    from sbm_cli.nn import kernels
-
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA"
     return [
         f"python {platform.python_version()}",
-        f"torch {torch.__version__} ({cuda})",
+        f"torch {_version('torch')} ({_gpu() or 'no CUDA'})",
         f"numba {_version('numba')}",
-        f"scan {', '.join(name for name, reason in kernels.available().items() if not reason)}",
+        f"scan {', '.join(check.name.removeprefix('scan ') for check in _scan() if check.state == 'ok')}",
     ]
 
 
@@ -88,13 +94,26 @@ def _sbm() -> Iterator[Check]:
 
 
 def _torch() -> Iterator[Check]:
-    import torch
+    """PyTorch is looked for, not imported: enhancing on a CPU does without it, and its import takes seconds."""
+    if find_spec("torch") is None:
+        yield Check("torch", "fault", "not installed", "pip install torch")
+        return
+    yield Check("torch", "ok", f"{_version('torch')}, on {cores()} cores")
+    if name := _gpu():
+        import torch
 
-    yield Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads on {cores()} cores")
-    if torch.cuda.is_available():
-        yield Check("cuda", "ok", f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+        yield Check("cuda", "ok", f"{name}, CUDA {torch.version.cuda}")
     else:
         yield Check("cuda", "note", "torch sees no NVIDIA GPU; using the CPU")
+
+
+def _gpu() -> str:
+    """Return the name of the GPU, "" if there is none."""
+    if not gpus():
+        return ""
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def _numba() -> Iterator[Check]:
@@ -104,10 +123,19 @@ def _numba() -> Iterator[Check]:
 
 
 def _scan() -> Iterator[Check]:
-    from sbm_cli.nn import kernels
+    if gpus():
+        from sbm_cli.nn import kernels
 
-    for name, reason in kernels.available().items():
-        yield Check(f"scan {name}", "note" if reason else "ok", reason or "available")
+        for name, reason in kernels.available().items():
+            yield Check(f"scan {name}", "note" if reason else "ok", reason or "available")
+        return
+    yield Check("scan reference", "ok", "available")
+    if find_spec("numba"):
+        yield Check("scan cpu", "ok", "available")
+    else:
+        yield Check("scan cpu", "note", "numba is not installed", "pip install numba")
+    for name in ("triton", "mamba_ssm"):
+        yield Check(f"scan {name}", "note", "needs an NVIDIA GPU")
 
 
 def _model() -> Iterator[Check]:
@@ -119,17 +147,23 @@ def _caches() -> Iterator[Check]:
     from huggingface_hub import constants
     from numba.misc.appdirs import user_cache_dir
 
-    beside = Path(sbm_cli.__file__).parent / "nn" / "kernels" / "cpu" / "__pycache__"
+    from sbm_cli.compiled.jit import BESIDE, compiled_before
+    from sbm_cli.compiled.network import run
+
     own = os.environ.get("NUMBA_CACHE_DIR")
-    candidates = [Path(own)] if own else [beside, Path(user_cache_dir("numba"))]
+    candidates = [Path(own)] if own else [BESIDE, Path(user_cache_dir("numba"))]
     writable = [folder for folder in candidates if _writable(folder)]
+    if compiled_before(run):
+        yield Check("kernels", "ok", "compiled for this processor")
+    else:
+        yield Check("kernels", "note", "not compiled yet: the first start takes longer", "sbm doctor --warm")
     if writable:
-        yield Check("scan cache", "ok", str(writable[0]))
+        yield Check("kernel cache", "ok", str(writable[0]))
     else:
         yield Check(
-            "scan cache",
+            "kernel cache",
             "note",
-            f"{candidates[0]} is not writable: every run compiles the scan again",
+            f"{candidates[0]} is not writable: what is not in it yet is compiled in every run",
             "Set NUMBA_CACHE_DIR to a folder that you can write to.",
         )
     downloads = Path(constants.HF_HUB_CACHE)

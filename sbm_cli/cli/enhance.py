@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.loading import load_enhancer
 from sbm_cli.cli.shared.options import (
     PIPE,
     Device,
@@ -128,10 +129,7 @@ def enhance(
 
         raise exists_error(first)  # before the model is loaded
 
-    with console.loading():
-        from sbm_cli.enhancer import Enhancer
-
-        enhancer = Enhancer.load(model, device=device, threads=threads)
+    enhancer = load_enhancer(model, device, threads)
     reports: list[FileReport] = []
     failed: list[str] = []
     for source, target in wanted:

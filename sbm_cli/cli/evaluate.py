@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -76,8 +77,16 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME,NAME",
-            help="si_sdr, estoi, pesq, ovrl, nisqa, … (see docs/metrics.md).",
+            help="si_sdr, stoi, pesq, covl, ovrl, nisqa, wer, … (see docs/metrics.md).",
             show_default="all that can be computed",
+        ),
+    ] = None,
+    transcriber: Annotated[
+        str | None,
+        typer.Option(
+            metavar='"PROGRAM {in}"',
+            help="Program that prints the words of a WAV, such as Whisper's, for the word error rate.",
+            envvar="SBM_TRANSCRIBER",
         ),
     ] = None,
     level: Annotated[
@@ -127,10 +136,14 @@ def evaluate(
     console.adjust(quiet or json, verbose)
 
     from sbm_cli.evaluation.html_report import chosen, keep
-    from sbm_cli.evaluation.metrics import METRICS, available_metrics
+    from sbm_cli.evaluation.metrics import METRICS, available_metrics, wer
     from sbm_cli.evaluation.report import Evaluation, summarise, to_json, to_markdown
     from sbm_cli.evaluation.scoring import evaluate as run
 
+    if transcriber is not None:
+        if wer.IN not in transcriber:
+            raise typer.BadParameter(f"expected PROGRAM {wer.IN}, got {transcriber!r}", param_hint="--transcriber")
+        os.environ[wer.VARIABLE] = transcriber  # for the processes that score, too
     available = available_metrics()
     wanted = [name.strip() for name in metrics.split(",")] if metrics else list(available)
     if unknown := [name for name in wanted if name not in available]:
@@ -143,10 +156,14 @@ def evaluate(
         raise typer.BadParameter("cannot be combined with --model, --system or --enhanced", param_hint="--unprocessed")
     systems = [] if unprocessed else _systems(model, steps, sampler, system, enhanced, threads)
     absent = {name: available[name] for name in wanted if available[name]}
+    if absent and not metrics:
+        console.note(f"absent metrics, which `sbm doctor` explains: {', '.join(absent)}")
+    told = {} if not metrics else dict(absent)
     if not has_clean:
-        absent |= {name: "the set has no clean references" for name in wanted if METRICS[name].needs_clean}
-    for reason in dict.fromkeys(absent.values()):
-        console.warn(f"absent metrics: {', '.join(name for name in absent if absent[name] == reason)}", reason)
+        told |= {name: "the set has no clean references" for name in wanted if METRICS[name].needs_clean}
+    absent |= told
+    for reason in dict.fromkeys(told.values()):
+        console.warn(f"absent metrics: {', '.join(name for name in told if told[name] == reason)}", reason)
     present = [name for name in wanted if name not in absent]
     audible = set(chosen(total, players if html else 0))
     heard: list[Heard] = []

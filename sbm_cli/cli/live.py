@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared.loading import load_enhancer
 from sbm_cli.cli.shared.options import PIPE, Model, Quiet, Raw, Verbose, raw_format, takes_options
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import SbmError
@@ -113,12 +114,10 @@ def live(
 
         sound_system()  # before the model is loaded: it may be missing
 
-    with console.loading():
-        from sbm_cli.audio.format import AudioFormat
-        from sbm_cli.enhancer import Enhancer
-        from sbm_cli.live.session import Session
+    from sbm_cli.audio.format import AudioFormat
+    from sbm_cli.live.session import Session
 
-        enhancer = Enhancer.load(model, device="cpu")
+    enhancer = load_enhancer(model, "cpu")
     rate, hop = enhancer.config.rate, enhancer.config.stft.hop
     with interrupted_by_signals(), ExitStack() as files:
         source = _source(input, form, rate, hop)

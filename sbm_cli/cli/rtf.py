@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sbm_cli.cli.shared import console
+from sbm_cli.cli.shared.loading import load_enhancer
 from sbm_cli.cli.shared.options import Device, Json, Model, Quiet, Verbose, chosen_device
+
+if TYPE_CHECKING:
+    from sbm_cli.enhancer import Enhancer
 
 
 def rtf(
@@ -53,8 +57,6 @@ def rtf(
     lengths = _lengths(seconds)
 
     begun = time.perf_counter()
-    from sbm_cli.enhancer import Enhancer
-    from sbm_cli.nn import kernels
     from sbm_cli.timing.chart import bar_chart, require_pillow
     from sbm_cli.timing.clips import made_clips, read_clip
     from sbm_cli.timing.commands import Command
@@ -69,7 +71,7 @@ def rtf(
         raise typer.BadParameter(str(error), param_hint="--against") from error
     recordings = [read_clip(path) for path in files or ()]
     begun_loading = time.perf_counter()
-    enhancer = Enhancer.load(model, device=device, threads=threads)
+    enhancer = load_enhancer(model, device, threads)
     loaded = time.perf_counter()
     names = [enhancer.config.name, *(command.name for command in commands)]
     if len(set(names)) < len(names):
@@ -80,7 +82,7 @@ def rtf(
             lambda number: recordings or made_clips(lengths, enhancer.config.rate, number),
             rounds,
             commands,
-            scan=kernels.chosen(next(enhancer.model.folded().parameters())),
+            scan=_scan(enhancer),
             import_seconds=imported - begun,
             load_seconds=loaded - begun_loading,
             progress=progress,
@@ -93,6 +95,15 @@ def rtf(
         console.data_json(dataclasses.asdict(report))
     else:
         console.data(to_markdown(report))
+
+
+def _scan(enhancer: Enhancer) -> str:
+    """Name the implementation of the network, or else of its scan."""
+    if enhancer.model.plan() is not None:
+        return "compiled"
+    from sbm_cli.nn import kernels
+
+    return kernels.chosen(next(enhancer.model.folded().parameters()))
 
 
 def _lengths(text: str) -> list[float]:

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+BESIDE = Path(__file__).with_name("__pycache__")  # the first choice of place, if it can be written
+
+
+def import_without_blas() -> None:
+    """Import the part of Numba that looks for SciPy's BLAS: finding it takes 0.2 s, and no kernel of ours calls it."""
+    name = "scipy.linalg.cython_blas"
+    if "numba.np.arraymath" in sys.modules or name in sys.modules:
+        return
+    sys.modules[name] = None
+    try:
+        from numba.np import arraymath
+    finally:
+        del sys.modules[name]
+    arraymath._HAVE_BLAS = find_spec("scipy") is not None  # for the kernels of others
+
+
+import_without_blas()
 
 
 def digest(folder: Path) -> str:
@@ -26,21 +46,41 @@ SOURCES = digest(Path(__file__).parent)
 class KernelCache(FunctionCache):
     """Numba's cache, invalidated by an edit in any file of kernels, not only in that of the function.
 
-    Compiled code includes the functions that it calls, which stand in several files.
+    Compiled code includes the functions that it calls, which stand in several files. Where the folder of the
+    installation cannot be written, what it holds is used all the same, and the rest goes to a folder of the user's.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         locator = self._impl.locator
         stamp = locator.get_source_stamp(), SOURCES
-        self._cache_file = IndexDataCacheFile(locator.get_cache_path(), self._impl.filename_base, stamp)
+        own, base = locator.get_cache_path(), self._impl.filename_base
+        self._cache_file = IndexDataCacheFile(own, base, stamp)
+        self._installed = IndexDataCacheFile(str(BESIDE), base, stamp)
+
+    def _load_overload(self, signature: Any, context: Any) -> Any:
+        found = super()._load_overload(signature, context)
+        if found is None:
+            data = self._installed.load(self._index_key(signature, context.codegen()))
+            found = None if data is None else self._impl.rebuild(context, data)
+        return found
+
+    def known(self, context: Any) -> bool:
+        """Return whether anything is compiled for this processor."""
+        here = context.codegen().magic_tuple()
+        return any(key[1] == here for file in (self._cache_file, self._installed) for key in file._load_index())
+
+
+def compiled_before(kernel: Any) -> bool:
+    """Return whether a kernel is compiled for this processor, in this process or by an earlier one."""
+    cache = kernel._cache
+    return bool(kernel.signatures) or (isinstance(cache, KernelCache) and cache.known(kernel.targetctx))
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """Let Numba compile a function for every new combination of types, or load what an earlier process compiled."""
     kernel = numba.njit(nogil=True, error_model="numpy")(function)
-    beside = Path(__file__).with_name("__pycache__")
-    if os.path.expanduser("~") == "~" and not (os.environ.get("NUMBA_CACHE_DIR") or os.access(beside, os.W_OK)):
+    if os.path.expanduser("~") == "~" and not (os.environ.get("NUMBA_CACHE_DIR") or os.access(BESIDE, os.W_OK)):
         return kernel  # without a home Numba would make a folder named ~ here
     try:
         kernel._cache = KernelCache(function)  # in place of Numba's own cache

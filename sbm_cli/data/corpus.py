@@ -75,7 +75,7 @@ def open_corpus(
     for kind, folders in zip(KINDS, (speech, noise, rir), strict=True):
         clips += [clip for folder in folders for clip in _read_folder(Path(folder), kind)]
     if not clips:
-        raise ConfigError("no training data was named", "give a manifest, or folders for speech and noise")
+        raise ConfigError("no training data was named", "Give a manifest, or folders of speech and of noise.")
     report = report_set()
     clips = [set_aside(clip, report) for clip in clips]
     voices = [clip for clip in clips if clip.kind == "speech" and clip.split == "train"]
@@ -153,10 +153,10 @@ def _complete(store_path: Path, index_path: Path) -> bool:
 
 def _read_folder(folder: Path, kind: str) -> list[Clip]:
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: not a folder", f"give a folder with {kind} recordings")
+        raise ConfigError(f"{folder}: not a folder", f"Give a folder with {kind} recordings.")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
-        raise ConfigError(f"{folder}: no audio in it", f"files ending in {', '.join(SUFFIXES)} are taken")
+        raise ConfigError(f"{folder}: no audio in it", f"Files that end in {', '.join(SUFFIXES)} are taken.")
     names = [path.relative_to(folder).as_posix() for path in paths]
     ranks = [name_rank(name) for name in names]
     bound = max(0.05, min(ranks)) if len(ranks) > 1 else 0.0  # at least one file to validate on
@@ -177,7 +177,7 @@ def decode_mono(clip: Clip) -> Samples:
     try:  # whole files: a partial read of Opus differs by up to 0.001
         audio, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as error:
-        raise AudioError(f"{clip.path}: cannot be decoded ({error})", "remove it or convert it to WAV") from error
+        raise AudioError(f"{clip.path}: cannot be decoded ({error})", "Remove it, or convert it to WAV.") from error
     mono = audio[:, 0] if clip.kind == "rir" else audio.mean(axis=1, dtype=np.float32)  # summed responses would comb
     mono = np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
     if rate != RATE or clip.speed != 1:

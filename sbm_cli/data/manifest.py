@@ -54,11 +54,11 @@ def read_manifest(manifest: Path, present: bool = True) -> list[Clip]:
             reader = csv.DictReader(file)
             columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{manifest}: cannot be read as a manifest ({error})", "give a CSV file in UTF-8") from error
+        raise ConfigError(f"{manifest}: cannot be read as a manifest ({error})", "Give a CSV file in UTF-8.") from error
     unknown, missing = set(columns) - set(COLUMNS), {"path", "kind"} - set(columns)
     if unknown or missing:
         what = f"unknown column {sorted(unknown)[0]!r}" if unknown else f"column {sorted(missing)[0]!r} is missing"
-        raise ConfigError(f"{manifest}: {what}", f"the columns are {', '.join(COLUMNS)}; path and kind are required")
+        raise ConfigError(f"{manifest}: {what}", f"The columns are {', '.join(COLUMNS)}; path and kind are required.")
     return [_read_row(manifest, line, row, present) for line, row in enumerate(rows, start=2)]
 
 
@@ -67,13 +67,16 @@ def _read_row(manifest: Path, line: int, row: Mapping[str, str], present: bool) 
     path, kind, split = manifest.parent / text["path"], text["kind"], text["split"] or "train"
     if kind not in KINDS or split not in SPLITS:
         what = f"kind {kind!r}" if kind not in KINDS else f"split {split!r}"
-        raise ConfigError(f"{manifest}, line {line}: unknown {what}", f"kinds: {KINDS}; splits: {SPLITS}")
+        raise ConfigError(
+            f"{manifest}, line {line}: unknown {what}",
+            f"A kind is one of {', '.join(KINDS)}, a split one of {', '.join(SPLITS)}.",
+        )
     if present and not path.is_file():
-        raise AudioError(f"{path}: there is no such file ({manifest}, line {line})", "correct the path in the manifest")
+        raise AudioError(f"{path}: no such file ({manifest}, line {line})", "Correct the path in the manifest.")
     try:
         snr_db, rt60_s = (float(text[key]) if text[key] else None for key in ("snr_db", "rt60_s"))
     except ValueError as error:
-        raise ConfigError(f"{manifest}, line {line}: {error}", "snr_db and rt60_s are numbers or empty") from error
+        raise ConfigError(f"{manifest}, line {line}: {error}", "snr_db and rt60_s are numbers, or empty.") from error
     source, group = text["source"] or manifest.stem, text["group"] or text["path"]
     return Clip(str(path), kind, source, text["speaker"], group, split, snr_db, rt60_s)
 

@@ -38,9 +38,25 @@ from sbm_cli.data.random import (
 )
 from sbm_cli.data.room_responses import ResponseBank, Responses
 from sbm_cli.data.segments import Segments, assemble, draw_colour, placements_in, synthetic
-from sbm_cli.errors import ConfigError
 
 USUAL_POWER = 10 ** (LEVEL_DBFS / 10)
+
+_LIMITS = {  # of numbers and of both ends of a range
+    "segment_seconds": (0.5, 60),
+    "shelf_db": (0, 200),
+    "clip_db": (0, 200),
+    "offset": (0, 1),
+    "band_limit_hz": (1000, RATE / 2),
+    "bandwidth_hz": (1000, RATE / 2),
+    "gap_ms": (5, 1000),
+    "gap_share": (0.001, 0.5),
+    "burst_packets": (1, 50),
+}
+
+
+def _limits(name: str) -> tuple[float, float]:
+    """Return the limits of a field of `MixConfig`, by default those of a probability, or of a level."""
+    return _LIMITS.get(name, (0, 1) if name.startswith("p_") else (-200, 200))
 
 
 @dataclass(frozen=True)
@@ -86,39 +102,19 @@ class MixConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.startswith("p_") and not 0 <= value <= 1:
-                raise ConfigError(f"{field.name} is {value}", "a probability lies between 0 and 1")
             if field.name == "codecs":
                 continue
-            if isinstance(value, (tuple, list)) and not (len(value) == 2 and value[0] <= value[1]):
-                raise ConfigError(f"{field.name} is {value}", "give the lower and the upper end of the range")
-            numbers = value if isinstance(value, (tuple, list)) else (value,)
-            if field.name.endswith(("_db", "_dbfs")) and not all(abs(number) <= 200 for number in numbers):
-                raise ConfigError(f"{field.name} is {value}", "levels lie between -200 and 200 dB")
-        if min(self.shelf_db, *self.clip_db) < 0:
-            raise ConfigError(f"shelf_db is {self.shelf_db}, clip_db {self.clip_db}", "neither is negative")
-        if not 0 <= self.offset <= 1:
-            raise ConfigError(f"offset is {self.offset}", "0 to 1 of full scale are possible")
+            value, (least, most) = getattr(self, field.name), _limits(field.name)
+            ends = value if isinstance(value, (tuple, list)) else (value, value)
+            if len(ends) != 2 or not least <= ends[0] <= ends[1] <= most:
+                raise ValueError(f"{field.name} lies between {least:g} and {most:g}, got {value}")
         if self.p_reverb_only > self.p_reverb or self.p_clean + self.p_reverb > 1:
-            raise ConfigError(
-                f"p_reverb_only {self.p_reverb_only}, p_reverb {self.p_reverb} and p_clean {self.p_clean} do not fit",
-                "p_reverb_only is part of p_reverb, and p_clean + p_reverb is at most 1",
+            raise ValueError(
+                f"p_reverb_only is part of p_reverb, and p_clean + p_reverb at most 1, got {self.p_reverb_only}, "
+                f"{self.p_reverb} and {self.p_clean}"
             )
-        if not 0.5 <= self.segment_seconds <= 60:
-            raise ConfigError(f"segment_seconds is {self.segment_seconds}", "0.5 to 60 s are possible")
-        for name in ("band_limit_hz", "bandwidth_hz"):
-            low, high = getattr(self, name)
-            if not 1000 <= low <= high <= RATE / 2:
-                raise ConfigError(f"{name} is {getattr(self, name)}", f"1000 to {RATE // 2} Hz are possible")
         if not self.codecs or not set(self.codecs) <= set(CODECS):
-            raise ConfigError(f"codecs is {self.codecs}", f"choose from {', '.join(CODECS)}")
-        if not 5 <= self.gap_ms[0] <= self.gap_ms[1] <= 1000:
-            raise ConfigError(f"gap_ms is {self.gap_ms}", "5 to 1000 ms are possible")
-        if not 0.001 <= self.gap_share[0] <= self.gap_share[1] <= 0.5:
-            raise ConfigError(f"gap_share is {self.gap_share}", "0.001 to 0.5 of the segment are possible")
-        if not 1 <= self.burst_packets[0] <= self.burst_packets[1] <= 50:
-            raise ConfigError(f"burst_packets is {self.burst_packets}", "1 to 50 packets are possible")
+            raise ValueError(f"codecs are some of {', '.join(CODECS)}, got {self.codecs}")
 
     @property
     def samples(self) -> int:

@@ -76,7 +76,7 @@ def write_pack(
     """
     chosen = [clip for clip in corpus.clips if clip.kind in ("speech", "noise") and clip.split in splits]
     if not chosen:
-        raise ConfigError(f"no speech or noise in the splits {', '.join(splits)}", "name other manifests or splits")
+        raise ConfigError(f"no speech or noise in the splits {', '.join(splits)}", "Name other manifests or splits.")
     if _shards(folder):
         raise ConfigError(f"{folder}: holds a pack already", "Give another folder, or remove it.")
     folder.mkdir(parents=True, exist_ok=True)

@@ -144,7 +144,7 @@ class Segments:
             speech = [i for i, snr_db in stated.items() if snr_db is None or snr_db >= min_speech_snr_db]
         for kind, found in (("speech", speech), ("noise", noise)):
             if not found:
-                raise ConfigError(f"no {kind} in the {split} split", f"add {kind} to the manifest or a folder of it")
+                raise ConfigError(f"no {kind} in the {split} split", f"Add {kind} to the manifest, or a folder of it.")
         self.store = torch.from_numpy(corpus.store).to(device)
         self.talk = Recordings(corpus, speech, lambda clip: clip.speaker or clip.source, device)
         self.sound = Recordings(corpus, noise, lambda clip: clip.group, device)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbm_cli.compiled.conv import TAPS
-from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work
+from sbm_cli.compiled.jit import compiled_before
+from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work, run
 from sbm_cli.compiled.product import packed, whole
 from sbm_cli.compiled.rows import CHUNK
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT
@@ -29,14 +30,20 @@ class Plan:
     """A network for one step: its sizes and packed weights.
 
     stages: kind of each, and where its weights and its carry begin, [stage * 3]. carry: numbers that a channel passes
-    on from one block to the next.
+    on from one block to the next. parameters: of the folded network.
     """
 
     sizes: Sizes
     weights: Array
     stages: NDArray[np.int64]
     carry: int
+    parameters: int
     work: tuple[int, ...]  # sizes of the arrays in `Work`
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the kernel is compiled for this processor, now or by an earlier process."""
+        return compiled_before(run)
 
     def new_work(self) -> Work:
         return Work(*(aligned(size) for size in self.work))
@@ -101,7 +108,14 @@ def plan(config: OSpatialNetConfig, weights: Weights, room: float = 0.0) -> Plan
     flat = aligned(total.size)
     flat[:] = total
     sizes = _sizes(c)
-    return Plan(sizes, flat, np.array(begins), kept, _work(c, sizes))
+    return Plan(sizes, flat, np.array(begins), kept, _parameters(c, weights), _work(c, sizes))
+
+
+def _parameters(c: OSpatialNetConfig, weights: Weights) -> int:
+    """Return how many parameters the folded network has: no embedding, and one spectrum instead of two."""
+    left = {k: w.size for k, w in weights.items() if "modulation" not in k and not k.startswith(("embedding", "room"))}
+    twice = left["encoder.weight"] + left["skip.weight"] if c.sees_state else 0
+    return sum(left.values()) - twice // 2
 
 
 class _Weights:
@@ -149,8 +163,7 @@ def _sizes(c: OSpatialNetConfig) -> Sizes:
 
 def _work(c: OSpatialNetConfig, sizes: Sizes) -> tuple[int, ...]:
     rows, tokens, channels = SEGMENT * c.bands, c.bands * c.fullband_squeeze, c.channels
-    many = max(1, NEAR // SEGMENT) * SEGMENT  # rows of a Mamba
-    many = max(many, NEAR)
+    many = max(NEAR, SEGMENT)  # rows of a Mamba
     inner = max(2 * channels * many, 2 * tokens * SEGMENT)
     narrow = max(
         rows * whole(max(c.squeeze, c.fullband_squeeze)),

@@ -17,7 +17,7 @@ import numpy as np
 from sbm_cli.audio.samples import Samples
 from sbm_cli.evaluation.folders import Item
 from sbm_cli.evaluation.metrics.metric import RATE
-from sbm_cli.evaluation.report import Evaluation, Table, label, tables
+from sbm_cli.evaluation.report import Evaluation, Table, absence, label, tables
 from sbm_cli.evaluation.scoring import real_time_factor
 from sbm_cli.evaluation.spectrogram import draw, spectrogram
 from sbm_cli.evaluation.statistics import mean_interval
@@ -25,7 +25,7 @@ from sbm_cli.evaluation.systems import NOISY
 from sbm_cli.timing.clips import Clip, write_clip
 
 PLOTTED = ("pesq", "ovrl", "estoi", "si_sdr", "p808")  # the first one that was scored is the axis of quality
-WIDTH, HEIGHT, LEFT, RIGHT, LOW = 640, 300, 60, 150, 40  # pixels of the plot and its margins
+WIDTH, HEIGHT, LEFT, RIGHT, LOW = 448, 300, 55, 60, 40  # pixels of the plot and its margins
 COLOURS = 32  # of a spectrogram in the report: a quarter of the bytes
 
 
@@ -66,7 +66,7 @@ def to_html(evaluation: Evaluation, heard: Sequence[Heard], about: str) -> str:
     template = Template(Path(__file__).with_name("html_report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"Evaluation on {evaluation.title}"),
-        about=escape(about),
+        about=escape(f"{about} {absence(evaluation)}" if evaluation.absent else about),
         summary="\n".join(_summary(table) for table in tables(evaluation)),
         plot=_plot(evaluation),
         files=_files(evaluation),
@@ -76,11 +76,15 @@ def to_html(evaluation: Evaluation, heard: Sequence[Heard], about: str) -> str:
 
 def _summary(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.head)
-    rows = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    rows = "\n".join(f"<tr>{''.join(map(_named_cell, table.head, row))}</tr>" for row in table.rows)
     return (
-        f'<h2>{escape(table.title[:1].upper() + table.title[1:])}</h2>\n<div class="wide" tabindex="0"><table>'
+        f'<h2>{escape(table.title[:1].upper() + table.title[1:])}</h2>\n<div class="wide cards" tabindex="0"><table>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
     )
+
+
+def _named_cell(column: str, text: str) -> str:
+    return f'<td data-head="{escape(column)}">{escape(text)}</td>'
 
 
 def _files(evaluation: Evaluation) -> str:
@@ -105,7 +109,8 @@ def _player(heard: Heard) -> str:
         parts.append(f'<audio controls preload="metadata" src="{_data("audio/flac", sound)}"></audio>')
         if name in heard.pictures:
             about = escape(f"Spectrograms of {heard.id}: before, and after {name}")
-            parts.append(f'<img alt="{about}" src="{_data("image/png", heard.pictures[name])}">')
+            picture = f'<img alt="{about}" src="{_data("image/png", heard.pictures[name])}">'
+            parts.append(f'<div class="wide" tabindex="0">{picture}</div>')
     return "\n".join([*parts, "</section>"])
 
 
@@ -168,6 +173,7 @@ def _svg(points: Sequence[tuple[str, float, float]], noisy: float, quality: str)
         yield f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(noisy):.1f}" y2="{y(noisy):.1f}" stroke-dasharray="6 4"/>'
         yield f'<text x="{WIDTH - RIGHT + 6}" y="{y(noisy) + 4:.1f}">{NOISY}</text>'
     for name, rtf, value in points:
+        side, anchor = (-9, "end") if x(rtf) > WIDTH / 2 else (9, "start")  # where a long name has room
         yield f'<circle cx="{x(rtf):.1f}" cy="{y(value):.1f}" r="5"/>'
-        yield f'<text x="{x(rtf) + 9:.1f}" y="{y(value) + 4:.1f}">{escape(name)}</text>'
-    yield f'<text x="{WIDTH - RIGHT + 6}" y="{HEIGHT - LOW + 18}">RTF</text></svg>'
+        yield f'<text x="{x(rtf) + side:.1f}" y="{y(value) + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
+    yield f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">real-time factor</text></svg>'

@@ -107,7 +107,6 @@ def tables(evaluation: Evaluation) -> list[Table]:
         [row.subset, label(row.metric), *(_cell(row.cells[system], row.files) for system in (noisy, *systems))]
         for row in evaluation.rows
     ]
-    rows += [["all", label(metric), *["absent"] * (1 + len(systems))] for metric in evaluation.absent]
     found = [Table(f"{evaluation.title}: mean (gain, 95 % interval)", ["subset", "metric", noisy, *systems], rows)]
     if len(systems) > 1:
         first, *others = systems
@@ -120,11 +119,13 @@ def tables(evaluation: Evaluation) -> list[Table]:
 
 
 def to_markdown(evaluation: Evaluation) -> str:
-    """Return the tables in Markdown, all but the first with a title."""
+    """Return the tables in Markdown, all but the first with a title, and what is absent from them."""
     blocks: list[str] = []
     for table in tables(evaluation):
         lines = [_line(table.head), "|" + "---|" * len(table.head), *map(_line, table.rows)]
         blocks.append("\n".join(lines if not blocks else [f"{table.title}:", "", *lines]))
+    if evaluation.absent:
+        blocks.append(absence(evaluation))
     return "\n\n".join(blocks)
 
 
@@ -136,7 +137,7 @@ def to_latex(evaluation: Evaluation) -> str:
         body = [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
         columns = "ll" + "r" * (len(table.head) - 2)
         blocks.append("\n".join([f"% {table.title}", rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}", ""]))
-    return "\n".join(blocks)
+    return "\n".join([*blocks, *[f"% {absence(evaluation)}\n"] * bool(evaluation.absent)])
 
 
 def to_csv(evaluation: Evaluation) -> str:
@@ -181,6 +182,11 @@ def to_json(evaluation: Evaluation) -> dict[str, object]:
             for record in evaluation.records
         ],
     }
+
+
+def absence(evaluation: Evaluation) -> str:
+    """Return a line with the metrics that could not be computed."""
+    return f"Absent: {', '.join(METRICS[metric].label for metric in evaluation.absent)}."
 
 
 def label(metric: str) -> str:

@@ -25,8 +25,6 @@ def machine() -> str:
 
 def software() -> str:
     """Return the versions that matter, and the commit if the package lies in a clone."""
-    import torch
-
     tree = Path(__file__).parents[2]
     commit = ""
     if (tree / ".git").exists():
@@ -34,7 +32,7 @@ def software() -> str:
             ["git", "-C", tree, "describe", "--always", "--dirty"], capture_output=True, text=True
         )
         commit = f" ({described.stdout.strip()})"
-    return f"sbm {version('sbm-cli')}{commit}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+    return f"sbm {version('sbm-cli')}{commit}, Python {platform.python_version()}, PyTorch {version('torch')}"
 
 
 def peak_memory() -> int | None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.enhancer import Enhancer
+from sbm_cli.stream import block_samples
 from sbm_cli.timing.clips import Clip, speech_like, write_clip
 from sbm_cli.timing.commands import Command
 from sbm_cli.timing.machine import machine, peak_memory, software
@@ -101,7 +102,7 @@ def benchmark(
 
     Raises SbmError if a program fails.
     """
-    parameters = list(enhancer.model.folded().parameters())
+    plan = enhancer.model.plan()
     where = machine()  # before our own load
     passes, calls = network_passes(enhancer, clips(0)[0])
     rows = measure(enhancer, (clips(number) for number in range(rounds + 1)), rounds + 1, commands, progress)
@@ -109,9 +110,9 @@ def benchmark(
         machine=where,
         software=software(),
         model=enhancer.config.name,
-        parameters=sum(parameter.numel() for parameter in parameters),
+        parameters=plan.parameters if plan else sum(p.numel() for p in enhancer.model.folded().parameters()),
         device=_device_name(enhancer),
-        dtype=str(parameters[0].dtype).removeprefix("torch."),
+        dtype="float32",
         scan=scan,
         threads=enhancer.threads,
         rounds=rounds,
@@ -204,6 +205,9 @@ def resampler_delay(rate: int, model_rate: int) -> float:
 def network_passes(enhancer: Enhancer, clip: Clip) -> tuple[int, int]:
     """Return how often each frame of a clip passes through the network (1: a single step), and in how many calls."""
     frames = calls = 0
+    samples = round(clip.seconds * enhancer.config.rate)
+    if enhancer.model.plan() is not None:  # compiled kernels know one step only
+        return 1, -(-samples // block_samples(enhancer.model.device, enhancer.config.rate))
 
     def count(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal frames, calls
@@ -215,7 +219,7 @@ def network_passes(enhancer: Enhancer, clip: Clip) -> tuple[int, int]:
         enhancer.enhance(clip.samples, clip.rate)
     finally:
         hook.remove()
-    return round(frames / enhancer.config.stft.frames(round(clip.seconds * enhancer.config.rate))), calls
+    return round(frames / enhancer.config.stft.frames(samples)), calls
 
 
 def to_markdown(report: Report) -> str:
@@ -266,23 +270,27 @@ def _row(system: str, clip: str, seconds: float, times: Sequence[float], start: 
 
 
 def _device_name(enhancer: Enhancer) -> str:
+    if not _on_gpu(enhancer):
+        return enhancer.model.device
     import torch
 
-    if enhancer.device.type != "cuda":
-        return str(enhancer.device)
     return f"{enhancer.device} ({torch.cuda.get_device_name(enhancer.device)})"
 
 
 def _synchronize(enhancer: Enhancer) -> None:
-    if enhancer.device.type == "cuda":
+    if _on_gpu(enhancer):
         import torch
 
         torch.cuda.synchronize(enhancer.device)
 
 
 def _peak_device_memory(enhancer: Enhancer) -> int | None:
-    if enhancer.device.type != "cuda":
+    if not _on_gpu(enhancer):
         return None
     import torch
 
     return int(torch.cuda.max_memory_allocated(enhancer.device))
+
+
+def _on_gpu(enhancer: Enhancer) -> bool:
+    return enhancer.model.device.startswith("cuda")

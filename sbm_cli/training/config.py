@@ -132,7 +132,7 @@ def load_recipe(name: str | Path, overrides: list[str] | None = None, model: Mod
     Raises ConfigError for a file that is not there, is not YAML or JSON, or has an unknown key.
     """
     path = _find(str(name), Path())
-    values, where = _inherited(path, (), model), str(path)
+    values = _inherited(path, (), model)
     for override in overrides or []:
         keys, equals, text = override.partition("=")
         if not equals:
@@ -140,8 +140,21 @@ def load_recipe(name: str | Path, overrides: list[str] | None = None, model: Mod
         change = _parse(text, f"--set {override}")
         for key in reversed(keys.split(".")):
             change = {key: change}
-        values, where = _merge(values, change), f"{where} --set {override}"
-    return build(TrainConfig, values, where)
+        values = _merge(values, change)
+    try:
+        return build(TrainConfig, values, str(path))
+    except ConfigError as error:  # without the overrides, all was well
+        raise ConfigError(_about(overrides or [], error.message.removeprefix(f"{path}: ")), error.hint) from error
+
+
+def _about(overrides: list[str], message: str) -> str:
+    """Return a message with the override that it is about, as far as that can be told, in front of it."""
+    for override in overrides:
+        *groups, key = override.partition("=")[0].split(".")
+        rest = message.removeprefix("".join(f"{group}: " for group in groups))
+        if (rest != message or not groups) and re.search(rf"\b{re.escape(key)}\b", rest):
+            return f"--set {override}: {rest.removeprefix(f'{key}: ')}"
+    return f"--set {' --set '.join(overrides)}: {message}"
 
 
 def list_recipes() -> dict[str, str]:

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -115,12 +115,20 @@ def train(
     device = chosen_device(device)
     if processes is None:
         processes = cores() if device == "cpu" and sources is None else 1
-    with locked(output):
-        if last.exists() and not resume:  # by one that has ended since
-            raise in_use
-        make_folder(output, config)
-        processes = min(processes, config.batch)
-        outcome = launch(_run, device, processes, config, output, max_minutes, report, start, sources)
+    made = not output.exists()
+    try:
+        with locked(output):
+            if last.exists() and not resume:  # by one that has ended since
+                raise in_use
+            make_folder(output, config)
+            processes = min(processes, config.batch)
+            outcome = launch(_run, device, processes, config, output, max_minutes, report, start, sources)
+    except BaseException:
+        with suppress(OSError):  # not empty: the training had begun
+            (output / BEST).rmdir()
+            if made:
+                output.rmdir()
+        raise
     if outcome.interrupted:
         raise KeyboardInterrupt
     return outcome

@@ -1,4 +1,4 @@
-"""Sound files and films, made by FFmpeg when a test needs them."""
+"""Sound files and videos, made by FFmpeg when a test needs them."""
 
 from __future__ import annotations
 
@@ -81,17 +81,17 @@ def record(tmp_path: Path) -> Callable[..., Waveform]:
 
 
 @pytest.fixture
-def film(tmp_path: Path) -> Callable[..., list[Waveform]]:
-    """Return a function that writes a film of two seconds, and gives the waveforms of its audio streams."""
+def video(tmp_path: Path) -> Callable[..., list[Waveform]]:
+    """Return a function that writes a video of two seconds, and gives the waveforms of its audio streams."""
 
     def write(
         name: str,
         muxer: str,
         codec: str = "aac",
-        video: str = "mpeg4",
+        picture: str = "mpeg4",
         streams: int = 1,
         start: float = 0.0,
-        video_start: float = 0.0,
+        picture_start: float = 0.0,
         subtitles: str = "",
         attachment: bool = False,
         gap: float = 0.0,
@@ -100,9 +100,9 @@ def film(tmp_path: Path) -> Callable[..., list[Waveform]]:
         waveforms = [speech(2 * rate + number, rate, 2) for number in range(streams)]
         packets: list[Any] = []
         with av.open(tmp_path / name, "w", format=muxer) as file:
-            file.metadata["title"] = "A film"
-            picture: Any = file.add_stream(video, rate=25)
-            picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+            file.metadata["title"] = "A video"
+            images: Any = file.add_stream(picture, rate=25)
+            images.width, images.height, images.pix_fmt = 64, 48, "yuv420p"
             sounds: list[Any] = [
                 file.add_stream(codec, rate=rate, layout="stereo", bit_rate=128_000) for _ in range(streams)
             ]
@@ -114,9 +114,9 @@ def film(tmp_path: Path) -> Callable[..., list[Waveform]]:
             file.set_chapters(CHAPTERS)
             for number in range(50):
                 image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * 5, np.uint8), "rgb24")
-                image.pts, image.time_base = number + round(video_start * 25), Fraction(1, 25)
-                packets += picture.encode(image)
-            packets += picture.encode(None)
+                image.pts, image.time_base = number + round(picture_start * 25), Fraction(1, 25)
+                packets += images.encode(image)
+            packets += images.encode(None)
             for sound, waveform in zip(sounds, waveforms, strict=True):
                 found = encode(sound, waveform, rate, round(start * rate))
                 for packet in found[len(found) // 2 :] if gap else []:

@@ -28,7 +28,7 @@ from tests.audio.conftest import speech
 class Row:
     """A format: how FFmpeg makes such a file, what it comes in as, what it goes out as under the same suffix.
 
-    tags: whether a title survives. film: the sound of the videos that are copied around it, "" if it holds none.
+    tags: whether a title survives. video: the sound of the videos that are copied around it, "" if it holds none.
     """
 
     what: str
@@ -40,8 +40,8 @@ class Row:
     rate: int = 16000
     channels: int = 1
     tags: bool = True
-    film: str = ""
-    video: str = "mpeg4"
+    video: str = ""
+    picture: str = "mpeg4"
     options: tuple[tuple[str, Any], ...] = ()
 
 
@@ -81,8 +81,8 @@ ROWS = [
     Row("M4A, AAC", ".m4a", "ipod", "aac", "AAC", "AAC", 44100, 2),
     Row("M4A, ALAC", ".m4a", "ipod", "alac", "ALAC_24", "ALAC_24", 48000, 2, options=(("sample_format", "s32p"),)),
     Row("Audiobook", ".m4b", "ipod", "aac", "AAC", "AAC", 22050),
-    Row("MP4", ".mp4", "mp4", "aac", "AAC", "AAC", 48000, 2, film="aac", video="libx264"),
-    Row("QuickTime", ".mov", "mov", "pcm_s24le", "PCM_24", "PCM_24", 48000, 2, film="pcm_s16le"),
+    Row("MP4", ".mp4", "mp4", "aac", "AAC", "AAC", 48000, 2, video="aac", picture="libx264"),
+    Row("QuickTime", ".mov", "mov", "pcm_s24le", "PCM_24", "PCM_24", 48000, 2, video="pcm_s16le"),
     Row(
         "3GP, AMR",
         ".3gp",
@@ -92,15 +92,15 @@ ROWS = [
         "AMR_NB",
         8000,
         tags=False,
-        film="aac",
+        video="aac",
         options=(("bit_rate", 12_200),),
     ),
     Row("AAC", ".aac", "adts", "aac", "AAC", "AAC", tags=False),
     Row("AC-3, 5.1", ".ac3", "ac3", "ac3", "AC3", "AC3", 48000, 6, tags=False),
     Row("E-AC-3", ".eac3", "eac3", "eac3", "EAC3", "EAC3", 48000, 2, tags=False),
-    Row("WebM", ".webm", "webm", "libopus", "OPUS", "OPUS", 48000, 2, film="libopus", video="libvpx"),
+    Row("WebM", ".webm", "webm", "libopus", "OPUS", "OPUS", 48000, 2, video="libopus", picture="libvpx"),
     Row("WebM, Vorbis", ".webm", "webm", "vorbis", "VORBIS", "OPUS", 48000, 2),
-    Row("Matroska", ".mkv", "matroska", "aac", "AAC", "AAC", 44100, 2, film="aac"),
+    Row("Matroska", ".mkv", "matroska", "aac", "AAC", "AAC", 44100, 2, video="aac"),
     Row(
         "Matroska, sound only",
         ".mka",
@@ -112,15 +112,15 @@ ROWS = [
         2,
         options=(("sample_format", "s16"),),
     ),
-    Row("AVI", ".avi", "avi", "libmp3lame", "MPEG_LAYER_III", "MPEG_LAYER_III", 44100, 2, film="libmp3lame"),
-    Row("MPEG-TS", ".ts", "mpegts", "aac", "AAC", "AAC", 48000, 2, tags=False, film="mp2", video="mpeg2video"),
+    Row("AVI", ".avi", "avi", "libmp3lame", "MPEG_LAYER_III", "MPEG_LAYER_III", 44100, 2, video="libmp3lame"),
+    Row("MPEG-TS", ".ts", "mpegts", "aac", "AAC", "AAC", 48000, 2, tags=False, video="mp2", picture="mpeg2video"),
     Row("MPEG", ".mpg", "mpeg", "mp2", "MPEG_LAYER_II", "MPEG_LAYER_II", 48000, 2, False, "mp2", "mpeg1video"),
     Row("DVD", ".vob", "vob", "ac3", "AC3", "AC3", 48000, 2, False, "ac3", "mpeg2video"),
-    Row("NUT", ".nut", "nut", "aac", "AAC", "AAC", 44100, 2, film="libmp3lame"),
-    Row("Ogg with a picture", ".ogv", "ogv", "libopus", "OPUS", "OPUS", 48000, 2, film="libopus", video="libvpx"),
-    Row("Flash MP4", ".f4v", "f4v", "aac", "AAC", "AAC", 44100, 2, film="aac", video="libx264"),
-    Row("3GPP2", ".3g2", "3g2", "aac", "AAC", "AAC", 22050, tags=False, film="aac"),
-    Row("Flash", ".flv", "flv", "aac", "AAC", "AAC", 44100, 2, film="aac", video="flv"),
+    Row("NUT", ".nut", "nut", "aac", "AAC", "AAC", 44100, 2, video="libmp3lame"),
+    Row("Ogg with a picture", ".ogv", "ogv", "libopus", "OPUS", "OPUS", 48000, 2, video="libopus", picture="libvpx"),
+    Row("Flash MP4", ".f4v", "f4v", "aac", "AAC", "AAC", 44100, 2, video="aac", picture="libx264"),
+    Row("3GPP2", ".3g2", "3g2", "aac", "AAC", "AAC", 22050, tags=False, video="aac"),
+    Row("Flash", ".flv", "flv", "aac", "AAC", "AAC", 44100, 2, video="aac", picture="flv"),
     Row("WMA", ".wma", "asf", "wmav2", "WMAV2", "WMAV2", 44100, 2, options=(("bit_rate", 128_000),)),
     Row(
         "WMV",
@@ -131,8 +131,8 @@ ROWS = [
         "WMAV2",
         44100,
         2,
-        film="wmav2",
-        video="msmpeg4",
+        video="wmav2",
+        picture="msmpeg4",
         options=(("bit_rate", 128_000),),
     ),
     Row(
@@ -153,7 +153,7 @@ def table() -> str:
         written = f"`{row.written}`" if row.written else "no"
         rows.append(
             f"| {row.what} | `{row.suffix}` | `{row.read}` | {written} | {'yes' if row.tags else 'no'} "
-            f"| {'yes' if row.film else 'no'} |"
+            f"| {'yes' if row.video else 'no'} |"
         )
     others = ", ".join(f"`{suffix}`" for suffix in sorted({*OUTPUT_SUFFIXES} - {row.suffix for row in ROWS}))
     return "\n".join(rows) + f"\n\nThe same containers under other suffixes: {others}.\n"
@@ -278,7 +278,7 @@ def heard(path: Path, stream: int = 0) -> tuple[float, NDArray[np.float32]]:
         )
 
 
-def assert_same_film(before: Path, after: Path, stream: int = 0) -> None:
+def assert_same_video(before: Path, after: Path, stream: int = 0) -> None:
     """Check that all but the sound is the same, and the sound in time with it."""
     first, second = packets(before), packets(after)
     assert {index: [data for _, data in found] for index, found in first.items()} == {
@@ -290,13 +290,13 @@ def assert_same_film(before: Path, after: Path, stream: int = 0) -> None:
     assert abs(then - start + lag(late, early) / 48000) < 1e-3
 
 
-def test_films_keep_all_but_the_sound(row: Row, tmp_path: Path, film: Callable[..., Any]) -> None:
+def test_videos_keep_all_but_the_sound(row: Row, tmp_path: Path, video: Callable[..., Any]) -> None:
     path, target = tmp_path / f"in{row.suffix}", tmp_path / f"out{row.suffix}"
-    if not row.film:
+    if not row.video:
         return
-    film(path.name, row.muxer, row.film, row.video)
+    video(path.name, row.muxer, row.video, row.picture)
     rewrite(path, target)
-    assert_same_film(path, target)
+    assert_same_video(path, target)
     with av.open(str(target)) as file:
         assert sorted(stream.type for stream in file.streams if stream.type != "data") == ["audio", "video"]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,3 +50,40 @@ def noisy(tmp_path: Path) -> Path:
     samples = np.random.default_rng(0).uniform(-0.1, 0.1, (8000, 2))
     soundfile.write(path, samples, 16000, subtype="PCM_24")
     return path
+
+
+@pytest.fixture
+def folder(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in the folder that holds noisy.wav."""
+    monkeypatch.chdir(noisy.parent)
+    return noisy.parent
+
+
+class Piped:
+    """What stands in for standard input and output."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self._out = io.BytesIO()
+
+    def give(self, content: bytes, terminal: bool = False) -> None:
+        """Put new streams in place: terminals, or pipes of which one brings the content."""
+        self._out = io.BytesIO()
+        for name, stream in (("stdin", io.BytesIO(content)), ("stdout", self._out)):
+            stream.seekable = lambda: False  # type: ignore[method-assign]
+            stand_in = SimpleNamespace(buffer=stream, isatty=lambda: terminal, encoding="utf-8")
+            self._patch.setattr(sys, name, stand_in)
+
+    @property
+    def taken(self) -> bytes:
+        return self._out.getvalue()
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Piped:
+    return Piped(monkeypatch)
+
+
+def names(folder: Path) -> set[str]:
+    """Return everything below a folder, hidden files too."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}

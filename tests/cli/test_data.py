@@ -157,7 +157,7 @@ def test_pack_holds_what_the_manifest_names(sbm: Any, tmp_path: Path) -> None:
         (("musan", "--root", ".", "--licence", "mit"), 2, "unknown mit; choose from cc0, cc-by"),
         (("musan", "--root", ".", "--licence", "cc0"), 1, "musan does not say the licence of each file"),
         (("musan", "--root", "no-such-folder"), 1, "not a folder"),
-        (("ears", "--root", "."), 1, "found odd.wav"),
+        (("ears", "--root", "."), 1, "Found odd.wav"),
         (("ears",), 2, "--root"),
     ],
 )

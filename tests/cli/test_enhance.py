@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +11,6 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,43 +22,7 @@ from sbm_cli.cli import batch, enhance
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.files import FileReport
 from sbm_cli.options import Options
-
-
-@pytest.fixture
-def folder(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in the folder that holds noisy.wav."""
-    monkeypatch.chdir(noisy.parent)
-    return noisy.parent
-
-
-class Piped:
-    """What stands in for standard input and output."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._patch = monkeypatch
-        self._out = io.BytesIO()
-
-    def give(self, content: bytes, terminal: bool = False) -> None:
-        """Put new streams in place: terminals, or pipes of which one brings the content."""
-        self._out = io.BytesIO()
-        for name, stream in (("stdin", io.BytesIO(content)), ("stdout", self._out)):
-            stream.seekable = lambda: False  # type: ignore[method-assign]
-            stand_in = SimpleNamespace(buffer=stream, isatty=lambda: terminal, encoding="utf-8")
-            self._patch.setattr(sys, name, stand_in)
-
-    @property
-    def taken(self) -> bytes:
-        return self._out.getvalue()
-
-
-@pytest.fixture
-def piped(monkeypatch: pytest.MonkeyPatch) -> Piped:
-    return Piped(monkeypatch)
-
-
-def names(folder: Path) -> set[str]:
-    """Return everything below a folder, hidden files too."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+from tests.cli.conftest import Piped, names
 
 
 def test_a_file_becomes_a_file(sbm: Any, folder: Path, model_file: Path) -> None:
@@ -402,31 +363,6 @@ def test_a_folder_of_another_format(sbm: Any, folder: Path, model_file: Path) ->
     assert names(folder / "out") == {"noisy.flac"}
 
 
-@pytest.mark.parametrize("options", ["", "--clip-mode rescale", "--mono --rate 8000 --subtype PCM_16"])
-@pytest.mark.parametrize("target", ["-", "- --ext flac", "- --ext raw", "clean2.wav"])
-def test_a_pipe_gives_what_a_file_gives(
-    sbm: Any, folder: Path, model_file: Path, piped: Piped, options: str, target: str
-) -> None:
-    assert sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, *options.split()).status == 0
-    expected, rate = soundfile.read("clean.wav")
-    form = soundfile.info("clean.wav")
-    bare = {"samplerate": rate, "channels": form.channels, "subtype": form.subtype, "format": "RAW"}
-    samples, _ = soundfile.read("noisy.wav", dtype="float32")
-    contents = {}
-    for container in ("WAV", "FLAC", "RAW"):
-        soundfile.write("noisy", samples, 16000, "PCM_24", format=container)
-        contents[container] = Path("noisy").read_bytes()
-    for container, content in contents.items():
-        piped.give(content)
-        raw = ["--raw", "16000:2:pcm_24"] if container == "RAW" else []
-        result = sbm("enhance", "-", *raw, "-o", *target.split(), "-y", "-m", model_file, *options.split())
-        assert (result.status, result.out) == (0, "") and "- -> " in result.err
-        taken = io.BytesIO(piped.taken if target.startswith("-") else Path(target).read_bytes())
-        found, found_rate = soundfile.read(taken, **(bare if "raw" in target else {}))
-        assert found_rate == rate
-        np.testing.assert_array_equal(found, expected)
-
-
 def test_a_picture_of_before_and_after(
     sbm: Any, folder: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -469,40 +405,6 @@ def test_told_to_end_it_leaves_nothing_half_written(folder: Path, model_file: Pa
         _, err = process.communicate()
     assert (process.returncode, err.splitlines()[-1]) == (130, "sbm: interrupted")
     assert names(folder) == {"noisy.wav", "long.wav"}
-
-
-def test_terminals_are_no_pipes(sbm: Any, folder: Path, piped: Piped) -> None:
-    piped.give(b"", terminal=True)
-    result = sbm("enhance", "noisy.wav", "-o", "-")
-    assert result.status == 1 and result.err.startswith(
-        "sbm: stdout is a terminal, not a file or pipe.\n     Redirect it: "
-    )
-    result = sbm("enhance", "-", "-o", "clean.wav")
-    assert result.status == 1 and result.err.startswith("sbm: stdin is a terminal, not a file or pipe.\n")
-    assert piped.taken == b"" and names(folder) == {"noisy.wav"}
-
-
-def test_bad_input_through_a_pipe_is_one_message(sbm: Any, folder: Path, model_file: Path, piped: Piped) -> None:
-    piped.give(b"dear diary, today I recorded nothing")
-    result = sbm("enhance", "-", "-o", "clean.wav", "-m", model_file)
-    assert result.status == 1 and result.err.startswith("sbm: -: not a sound file (")
-    assert names(folder) == {"noisy.wav"}
-
-
-def test_real_pipes_and_a_reader_that_has_enough(folder: Path, model_file: Path) -> None:
-    """A shell's pipes: the same sound as through files, and a quiet end, as by SIGPIPE, once nobody reads."""
-    soundfile.write("long.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 16000 * 20), 16000)
-    sbm = f"{sys.executable} -m sbm_cli enhance -m {model_file}"
-    script = f"""
-        {sbm} noisy.wav -o clean.wav -q
-        cat noisy.wav | {sbm} - -o - -q | cat > piped.wav
-        {sbm} long.wav -o - | head -c 100 > beginning.wav
-        echo "${{PIPESTATUS[*]}}"
-    """
-    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, env={**os.environ, "CI": "1"})
-    assert (done.returncode, done.stdout, done.stderr) == (0, "141 0\n", "")
-    np.testing.assert_array_equal(soundfile.read("piped.wav")[0], soundfile.read("clean.wav")[0])
-    assert len(Path("beginning.wav").read_bytes()) == 100
 
 
 def test_keep_room_is_no_dereverberation(sbm: Any, tmp_path: Path, noisy: Path) -> None:

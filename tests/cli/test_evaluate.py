@@ -122,7 +122,7 @@ def test_sets_without_references_have_other_metrics(sbm: Any, pair: Path) -> Non
     result = sbm(
         "evaluate", "--set", "folder", pair / "noisy", "--enhanced", f"a={pair / 'noisy'}", "--metrics", "pesq"
     )
-    assert result.status == 0 and "| all | PESQ-wb (MOS) | absent | absent |" in result.out
+    assert result.status == 0 and result.out.endswith("\n\nAbsent: PESQ-wb.\n")
     assert "the set has no clean references" in result.err
 
 

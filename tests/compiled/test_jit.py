@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sbm_cli.compiled import jit as module
-from sbm_cli.compiled.jit import digest, jit
+from sbm_cli.compiled.jit import compiled_before, digest, jit
 
 
 def twice(x):  # type: ignore[no-untyped-def]
@@ -39,6 +39,27 @@ def test_what_other_sources_compiled_is_not_loaded(monkeypatch: pytest.MonkeyPat
     assert [hits(), hits()] == [0, 1]
     monkeypatch.setattr(module, "SOURCES", "edited")
     assert [hits(), hits()] == [0, 1]
+
+
+def test_what_the_installation_holds_compiled_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As where a container's recipe compiled, and another user runs what cannot be written."""
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path / "installed"))
+    first = jit(twice)
+    assert not compiled_before(first) and first(21) == 42 and compiled_before(first)
+    monkeypatch.setattr(module, "BESIDE", Path(first._cache.cache_path))
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path / "own"))
+    second = jit(twice)
+    assert compiled_before(second) and second(21) == 42
+    assert sum(second.stats.cache_hits.values()) == 1 and not list((tmp_path / "own").rglob("*.nbc"))
+
+
+def test_another_processor_compiles_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    assert jit(twice)(21) == 42
+    kernel = jit(twice)
+    monkeypatch.setattr(type(kernel.targetctx.codegen()), "magic_tuple", lambda _: ("another", "processor"))
+    assert not compiled_before(kernel) and kernel(21) == 42
+    assert sum(kernel.stats.cache_hits.values()) == 0
 
 
 KERNEL = """

@@ -154,7 +154,7 @@ def test_a_half_written_cache_is_never_used(tmp_path: Path) -> None:
         ({"kind": "music"}, ConfigError, "line 2: unknown kind 'music'"),
         ({"split": "test"}, ConfigError, "line 2: unknown split 'test'"),
         ({"snr_db": "loud"}, ConfigError, "line 2"),
-        ({"path": "gone.wav"}, AudioError, "there is no such file"),
+        ({"path": "gone.wav"}, AudioError, "no such file"),
         ({"path": "text.wav"}, AudioError, "cannot be decoded"),
     ],
 )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from sbm_cli.data.corpus import Corpus
 from sbm_cli.data.degradations import CODECS, PACKET, PAUSE, coded, gap_draws, gaps, low_pass
 from sbm_cli.data.filters import fast_length, filtered
 from sbm_cli.data.manifest import RATE
+from sbm_cli.data.mixing import MixConfig, Mixer
 from sbm_cli.data.random import Draws
+from sbm_cli.data.room_responses import ResponseBank
+from tests.data.test_mixing import DRY, OFTEN
 
 
 def draws(items: int, count: int = 100) -> Draws:
@@ -112,3 +118,34 @@ def test_packets_are_lost_in_bursts_as_by_gilbert() -> None:
     assert 10 < float(between.float().mean()) < 12
     single, _ = runs(missing(1.0, 0.2, burst=1.0))
     assert (single == PACKET).all()
+
+
+@pytest.mark.parametrize("name", ["p_bandwidth", "p_codec", "p_gaps", "p_soft_clip"])
+def test_degradations_touch_some_inputs_and_no_target(corpus: Corpus, rooms: ResponseBank, name: str) -> None:
+    config = MixConfig(segment_seconds=0.5, p_clipped=1.0, p_offset=0.5, **OFTEN)
+    noisy, clean = Mixer(corpus, rooms, config).batch(2, 3, range(40))
+    mixer = Mixer(corpus, rooms, replace(config, **{name: 0.5}))
+    degraded, target = mixer.batch(2, 3, range(40))
+    assert torch.equal(target, clean) and degraded.isfinite().all()
+    touched = (degraded != noisy).any(1)
+    assert 8 < touched.sum() < 32
+    alone = torch.cat([mixer.batch(2, 3, [item])[0] for item in range(40)])
+    torch.testing.assert_close(alone, degraded, rtol=0, atol=1e-3 if name == "p_codec" else 1e-5)
+
+
+def test_degradations_of_one_item_follow_each_other(corpus: Corpus, rooms: ResponseBank) -> None:
+    config = replace(DRY, p_clean=1.0, p_bandwidth=1.0, bandwidth_hz=(1700.0, 1700.0), p_gaps=1.0, **OFTEN)
+    noisy, clean = Mixer(corpus, rooms, config).batch(0, 0, range(8))
+    silent = noisy == 0
+    assert (silent & (clean != 0)).any(1).all()
+    heard, _ = Mixer(corpus, rooms, replace(config, p_gaps=0.0)).batch(0, 0, range(8))
+    assert torch.equal(noisy[~silent], heard[~silent])  # gaps come last
+    power = torch.fft.rfft(heard).abs().square()
+    assert (power[:, 2600 * power.shape[1] // (RATE // 2) :].sum(1) < 0.02 * power.sum(1)).all()
+
+
+def test_soft_clipping_rounds_off(corpus: Corpus, rooms: ResponseBank) -> None:
+    config = replace(DRY, p_clean=1.0, p_clipped=1.0, clip_db=(6.0, 6.0), p_soft_clip=1.0)
+    noisy, clean = Mixer(corpus, rooms, config).batch(0, 0, [0])
+    ceiling = clean.abs().max() * 10 ** (-6 / 20)
+    torch.testing.assert_close(noisy, ceiling * torch.tanh(clean / ceiling))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,60 +20,21 @@ from sbm_cli.data.filters import active_power, band_limited, fast_length, reverb
 from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.mixing import MixConfig, Mixer, change, keep_room, noise_gain
 from sbm_cli.data.random import Draws
-from sbm_cli.data.room_responses import ResponseBank, RoomResponse, scaled, simulate_room
+from sbm_cli.data.room_responses import ResponseBank, scaled, simulate_room
 from sbm_cli.data.segments import (
-    Placements,
     Segments,
     _assemble_at_once,
-    _assemble_in_turn,
     assemble,
     draw_colour,
-    placements_in,
     synthetic,
 )
-from sbm_cli.data.test_sets import _Segments
 from sbm_cli.errors import ConfigError
+from tests.data.conftest import bank_of, corpus_of
 
 CPU = torch.device("cpu")
 DRY = MixConfig(segment_seconds=1.0, p_reverb=0, p_reverb_only=0, p_clean=0, p_floor=0, p_band_limit=0, p_clipped=0)
 
 OFTEN = {"gap_ms": (10.0, 20.0), "gap_share": (0.4, 0.5), "p_packet_loss": 0.0}  # no segment is without a gap
-
-
-def corpus_of(recordings: Sequence[tuple[str, str, str, float]]) -> Corpus:
-    """Make a corpus of (kind, speaker or group, split, seconds): speech in bursts, noise without pauses."""
-    rng = np.random.default_rng(0)
-    clips, parts, start = [], [], 0
-    for number, (kind, name, split, seconds) in enumerate(recordings):
-        n = int(seconds * RATE)
-        audio = rng.standard_normal(n)
-        if kind == "speech":
-            audio *= np.sin(2 * np.pi * 2 * np.arange(n) / RATE) > -0.3
-        speaker = name if kind == "speech" else ""
-        clips.append(Clip(str(number), kind, kind + name[0], speaker, name, split, 40.0, None, start, n, 1e-5))
-        parts.append((audio * 5000).clip(-32767, 32767).astype(np.int16))
-        start += n
-    return Corpus(clips, np.concatenate(parts))
-
-
-def bank_of(*responses: Tensor, place: str = "") -> ResponseBank:
-    """Make a bank of aligned responses, the first one simulated, the others measured at a place if that has a name."""
-    parts = [(x / x.abs().max() * 32767).round().numpy().astype(np.int16) for x in responses]
-    starts = np.cumsum([0, *map(len, parts)]).tolist()
-    rooms = [RoomResponse(str(i), 0.4, place if i else "", starts[i], len(part)) for i, part in enumerate(parts)]
-    return ResponseBank(tuple(rooms), np.concatenate(parts))
-
-
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    speech = [("speech", f"{s}{i}", "train", 2.0) for s in "ab" for i in range(3)]
-    noise = [("noise", "x1", "train", 4.0), ("noise", "x2", "train", 0.3), ("noise", "y1", "train", 0.7)]
-    return corpus_of([*speech, *noise, ("speech", "v", "valid", 2.0), ("noise", "w", "valid", 2.0)])
-
-
-@pytest.fixture(scope="module")
-def rooms() -> ResponseBank:
-    return bank_of(torch.from_numpy(simulate_room(5, 1)[0]))
 
 
 def draws(items: int = 1, seed: int = 0) -> Draws:
@@ -165,61 +125,6 @@ def test_levels_are_spread_evenly_over_their_ranges(
     assert distance(db(power), torch.linspace(low, high + 0.25 * (high - low), 4000)) > 1
 
 
-def test_segments_are_those_of_the_evaluation_sets() -> None:
-    """Segments drawn for training and by the older, slower way of the published sets do not differ in distribution."""
-    mine = corpus_of(
-        [("speech", f"{s}{i}", "valid", t) for s, t in (("a", 0.4), ("b", 0.7), ("c", 3.0)) for i in (1, 1, 1, 2)]
-        + [("noise", f"{s}{i}", "valid", t) for s, t in (("x", 0.1), ("y", 0.8), ("z", 4.0)) for i in (1, 1, 2)]
-    )
-    n, samples, rng = 300, 3 * RATE // 2, np.random.default_rng(0)
-    ours, theirs = Segments(mine, "valid", 38.0, CPU), _Segments(mine, "valid")
-    numbers = draws(n)
-    talk, sound = speech(ours, numbers, samples), noise_of(ours, numbers, samples)
-    # the sets' speakers take turns; here both draw them alike
-    speakers = [f"{'abc'[i // 2]}{i % 2 + 1}" for i in ours.talk.name[ours.talk.draw(draws(n, 1))].tolist()]
-    other_talk = torch.cat([theirs.speech(rng, samples, speaker) for speaker in speakers])
-    other_sound = torch.cat([theirs.noise(rng, samples)[0] for _ in range(n)])
-    measures: list[Callable[[Tensor], Tensor]] = [
-        lambda x: (x != 0).float().mean(1),  # fraction of the segment that is filled
-        lambda x: (x[:, : RATE // 2] != 0).float().mean(1),
-        lambda x: (x[:, -RATE // 2 :] != 0).float().mean(1),
-        lambda x: db(x.square().mean(1) + 1e-9),
-        lambda x: ((x[:, 1:] != 0).int() - (x[:, :-1] != 0).int() > 0).float().sum(1),  # beginnings
-    ]
-    for measure in measures:
-        for a, b in ((talk, other_talk), (sound, other_sound)):
-            assert distance(measure(a), measure(b)) < 1
-    assert distance(measures[3](talk), measures[3](sound)) > 1
-
-
-segments = st.lists(
-    st.tuples(st.integers(0, 900), st.integers(0, 400), st.integers(0, 99), st.sampled_from([0, 1, 2, 5, 40])),
-    min_size=1,
-    max_size=6,
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(segments, st.integers(-300, 500), st.integers(0, 300), st.integers(1, 700))
-def test_pieces_are_laid_alike_on_every_device(
-    rows: list[tuple[int, int, int, int]], begin: int, overlap: int, samples: int
-) -> None:
-    store = torch.from_numpy(np.random.default_rng(0).integers(-30000, 30000, 1300).astype(np.int16))
-    start, length, gain, fade = (torch.tensor([list(column)]) for column in zip(*rows, strict=True))
-    step = (length - overlap).clamp_min(overlap)  # at most two at once
-    placements = Placements(start, gain / 1e6, begin + step.cumsum(1) - step, length, torch.minimum(fade, length // 2))
-    expected = np.zeros(samples + 2000)
-    for (first, size, factor, ramp), place in zip(rows, placements.place[0].tolist(), strict=True):
-        piece = store[first : first + size].numpy() * (factor / 1e6)
-        if ramp := min(ramp, size // 2):
-            piece[:ramp] *= np.linspace(0, 1, ramp)
-            piece[-ramp:] *= np.linspace(1, 0, ramp) if ramp > 1 else 0
-        seen = piece[max(0, -place) : max(0, samples - place)]
-        expected[max(0, place) : max(0, place) + len(seen)] += seen
-    for way in (_assemble_in_turn, _assemble_at_once):
-        np.testing.assert_allclose(way(store, placements, samples)[0], expected[:samples], atol=1e-6)
-
-
 def test_splits_do_not_mix(rooms: ResponseBank) -> None:
     recordings = [("speech", "a", "train", 2.0), ("speech", "v", "valid", 2.0)]
     mine = corpus_of([*recordings, ("noise", "n", "train", 2.0), ("noise", "w", "valid", 2.0)])
@@ -294,37 +199,6 @@ def test_mixtures_of_a_recipe_stay_what_they_were(corpus: Corpus, rooms: Respons
     torch.testing.assert_close(noisy[:, 2000::5000], expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["p_bandwidth", "p_codec", "p_gaps", "p_soft_clip"])
-def test_degradations_touch_some_inputs_and_no_target(corpus: Corpus, rooms: ResponseBank, name: str) -> None:
-    config = MixConfig(segment_seconds=0.5, p_clipped=1.0, p_offset=0.5, **OFTEN)
-    noisy, clean = Mixer(corpus, rooms, config).batch(2, 3, range(40))
-    mixer = Mixer(corpus, rooms, replace(config, **{name: 0.5}))
-    degraded, target = mixer.batch(2, 3, range(40))
-    assert torch.equal(target, clean) and degraded.isfinite().all()
-    touched = (degraded != noisy).any(1)
-    assert 8 < touched.sum() < 32
-    alone = torch.cat([mixer.batch(2, 3, [item])[0] for item in range(40)])
-    torch.testing.assert_close(alone, degraded, rtol=0, atol=1e-3 if name == "p_codec" else 1e-5)
-
-
-def test_degradations_of_one_item_follow_each_other(corpus: Corpus, rooms: ResponseBank) -> None:
-    config = replace(DRY, p_clean=1.0, p_bandwidth=1.0, bandwidth_hz=(1700.0, 1700.0), p_gaps=1.0, **OFTEN)
-    noisy, clean = Mixer(corpus, rooms, config).batch(0, 0, range(8))
-    silent = noisy == 0
-    assert (silent & (clean != 0)).any(1).all()
-    heard, _ = Mixer(corpus, rooms, replace(config, p_gaps=0.0)).batch(0, 0, range(8))
-    assert torch.equal(noisy[~silent], heard[~silent])  # gaps come last
-    power = torch.fft.rfft(heard).abs().square()
-    assert (power[:, 2600 * power.shape[1] // (RATE // 2) :].sum(1) < 0.02 * power.sum(1)).all()
-
-
-def test_soft_clipping_rounds_off(corpus: Corpus, rooms: ResponseBank) -> None:
-    config = replace(DRY, p_clean=1.0, p_clipped=1.0, clip_db=(6.0, 6.0), p_soft_clip=1.0)
-    noisy, clean = Mixer(corpus, rooms, config).batch(0, 0, [0])
-    ceiling = clean.abs().max() * 10 ** (-6 / 20)
-    torch.testing.assert_close(noisy, ceiling * torch.tanh(clean / ceiling))
-
-
 def test_codecs_run_on_the_cpu(corpus: Corpus, rooms: ResponseBank) -> None:
     device = "meta"  # there is always one that is not the CPU
     assert Mixer(corpus, rooms, replace(DRY, p_codec=0.1), device=device).device.type == "cpu"
@@ -368,57 +242,6 @@ def test_a_second_talker_stays_in_the_target_at_his_level(rooms: ResponseBank) -
     for p in (0.0, 1.0):  # nobody else to speak
         last = Mixer(lonely, rooms, replace(config, p_second_talker=p)).batch(0, 0, [0])[0]
         assert torch.equal(last, Mixer(lonely, rooms, config).batch(0, 0, [0])[0])
-
-
-def test_speech_is_never_repeated_and_keeps_to_one_speaker() -> None:
-    ramp = np.arange(1, 3001, dtype=np.int16)
-    clips = [
-        Clip(f"{i}", "speech", "s", speaker, "", "train", None, None, 0, 3000, 1.0) for i, speaker in enumerate("aab")
-    ]
-    store = np.concatenate([ramp, np.ones(9000, np.int16)])
-    clips.append(Clip("n", "noise", "n", "", "n", "train", None, None, 3000, 9000, 1.0))
-    segments = Segments(Corpus(clips, store), "train", 0.0, CPU)
-    numbers = draws(60)
-    first = segments.talk.draw(numbers)
-    waveforms = assemble(segments.store, segments.speech(numbers, first, 40000), 40000)
-    middles = (waveforms == 1500).sum(1)
-    assert middles.tolist() == [2 if i < 2 else 1 for i in first.tolist()] and {0, 1, 2} == set(first.tolist())
-    assert ((waveforms != 0).sum(1) <= 3000 * middles).all()
-
-
-def test_long_recordings_are_cropped_anywhere() -> None:
-    clips = [Clip("", kind, "s", "", "", "train", None, None, 0, 3000, 1.0) for kind in ("speech", "noise")]
-    segments = Segments(Corpus(clips, np.arange(3000, dtype=np.int16)), "train", 0.0, CPU)
-    for crops in (speech(segments, draws(400), 2000), noise_of(segments, draws(400), 2000)):
-        assert torch.equal(crops, crops[:, :1] + torch.arange(2000))
-        assert distance(crops[:, 0], torch.arange(1001.0)) < 1
-
-
-def test_stated_snr_leaves_speech_out() -> None:
-    clips = [
-        Clip(str(snr), "speech", "s", f"sp{snr}", "", "train", snr, None, 0, 100, 1.0) for snr in (30.0, 40.0, None)
-    ]
-    clips.append(Clip("n", "noise", "n", "", "n", "train", None, None, 0, 100, 1.0))
-    mine = Corpus(clips, np.ones(100, np.int16))
-    assert [len(Segments(mine, "train", bound, CPU).talk.start) for bound in (38.0, 0.0)] == [2, 3]
-
-
-def test_short_noise_fills_the_segment(corpus: Corpus) -> None:
-    mine = corpus.of([c for c in corpus.clips if c.kind == "speech" or c.group == "y1"])
-    noise = noise_of(Segments(mine, "train", 0.0, CPU), draws(20), 3 * RATE)
-    assert ((noise != 0).float().mean(1) > 0.35).all() and noise[:, -RATE:].any(1).all()
-
-
-def test_sources_are_drawn_by_the_square_root_of_their_minutes_and_groups_alike() -> None:
-    recordings = [("speech", "a", "train", 9.0), ("speech", "b", "train", 1.0)]
-    noise = [("noise", group, "train", 1.0) for group in ("x1", "x2", "x2", "x2")]
-    segments = Segments(corpus_of([*recordings, *noise]), "train", 0.0, CPU)
-    numbers = draws(800)
-    assert float((segments.talk.draw(numbers) == 0).float().mean()) == pytest.approx(0.75, abs=0.06)
-    fractions = torch.bincount(segments.sound.draw(numbers)) / 800
-    torch.testing.assert_close(fractions, torch.tensor([0.5, 1 / 6, 1 / 6, 1 / 6]), atol=0.06, rtol=0)
-    beside = segments.sound.followed(numbers, torch.full((800,), 2), 1)[:, 1]
-    torch.testing.assert_close(torch.bincount(beside) / 800, torch.tensor([0, 1, 1, 1]) / 3, atol=0.06, rtol=0)
 
 
 def test_measured_rooms_are_drawn_by_place(corpus: Corpus) -> None:
@@ -513,15 +336,6 @@ def test_cuda_gives_the_same(corpus: Corpus, rooms: ResponseBank) -> None:
     torch.testing.assert_close(device.cpu(), host, rtol=0, atol=1e-4)
 
 
-def test_pieces_suffice_for_every_length() -> None:
-    mine = corpus_of([("speech", "a", "train", 0.4), ("speech", "b", "train", 0.4), ("noise", "n", "train", 0.2)])
-    bank = bank_of(torch.from_numpy(simulate_room(5, 1)[0]))
-    for seconds in (0.5, 1.3, 6.0):
-        config = MixConfig(segment_seconds=seconds, p_second_talker=0.5)
-        assert Mixer(mine, bank, config).batch(0, 0, range(2))[0].shape == (2, config.samples)
-        assert placements_in(config.samples) >= 4 * seconds
-
-
 @pytest.mark.parametrize(
     "changed",
     [
@@ -542,9 +356,8 @@ def test_pieces_suffice_for_every_length() -> None:
     ],
 )
 def test_a_recipe_out_of_range_is_refused(changed: dict[str, object]) -> None:
-    with pytest.raises(ConfigError) as found:
+    with pytest.raises(ValueError, match=f"{next(iter(changed))}.* got "):
         MixConfig(**changed)  # type: ignore[arg-type]
-    assert str(next(iter(changed))) in found.value.message and found.value.hint
 
 
 def test_who_asks_for_the_room_gets_it_without_the_noise(corpus: Corpus, rooms: ResponseBank) -> None:

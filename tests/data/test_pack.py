@@ -195,7 +195,7 @@ def test_a_gpu_is_used_with_torch_and_numpy_alone(
 ) -> None:
     """benchmarks/gpu.py where nothing else can be imported; the recipe comes as JSON, for YAML is a package too."""
     (tmp_path / "recipe.json").write_text(json.dumps(dump(recipe)))
-    sizes = {"check": "--quick", "time": "--quick --minutes 0.02", "train": "--minutes 5"}[command]
+    sizes = {"check": "--quick", "time": "--quick --minutes 0.2", "train": "--minutes 5"}[command]
     options = f"--recipe {tmp_path}/recipe.json --pack {packed[0]} --out {tmp_path}/out {sizes}"
     script = (
         "import runpy, sys\n"

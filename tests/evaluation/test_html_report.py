@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,6 +137,18 @@ def test_the_report_lives_in_a_browser(html: str, browser: Browser, tmp_path: Pa
     assert browser.run(players) == [[True, 0.5]] * 4
     assert browser.run("[...document.images].map(image => image.complete && image.naturalWidth > 500)") == [True] * 2
 
+    for number in range(4):
+        browser.run(f"document.querySelectorAll('audio')[{number}].focus()")
+        for kind in ("keyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key=" ", code="Space", text=" ", windowsVirtualKeyCode=32)
+        played = f"""new Promise((done, failed) => {{
+            const player = document.querySelectorAll("audio")[{number}];
+            setTimeout(() => failed("a player that does not play"), 20000);
+            const look = () => player.currentTime > 0 ? done(true) : setTimeout(look, 20);
+            look();
+        }})"""
+        assert browser.run(played)
+
     column = """[...document.querySelectorAll("[tabindex] table")].at(-1).tBodies[0].rows"""
     scores = f"[...{column}].map(row => row.cells[4].textContent)"
     before = browser.run(scores)
@@ -152,6 +166,20 @@ def test_the_report_lives_in_a_browser(html: str, browser: Browser, tmp_path: Pa
 
     assert browser.run("innerWidth") == 390
     assert browser.run("document.documentElement.scrollWidth") <= 390
+    cards = "[...document.querySelectorAll('.cards td')].map(cell => cell.getBoundingClientRect())"
+    assert browser.run(f"Math.max(...{cards}.map(box => box.right))") <= 390
+    assert len(set(browser.run(f"{cards}.map(box => box.top)"))) == browser.run(f"{cards}.length")  # one below another
+    sizes = """[...document.querySelectorAll("svg text")].map(
+        text => text.getScreenCTM().a * parseFloat(getComputedStyle(text).fontSize))"""
+    assert min(browser.run(sizes)) >= 11
+    inside = """[...document.querySelectorAll("svg text")].every(text => {
+        const box = text.getBoundingClientRect(), plot = text.closest("svg").getBoundingClientRect();
+        return box.left >= plot.left && box.right <= plot.right;
+    })"""
+    assert browser.run(inside)
+    if pictures := os.environ.get("SBM_SCREENSHOTS"):
+        shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        Path(pictures, "report.png").write_bytes(b64decode(shot))
     assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 22)"
     methods = [event["method"] for event in browser.events if "method" in event]
     assert not {"Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"} & set(methods)

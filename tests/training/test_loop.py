@@ -193,3 +193,14 @@ def test_refuses_to_start_over_a_training_and_to_resume_another_one(recipe: Trai
     other = replace(recipe, model=replace(recipe.model, network=replace(recipe.model.network, channels=16)))
     with pytest.raises(ConfigError, match="belongs to another model"):
         train(other, tmp_path, resume=True)
+
+
+def test_an_error_before_the_first_step_leaves_no_folder(recipe: TrainConfig, tmp_path: Path) -> None:
+    absent = replace(recipe, data=replace(recipe.data, manifests=(str(tmp_path / "absent.csv"),)))
+    with pytest.raises(ConfigError, match="absent.csv"):
+        train(absent, tmp_path / "new", processes=1)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError, match="absent.csv"):
+        train(absent, tmp_path / "mine", processes=1)
+    assert list((tmp_path / "mine").iterdir()) == []

@@ -151,14 +151,6 @@ def status_line() -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def loading() -> Iterator[None]:
-    """Say on a terminal that the model is being loaded, which takes seconds, and more on the first day."""
-    with status_line() as show:
-        show("loading the model …")
-        yield
-
-
-@contextmanager
 def _bar(name: str, unit: str, before: float) -> Iterator[Progress]:
     from rich.console import Console
     from rich.markup import escape

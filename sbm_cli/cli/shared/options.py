@@ -5,7 +5,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -68,10 +68,10 @@ _PARSERS = {"strength": _strength, "bit_rate": _bit_rate}
 
 def _option(kind: Any, knob: Knob, name: str) -> Any:
     """Return the annotation that offers an option as Typer wants it."""
-    if kind is bool:  # a --no-… only where it has an effect
+    if bool in (kind, *get_args(kind)):  # a --no-… only where it has an effect
         flag = name.replace("_", "-")
-        names = f"--{flag}/--no-{flag}" if getattr(DEFAULTS, name, False) else f"--{flag}"
-        return Annotated[bool, typer.Option(names, help=knob.help)]
+        names = f"--{flag}" if getattr(DEFAULTS, name, False) is False else f"--{flag}/--no-{flag}"
+        return Annotated[kind, typer.Option(names, help=knob.help, show_default=knob.absent or True)]
     how: dict[str, Any] = {"help": knob.help, "metavar": knob.unit or None, "show_default": knob.absent or True}
     if name in _PARSERS:
         return Annotated[kind, typer.Option(**how, parser=_PARSERS[name])]

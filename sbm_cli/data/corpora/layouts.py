@@ -103,7 +103,7 @@ def _table(root: Path, name: str, needed: bool = False) -> Path:
     places = [root / name, root.parent / name, *root.glob(f"*/{name}")]
     found = next((path for path in places if path.is_file()), places[0])
     if needed and not found.is_file():
-        raise ConfigError(f"{found}: there is no such file", "it says what the recordings are; download it too")
+        raise ConfigError(f"{found}: no such file", "It says what the recordings are: download it too.")
     return found
 
 

@@ -26,9 +26,9 @@ def find_clips(name: str, root: Path, licences: Sequence[str] = ()) -> list[Clip
     """
     layout, root = LAYOUTS[name], root.resolve()
     if licences and not layout.licensed:
-        raise ConfigError(f"{name} does not say the licence of each file", "leave --licence out and see docs/data.md")
+        raise ConfigError(f"{name} does not say the licence of each file", "Leave out --licence, and see docs/data.md.")
     if not root.is_dir():
-        raise ConfigError(f"{root}: not a folder", f"expected {layout.expected}")
+        raise ConfigError(f"{root}: not a folder", f"Expected {layout.expected}")
     details = layout.details(root, licences) if layout.details else None
     clips = []
     for rule, clip, found in _fitting(layout, root):
@@ -40,7 +40,7 @@ def find_clips(name: str, root: Path, licences: Sequence[str] = ()) -> list[Clip
         which = f"{name} under {' or '.join(licences)}" if licences else name
         raise ConfigError(
             f"{root}: no file of {which}",
-            f"expected {layout.expected}\nfound {there}\npoint --root at the folder that holds what was expected",
+            f"Expected {layout.expected}\nFound {there}\nPoint --root at the folder that holds what was expected.",
         )
     return _hashed(clips)
 

@@ -9,14 +9,14 @@ from importlib.util import find_spec
 import numpy as np
 
 from sbm_cli.audio.samples import Samples
-from sbm_cli.evaluation.metrics import dnsmos, estoi, lsd, nisqa, pesq, si_sdr, speaker, speechbert
+from sbm_cli.evaluation.metrics import composite, dnsmos, lsd, nisqa, pesq, si_sdr, speaker, speechbert, stoi, wer
 from sbm_cli.evaluation.metrics.metric import RATE, Metric
 
 Pair = tuple[Samples, Samples | None]  # estimate (or noisy), clean
 
 METRICS = {
     metric.name: metric
-    for family in (si_sdr, estoi, pesq, dnsmos, nisqa, speaker, speechbert, lsd)
+    for family in (si_sdr, stoi, pesq, composite, dnsmos, nisqa, speaker, speechbert, wer, lsd)
     for metric in family.METRICS
 }
 

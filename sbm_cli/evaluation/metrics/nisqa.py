@@ -34,7 +34,7 @@ def nisqa(samples: Samples) -> dict[str, float]:
     import torch
     from torchmetrics.functional.audio import nisqa as theirs
 
-    from sbm_cli.chain import threads
+    from sbm_cli.stream.torch_chain import threads
 
     theirs.NISQA_DIR = str(_folder())
     with threads(1), warnings.catch_warnings():

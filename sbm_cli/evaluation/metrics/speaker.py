@@ -41,7 +41,7 @@ def embedding(samples: Samples) -> Samples:
     import librosa
     import torch
 
-    from sbm_cli.chain import threads
+    from sbm_cli.stream.torch_chain import threads
 
     samples = samples * max(1.0, LEVEL / np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
     starts = list(range(0, max(1, samples.size // HOP + 2 - WINDOW + STEP), STEP))

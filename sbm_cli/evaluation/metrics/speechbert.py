@@ -46,7 +46,7 @@ def features(samples: Samples) -> Samples:
     """Return the encoder's features [frames, dimensions], one frame every 20 ms."""
     import torch
 
-    from sbm_cli.chain import threads
+    from sbm_cli.stream.torch_chain import threads
 
     with threads(1), torch.inference_mode():
         layers = _encoder()(torch.from_numpy(samples)[None], output_hidden_states=True).hidden_states

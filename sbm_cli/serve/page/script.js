@@ -375,7 +375,7 @@ function notes(job) {
   const found = [...job.notes];
   if (job.clipped) found.push(`${job.clipped} samples were beyond full scale and are clipped.`);
   if (job.not_carried.length) found.push(`Not carried over: ${job.not_carried.join(", ")}.`);
-  if (job.band_limit) found.push(`The output ends at ${job.band_limit / 1000} kHz; “Keep high band” passes on what lies above.`);
+  if (job.band_limit) found.push(`The output ends at ${job.band_limit / 1000} kHz; “Keep high band” was switched off.`);
   return found;
 }
 

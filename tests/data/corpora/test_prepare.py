@@ -322,7 +322,7 @@ def test_licences(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="musan does not say the licence"):
         find_clips("musan", tmp_path, ["cc0"])
     (tmp_path / "FSD50K.metadata/dev_clips_info_FSD50K.json").unlink()
-    with pytest.raises(ConfigError, match=r"dev_clips_info_FSD50K\.json: there is no such file"):
+    with pytest.raises(ConfigError, match=r"dev_clips_info_FSD50K\.json: no such file"):
         found("cc0")
 
 
@@ -338,7 +338,7 @@ def test_nothing_found_says_what_was_expected_and_what_is_there(tmp_path: Path) 
     with pytest.raises(ConfigError) as error:
         find_clips("voicebank-demand", tmp_path)
     assert "no file of voicebank-demand" in error.value.message
-    assert "clean_trainset_28spk_wav" in error.value.hint and "found p232, readme" in error.value.hint
+    assert "clean_trainset_28spk_wav" in error.value.hint and "Found p232, readme" in error.value.hint
     with pytest.raises(ConfigError, match="not a folder"):
         find_clips("ears", tmp_path / "none")
 

@@ -1,8 +1,9 @@
-"""ESTOI, by pystoi."""
+"""STOI and ESTOI, by pystoi."""
 
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import numpy as np
 
@@ -10,12 +11,12 @@ from sbm_cli.audio.samples import Samples
 from sbm_cli.evaluation.metrics.metric import RATE, Metric
 
 
-def estoi(estimate: Samples, clean: Samples) -> float:
-    """Return the extended short-time objective intelligibility, about 0 to 1.
+def intelligibility(estimate: Samples, clean: Samples, extended: bool) -> float:
+    """Return the short-time objective intelligibility, about 0 to 1, or its extension for noise that comes and goes.
 
     Raises RuntimeWarning, where pystoi returns 1e-5, for fewer than 30 frames (0.4 s) of speech without the pauses.
 
-    Source: Jensen and Taal 2016, as computed by pystoi.
+    Source: Taal et al. 2011; Jensen and Taal 2016; as computed by pystoi.
     """
     from pystoi import stoi
 
@@ -25,9 +26,20 @@ def estoi(estimate: Samples, clean: Samples) -> float:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Not enough STFT frames", category=RuntimeWarning)
-            return float(stoi(clean, estimate, RATE, extended=True))
+            return float(stoi(clean, estimate, RATE, extended=extended))
     finally:
         np.random.set_state(state)
 
 
-METRICS = (Metric("estoi", "ESTOI", "", estoi, needs_clean=True, extra="metrics", packages=("pystoi",)),)
+METRICS = tuple(
+    Metric(
+        name,
+        name.upper(),
+        "",
+        partial(intelligibility, extended=name == "estoi"),
+        needs_clean=True,
+        extra="metrics",
+        packages=("pystoi",),
+    )
+    for name in ("stoi", "estoi")
+)

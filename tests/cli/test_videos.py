@@ -1,4 +1,4 @@
-"""`sbm enhance` of films, and of files of which not all can be kept."""
+"""`sbm enhance` of videos, and of files of which not all can be kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def film(path: Path, streams: int) -> None:
+def video(path: Path, streams: int) -> None:
     """Write half a second of picture and sound."""
     with av.open(path, "w") as file:
         picture: Any = file.add_stream("mpeg4", rate=25)
@@ -42,8 +42,8 @@ def film(path: Path, streams: int) -> None:
             file.mux(stream.encode(None))
 
 
-def test_the_sound_of_a_film_is_replaced(sbm: Any, folder: Path, model_file: Path) -> None:
-    film(folder / "in.mp4", 2)
+def test_the_sound_of_a_video_is_replaced(sbm: Any, folder: Path, model_file: Path) -> None:
+    video(folder / "in.mp4", 2)
 
     def sizes(name: str) -> list[list[int]]:
         with av.open(folder / name) as file:
@@ -73,8 +73,8 @@ def test_what_a_format_does_not_keep_is_told_in_a_line(sbm: Any, folder: Path, m
     assert result.status == 1 and "can be read but not written" in result.err and "--ext flac" in result.err
 
 
-def test_what_a_film_loses_in_a_file_of_sound_is_told_in_a_line(sbm: Any, folder: Path, model_file: Path) -> None:
-    film(folder / "in.mp4", 2)
+def test_what_a_video_loses_in_a_file_of_sound_is_told_in_a_line(sbm: Any, folder: Path, model_file: Path) -> None:
+    video(folder / "in.mp4", 2)
     result = sbm("enhance", "in.mp4", "-o", "o.wav", "-m", model_file, "-q")
     assert result.err == "sbm: warning: o.wav: not carried over: 1 video stream (mpeg4), 1 audio stream (aac)\n"
 
@@ -92,8 +92,8 @@ def test_a_codec_that_loses_something_is_told(sbm: Any, folder: Path, model_file
     assert "kbit/s" not in sbm("enhance", "in.wav", "-o", "o.flac", "-m", model_file).err
 
 
-def test_a_film_through_pipes_is_the_film(folder: Path, model_file: Path) -> None:
-    film(folder / "in.mp4", 1)
+def test_a_video_through_pipes_is_the_video(folder: Path, model_file: Path) -> None:
+    video(folder / "in.mp4", 1)
     enhancer = Enhancer.load(model_file, device="cpu")
     enhancer.enhance_file(folder / "in.mp4", folder / "out.mp4")
     stream, out = io.BytesIO((folder / "in.mp4").read_bytes()), io.BytesIO()

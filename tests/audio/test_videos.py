@@ -1,4 +1,4 @@
-"""Films: another sound, in time with what is copied."""
+"""Videos: another sound, in time with what is copied."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.errors import AudioError
 from tests.audio.conftest import CHAPTERS, speech
-from tests.audio.test_formats import assert_same_film, heard, lag, packets, read, rewrite, without_filling
+from tests.audio.test_formats import assert_same_video, heard, lag, packets, read, rewrite, without_filling
 
-Film = Callable[..., Any]
+Video = Callable[..., Any]
 
 
 @pytest.mark.parametrize(
     ("suffix", "made"),
     [
         (".mp4", {"muxer": "mp4", "start": 0.321}),
-        (".mp4", {"muxer": "mp4", "video_start": 0.4}),
+        (".mp4", {"muxer": "mp4", "picture_start": 0.4}),
         (".mp4", {"muxer": "mp4", "subtitles": "mov_text"}),
         (".mov", {"muxer": "mov", "codec": "pcm_s16le", "start": 0.1}),
         (".mkv", {"muxer": "matroska", "start": 0.123, "subtitles": "subrip", "attachment": True}),
@@ -31,27 +31,27 @@ Film = Callable[..., Any]
     ],
     ids=lambda value: str(value),
 )
-def test_the_sound_stays_in_time(tmp_path: Path, film: Film, suffix: str, made: dict[str, Any]) -> None:
+def test_the_sound_stays_in_time(tmp_path: Path, video: Video, suffix: str, made: dict[str, Any]) -> None:
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
-    film(source.name, **made)
+    video(source.name, **made)
     assert without_filling(rewrite(source, target)) == []
-    assert_same_film(source, target)
+    assert_same_video(source, target)
     assert 0 <= heard(target)[1].size - heard(source)[1].size <= 2304
 
 
-def test_again_and_again_it_stays_in_time(tmp_path: Path, film: Film) -> None:
-    (waveform,) = film("0.mp4", "mp4", start=0.25)
+def test_again_and_again_it_stays_in_time(tmp_path: Path, video: Video) -> None:
+    (waveform,) = video("0.mp4", "mp4", start=0.25)
     for number in range(4):
         rewrite(tmp_path / f"{number}.mp4", tmp_path / f"{number + 1}.mp4")
-    assert_same_film(tmp_path / "0.mp4", tmp_path / "4.mp4")
+    assert_same_video(tmp_path / "0.mp4", tmp_path / "4.mp4")
     start, found = heard(tmp_path / "4.mp4")
     assert abs(start + lag(found, waveform[0]) / 48000 - 0.25) < 1e-3
     assert read(tmp_path / "4.mp4")[1].shape == read(tmp_path / "0.mp4")[1].shape
 
 
-def test_no_sound_is_lost_between_containers_that_tell_and_those_that_do_not(tmp_path: Path, film: Film) -> None:
+def test_no_sound_is_lost_between_containers_that_tell_and_those_that_do_not(tmp_path: Path, video: Video) -> None:
     """The beginning of an MP4 is sound already, of a raw stream what the encoder put there."""
-    (waveform,) = film("0.mp4", "mp4")
+    (waveform,) = video("0.mp4", "mp4")
     expected = read(tmp_path / "0.mp4")[1].shape[1]
     for number, suffix in enumerate((".aac", ".mkv", ".aac", ".mp4", ".ts", ".m4a")):
         source = next(tmp_path.glob(f"{number}.*"))
@@ -61,14 +61,14 @@ def test_no_sound_is_lost_between_containers_that_tell_and_those_that_do_not(tmp
         assert found.shape[1] >= expected
 
 
-def test_a_clock_that_begins_anew_is_no_gap(tmp_path: Path, film: Film) -> None:
-    film("in.mkv", "matroska", gap=5000.0)
+def test_a_clock_that_begins_anew_is_no_gap(tmp_path: Path, video: Video) -> None:
+    video("in.mkv", "matroska", gap=5000.0)
     assert read(tmp_path / "in.mkv")[1].shape[1] == pytest.approx(2 * 48000, abs=1500)
 
 
-def test_a_gap_in_the_sound_beside_a_picture_is_silence(tmp_path: Path, film: Film) -> None:
+def test_a_gap_in_the_sound_beside_a_picture_is_silence(tmp_path: Path, video: Video) -> None:
     """What a camera or a meeting did not record must not let the rest come early."""
-    film("in.mkv", "matroska", gap=0.5)
+    video("in.mkv", "matroska", gap=0.5)
     _, found, _ = read(tmp_path / "in.mkv")
     assert found.shape[1] == pytest.approx(2.5 * 48000, abs=1500)
     silent = np.abs(found[0]).max(initial=0) > 0
@@ -80,31 +80,31 @@ def test_a_gap_in_the_sound_beside_a_picture_is_silence(tmp_path: Path, film: Fi
     assert abs(lag(late[75_000:110_000], found[0, 75_000:110_000])) < 48
 
 
-def test_chapters_tags_languages_and_attachments_stay(tmp_path: Path, film: Film) -> None:
-    film("in.mkv", "matroska", streams=2, subtitles="subrip", attachment=True)
+def test_chapters_tags_languages_and_attachments_stay(tmp_path: Path, video: Video) -> None:
+    video("in.mkv", "matroska", streams=2, subtitles="subrip", attachment=True)
     assert rewrite(tmp_path / "in.mkv", tmp_path / "out.mkv") == []
     with av.open(tmp_path / "in.mkv") as before, av.open(tmp_path / "out.mkv") as after:
         assert [stream.type for stream in after.streams] == [stream.type for stream in before.streams]
         assert [stream.language for stream in after.streams] == [stream.language for stream in before.streams]
         assert [entry["metadata"] for entry in after.chapters()] == [entry["metadata"] for entry in CHAPTERS]
-        assert after.metadata["title"] == "A film"
+        assert after.metadata["title"] == "A video"
         assert [bytes(each.data) for each in after.streams.attachments] == [
             bytes(each.data) for each in before.streams.attachments
         ]
 
 
-def test_tags_of_other_encodings_stay_as_they_are(tmp_path: Path, film: Film) -> None:
-    film("in.avi", "avi", "libmp3lame")
+def test_tags_of_other_encodings_stay_as_they_are(tmp_path: Path, video: Video) -> None:
+    video("in.avi", "avi", "libmp3lame")
     latin = "Größe!".encode("latin-1")
     content = (tmp_path / "in.avi").read_bytes()
-    (tmp_path / "in.avi").write_bytes(content.replace(b"A film", latin))
+    (tmp_path / "in.avi").write_bytes(content.replace(b"A video", latin))
     assert without_filling(rewrite(tmp_path / "in.avi", tmp_path / "out.avi")) == []
     assert latin in (tmp_path / "out.avi").read_bytes()
     assert ("title", "Größe!") in read(tmp_path / "in.avi")[0].tags
 
 
-def test_what_has_no_room_is_named(tmp_path: Path, film: Film) -> None:
-    film("in.mkv", "matroska", streams=2, subtitles="subrip", attachment=True)
+def test_what_has_no_room_is_named(tmp_path: Path, video: Video) -> None:
+    video("in.mkv", "matroska", streams=2, subtitles="subrip", attachment=True)
     picture, rest = "1 video stream (mpeg4)", ["1 audio stream (aac)", "1 subtitle stream (subrip)", "1 attachment"]
     for suffix, expected in {
         ".ts": [*rest[1:], "2 chapters", "title"],
@@ -118,8 +118,8 @@ def test_what_has_no_room_is_named(tmp_path: Path, film: Film) -> None:
         assert sorted(told) == sorted(expected), suffix
 
 
-def test_one_of_several_streams_is_taken_and_the_others_copied(tmp_path: Path, film: Film) -> None:
-    waveforms = film("in.mp4", "mp4", streams=2)
+def test_one_of_several_streams_is_taken_and_the_others_copied(tmp_path: Path, video: Video) -> None:
+    waveforms = video("in.mp4", "mp4", streams=2)
     for number in (1, 2):
         target = tmp_path / f"{number}.mp4"
         rewrite(tmp_path / "in.mp4", target, stream=number)
@@ -161,7 +161,7 @@ def test_cover_and_chapters_of_an_audiobook_stay(tmp_path: Path) -> None:
         assert len(after.streams.video) == 1
 
 
-def test_a_film_without_sound_says_so(tmp_path: Path) -> None:
+def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
     with av.open(tmp_path / "in.mp4", "w") as file:
         picture: Any = file.add_stream("mpeg4", rate=25)
         picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"

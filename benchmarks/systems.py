@@ -1,0 +1,66 @@
+"""The table of docs/systems.md, from what `sbm evaluate` found of models that were trained side by side.
+
+    sbm evaluate corpus.csv --split report --model models/tiny-0.safetensors --model ... --json > one-step.json
+    python benchmarks/systems.py models one-step.json [several-steps.json ...]
+
+A model lies in the folder `models` under the name that it has in the scores. M/s: million multiply-adds a second, those
+of products and convolutions as PyTorch counts them in a forward pass over ten seconds; scans are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sbm_cli.data.test_sets import SUBSETS
+from sbm_cli.model import Model
+from sbm_cli.nn import kernels
+
+SCORES = {"pesq": ".2f", "estoi": ".3f", "si_sdr": ".1f", "ovrl": ".2f", "nisqa": ".2f"}
+SECONDS = 10
+
+
+def size(model: Model) -> tuple[int, float]:
+    """Return how many parameters a model has that enhances, and the multiply-adds of a second of one call."""
+    network, rate = model.network.fold(), model.config.rate
+    spectrum, _ = model.config.to_network(torch.randn(1, SECONDS * rate) * 0.1)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode(), kernels.use("reference"):
+        network(spectrum, spectrum, torch.ones(1))
+    return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() / 2 / SECONDS
+
+
+def row(document: dict[str, Any], system: dict[str, Any], models: Path) -> str:
+    """Return a line of the table; several steps of a model are named after it."""
+    name, _, how = system["name"].partition(" ")
+    cells = [name, how or "1 step"]
+    for metric, form in SCORES.items():
+        means = [document["scores"][subset][metric][system["name"]]["mean"]["mean"] for subset in SUBSETS]
+        cells.append(" / ".join(format(mean, form) for mean in means))
+    count, operations = size(Model.load(models / f"{name}.safetensors"))
+    cells += [f"{system['rtf']:.3f}", f"{count:,}".replace(",", " "), f"{operations / 1e6:.0f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path)
+    parser.add_argument("scores", type=Path, nargs="+", help="JSON of `sbm evaluate`")
+    options = parser.parse_args()
+    heads = ("system", "steps", "PESQ-wb", "ESTOI", "SI-SDR, dB", "DNSMOS OVRL", "NISQA", "RTF", "parameters", "M/s")
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    seen = set()
+    for path in options.scores:
+        document = json.loads(path.read_text())
+        for system in document["systems"]:
+            if system["name"] not in seen:
+                seen.add(system["name"])
+                print(row(document, system, options.models))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The compiled chain computes what PyTorch does, whatever the network, the blocks and the threads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sbm_cli.dsp.compress import Compression
+from sbm_cli.dsp.level import Level
+from sbm_cli.dsp.stft import Stft
+from sbm_cli.engine.chain import MOST, CompiledChain
+from sbm_cli.engine.plan import supports
+from sbm_cli.model import Model, ModelConfig
+from sbm_cli.nn import kernels
+from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
+from sbm_cli.nn.configs import NCSNppConfig, OSpatialNetConfig
+from sbm_cli.options import Options
+from sbm_cli.stream.torch_chain import TorchChain
+
+NOISE = np.random.default_rng(0).normal(0, 0.1, (3, 6000)).astype(np.float32)
+NOISE[:, 2000:3000] *= 1e-4  # a pause
+
+
+def perturbed(network: OSpatialNetConfig, **changes: Any) -> Model:
+    """Return a model far from its start, where every branch matters."""
+    torch.manual_seed(0)
+    made = OSpatialNet(network).eval().requires_grad_(False)
+    for parameter in made.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    size = 2 * (network.bins - 1)
+    return Model(made, ModelConfig("small", network=network, stft=Stft(size, size, size // 2), **changes))
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> OSpatialNetConfig:
+    bands, stride, lookahead = draw(st.sampled_from([(16, 4), (32, 8), (16, 16), (8, 16)])) + (draw(st.integers(0, 3)),)
+    embedding = draw(st.sampled_from([0, 4]))
+    bins = bands * stride + 1
+    return OSpatialNetConfig(
+        bins=bins,
+        stride=stride,
+        kernel=(lookahead + draw(st.integers(1, 3)), stride + 2 * draw(st.integers(0, 3))),
+        channels=draw(st.sampled_from([16, 32, 48])),
+        blocks=draw(st.integers(1, 3)),
+        d_state=draw(st.sampled_from([4, 8])),
+        cross_kernel=draw(st.integers(1, 6)),
+        cross_groups=draw(st.sampled_from([1, 2, 4])),
+        squeeze=draw(st.integers(1, 9)),
+        fullband_squeeze=draw(st.sampled_from([0, 2, 4])),
+        head=draw(st.integers(1, 5)),
+        embedding=embedding,
+        untimed=not embedding and draw(st.booleans()),
+        keep_room=bool(embedding) and draw(st.booleans()),
+        jumps=bool(embedding) and draw(st.booleans()),
+        lookahead=lookahead,
+        filter_frames=draw(st.integers(1, 6)),
+        filter_bins=draw(st.integers(1, bins)),
+    )
+
+
+@given(
+    network=networks(),
+    low_hz=st.sampled_from([0.0, 80.0]),
+    exponent=st.sampled_from([0.5, 0.33]),
+    high=st.booleans(),
+    left=st.sampled_from([0.0, 0.3]),
+)
+def test_any_network_gives_what_it_gives_in_pytorch(
+    network: OSpatialNetConfig, low_hz: float, exponent: float, high: bool, left: float
+) -> None:
+    model = perturbed(network, level=Level(low_hz=low_hz), compression=Compression(exponent))
+    options, channels = Options(dereverb=1 - left if network.keep_room else 1.0), [2, 1]
+    plan = model.plan(1 - options.dereverb)
+    assert plan is not None
+    with kernels.use("reference"):
+        expected = TorchChain(model, channels, options, high, 1)(NOISE)
+    found = CompiledChain(model.config, plan, channels, high, 1)(NOISE)
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, float(np.abs(expected).max())))
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return perturbed(OSpatialNetConfig(channels=16, blocks=2, d_state=4, cross_groups=2, lookahead=2, filter_frames=3))
+
+
+def chain(model: Model, channels: list[int], threads: int = 1) -> CompiledChain:
+    plan = model.plan()
+    assert plan is not None
+    return CompiledChain(model.config, plan, channels, False, threads)
+
+
+@given(cuts=st.lists(st.integers(0, 6000), max_size=8), threads=st.integers(1, 4))
+def test_blocks_and_threads_change_no_bit(model: Model, cuts: list[int], threads: int) -> None:
+    whole, cut = chain(model, [3]), chain(model, [3], threads)
+    edges = [0, *sorted(cuts), NOISE.shape[1]]
+    parts = [cut(NOISE[:, a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=2), whole(NOISE))
+
+
+def test_a_long_block_is_taken_in_parts(model: Model) -> None:
+    noise = np.tile(NOISE[:1], (MOST + 1) * 256 // 6000 + 1)
+    whole, cut = chain(model, [1]), chain(model, [1])
+    parts = [cut(noise[:, k : k + 5000]) for k in range(0, noise.shape[1], 5000)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=2), whole(noise))
+
+
+def test_recordings_side_by_side_are_bit_for_bit_those_alone(model: Model) -> None:
+    both = chain(model, [2, 1])(NOISE)
+    np.testing.assert_array_equal(both[:, :2], chain(model, [2])(NOISE[:2]))
+    np.testing.assert_array_equal(both[:, 2:], chain(model, [1])(NOISE[2:]))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        OSpatialNetConfig(channels=12, cross_groups=2),
+        OSpatialNetConfig(sequence="lstm"),
+        OSpatialNetConfig(output="mask"),
+        OSpatialNetConfig(d_state=6),
+        NCSNppConfig(channels=(8, 8), blocks=1),
+    ],
+    ids=["odd channels", "lstm", "mask", "odd states", "ncsnpp"],
+)
+def test_other_networks_have_no_plan(network: OSpatialNetConfig | NCSNppConfig) -> None:
+    assert not supports(network)
+    assert Model(network.build(), ModelConfig("small", network=network)).plan() is None
+
+
+def test_a_model_that_moves_to_a_gpu_has_no_plan(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "device", "cuda:0")
+    assert model.plan() is None
+
+
+COMMANDS = {
+    "enhance": ["enhance", "noisy.wav", "-o", "out/clean.wav"],
+    "batch": ["batch", "noisy.wav", "-o", "out", "--dry-run"],
+    "models": ["models", "list"],
+    "info": ["models", "info"],
+    "doctor": ["doctor"],
+    "version": ["--version"],
+}
+SCRIPT = (
+    "import sys; from sbm_cli.cli.app import app; app({}, standalone_mode=False); assert 'torch' not in sys.modules"
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_do_without_pytorch(command: str, tmp_path: Path) -> None:
+    import soundfile
+
+    soundfile.write(tmp_path / "noisy.wav", NOISE[0], 16000)
+    (tmp_path / "out").mkdir()
+    script = SCRIPT.format([*COMMANDS[command]])
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_does_without_pytorch_and_takes_its_tensors() -> None:
+    script = (
+        "import sys, numpy as np; from sbm_cli import Enhancer; enhancer = Enhancer.load(device='cpu');"
+        "clean = enhancer.enhance(np.zeros(4000, np.float32), 16000);"
+        "assert not {'torch', 'scipy.linalg'} & set(sys.modules), sys.modules.keys();"
+        "import torch; assert (enhancer.enhance(torch.zeros(4000), 16000) == clean).all();"
+        "assert enhancer.device == torch.device('cpu')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
