@@ -63,6 +63,9 @@ def test_another_processor_compiles_anew(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 KERNEL = """
+from pathlib import Path
+from sbm_cli.compiled import jit
+jit.BESIDE = Path("nowhere")  # not what this installation has compiled
 import torch
 from sbm_cli.compiled.conv import conv_forward
 from sbm_cli.nn.kernels import causal_conv1d
