@@ -115,7 +115,9 @@ def cluster(source: Path, trials: int, seed: int) -> None:
                 time.sleep(0.01)
             machines.remove_node(second, allow_graceful=False)
             assert process.wait() == 0, f"status {process.returncode}"
-            assert contents(out) == whole, "the outputs differ, or something is left over"
+            found = contents(out)
+            differing = [name for name in found.keys() | whole.keys() if found.get(name) != whole.get(name)]
+            assert not differing, f"they differ, or are left over: {differing}"
             print(f"{trial + 1}: a machine killed with {moment} of {len(whole)} files done", flush=True)
         machines.shutdown()
 

@@ -163,9 +163,9 @@ def usual(enhancer: Enhancer) -> list[np.ndarray]:
 
 
 def test_the_defaults_of_torch_are_others(usual: list[np.ndarray], other_defaults: None, model: Path) -> None:
-    from sbm_cli.dsp.stft import windows
+    from sbm_cli.dsp.stft import window_tensors
 
-    windows.cache_clear()
+    window_tensors.cache_clear()
     other = Enhancer.load(model, "cpu")
     for options, expected in zip(ALL, usual, strict=True):
         np.testing.assert_array_equal(other.enhance(NOISY, 44100, options), expected)

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from sbm_cli.errors import DependencyError, SbmError
 
 _POLL = 0.2  # seconds between two looks whether to stop
 _EVENTS = 100  # a second of progress, of all processes together
+_LINGERS = 5.0  # seconds that a process may go on writing when its machine has gone for Ray
 _FAILED_STARTS = 3  # in a row, until no more are tried
 _EVERYWHERE = "Every machine of the cluster needs the same version of sbm, and the same folders under the same names."
 
@@ -66,6 +68,7 @@ class RayWorkers:
         self._most, self._count, self._share, self._say = most, count, share, say
         self._busy: dict[Any, _Worker] = {}  # by what they will tell next
         self._idle: list[_Worker] = []
+        self._lost: list[tuple[float, _Worker]] = []  # those that died, and when
         self._failed_starts = 0  # in a row
 
     def __enter__(self) -> RayWorkers:
@@ -82,7 +85,12 @@ class RayWorkers:
     def __exit__(self, *_: object) -> None:
         for worker in (*self._busy.values(), *self._idle):
             self._end(worker)
+            if worker.task.jobs:
+                self._lost.append((time.monotonic() + 1 - _LINGERS, worker))  # it was told to end, and will soon
         self._ray.shutdown()
+        for moment, worker in self._lost:
+            time.sleep(max(0.0, moment + _LINGERS - time.monotonic()))
+            worker.task.remove_parts(worker.name)
 
     def run(self, jobs: Iterable[Job], stopping: Callable[[], bool]) -> Iterator[Event]:
         """See `Engine`; a job whose process dies is tried once more, since its machine may have gone with it."""
@@ -132,6 +140,7 @@ class RayWorkers:
     def _lose(self, worker: _Worker, error: Exception, queue: Queue) -> Iterator[Event]:
         self._end(worker)
         if worker.task.jobs:
+            self._lost.append((time.monotonic(), worker))
             died = SbmError(
                 f"{worker.task.jobs[0].source}: its process, {worker.name}, died twice ({_in_short(error)}).",
                 "If memory ran out, use fewer --workers, or more --threads each.",
