@@ -36,10 +36,18 @@ class Enhancer:
         self.threads = threads
 
     @classmethod
-    def load(cls, model: str | Path | None = None, device: str = "auto", threads: int = THREADS) -> Enhancer:
+    def load(
+        cls,
+        model: str | Path | None = None,
+        device: str = "auto",
+        threads: int = THREADS,
+        *,
+        before_compiling: Callable[[], object] | None = None,
+    ) -> Enhancer:
         """Return an enhancer for a model, given by name, file or folder; None is the default model.
 
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". threads: CPU threads.
+        before_compiling is called before kernels are compiled, for half a minute, once per machine.
 
         Raises ModelError if the model is unknown, missing or damaged; ValueError for another device or less than one
         thread, DependencyError for a GPU that is not there.
@@ -48,9 +56,12 @@ class Enhancer:
             raise ValueError(f"threads must be a whole number from 1, got {threads!r}")
         start, device = time.monotonic(), chosen_device(str(device))
         enhancer = cls(Model.load(hub.resolve(model)), device, threads)
-        # The first call compiles the kernels, once per machine: that is part of loading, not of the first file.
+        plan = enhancer.model.plan()
+        if before_compiling is not None and plan is not None and not plan.compiled:
+            before_compiling()
+        # The first call compiles the kernels: that is part of loading, not of the first file.
         enhancer.enhance(np.zeros(enhancer.config.rate, np.float32), enhancer.config.rate)
-        _LOG.info("loaded %s on %s in %.1f s", enhancer.config.name, enhancer.device, time.monotonic() - start)
+        _LOG.info("loaded %s on %s in %.1f s", enhancer.config.name, device, time.monotonic() - start)
         return enhancer
 
     @property

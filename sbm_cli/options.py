@@ -32,9 +32,8 @@ class Knob:
 class Options:
     """Everything that changes the sound, except the model; each option is described beside it.
 
-    Strength is exact: the rest of the output is the input, sample for sample. subtype, bit_rate, clip_mode, loudness
-    and audio_stream are for files only. A loudness and the clip mode "rescale" take a pass of their own to know the
-    whole file.
+    Strength is exact: the rest of the output is the input, sample for sample. For files only: subtype, bit_rate,
+    clip_mode, loudness and audio_stream; rescaling and loudness take a pass of their own to know the whole file.
 
     Raises ValueError for a value out of range, for both strength and attenuation limit, and for both clip mode
     "rescale" and loudness.
@@ -58,22 +57,29 @@ class Options:
         Dtype, Knob("Precision of the network; bfloat16 is less exact, and faster on processors that support it.")
     ] = "float32"
     keep_high_band: Annotated[
-        bool, Knob("Keep what lies above 8 kHz, attenuated like the octave below, or leave it empty.")
+        bool, Knob("Keep what lies above 8 kHz, attenuated like the octave below, or nothing of it.")
     ] = True
+    link_channels: Annotated[
+        bool | None,
+        Knob("Keep the stereo image by one gain for all channels, not one for each.", absent="for two channels"),
+    ] = None
     rate: Annotated[int | None, Knob("Output sampling rate.", "HZ", LEAST_RATE, MOST_RATE, "the input's")] = None
     mono: Annotated[bool, Knob("Mix all channels down to one.")] = False
     subtype: Annotated[
         str | None, Knob("Output sample format or codec, such as PCM_24.", "SUBTYPE", absent="the input's")
     ] = None
     bit_rate: Annotated[
-        int | None, Knob("Bit rate of a lossy codec, such as 128k.", "RATE", absent="the input's, or the next higher")
+        int | None,
+        Knob(
+            "Bit rate of a lossy codec, such as 128k.", "RATE", LEAST_BIT_RATE, absent="the input's, or the next higher"
+        ),
     ] = None
     clip_mode: Annotated[
         ClipMode, Knob("For samples beyond full scale in integer formats; rescale lowers the whole file.")
     ] = "clamp"
     loudness: Annotated[
         float | None,
-        Knob("Loudness of the output, such as -16 for podcasts; its true peak is limited to -1 dB.", "LUFS"),
+        Knob("Loudness of the output, such as -16 for podcasts; its true peak is limited to -1 dB.", "LUFS", -70, 0),
     ] = None
     replace_nan: Annotated[
         bool, Knob("Replace NaN, infinity and samples beyond 1e12 with silence instead of failing.")
@@ -90,7 +96,8 @@ class Options:
             value = getattr(self, name)
             if name in _NUMBERS and not (isinstance(value, Real) or value is default is None):
                 raise ValueError(f"{name} must be a number, got {value!r}")
-            if isinstance(default, bool) and not isinstance(value, bool):
+            is_switch = isinstance(default, bool) or (name == "link_channels" and value is not None)
+            if is_switch and not isinstance(value, bool):
                 raise ValueError(f"{name} must be True or False, got {value!r}")
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength must be between 0 (the input) and 1 (all enhanced), got {self.strength}")
@@ -146,3 +153,6 @@ def knobs() -> dict[str, tuple[Any, Knob]]:
     """Return type and description of every option by its name."""
     hints = get_type_hints(Options, include_extras=True)
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Annotated}
+
+
+Options.__doc__ = f"{Options.__doc__}\n" + "\n".join(f"    {name}: {knob.help}" for name, (_, knob) in knobs().items())

@@ -308,7 +308,7 @@ def test_several_steps_need_a_model_of_the_bridge(changes: dict[str, Any]) -> No
     assert other.enhance(sound(300), 16000).shape == (1, 300)
     with pytest.raises(ModelError, match="^other was trained without time") as caught:
         other.enhance(sound(300), 16000, Options(steps=2))
-    assert "--steps" in caught.value.hint
+    assert "steps" in caught.value.hint
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -389,10 +389,12 @@ def test_silence_stays_silence(enhancer: Enhancer) -> None:
     assert not enhancer.enhance(paused, 16000)[6512:11488].any()
 
 
-def test_channels_share_the_level_but_nothing_else(enhancer: Enhancer) -> None:
-    noisy = sound(8000, 2)
-    swapped = enhancer.enhance(noisy[::-1].copy(), 16000)
-    np.testing.assert_allclose(swapped[::-1], enhancer.enhance(noisy, 16000), atol=1e-6)
+def test_channels_share_the_level_and_the_gain_if_they_are_linked(enhancer: Enhancer) -> None:
+    noisy, apart = sound(8000, 2), Options(link_channels=False)
+    for options in (Options(), apart):
+        swapped = enhancer.enhance(noisy[::-1].copy(), 16000, options)
+        np.testing.assert_allclose(swapped[::-1], enhancer.enhance(noisy, 16000, options), atol=1e-6)
+    assert np.abs(enhancer.enhance(noisy, 16000) - enhancer.enhance(noisy, 16000, apart)).max() > 1e-3
     twice = enhancer.enhance(np.stack([noisy[0], noisy[0]]), 16000)
     np.testing.assert_allclose(twice[0], enhancer.enhance(noisy[0], 16000), atol=1e-5)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import secrets
 import signal
@@ -81,6 +82,7 @@ def serve(
     from sbm_cli.serve.workspace import workspace
 
     device = chosen_device(device)
+    logging.basicConfig(level=logging.ERROR, format="sbm: %(message)s")  # why the server failed, should it ever
     is_public = not _is_loopback(host)
     if is_public and not token:
         token = secrets.token_urlsafe(16)

@@ -14,6 +14,7 @@ from sbm_cli.compiled.network import run as run_network
 from sbm_cli.compiled.scan import SEGMENT
 from sbm_cli.compiled.threads import pool
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, frame_power
+from sbm_cli.dsp.link import linked
 from sbm_cli.dsp.stft import windows
 from sbm_cli.engine.plan import Plan, aligned
 
@@ -25,10 +26,18 @@ Array = NDArray[Any]
 
 
 class CompiledChain:
-    """The chain of `stream.Chain`; channels: of each recording, which share a level."""
+    """The chain of `stream.Chain`; channels: of each recording, which share a level. links: of `dsp.link`."""
 
-    def __init__(self, config: ModelConfig, plan: Plan, channels: Sequence[int], high: bool, threads: int) -> None:
-        self._config, self._plan, self._high, self._threads = config, plan, high, threads
+    def __init__(
+        self,
+        config: ModelConfig,
+        plan: Plan,
+        channels: Sequence[int],
+        links: Sequence[slice],
+        high: bool,
+        threads: int,
+    ) -> None:
+        self._config, self._plan, self._links, self._high, self._threads = config, plan, links, high, threads
         self._analysis_window, self._synthesis_window = windows(config.stft)
         self._recordings = np.repeat(np.arange(len(channels)), channels)  # of each channel
         self._starts = np.cumsum([0, *channels[:-1]])
@@ -38,7 +47,7 @@ class CompiledChain:
         self._total = np.zeros((rows * (3 if high else 1), stft.overlap), np.float32)
         self._level: Array | None = None
         self._late_level = np.zeros((len(channels), lookahead), np.float32)
-        self._spectrum = np.zeros((rows, stft.bins, lookahead if high else 0), np.complex64)
+        self._spectrum = np.zeros((rows, stft.bins, lookahead if high or links else 0), np.complex64)
         self._gains: Array | None = None
         self._networks = [_Network(plan) for _ in range(rows)]
         self._work = [plan.new_work() for _ in range(max(1, threads))]
@@ -65,12 +74,19 @@ class CompiledChain:
         estimate = self._estimate(compressed)
         level, self._late_level = _late(np.where(power > SILENCE, level, 0), self._late_level, lookahead)
         clean = config.expand(estimate, level[self._recordings])
-        if not self._high:
+        if not (self._high or self._links):
             return clean
         spectrum, self._spectrum = _late(spectrum, self._spectrum, lookahead)
+        for rows in self._links:
+            clean[rows] = linked(clean[rows], spectrum[rows])
+        if not self._high:
+            return clean
         top = config.stft.bins // 2  # the uppermost octave
-        powers = np.concatenate([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
-        powers, self._gains = HIGH_BAND.track(powers, config.stft.hop / config.rate, self._gains)
+        powers = np.stack([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
+        for rows in self._links:
+            powers[:, rows] = powers[:, rows].mean(1, keepdims=True)
+        frame_seconds = config.stft.hop / config.rate
+        powers, self._gains = HIGH_BAND.track(powers.reshape(-1, powers.shape[2]), frame_seconds, self._gains)
         lowered, heard = np.split(powers, 2)
         ones = np.fft.rfft(self._analysis_window, config.stft.n_fft)
         # One gain per frame, shaped like its window: overlap-add interpolates smoothly.

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbm_cli.compiled.conv import TAPS
-from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work
+from sbm_cli.compiled.jit import compiled_before
+from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work, run
 from sbm_cli.compiled.product import packed, whole
 from sbm_cli.compiled.rows import CHUNK
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT
@@ -38,6 +39,11 @@ class Plan:
     carry: int
     parameters: int
     work: tuple[int, ...]  # sizes of the arrays in `Work`
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the kernel is compiled for this processor, now or by an earlier process."""
+        return compiled_before(run)
 
     def new_work(self) -> Work:
         return Work(*(aligned(size) for size in self.work))

@@ -77,6 +77,7 @@ def make_server(app: Starlette) -> uvicorn.Server:
         uvicorn.Config(
             app,
             log_config=None,
+            log_level="error",
             access_log=False,  # it would tell names and tokens
             server_header=False,
             ws_max_size=2**20,

@@ -39,12 +39,12 @@ class Limits:
     patience: float = 30.0
 
 
-class Refused(SbmError):
-    """A request is not served; `status` is that of HTTP."""
+class Refused(Exception):
+    """A request is not served, with the status of HTTP; message and hint as those of `SbmError`."""
 
     def __init__(self, status: int, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.status = status
+        super().__init__(message)
+        self.status, self.message, self.hint = status, message, hint
 
 
 class _Cancelled(Exception):
@@ -196,8 +196,10 @@ def _step_back() -> None:
 
 def _told(error: Exception, job: Job) -> Refused:
     """Return what a client is told of an error: the name that it gave, and no path of ours."""
+    if isinstance(error, Refused):
+        return error
     if isinstance(error, SbmError):
-        told = Refused(getattr(error, "status", 422), error.message, error.hint)
+        told = Refused(422, error.message, error.hint)
     elif isinstance(error, OSError) and error.errno in FULL:
         told = Refused(507, "the server has no room left.", DISK_FULL)
     elif isinstance(error, MemoryError):
@@ -210,4 +212,8 @@ def _told(error: Exception, job: Job) -> Refused:
 
 
 def _named(text: str, job: Job) -> str:
-    return text.replace(str(job.before), job.name).replace(str(job.after), job.output_name)
+    """Put the names that a client knows in place of ours, also where something is appended to them."""
+    stem = job.folder / "before", PurePath(job.name).stem
+    for ours, theirs in ((job.before, job.name), (job.after, job.output_name), stem):
+        text = text.replace(str(ours), theirs)
+    return text.replace(str(job.folder), "")

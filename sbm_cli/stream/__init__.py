@@ -16,6 +16,7 @@ from sbm_cli.audio.resample import StreamResampler, resampled_length
 from sbm_cli.audio.samples import LIMIT, Samples, full_scale_one, usable, whole_rate
 from sbm_cli.bridge.sampler import SAMPLERS
 from sbm_cli.bridge.schedule import BridgeSchedule
+from sbm_cli.dsp.link import links
 from sbm_cli.errors import ModelError
 from sbm_cli.model import Model
 from sbm_cli.options import Options
@@ -225,14 +226,15 @@ class Chain(Protocol):
 
 def _chain(model: Model, channels: Sequence[int], options: Options, high: bool, threads: int) -> Chain:
     """Return the chain for recordings of so many channels: compiled if it can be, else in PyTorch."""
+    linked = links(channels, options.link_channels)
     plan = model.plan(1 - options.dereverb) if options.steps == 1 and options.dtype == "float32" else None
     if plan is not None:
         from sbm_cli.engine.chain import CompiledChain
 
-        return CompiledChain(model.config, plan, channels, high, threads)
+        return CompiledChain(model.config, plan, channels, linked, high, threads)
     from sbm_cli.stream.torch_chain import TorchChain
 
-    return TorchChain(model, channels, options, high, threads)
+    return TorchChain(model, channels, linked, options, high, threads)
 
 
 def block_samples(device: str, rate: int) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 from sbm_cli.audio.samples import Samples
 from sbm_cli.bridge.sampler import SAMPLERS, sample
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, frame_power
+from sbm_cli.dsp.link import linked
 from sbm_cli.model import Model
 from sbm_cli.nn import network as nn
 from sbm_cli.options import Options
@@ -24,11 +25,19 @@ _PROCESS = os.getpid()  # that imported this module, to notice a fork
 
 
 class TorchChain:
-    """The chain of `stream.Chain` for recordings of so many channels each."""
+    """The chain of `stream.Chain` for recordings of so many channels each; links: of `dsp.link`."""
 
-    def __init__(self, model: Model, channels: Sequence[int], options: Options, high: bool, threads: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        channels: Sequence[int],
+        links: Sequence[slice],
+        options: Options,
+        high: bool,
+        threads: int,
+    ) -> None:
         self._model, self._options, self._high, self._threads = model, options, high, threads
-        self._carry = Carry(list(channels), options.seed)
+        self._carry = Carry(list(channels), options.seed, links)
 
     def __call__(self, samples: Samples) -> Samples:
         with torch.inference_mode(), threads(self._threads):
@@ -42,11 +51,13 @@ class TorchChain:
 class Carry:
     """What recordings side by side hand from one block to the next; None at the beginning.
 
-    channels: of each recording; they share a level. seed: for the noise of each recording.
+    channels: of each recording; they share a level. seed: for the noise of each recording. links: the rows of channels
+    that share a gain.
     """
 
     channels: list[int]
     seed: InitVar[int]
+    links: Sequence[slice] = ()
     noise: list[np.random.Generator] = field(init=False)
     analysis: Tensor | None = None
     level: Tensor | None = None
@@ -89,11 +100,16 @@ def enhance_spectrum(model: Model, spectrum: Tensor, options: Options, high: boo
     lookahead = model.frames_late(options.sampler, options.steps)
     level, carry.late_level = _late(torch.where(power > SILENCE, level, 0.0), lookahead, carry.late_level)
     clean = config.expand(estimate, _of_channels(level, carry))
-    if high:
+    if high or carry.links:
         spectrum, carry.spectrum = _late(spectrum, lookahead, carry.spectrum)
+    for rows in carry.links:
+        clean[rows] = linked(clean[rows], spectrum[rows])
+    if high:
         top = config.stft.bins // 2  # the uppermost octave
-        powers = torch.cat([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
-        powers, carry.high = HIGH_BAND.track(powers, config.stft.hop / config.rate, carry.high)
+        powers = torch.stack([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
+        for rows in carry.links:
+            powers[:, rows] = powers[:, rows].mean(1, keepdim=True)
+        powers, carry.high = HIGH_BAND.track(powers.flatten(0, 1), config.stft.hop / config.rate, carry.high)
         lowered, heard = powers.chunk(2)
         ones = spectrum.real.new_ones(1, config.stft.window)
         ones, _ = config.stft.analyze(ones, ones[:, :0])

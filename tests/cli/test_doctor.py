@@ -21,7 +21,7 @@ def test_a_sound_installation_is_status_0(sbm: Any, bundle: Any) -> None:
     assert (result.status, result.err) == (0, "")
     assert not any(line.startswith("fault") for line in result.out.splitlines())
     found = states(sbm)
-    assert {"sbm", "python", "torch", "cuda", "numba", "model", "scan cache", "model cache", "ESTOI"} <= set(found)
+    assert {"sbm", "python", "torch", "cuda", "numba", "model", "kernel cache", "model cache", "ESTOI"} <= set(found)
     assert [name for name in found if name.startswith("scan ")]
     assert str(bundle.weights) in found["model"]["found"]
 
@@ -60,8 +60,8 @@ def test_caches_that_cannot_be_written(sbm: Any, bundle: Any, monkeypatch: pytes
     monkeypatch.setattr(doctor, "_writable", lambda folder: False)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     found = states(sbm)
-    assert found["scan cache"]["state"] == found["model cache"]["state"] == "note"
-    assert str(tmp_path) in found["scan cache"]["found"] and "NUMBA_CACHE_DIR" in found["scan cache"]["cure"]
+    assert found["kernel cache"]["state"] == found["model cache"]["state"] == "note"
+    assert str(tmp_path) in found["kernel cache"]["found"] and "NUMBA_CACHE_DIR" in found["kernel cache"]["cure"]
     assert "HF_HOME" in found["model cache"]["cure"]
 
 

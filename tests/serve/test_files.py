@@ -64,8 +64,8 @@ def test_another_format_and_mono(server: Server) -> None:
     ("query", "message"),
     [
         ("strenght=1", "unknown option 'strenght'; there are attenuation_limit, "),
-        ("strength=2", "strength must be between 0 and 1, got 2.0"),
-        ("strength=nan", "strength must be between 0 and 1"),
+        ("strength=2", "strength must be between 0 (the input) and 1 (all enhanced), got 2.0"),
+        ("strength=nan", "strength must be between 0 (the input) and 1"),
         ("strength=much", "strength must be a number, got 'much'"),
         ("strength=0.5&attenuation_limit=3", "give only one of them"),
         ("keep_room=perhaps", "keep_room must be true or false"),

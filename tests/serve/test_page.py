@@ -114,6 +114,7 @@ def test_files_go_in_and_come_out(page: Page, server: Server, talk: Path, hostil
     size = page.run(f"fetch({first}.get('.download').href).then(answer => answer.blob()).then(blob => blob.size)")
     assert size == page.run(f"{first}.job.bytes") > 5000
 
+    assert page.run("wishes().toString()") == ""  # all stands at its default
     page.run("document.querySelector('#strength').value = 0.5; settingsChanged()")
     assert page.run("cards.size === 2 && [...cards.values()].every(card => !card.get('.again').hidden)")
     page.click("article:last-child .again")

@@ -88,7 +88,7 @@ def test_each_hop_comes_out_at_once(server: Server) -> None:
     [
         ("raw=x", "expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, got 'x'"),
         ("raw=16000:3", "a stream has at most 2 channels, got 3"),
-        ("strength=2", "strength must be between 0 and 1"),
+        ("strength=2", "strength must be between 0 (the input) and 1"),
         ("rate=8000", "unknown option 'rate'; there are attenuation_limit, dereverb, keep_room, strength"),
         ("keep_room=1", "was not trained to keep the room."),
     ],

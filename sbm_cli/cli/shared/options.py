@@ -5,7 +5,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -62,21 +62,22 @@ def _bit_rate(text: str) -> int:
     raise typer.BadParameter(f"expected 128k or 128000 (bit/s), for example, got {text!r}")
 
 
+# How the command line reads what Typer's own types do not, or do not explain.
 _PARSERS = {"strength": _strength, "bit_rate": _bit_rate}
 
 
 def _option(kind: Any, knob: Knob, name: str) -> Any:
     """Return the annotation that offers an option as Typer wants it."""
-    how: dict[str, Any] = {"help": knob.help, "metavar": knob.unit or None, "min": knob.least, "max": knob.most}
-    option = f"--{name.replace('_', '-')}"
-    if kind is bool:  # a --no-… only where that is not the default
-        both = f"{option}/--no-{option[2:]}" if getattr(DEFAULTS, name, False) else option
-        return Annotated[bool, typer.Option(both, help=knob.help)]
-    if name == "audio_stream":  # a number or a word, which Typer does not know
-        kind = str | None
+    if bool in (kind, *get_args(kind)):  # a --no-… only where it has an effect
+        flag = name.replace("_", "-")
+        names = f"--{flag}" if getattr(DEFAULTS, name, False) is False else f"--{flag}/--no-{flag}"
+        return Annotated[kind, typer.Option(names, help=knob.help, show_default=knob.absent or True)]
+    how: dict[str, Any] = {"help": knob.help, "metavar": knob.unit or None, "show_default": knob.absent or True}
     if name in _PARSERS:
-        how |= {"parser": _PARSERS[name], "min": None, "max": None}
-    return Annotated[kind, typer.Option(**how, show_default=knob.absent or True)]
+        return Annotated[kind, typer.Option(**how, parser=_PARSERS[name])]
+    if name == "audio_stream":  # a number or a word
+        kind = str | None
+    return Annotated[kind, typer.Option(**how, min=knob.least, max=knob.most)]
 
 
 def _offered() -> dict[str, Any]:

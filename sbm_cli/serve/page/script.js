@@ -71,7 +71,7 @@ function makeKnob(knob) {
   } else if (knob.kind === "flag") {
     Object.assign(input, {type: "checkbox", checked: knob.default});
     head.append(input);
-  } else if (knob.most !== null && knob.least !== null) {
+  } else if (knob.default !== null && knob.most !== null) {
     const shown = document.createElement("output");
     Object.assign(input, {type: "range", min: knob.least, max: knob.most, step: (knob.most - knob.least) / 20, value: knob.default});
     const show = () => shown.textContent = knob.unit === "SHARE" ? `${Math.round(100 * input.value)} %` : input.value;
@@ -81,7 +81,8 @@ function makeKnob(knob) {
   } else {
     Object.assign(input, {type: "number", step: "any", placeholder: "off", value: knob.default ?? ""});
     if (knob.least !== null) input.min = knob.least;
-    head.append(knob.unit ? `${label(knob.name)} (${knob.unit === "DB" ? "dB" : knob.unit})` : label(knob.name));
+    if (knob.most !== null) input.max = knob.most;
+    head.append(knob.unit ? `${label(knob.name)} (${knob.unit.replace("DB", "dB")})` : label(knob.name));
   }
   if (knob.kind === "flag" || knob.kind === "choice") head.append(label(knob.name));
   box.append(head, ...(input.parentElement ? [] : [input]), help);
