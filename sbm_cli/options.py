@@ -34,7 +34,8 @@ class Options:
     """Everything that changes the sound, except the model; each option is described beside it.
 
     Strength is exact: the rest of the output is the input, sample for sample. For files only: subtype, bit_rate,
-    clip_mode, loudness and audio_stream, which arrays and streams refuse; rescaling and loudness take a pass of their own to know the whole file.
+    clip_mode, loudness and audio_stream; arrays and streams refuse them. Rescaling and loudness take a pass of
+    their own to know the whole file.
 
     Raises ValueError for a value out of range, for both strength and attenuation limit, and for both clip mode
     "rescale" and loudness.
