@@ -77,6 +77,7 @@ def test_programs_and_folders_beside_a_model(sbm: Any, pair: Path, model_file: P
     assert result.out.startswith("| subset | metric | noisy | small | copy | best |")
     assert "1 files cannot be scored: 2\n" in result.err and "its reference" in result.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "quality-cost.svg",
         "scores.csv",
         "scores.json",
         "table.md",
