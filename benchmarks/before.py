@@ -55,7 +55,7 @@ class Version:
         weights = str(root / "sbm_cli" / "weights" / f"{model}.safetensors")
         command = [sys.executable, "-c", WORKER, weights, clock]
         self._process = subprocess.Popen(
-            command, env=environment(root), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=root, env=environment(root), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, what: str) -> list[float]:
@@ -74,7 +74,7 @@ def environment(root: Path) -> dict[str, str]:
 def started(root: Path, clock: str, *command: str) -> float:
     """Return the seconds that a Python takes from its start to its end."""
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *command], env=environment(root), check=True, capture_output=True)
+    subprocess.run([sys.executable, *command], cwd=root, env=environment(root), check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if clock == "perf_counter":
         return time.perf_counter() - start

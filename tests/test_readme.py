@@ -88,8 +88,8 @@ FEW = {
 
 
 def lines_of(path: Path) -> list[str]:
-    """Return the command lines of a document that can be run here; those for a rented GPU cannot."""
-    if path.name == "gpu.md":
+    """Return the command lines of a document that can be run here; without GPU, cluster and corpora some cannot."""
+    if path.name in ("gpu.md", "cluster.md", "reproduce.md", "publishing.md"):
         return []
     code = "".join(block.code for block in blocks(path.read_text(encoding="utf-8")) if not block.runs)
     lines = dict.fromkeys(code.replace("\\\n", " ").replace("/corpora/", "corpora/").splitlines())
