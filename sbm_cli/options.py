@@ -153,6 +153,7 @@ class Options:
 
 
 DEFAULTS = Options()
+FOR_LIVE = ("strength", "attenuation_limit", "dereverb", "keep_room")  # those that live sound takes, frame by frame
 KEEP_ROOM = Knob("Remove noise but keep the reverberation: dereverb 0.")
 
 
