@@ -102,6 +102,16 @@ def test_what_cannot_be_enhanced_is_named_as_its_sender_does(
     assert str(server.folder) not in answer.body.decode() and server.is_empty()
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("PUT", "/enhance/%0a%1b[31m.wav", 404), ("PUT", "/about", 405)]
+)
+def test_paths_and_methods_that_there_are_not_are_answered_in_json(
+    server: Server, method: str, path: str, status: int
+) -> None:
+    answer = server(method, path, b"")
+    assert answer.status == status and answer.json["hint"] == "docs/serve.md lists what there is."
+
+
 HOSTILE = (
     "../../../../tmp/owned.wav",
     "..\\..\\owned.wav",
