@@ -12,6 +12,7 @@ ClipMode = Literal["clamp", "rescale", "none"]
 LEAST_RATE, MOST_RATE = 1000, 768_000  # Hz of an output
 LEAST_BIT_RATE = 1000  # bit/s
 MOST_STEPS = 1000
+OF_FILES = ("subtype", "bit_rate", "clip_mode", "loudness", "audio_stream")  # of no use to arrays and streams
 _NUMBERS = ("strength", "attenuation_limit", "dereverb", "rate", "loudness")
 
 
@@ -34,7 +35,8 @@ class Options:
     """Everything that changes the sound, except the model; each option is described beside it.
 
     Strength is exact: the rest of the output is the input, sample for sample. For files only: subtype, bit_rate,
-    clip_mode, loudness and audio_stream; rescaling and loudness take a pass of their own to know the whole file.
+    clip_mode, loudness and audio_stream; arrays and streams refuse them. Rescaling and loudness take a pass of
+    their own to know the whole file.
 
     Raises ValueError for a value out of range, for both strength and attenuation limit, and for both clip mode
     "rescale" and loudness.
@@ -136,6 +138,11 @@ class Options:
             object.__setattr__(self, "rate", whole_rate(self.rate))  # JSON takes no NumPy integer
             if not LEAST_RATE <= self.rate <= MOST_RATE:
                 raise ValueError(f"rate must be between {LEAST_RATE} and {MOST_RATE} Hz, got {self.rate}")
+
+    @property
+    def of_files(self) -> list[str]:
+        """Names of the options that are set and for files only."""
+        return [name for name in OF_FILES if getattr(self, name) != getattr(DEFAULTS, name)]
 
     @property
     def needs_whole_file(self) -> bool:

@@ -309,7 +309,7 @@ def test_several_steps_need_a_model_of_the_bridge(changes: dict[str, Any]) -> No
     assert other.enhance(sound(300), 16000).shape == (1, 300)
     with pytest.raises(ModelError, match="^other was trained without time") as caught:
         other.enhance(sound(300), 16000, Options(steps=2))
-    assert "--steps" in caught.value.hint
+    assert "steps" in caught.value.hint
 
 
 @pytest.mark.parametrize("steps", [1, 3])

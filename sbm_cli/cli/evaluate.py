@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # names of files in a message
 FILES = ("scores.csv", "scores.json", "table.md", "table.tex")
+COST = "quality-cost.svg"  # where a system was timed
 HTML_REPORT = "report.html"
 
 Set = Literal[
@@ -96,7 +97,10 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Folder for scores.csv, scores.json, table.md and table.tex."
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for scores.csv, scores.json, table.md, table.tex and quality-cost.svg.",
         ),
     ] = None,
     html: Annotated[
@@ -250,7 +254,7 @@ def _systems(
 
 def _check_output(output: Path | None, html: bool, players: int, overwrite: bool) -> None:
     """Refuse a report that could not be written in the end, before any work is done."""
-    from sbm_cli.timing.chart import require_pillow
+    from sbm_cli.evaluation.spectrogram import require_pillow
 
     if html and output is None:
         raise typer.BadParameter("needs an --output folder", param_hint="--html")
@@ -259,7 +263,7 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
     if output is None:
         return
     output.mkdir(parents=True, exist_ok=True)
-    there = [name for name in (*FILES, *[HTML_REPORT] * html) if (output / name).exists()]
+    there = [name for name in (*FILES, COST, *[HTML_REPORT] * html) if (output / name).exists()]
     if there and not overwrite:
         raise OutputExistsError(
             f"{output / there[0]} exists.", "Use --overwrite to replace it, or choose another folder."
@@ -272,11 +276,13 @@ def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> N
 
     from sbm_cli.atomic import write_atomically
     from sbm_cli.evaluation.html_report import to_html
-    from sbm_cli.evaluation.report import to_csv, to_json, to_latex, to_markdown
+    from sbm_cli.evaluation.report import to_csv, to_json, to_latex, to_markdown, to_svg
     from sbm_cli.timing.machine import machine, software
 
     document = dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     texts = dict(zip(FILES, (to_csv(result), document, to_markdown(result) + "\n", to_latex(result)), strict=True))
+    if drawn := to_svg(result):
+        texts[COST] = drawn
     if heard is not None:
         level = "without changes of level" if result.level is None else f"at {result.level:g} dBFS RMS"
         texts[HTML_REPORT] = to_html(result, heard, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")

@@ -92,6 +92,9 @@ def test_a_full_disk_does_not_let_an_older_kernel_pass_for_the_new(
 
 
 KERNEL = """
+from pathlib import Path
+from sbm_cli.compiled import jit
+jit.BESIDE = Path("nowhere")  # not what this installation has compiled
 import torch
 from sbm_cli.compiled.conv import conv_forward
 from sbm_cli.nn.kernels import causal_conv1d

@@ -36,7 +36,7 @@ def wer(estimate: Samples, clean: Samples) -> float:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text in small letters, without marks."""
+    """Return the words of a text in small letters, without punctuation."""
     text = unicodedata.normalize("NFC", re.sub(r"\[[^\]]*\]|\([^)]*\)", " ", text.lower()))
     combining = "".join({letter for letter in text if unicodedata.category(letter)[0] == "M"})  # as vowels in Hindi
     letters = rf"(?:[^\W_][{_JOINERS}{combining}]*)+"
