@@ -14,6 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -66,7 +67,7 @@ def make_app(enhancer: Enhancer, load_live: Callable[[], Enhancer], folder: Path
     return Starlette(
         routes=[*routes, WebSocketRoute("/stream", server.stream)],
         middleware=[Middleware(Guard, hosts=settings.hosts, token=settings.token)],
-        exception_handlers={Refused: _refused, ClientDisconnect: _gone},
+        exception_handlers={Refused: _refused, HTTPException: _unrouted, ClientDisconnect: _gone},
         lifespan=server.lifespan,
     )
 
@@ -249,6 +250,12 @@ def _wishes(request: Request, name: str) -> tuple[Options, str, str]:
 
 async def _refused(request: Request, error: Any) -> Response:
     return JSONResponse({"error": error.message, "hint": error.hint}, error.status)
+
+
+async def _unrouted(request: Request, error: Any) -> Response:
+    """Answer for a path or a method that there is not."""
+    told = {"error": f"{error.detail.lower()}.", "hint": "docs/serve.md lists what there is."}
+    return JSONResponse(told, error.status_code, error.headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

@@ -131,7 +131,7 @@ def test_sets_without_references_have_other_metrics(sbm: Any, pair: Path) -> Non
     ("arguments", "message"),
     [
         (["--metrics", "beauty"], "unknown beauty"),
-        (["--steps", "0"], "steps must be at least 1"),
+        (["--steps", "0"], "steps must be between 1 and 1000"),
         (["--steps", "many"], "many"),
         (["--sampler", "euler"], "sampler must be one of"),
         (["--system", "cp {in} {out}"], "expected NAME=PROGRAM"),
