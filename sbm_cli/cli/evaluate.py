@@ -138,6 +138,7 @@ def evaluate(
       sbm evaluate --set folder recordings/ --model sbm-tiny --enhanced theirs=cleaned/ --level -26
     """
     console.adjust(quiet or json, verbose)
+    console.note("loading the test set and the systems")
 
     from sbm_cli.evaluation.html_report import chosen, keep
     from sbm_cli.evaluation.metrics import METRICS, available_metrics, wer
