@@ -33,8 +33,9 @@ class Knob:
 class Options:
     """Everything that changes the sound, except the model; each option is described beside it.
 
-    Strength is exact: the rest of the output is the input, sample for sample. For files only: subtype, bit_rate,
-    clip_mode, loudness and audio_stream, which arrays and streams refuse; rescaling and loudness take a pass of their own to know the whole file.
+    Strength is exact: the rest of the output is the input, sample for sample. For files only, and refused by arrays and
+    streams: subtype, bit_rate, clip_mode, loudness and audio_stream; rescaling and loudness take a pass of their own to
+    know the whole file.
 
     Raises ValueError for a value out of range, for both strength and attenuation limit, and for both clip mode
     "rescale" and loudness.
