@@ -35,6 +35,17 @@ def parse_options(query: Mapping[str, str], known: Collection[str] = ()) -> Opti
     return Options(**chosen)
 
 
+def describe_options(names: Collection[str]) -> str:
+    """Return a line for each option among some names, with its range."""
+    lines = []
+    for name, (_, knob) in all_knobs().items():
+        if name in names:
+            ends = f" from {knob.least}" if knob.least is not None else ""
+            ends += f" to {knob.most}" if knob.most is not None else ""
+            lines.append(f"{name}{ends}: {knob.help}")
+    return "\n".join(lines)
+
+
 def _value(name: str, kind: Any, text: str) -> Any:
     kinds = get_args(kind) or (kind,)
     if bool in kinds:

@@ -141,6 +141,25 @@ def test_names_are_shown_and_nothing_else(server: Server, name: str) -> None:
     assert server("DELETE", f"/jobs/{job['id']}").status == 204 and server.is_empty()
 
 
+def test_an_empty_upload_is_refused_at_once(server: Server) -> None:
+    answer = server("POST", "/jobs?name=a.wav")
+    assert answer.status == 422 and answer.json["error"] == "a.wav: not a sound file (it is empty, 0 bytes)."
+    assert server.is_empty()
+
+
+def test_what_there_is_not_is_told_in_json(server: Server) -> None:
+    absent, method = server("GET", "/none"), server("GET", "/enhance/a.wav")
+    assert absent.status == 404 and absent.json["error"] == "GET /none: not found."
+    assert method.status == 405 and method.json["error"] == "GET /enhance/a.wav: method not allowed."
+    assert set(method.headers["allow"].split(", ")) == {"POST", "PUT"}
+
+
+def test_a_value_out_of_range_is_answered_with_the_range(server: Server) -> None:
+    answer = server("PUT", "/enhance/a.wav?loudness=-16&strength=2", wav())
+    assert answer.status == 400 and answer.json["hint"].startswith("strength from 0 to 1: Share of enhanced sound")
+    assert "loudness from -70 to 0: " in answer.json["hint"]
+
+
 def test_a_job_from_beginning_to_end(server: Server) -> None:
     job = server("POST", "/jobs?name=talk.wav&strength=0.5", wav(1, channels=2)).json
     assert job["name"] == "talk.wav" and job["query"] == "strength=0.5"
