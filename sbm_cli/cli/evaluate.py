@@ -138,6 +138,7 @@ def evaluate(
       sbm evaluate --set folder recordings/ --model sbm-tiny --enhanced theirs=cleaned/ --level -26
     """
     console.adjust(quiet or json, verbose)
+    console.note("loading the test set and the systems")
 
     from sbm_cli.evaluation.html_report import chosen, keep
     from sbm_cli.evaluation.metrics import METRICS, available_metrics, wer
@@ -212,7 +213,8 @@ def _items(
         return (Item(one.id, one.subset, partial(_pair, one)) for one in made), count, True, ()
     found = find_set(set_name, paths)
     if found.unmatched:
-        console.warn(f"{len(found.unmatched)} files without a counterpart are ignored: {_some(found.unmatched)}")
+        files = console.count(len(found.unmatched), "file")
+        console.warn(f"ignored {files} without a counterpart: {_some(found.unmatched)}")
     return iter(found.items), len(found.items), found.has_clean, found.unmatched
 
 
@@ -300,7 +302,8 @@ def _tell_problems(result: Evaluation) -> bool:
         failed = [r for r in result.problems if r.system == name and (name == NOISY or r.id not in unread)]
         if failed:
             what = "cannot be scored" if name == NOISY else f"failed with {name}"
-            console.error(f"{len(failed)} files {what}: {_some([r.id for r in failed])}", failed[0].problem)
+            files = console.count(len(failed), "file")
+            console.error(f"{files} {what}: {_some([r.id for r in failed])}", failed[0].problem)
     return bool(result.problems)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sbm_cli import hub
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.loading import load_enhancer
 from sbm_cli.cli.shared.options import Device, Json, Model, Quiet, Verbose, chosen_device
@@ -58,6 +59,7 @@ def rtf(
     if plot is not None and plot.suffix.lower() != ".svg":
         raise typer.BadParameter(f"{plot}: the chart is an SVG, so name it .svg", param_hint="--plot")
 
+    console.note(f"loading {model or hub.default_name()}")
     begun = time.perf_counter()
     from sbm_cli.atomic import write_atomically
     from sbm_cli.timing.clips import made_clips, read_clip

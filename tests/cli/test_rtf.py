@@ -22,7 +22,7 @@ def short_stream(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_report_with_its_conditions(sbm: Any, model_file: Path) -> None:
     result = sbm("rtf", "--model", model_file, "--seconds", "0.2,0.4", "--rounds", 1)
     assert result.status == 0
-    assert result.err == ""
+    assert result.err == f"loading {model_file}\n"
     for reported in (
         "machine:",
         "threads 1",

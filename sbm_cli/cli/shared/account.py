@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sbm_cli.atomic import write_atomically
 from sbm_cli.cells import cell
 from sbm_cli.cli.shared import console, errors
+from sbm_cli.errors import OutputExistsError
 
 if TYPE_CHECKING:
     from sbm_cli.batch.plan import Job, Plan
@@ -52,10 +53,10 @@ class Account:
                 (console.data if self.dry_run else console.detail)(f"ignored   {path}  ({reason})")
         if plan.ignored and not self.dry_run:
             names = ", ".join([*map(str, plan.ignored[:SHOWN]), *["…"] * (len(plan.ignored) > SHOWN)])
-            console.note(f"{len(plan.ignored)} files ignored ({reason}): {names}")
+            console.note(f"{console.count(len(plan.ignored), 'file')} ignored ({reason}): {names}")
 
     def tell(self, job: Job, status: str, reason: str = "", hint: str = "", **report: Any) -> None:
-        """Report a file as planned, skipped, outdated, done or failed; report: fields of its FileReport."""
+        """Report a file as planned, unreadable, skipped, outdated, done or failed; report: fields of its FileReport."""
         if status in ("failed", "outdated"):
             self._rows.append((status, str(job.source), str(job.target), reason, hint))
         self._counts[status] += 1
@@ -112,13 +113,25 @@ class Account:
         if left := files - self._counts.total():
             amount = f" ({_amount(self.left)} of audio)" if self.left else ""
             parts.append(f"{left} left{amount}: run the same command again")
-        summary = f"{files} files: {', '.join(parts) or 'nothing to do'}"
+        summary = f"{console.count(files, 'file')}: {', '.join(parts) or 'nothing to do'}"
         if self._bytes_left:
             summary += f"; {_amount(self.left)} of audio, {self._bytes_left / 1e6:.1f} MB to read"
         if self._seconds:
             summary += f"; {_amount(self._seconds)} of audio in {_amount(self.elapsed)}"
             summary += f" (RTF {self.elapsed / self._seconds:.3f})"
         console.note(summary)
+
+
+def check_report(path: Path) -> None:
+    """Refuse to write a report in place of anything but an older one, or an empty file."""
+    head = ",".join(COLUMNS).encode()
+    if path.exists() and not (path.is_file() and (not path.stat().st_size or _begins_with(path, head))):
+        raise OutputExistsError(f"{path} exists, and is no report of sbm batch.", "Choose another file for the report.")
+
+
+def _begins_with(path: Path, head: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(head)) == head
 
 
 def _amount(seconds: float) -> str:
