@@ -108,8 +108,8 @@ def train(
     )
     if weights is not None:
         _compare(outcome)
-    if os.environ.get("RANK", "0") == "0":
-        console.note(f"{draw_losses(folder)} shows the loss")
+    if os.environ.get("RANK", "0") == "0" and (picture := draw_losses(folder)):
+        console.note(f"{picture} shows the loss")
     console.note(f"{folder / recipe.model.name}.safetensors")
 
 

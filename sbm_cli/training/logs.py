@@ -99,13 +99,15 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
-def draw_losses(folder: Path) -> Path:
-    """Draw the losses of training and of the validation sets, and return where."""
+def draw_losses(folder: Path) -> Path | None:
+    """Draw the losses of training and of the validation sets, and return where; None without any."""
     curves: dict[str, list[Point]] = {}
     for name in (TRAIN, VALID):
         for row in read_rows(folder / name):
             point = float(row["step"]), float(row["loss"])
             curves.setdefault(row.get("set", "training"), []).extend([point] if math.isfinite(point[1]) else [])
+    if not curves:
+        return None
     write_atomically(folder / PICTURE, lines(folder.name, curves, "step", "loss").encode())
     return folder / PICTURE
 

@@ -1,4 +1,4 @@
-"""The logs of a training where nothing can be written any longer."""
+"""The logs of a training: where nothing can be written any longer, and their picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sbm_cli.training.logs import TRAIN, Logs
+from sbm_cli.training.logs import TRAIN, Logs, draw_losses
 
 
 def test_a_full_disk_is_an_error_with_a_name(tmp_path: Path) -> None:
@@ -36,3 +36,12 @@ def test_the_thread_of_tensorboard_leaves_no_traceback(tmp_path: Path, capsys: p
     with pytest.raises(OSError, match="No space left"):
         logs.close()
     assert capsys.readouterr().err == "" and threading.excepthook is before
+
+
+def test_losses_are_drawn(tmp_path: Path) -> None:
+    assert draw_losses(tmp_path) is None and not list(tmp_path.iterdir())
+    (tmp_path / "train.csv").write_text("step,loss\n10,2.5\n20,nan\n30,2.0\n")
+    (tmp_path / "valid.csv").write_text("step,set,loss\n30,own,1.5\n30,general,1.8\n")
+    drawn = draw_losses(tmp_path)
+    assert drawn == tmp_path / "loss.svg"
+    assert all(f">{name}<" in drawn.read_text() for name in ("training", "own", "general"))
