@@ -168,7 +168,7 @@ def _source(input: str | None, raw: AudioFormat | None, rate: int, hop: int) -> 
     from sbm_cli.live.pipes import RawInput
 
     # Unbuffered: a thread that waits in a buffered reader would not let the process end.
-    return RawInput(Pipe(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), raw=raw), rate, hop)
+    return RawInput(Pipe.from_here(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), raw), rate, hop)
 
 
 def _create(
