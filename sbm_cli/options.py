@@ -153,6 +153,14 @@ class Options:
 
 
 DEFAULTS = Options()
+
+
+def check_options(options: object) -> None:
+    """Raise ValueError for anything but options, such as a dictionary."""
+    if not isinstance(options, Options):
+        raise ValueError(f"options must be an Options, such as Options(strength=0.8), got {options!r}")
+
+
 KEEP_ROOM = Knob("Remove noise but keep the reverberation: dereverb 0.")
 
 
