@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from sbm_cli.atomic import process_name
+from sbm_cli.errors import SbmError
 
 SIGN_OF_LIFE, EXPIRY = 5.0, 30.0  # seconds between two, and without one until a lease is over
 
@@ -61,7 +63,13 @@ class Lease:
                 return None
 
     def holder(self, wait: Callable[[str], None] = lambda holder: None) -> str | None:
-        """Return which living process has the lease; if none, remove it."""
+        """Return which living process has the lease; if none, remove it.
+
+        Raises SbmError for what is no lease: a pipe might never be read to its end, a link may lead nowhere.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(self._path.lstat().st_mode):
+                raise SbmError(f"{self._path}: is not a regular file.", "Remove it.")
         first = seen = self._look()
         start, told = time.monotonic(), False
         while seen is not None and seen == first:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sbm_cli import lock
 from sbm_cli.atomic import process_name
+from sbm_cli.errors import SbmError
 from sbm_cli.lock import Lease
 
 
@@ -61,6 +63,13 @@ def test_a_process_that_ended_on_this_machine_loses_it_at_once(path: Path, numbe
     start = time.monotonic()
     assert lease.take() is None and time.monotonic() - start < 0.5
     lease.release()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere"), os.mkdir])
+def test_what_is_no_lease_is_refused(path: Path, make: Callable[[Path], object]) -> None:
+    make(path)
+    with pytest.raises(SbmError, match=r"lease\.lock: is not a regular file"):
+        Lease(path).take()
 
 
 def test_who_slept_too_long_notices(path: Path) -> None:

@@ -32,6 +32,7 @@ _TAGGED = {"MP3", "OGG", "WAV", "CAF", "AIFF", "W64"}  # whose covers, chapters 
 # How files begin that FFmpeg reads, in which libsndfile would look, loudly, for MP3; and those that libsndfile reads.
 _FOREIGN = (b"OggS", b"\x1aE\xdf\xa3", b"0&\xb2u", b"FLV\1", b"wvpk", b"TTA1", b"MAC ", b"#!AMR")
 _SHORT = (b"\xff\xf1", b"\xff\xf9", b"\x0bw", b"G@")  # and so perhaps by chance: AAC, AC-3, MPEG-TS
+_FRAMED = {".aac", ".ac3", ".eac3", ".mp2", ".ts"}  # one frame after the other, without a header
 _PLAIN = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"FORM", b"caff", b".snd", b"NIST_1A")
 _WITHOUT_DURATION = {"ASF", "AVI", "SOX", "VOC", "WAV"}  # if their end is missing
 _OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
@@ -349,8 +350,19 @@ def is_foreign(beginning: bytes) -> bool:
 
 def bare_format(path: Path, beginning: bytes) -> str | None:
     """Return FFmpeg's name of a file without any header, known by its suffix, None if it has one."""
+    # By itself FFmpeg knows such frames only from several of them.
+    if path.suffix.lower() in _FRAMED and (framed := _framed_format(beginning)):
+        return framed
     has_header = beginning.startswith((*_FOREIGN, *_PLAIN)) or beginning[4:8] in BOXES
     return None if has_header else ffmpeg.BARE.get(path.suffix.lower())
+
+
+def _framed_format(beginning: bytes) -> str | None:
+    """Return FFmpeg's name of a file that begins with a frame of its own, None if it does not."""
+    if beginning.startswith(b"\x0bw"):
+        return "eac3" if beginning[5:6] >= b"\x58" else "ac3"  # by bsid, its upper five bits
+    names = {b"\xff\xf1": "aac", b"\xff\xf9": "aac", b"G@": "mpegts"}
+    return names.get(beginning[:2], "mp3" if is_mpeg(beginning) else None)
 
 
 def is_mpeg(beginning: bytes) -> bool:

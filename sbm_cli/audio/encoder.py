@@ -86,6 +86,8 @@ class SoundEncoder:
             self._copy(None)
             tags = {name.lower() for name in self._output.metadata}
             self._output.close()
+            if not self._muxer.exact:
+                self._check_readable()
             self._tell_lost(tags)
 
     def abandon(self) -> None:
@@ -269,6 +271,18 @@ class SoundEncoder:
             self._filling = over + size * self._kind.leads
             self._output.mux(packet)
 
+    def _check_readable(self) -> None:
+        """Refuse what is too short to be told from other files, such as one frame of MP2."""
+        import av
+
+        try:
+            open_container(Window(self._file), self._name).close()
+        except (av.FFmpegError, ValueError) as error:
+            raise AudioError(
+                f"{self._name}: too short for {self._form.container}, which has no header to know it by.",
+                "Choose a .wav as the output.",
+            ) from error
+
     def _measured_delay(self) -> int:
         """Return how many samples the encoder puts before the sound."""
         form = self._form
@@ -300,7 +314,8 @@ class SoundEncoder:
         beginning = self._rest[: self._delay]
         scale = 2.0**31 if beginning.dtype == np.int32 else 1.0
         # What a decoder of the same codec gave before its first whole window was no sound.
-        if not was_told or np.abs(beginning / scale).max(initial=0.0) < _QUIET:
+        is_longer = len(self._rest) > self._delay
+        if is_longer and (not was_told or np.abs(beginning / scale).max(initial=0.0) < _QUIET):
             self._rest = self._rest[self._delay :]
             self._written = self._delay
         elif self._muxer.delay == "never" or not self._targets:

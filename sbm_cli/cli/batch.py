@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sbm_cli.cli.shared import console, errors
-from sbm_cli.cli.shared.account import Account
+from sbm_cli.cli.shared.account import Account, check_report
 from sbm_cli.cli.shared.options import (
     Model,
     Quiet,
@@ -147,8 +147,13 @@ def batch(
     plan = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), suffix)
     jobs = [job for job in plan.jobs if part.takes(job.target.relative_to(output))]
     account = Account(json_lines, dry_run)
+    if report and part != WHOLE:
+        report = report.with_stem(f"{report.stem}-{part.index}-of-{part.count}")  # else the last shard's alone stays
+        console.note(f"the report of this shard is {report}")
     if report:
-        account.write_report(report)  # now, to fail before the work and not after it
+        check_report(report)
+        if not dry_run:
+            account.write_report(report)  # now, to fail before the work and not after it
     account.begin(plan)
     for folder in plan.empty:
         console.error(f"no recordings found in {folder}", f"Looked for {' '.join(include or SOUND_FILES)}")
@@ -176,7 +181,7 @@ def batch(
             elif todo:
                 interrupted = _enhance(list(todo), seconds, processes(len(todo)), journal, account, fail_fast)
     finally:
-        if report:
+        if report and not dry_run:
             account.write_report(report)
     account.sum_up(len(jobs))
     if interrupted:

@@ -204,12 +204,14 @@ def _jobs(
 
 def _beside(sources: list[Path] | list[Pipe], suffix: str | None) -> list[tuple[Path | Pipe, Path | Pipe]]:
     """Pair each file with NAME-clean.EXT beside it, unless another one becomes it, as on a second run over a folder."""
-    targets = {}
+    made: dict[Path, Path] = {}
     for source in sources:
         if not isinstance(source, Path):
             raise typer.BadParameter("give a file, or - for stdout: stdin has no name", param_hint="--output")
-        targets[source] = source.with_name(f"{source.stem}-clean{suffix or source.suffix}")
-    return [(source, target) for source, target in targets.items() if source not in targets.values()]
+        target = source.with_name(f"{source.stem}-clean{suffix or source.suffix}")
+        if (other := made.setdefault(target, source)) != source:
+            raise SbmError(f"{other} and {source} would both become {target}.", "Leave out --ext, or one of them.")
+    return [(source, target) for target, source in made.items() if source not in made]
 
 
 def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:

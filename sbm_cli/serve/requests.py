@@ -11,7 +11,6 @@ from sbm_cli.options import DEFAULTS, KEEP_ROOM, Knob, Options, knobs
 
 # Offered on the page, as far as they exist; the interfaces for programs take all of them.
 _ON_PAGE = ("strength", "attenuation_limit", "keep_room", "keep_high_band", "loudness")
-OF_STREAMS = ("strength", "attenuation_limit", "dereverb", "keep_room")
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _LONGEST_STEM, _LONGEST_SUFFIX = 100, 10  # characters
 

@@ -84,8 +84,8 @@ class Stream:
         if not hasattr(channels, "__index__") or channels < 1:
             raise ValueError(f"channels must be a whole number from 1, got {channels!r}")
         check_options(options)
-        if options.of_files:
-            raise ValueError(f"{', '.join(options.of_files)}: for files only, not for arrays and streams")
+        if options.for_files:
+            raise ValueError(f"{', '.join(options.for_files)}: for files only, not for arrays and streams")
         self.fed = 0  # samples
         self._channels = channels
         self._replace_nan = options.replace_nan

@@ -391,6 +391,28 @@ def test_opus_of_any_rate_is_in_time(
     assert lag(found[0], waveform[0]) == 0
 
 
+@pytest.mark.parametrize("suffix", [".aac", ".ac3", ".eac3", ".ts"])
+@pytest.mark.parametrize("samples", [1, 1000, 1024, 1025, 1600])
+@pytest.mark.parametrize("level", [0.1, 1e-4])
+def test_a_file_of_a_frame_or_two_can_be_read_and_written_again(
+    tmp_path: Path, suffix: str, samples: int, level: float
+) -> None:
+    waveform = np.full((1, samples), level, np.float32)
+    waveform[:, ::2] *= -1
+    path, copy = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    write(path, waveform, 48000)
+    assert read(path)[1].shape[1] >= samples
+    rewrite(path, copy)
+    assert read(copy)[1].shape[1] >= samples
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    """FFmpeg reads MP2 from two frames on."""
+    with pytest.raises(AudioError, match=r"a\.mp2: too short for MP2"):
+        write(tmp_path / "a.mp2", speech(1000, 48000, 1), 48000)
+    assert not list(tmp_path.iterdir())
+
+
 def test_flash_tells_the_rate_of_six_channels(tmp_path: Path) -> None:
     write(tmp_path / "a.flv", speech(30_001, 48000, 6), 48000)
     form, found, _ = read(tmp_path / "a.flv")

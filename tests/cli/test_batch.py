@@ -217,6 +217,25 @@ def test_the_report_says_what_failed_and_why(copy: Any, folder: Path) -> None:
     assert refused.status == 1 and refused.err.startswith("sbm: absent/failures.csv: no such file or directory")
 
 
+def test_a_report_replaces_only_an_older_one(copy: Any, folder: Path) -> None:
+    before = (folder / "in" / "a.wav").read_bytes()
+    for options in (("--dry-run",), ("--overwrite",)):
+        refused = copy("--report", "in/a.wav", *options)
+        assert refused.status == 1 and "in/a.wav exists, and is no report of sbm batch." in refused.err
+    assert (folder / "in" / "a.wav").read_bytes() == before
+    assert copy("--report", "new.csv", "--dry-run").status == 0
+    assert not (folder / "new.csv").exists()
+
+
+def test_each_shard_has_a_report_of_its_own(copy: Any, folder: Path) -> None:
+    for number in range(6):
+        write(folder / "in" / f"bad {number}.wav", seconds=0.1)
+    for shard in ("1/2", "2/2"):
+        copy("--shard", shard, "--report", "failures.csv")
+    found = "".join((folder / f"failures-{number}-of-2.csv").read_text() for number in (1, 2))
+    assert found.count("Throw it away.") == 6
+
+
 def test_shards_together_make_a_batch(copy: Any, folder: Path) -> None:
     for number in range(6):
         write(folder / "in" / f"{number}.wav", seconds=0.1)

@@ -283,6 +283,11 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
     ("arguments", "status", "message"),
     [
         (["noisy.wav", "copy/noisy.wav", "-o", "out"], 1, "sbm: noisy.wav and copy/noisy.wav would both become "),
+        (
+            ["noisy.wav", "noisy.flac", "--ext", "wav", "-y"],
+            1,
+            "sbm: noisy.wav and noisy.flac would both become noisy-clean.wav",
+        ),
         (["noisy.wav", "other.wav", "-o", "."], 1, "sbm: noisy.wav would be overwritten."),
         (["noisy.wav", "other.wav", "-o", "other.wav"], 2, "sbm: invalid value for --output: other.wav is a file; "),
         (
@@ -300,7 +305,7 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
             1,
             "sbm: noisy.wav is also the input or the output",
         ),
-        (["*.flac", "-o", "out"], 1, "sbm: *.flac: no such file or folder"),
+        (["*.mp3", "-o", "out"], 1, "sbm: *.mp3: no such file or folder"),
         (["own", "talk.wav"], 1, "sbm: own: no such file or folder\n     Put a name with spaces in quotes: 'own talk"),
         (["-"], 2, "sbm: invalid value for --output: give a file, or - for stdout"),
         (["noisy.wav", "--strength", "1.5"], 2, "sbm: invalid value for '--strength': expected 0 (the input) to 1 "),
@@ -360,7 +365,7 @@ def test_inputs_and_outputs_that_do_not_go_together(
 ) -> None:
     piped.give(b"")
     (folder / "copy").mkdir()
-    for name in ("other.wav", "own talk.wav", "copy/noisy.wav"):
+    for name in ("other.wav", "own talk.wav", "copy/noisy.wav", "noisy.flac"):
         shutil.copy("noisy.wav", name)
     result = sbm("enhance", *arguments)
     assert result.status == status

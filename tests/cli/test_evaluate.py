@@ -77,6 +77,7 @@ def test_programs_and_folders_beside_a_model(sbm: Any, pair: Path, model_file: P
     assert result.out.startswith("| subset | metric | noisy | small | copy | best |")
     assert "1 file cannot be scored: 2\n" in result.err and "its reference" in result.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "quality-cost.svg",
         "scores.csv",
         "scores.json",
         "table.md",
@@ -130,7 +131,7 @@ def test_sets_without_references_have_other_metrics(sbm: Any, pair: Path) -> Non
     ("arguments", "message"),
     [
         (["--metrics", "beauty"], "unknown beauty"),
-        (["--steps", "0"], "steps must be at least 1"),
+        (["--steps", "0"], "steps must be between 1 and 1000"),
         (["--steps", "many"], "many"),
         (["--sampler", "euler"], "sampler must be one of"),
         (["--system", "cp {in} {out}"], "expected NAME=PROGRAM"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sbm_cli.atomic import write_atomically
 from sbm_cli.cells import cell
 from sbm_cli.cli.shared import console, errors
+from sbm_cli.errors import OutputExistsError
 
 if TYPE_CHECKING:
     from sbm_cli.batch.plan import Job, Plan
@@ -119,6 +120,18 @@ class Account:
             summary += f"; {_amount(self._seconds)} of audio in {_amount(self.elapsed)}"
             summary += f" (RTF {self.elapsed / self._seconds:.3f})"
         console.note(summary)
+
+
+def check_report(path: Path) -> None:
+    """Refuse to write a report in place of anything but an older one, or an empty file."""
+    head = ",".join(COLUMNS).encode()
+    if path.exists() and not (path.is_file() and (not path.stat().st_size or _begins_with(path, head))):
+        raise OutputExistsError(f"{path} exists, and is no report of sbm batch.", "Choose another file for the report.")
+
+
+def _begins_with(path: Path, head: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(head)) == head
 
 
 def _amount(seconds: float) -> str:
