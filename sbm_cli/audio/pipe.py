@@ -92,11 +92,13 @@ class Samples:
     """Bare samples, decoded as they come: what of `sf.SoundFile` a reader needs.
 
     head: what stood before them. metadata: what is in it, and the names of what stands behind the samples.
+    notes: what is to be told of them; complete when all are read.
     """
 
     def __init__(self, file: BinaryIO, format: AudioFormat, head: bytes = b"") -> None:
         self.format = format
         self.metadata = Metadata(format, *(read_chunks(io.BytesIO(head)) or ()))
+        self.notes: list[str] = []
         self._file = file
         self._left = format.samples
         self._width = format.channels * SAMPLE_BYTES[format.subtype]
@@ -106,6 +108,8 @@ class Samples:
         if self._left is not None:
             frames = min(frames, self._left)
         data = _read(self._file, frames * self._width)
+        if self._left is None and (odd := len(data) % self._width):
+            self.notes.append(f"left out {odd} of {self._width} bytes at the end: not a whole sample")
         data = data[: len(data) // self._width * self._width]
         if self._left is not None:
             self._left -= len(data) // self._width

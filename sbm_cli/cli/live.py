@@ -138,6 +138,8 @@ def live(
     if isinstance(session.error, BrokenPipeError):  # the reader has enough
         console.drop_data()
         raise typer.Exit(errors.CLOSED_PIPE)
+    for note in source.notes:
+        console.warn(note)
     console.note(f"{session.seconds:.1f} s of sound" + (f", recorded in {record}" if record else ""))
     if session.error is not None:
         raise session.error
