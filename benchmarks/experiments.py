@@ -29,6 +29,7 @@ from sbm_cli.data.test_sets import SUBSETS, Mixture, evaluation_set
 from sbm_cli.evaluation.metrics import METRICS, score_many
 from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.model import Model, ModelConfig
+from sbm_cli.plot.chart import lines
 
 SCORES = ("si_sdr", "estoi", "pesq")  # DNSMOS would take longer than all the rest
 TIMES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -112,7 +113,7 @@ def time(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> No
     print("\n| model | t | weight of clean in the mean | moved, as a share of clean - noisy | cosine |")
     print("|---|---|---|---|---|")
     print("\n".join(moved))
-    chart(out / "time.svg", curves, "bridge time t", "PESQ-wb, mean of both subsets")
+    (out / "time.svg").write_text(lines("PESQ-wb, mean of both subsets", curves, "bridge time t", ""))
 
 
 def projection(change: Tensor, direction: Tensor) -> tuple[float, float]:
@@ -145,7 +146,7 @@ def steps(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> N
                 scores = means(mixtures, outputs)
                 row(name, sampler, count, scores=scores)
                 curves.setdefault(f"{name}, {sampler}", []).append((np.log10(count), float(np.mean(scores["pesq"]))))
-    chart(out / "steps.svg", curves, "log10 of the network calls", "PESQ-wb, mean of both subsets")
+    (out / "steps.svg").write_text(lines("PESQ-wb, mean of both subsets", curves, "log10 of the network calls", ""))
 
 
 def probe(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> None:
@@ -189,7 +190,7 @@ def probe(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> N
             print(f"| {name} | {look} | {numbers} |", flush=True)
             if look.startswith("block"):
                 curves.setdefault(name, []).append((float(look[6:]), sizes))
-    chart(out / "probe.svg", curves, "block", "variance of the difference of magnitudes explained")
+    (out / "probe.svg").write_text(lines("variance of the difference of magnitudes explained", curves, "block", ""))
 
 
 def banded(spectrum: Tensor, config: ModelConfig) -> np.ndarray:
@@ -231,37 +232,6 @@ def _errors(fit_on: np.ndarray, fit_to: np.ndarray, test_on: np.ndarray, test_to
     return np.stack([np.square(seen @ (projected / (values + ridge)[:, None]) - test_to).sum(0) for ridge in ridges])
 
 
-def chart(path: Path, curves: dict[str, list[tuple[float, float]]], across: str, up: str) -> None:
-    """Draw lines and a list of their names as an SVG."""
-    points = np.array([point for curve in curves.values() for point in curve])
-    low, high = points.min(0), points.max(0)
-    span = np.where(high > low, high - low, 1.0)
-
-    def place(point: tuple[float, float]) -> tuple[float, float]:
-        x, y = (np.array(point) - low) / span
-        return 60 + 420 * x, 270 - 240 * y
-
-    colours = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2")
-    parts = []
-    for number, ((name, curve), colour) in enumerate(zip(curves.items(), colours, strict=False)):
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, curve))
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="500" y="{40 + 20 * number}" fill="{colour}">{name}</text>')
-    for i in range(5):
-        x, y = low + span * i / 4
-        parts.append(f'<text x="{60 + 105 * i}" y="290" text-anchor="middle">{x:.2g}</text>')
-        parts.append(f'<text x="52" y="{274 - 60 * i}" text-anchor="end">{y:.3g}</text>')
-        parts.append(f'<line x1="60" x2="480" y1="{270 - 60 * i}" y2="{270 - 60 * i}" stroke="#ccc"/>')
-    parts.append(f'<text x="270" y="312" text-anchor="middle">{across}</text><text x="60" y="18">{up}</text>')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    body = "\n".join(parts)
-    path.write_text(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 320" font-family="sans-serif" font-size="12">\n'
-        f'<rect width="640" height="320" fill="#fff"/>\n{body}\n</svg>\n',
-        encoding="utf-8",
-    )
-
-
 WHAT: dict[str, Callable[[dict[str, Model], Sequence[Mixture], Path], None]] = {
     "time": time,
     "steps": steps,
@@ -283,6 +253,7 @@ def main() -> None:
         models[name] = load(path, next(iter(models.values()), None))
     mixtures = list(evaluation_set(open_corpus(options.cache, [options.manifest]), "valid", options.count))
     torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         WHAT[options.what](models, mixtures, options.out)
 

@@ -1,7 +1,7 @@
 """The table of docs/systems.md, from what `sbm evaluate` found of models that were trained side by side.
 
     sbm evaluate corpus.csv --split report --model models/tiny-0.safetensors --model ... --json > one-step.json
-    python benchmarks/systems.py models one-step.json [several-steps.json ...]
+    python benchmarks/systems.py models one-step.json [more.json ...] [--plot docs/images/systems.svg]
 
 A model lies in the folder `models` under the name that it has in the scores. M/s: million multiply-adds a second, those
 of products and convolutions as PyTorch counts them in a forward pass over ten seconds; scans are left out.
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sbm_cli.data.test_sets import SUBSETS
 from sbm_cli.model import Model
 from sbm_cli.nn import kernels
+from sbm_cli.plot.chart import Point, points
 
 SCORES = {"pesq": ".2f", "estoi": ".3f", "si_sdr": ".1f", "ovrl": ".2f", "nisqa": ".2f"}
 SECONDS = 10
@@ -50,16 +51,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path)
     parser.add_argument("scores", type=Path, nargs="+", help="JSON of `sbm evaluate`")
+    parser.add_argument("--plot", type=Path, help="SVG to write: PESQ with noise alone over the real-time factor")
     options = parser.parse_args()
     heads = ("system", "steps", "PESQ-wb", "ESTOI", "SI-SDR, dB", "DNSMOS OVRL", "NISQA", "RTF", "parameters", "M/s")
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
-    seen = set()
+    places: dict[str, Point] = {}
     for path in options.scores:
         document = json.loads(path.read_text())
         for system in document["systems"]:
-            if system["name"] not in seen:
-                seen.add(system["name"])
+            name = system["name"]
+            if name not in places:
+                places[name] = system["rtf"], document["scores"]["noise"]["pesq"][name]["mean"]["mean"]
                 print(row(document, system, options.models))
+    if options.plot:
+        options.plot.write_text(points("Systems of the paper, tiny", places, "real-time factor", "PESQ-wb, noise only"))
 
 
 if __name__ == "__main__":

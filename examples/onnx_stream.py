@@ -22,7 +22,10 @@ class OnnxStream:
     def __init__(self, path: str) -> None:
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = 1  # a hop is too little work to share
-        self.session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's have no class in common
+            raise SystemExit(str(error)) from error
         known = self.session.get_modelmeta().custom_metadata_map
         if (known["format"], known["input"]) != ("1", "samples"):
             raise SystemExit(f"{path}: expected format 1 and samples, got {known['format']} and {known['input']}")
@@ -38,6 +41,8 @@ class OnnxStream:
 
 
 def main() -> None:
+    if len(sys.argv) != 4:
+        raise SystemExit(__doc__)
     model, source, target = sys.argv[1:]
     noisy, rate = soundfile.read(source, dtype="float32", always_2d=True)
     stream = OnnxStream(model)

@@ -15,6 +15,7 @@ from sbm_cli.errors import (
 )
 
 if TYPE_CHECKING:
+    from sbm_cli.audio.format import AudioFormat
     from sbm_cli.audio.pipe import Pipe
     from sbm_cli.enhancer import Enhancer
     from sbm_cli.files import FileReport
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AudioError",
+    "AudioFormat",
     "ConfigError",
     "DependencyError",
     "Enhancer",
@@ -42,6 +44,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until th
 
 # Enhancer brings torch; `sbm --help` and a tab completion must not wait for it.
 _LAZY = {
+    "AudioFormat": "sbm_cli.audio.format",
     "Enhancer": "sbm_cli.enhancer",
     "FileReport": "sbm_cli.files",
     "Options": "sbm_cli.options",

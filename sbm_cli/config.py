@@ -14,6 +14,16 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 from sbm_cli.errors import ConfigError
 
 T = TypeVar("T")
+
+
+class UnknownKeyError(ConfigError):
+    """A mapping has a key that its dataclass lacks."""
+
+    def __init__(self, key: str, message: str, hint: str) -> None:
+        super().__init__(message, hint)
+        self.key = key
+
+
 _brief = Repr()  # keeps messages short, however deep or long a hostile file is
 _brief.maxstring = _brief.maxother = 200
 _LARGEST = sys.float_info.max
@@ -21,7 +31,7 @@ _LARGEST = sys.float_info.max
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return what to add to a message about an unknown name: the nearest known one, if one is near."""
-    near = difflib.get_close_matches(name, list(known), 1)
+    near = difflib.get_close_matches(name, list(known), 1, cutoff=0.7)
     return f", did you mean {near[0]!r}?" if near else ""
 
 
@@ -57,7 +67,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     hints = get_type_hints(cls, include_extras=True)
     for key in values:
         if key not in hints:
-            raise ConfigError(
+            raise UnknownKeyError(
+                str(key),
                 f"{where}: unknown key {_brief.repr(key)}{did_you_mean(str(key), hints)}",
                 "Known keys: " + ", ".join(hints),
             )

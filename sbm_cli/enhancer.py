@@ -85,8 +85,8 @@ class Enhancer:
         samples: [samples] or [channels, samples]; float with full scale 1, or int8, uint8, int16 or int32, scaled by
         their range as in sound files. rate: sampling rate, a whole number of Hz.
 
-        Raises ValueError for another shape or type, and for NaN, infinity and samples beyond 1e12 unless the options
-        replace them.
+        Raises ValueError for another shape or type, for options of files, such as loudness, and for NaN, infinity and
+        samples beyond 1e12 unless the options replace them.
         """
         samples, rate = full_scale_one(samples), whole_rate(rate)
         if samples.ndim not in (1, 2):
@@ -138,6 +138,7 @@ class Enhancer:
     def stream(self, rate: float, channels: int = 1, options: Options = DEFAULTS) -> Stream:
         """Return a stream for blocks of any size at `rate`, a whole number of Hz.
 
-        Raises ModelError if the options ask for several steps of a model that has only one.
+        Raises ModelError if the options ask for several steps of a model that has only one, ValueError if they are
+        for files, such as loudness.
         """
         return Stream(self.model, rate, channels, options, self.threads)

@@ -194,7 +194,7 @@ class Model:
         return network if self.config.network.causal else Windows(network)
 
     @classmethod
-    def load(cls, path: Path) -> Model:
+    def load(cls, path: str | Path) -> Model:
         """Return the model of a file, in float32 and eval mode.
 
         Raises ModelError if the file or its config is missing or damaged, or if they do not belong together;
@@ -203,6 +203,7 @@ class Model:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        path = Path(path)
         config = load_config(path)
         try:
             stored = load_file(path)
@@ -225,10 +226,11 @@ class Model:
             ) from error
         return model
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write float16 weights to `path` (NAME.safetensors) and the config beside it, each whole or not at all."""
         from safetensors.torch import save
 
+        path = Path(path)
         tensors = self.network.state_dict().items()
         write_atomically(path, save({name: tensor.detach().half().contiguous() for name, tensor in tensors}))
         text = json.dumps({"format": FORMAT} | dump(self.config), indent=2) + "\n"

@@ -11,6 +11,8 @@ Dtype = Literal["float32", "bfloat16"]
 ClipMode = Literal["clamp", "rescale", "none"]
 LEAST_RATE, MOST_RATE = 1000, 768_000  # Hz of an output
 LEAST_BIT_RATE = 1000  # bit/s
+MOST_STEPS = 1000
+OF_FILES = ("subtype", "bit_rate", "clip_mode", "loudness", "audio_stream")  # of no use to arrays and streams
 _NUMBERS = ("strength", "attenuation_limit", "dereverb", "rate", "loudness")
 
 
@@ -33,7 +35,8 @@ class Options:
     """Everything that changes the sound, except the model; each option is described beside it.
 
     Strength is exact: the rest of the output is the input, sample for sample. For files only: subtype, bit_rate,
-    clip_mode, loudness and audio_stream; rescaling and loudness take a pass of their own to know the whole file.
+    clip_mode, loudness and audio_stream; arrays and streams refuse them. Rescaling and loudness take a pass of
+    their own to know the whole file.
 
     Raises ValueError for a value out of range, for both strength and attenuation limit, and for both clip mode
     "rescale" and loudness.
@@ -47,7 +50,7 @@ class Options:
     dereverb: Annotated[
         float, Knob("Share of the reverberation to remove; sbm-tiny always removes all.", "SHARE", 0, 1)
     ] = 1.0
-    steps: Annotated[int, Knob("Steps along the bridge; each calls the network once.", "N", 1)] = 1
+    steps: Annotated[int, Knob("Steps along the bridge; each calls the network once.", "N", 1, MOST_STEPS)] = 1
     sampler: Annotated[
         Sampler,
         Knob("Sampler for several steps: ode, sde (random, see seed), heun (two network calls per step), or jump."),
@@ -110,8 +113,10 @@ class Options:
             raise ValueError(f"dereverb must be between 0 and 1, got {self.dereverb}")
         if not all(hasattr(number, "__index__") for number in (self.steps, self.seed)):
             raise ValueError(f"steps and seed must be whole numbers, got {self.steps!r} and {self.seed!r}")
-        if self.steps < 1 or self.seed < 0:
-            raise ValueError(f"steps must be at least 1 and seed at least 0, got {self.steps} and {self.seed}")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps must be between 1 and {MOST_STEPS}, got {self.steps}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         if self.sampler not in get_args(Sampler):
             raise ValueError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {self.sampler!r}")
         if self.dtype not in get_args(Dtype):
@@ -135,6 +140,11 @@ class Options:
                 raise ValueError(f"rate must be between {LEAST_RATE} and {MOST_RATE} Hz, got {self.rate}")
 
     @property
+    def of_files(self) -> list[str]:
+        """Names of the options that are set and for files only."""
+        return [name for name in OF_FILES if getattr(self, name) != getattr(DEFAULTS, name)]
+
+    @property
     def needs_whole_file(self) -> bool:
         """Whether the gain of the output is known only when all of it has been heard."""
         return self.clip_mode == "rescale" or self.loudness is not None
@@ -146,6 +156,7 @@ class Options:
 
 
 DEFAULTS = Options()
+FOR_LIVE = ("strength", "attenuation_limit", "dereverb", "keep_room")  # those that live sound takes, frame by frame
 KEEP_ROOM = Knob("Remove noise but keep the reverberation: dereverb 0.")
 
 

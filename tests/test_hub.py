@@ -65,7 +65,7 @@ def test_unknown_names_list_the_known_ones(bundle: Any) -> None:
     with pytest.raises(ModelError, match=r"unknown model 'smal', did you mean 'small'\?") as caught:
         hub.resolve("smal")
     assert "Choose one of small" in caught.value.hint
-    with pytest.raises(ModelError, match="unknown model 'zzz'$"):
+    with pytest.raises(ModelError, match="unknown model 'zzz'\n"):
         hub.entry("zzz")
 
 

@@ -24,7 +24,7 @@ ROOMS = {
     "cells": set(),
     "config": {"errors"},
     "hub": {"config", "errors"},
-    "lock": {"atomic"},
+    "lock": {"atomic", "errors"},
     "audio": {"atomic", "errors"},
     "options": {"audio"},
     "dsp": set(),
@@ -39,11 +39,13 @@ ROOMS = {
     "live": {"audio", "enhancer", "options", "errors"},
     "serve": {"audio", "hardware", "enhancer", "evaluation", "files", "lock", "options", "errors"},
     "data": {"atomic", "audio", "cells", "config", "hardware", "errors"},
-    "timing": {"audio", "hardware", "enhancer", "stream", "errors"},
-    "evaluation": {"audio", "cells", "hardware", "data", "enhancer", "stream", "options", "timing", "errors"},
+    "plot": set(),
+    "timing": {"audio", "hardware", "enhancer", "plot", "stream", "errors"},
+    "evaluation": {"audio", "cells", "hardware", "data", "enhancer", "stream", "options", "plot", "timing"}
+    | {"errors"},
     "export": {"atomic", "audio", "dsp", "model", "stream", "options", "timing", "errors", ""},
     "training": {"atomic", "audio", "bridge", "cells", "config", "hardware", "data", "dsp", "lock", "model", "nn"}
-    | {"errors"},
+    | {"plot", "errors"},
     "batch": {"atomic", "enhancer", "audio", "model", "hub", "config", "lock", "options", "errors", ""},
     # nn and compiled only for what `sbm doctor` and `sbm --version` say, model for what `sbm models info` says
     "cli": {"audio", "batch", "data", "enhancer", "evaluation", "files", "hub", "model", "nn", "options", "timing"}
@@ -75,7 +77,8 @@ THIRD_PARTIES: dict[str, tuple[set[str], set[str]]] = {
     "live": ({"numpy"}, {"sounddevice"}),
     "serve": ({"numpy", "starlette", "uvicorn"}, set()),
     "data": ({"torch", "numpy"}, {"soundfile", "soxr"}),
-    "timing": ({"numpy"}, {"torch", "PIL"}),
+    "plot": (set(), set()),
+    "timing": ({"numpy"}, {"torch"}),
     "evaluation": (
         {"numpy"},
         {"torch", "scipy", "soundfile", "soxr", "librosa", "onnxruntime", "pesq", "pystoi", "speechmos", "PIL"}

@@ -33,6 +33,12 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_path_may_be_text(model: Path, tmp_path: Path) -> None:
+    copy = str(tmp_path / "copy.safetensors")
+    Model.load(str(model)).save(copy)
+    assert Model.load(copy).config == Model.load(model).config
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_no_numbers_are_refused(model: Path, value: float) -> None:
     weights = load_file(model)

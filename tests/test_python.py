@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 import sbm_cli
-from sbm_cli import AudioError, Enhancer, Options, Pipe, SbmError
+from sbm_cli import AudioError, AudioFormat, Enhancer, Options, Pipe, SbmError
 from sbm_cli.cli.shared import errors
 
 NOISY = np.random.default_rng(0).uniform(-0.1, 0.1, (16000, 2)).astype(np.float32)
@@ -81,6 +81,21 @@ def test_text_and_names_without_a_dot_are_no_pipes(enhancer: Enhancer) -> None:
 def test_options_of_another_type_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Options(**wrong)
+
+
+@pytest.mark.parametrize(
+    "option", [{"loudness": -30}, {"audio_stream": 1}, {"clip_mode": "rescale"}, {"bit_rate": 64000}]
+)
+def test_arrays_refuse_the_options_of_files(enhancer: Enhancer, option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(ValueError, match=f"^{name}: for files only"):
+        enhancer.enhance(NOISY.T, 16000, Options(**option))
+
+
+def test_bare_samples_are_read_through_a_pipe(enhancer: Enhancer) -> None:
+    source = io.BytesIO((NOISY[:, 0] * 32767).astype("<i2").tobytes())
+    raw = AudioFormat(16000, 1, None, "RAW", "PCM_16")
+    assert enhancer.enhance_file(Pipe(source, raw=raw), io.BytesIO()).samples == 16000
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

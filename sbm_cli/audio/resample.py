@@ -7,10 +7,13 @@ import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from sbm_cli.errors import AudioError
+
 LIVE = "live"  # a quality
 _ZERO_CROSSINGS = 32  # of the live filter on either side, in samples of the lower rate: 2 ms at 16 kHz
 _ROLL_OFF = 0.94  # its cutoff, of the lower rate's half: -60 dB at the half, flat up to 0.88 of it
 _KAISER_BETA = 6.0
+_MOST_TAPS = 2**22  # of the live filter; rates without a common factor need one for each fraction of a sample
 
 
 class StreamResampler:
@@ -22,7 +25,7 @@ class StreamResampler:
 
     rate_in, rate_out: Hz. quality: QQ, LQ, MQ, HQ or VHQ, as soxr names them; or LIVE, which holds back no more than
     `latency_seconds` and rolls off above 0.88 of the band.
-    Raises ValueError for a rate or channel count below 1 and an unknown quality.
+    Raises ValueError for a rate or channel count below 1 and an unknown quality, AudioError for rates too odd for LIVE.
     """
 
     def __init__(self, rate_in: int, rate_out: int, channels: int, quality: str = "HQ") -> None:
@@ -93,6 +96,11 @@ class _Polyphase:
         self._up, self._down = rate_out // divisor, rate_in // divisor
         cutoff = _ROLL_OFF * min(1.0, rate_out / rate_in)
         self._half = math.ceil(_ZERO_CROSSINGS * max(1.0, rate_in / rate_out))  # input samples
+        if 2 * self._half * self._up > _MOST_TAPS:
+            raise AudioError(
+                f"cannot convert from {rate_in} to {rate_out} Hz live: the rates have too small a common factor.",
+                "Choose a usual rate, such as 48000.",
+            )
         offsets = np.arange(1 - self._half, self._half + 1) - np.arange(self._up)[:, None] / self._up
         taper = np.i0(_KAISER_BETA * np.sqrt(np.clip(1 - (offsets / self._half) ** 2, 0, 1)))
         filters = np.sinc(cutoff * offsets) * taper

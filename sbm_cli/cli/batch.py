@@ -15,7 +15,6 @@ import typer
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.account import Account, check_report
 from sbm_cli.cli.shared.options import (
-    Ext,
     Model,
     Quiet,
     Verbose,
@@ -56,7 +55,10 @@ def batch(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", "-n", help="Keep every existing output, outdated or not.")
     ] = False,
-    ext: Ext = None,
+    ext: Annotated[
+        str | None,
+        typer.Option(metavar="EXT", help="Output format by suffix, such as flac.", show_default="the input's"),
+    ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no more files after a failure.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List on stdout what would be done, and do nothing.")
@@ -227,8 +229,10 @@ def _tell_plan(todo: dict[Job, str], account: Account) -> None:
     with console.progress("measuring", "files") as progress:
         for number, (job, _, error) in enumerate(measured(todo)):
             progress(number, len(todo))
-            reason = errors.describe(error).message if error else todo[replace(job, seconds=0.0)]
-            account.tell(job, "planned", reason, seconds=job.seconds)
+            if error:
+                account.tell(job, "unreadable", errors.describe(error).message)
+            else:
+                account.tell(job, "planned", todo[replace(job, seconds=0.0)], seconds=job.seconds)
 
 
 def _enhance(
@@ -276,7 +280,8 @@ def _enhance(
                     del running[event.job]
                 if stopping() and not told:
                     told = True
-                    console.note(f"finishing {len(running)} files before stopping; press Ctrl-C again to stop at once")
+                    files = console.count(len(running), "file")
+                    console.note(f"finishing {files} before stopping; press Ctrl-C again to stop at once")
                 now = done + sum(running.values())
                 if now > before:
                     progress(now, total, f"RTF {(time.monotonic() - working) / (now - before):.3f}")

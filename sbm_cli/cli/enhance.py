@@ -237,7 +237,7 @@ def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
 
 def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], overwrite: bool) -> None:
     """Refuse a picture that could not be drawn in the end, before any work is done."""
-    from sbm_cli.timing.chart import require_pillow
+    from sbm_cli.evaluation.spectrogram import require_pillow
 
     if len(jobs) > 1 or not all(isinstance(end, Path) for end in jobs[0]):
         raise typer.BadParameter("needs exactly one INPUT file and one OUTPUT file", param_hint="--spectrogram")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # names of files in a message
 FILES = ("scores.csv", "scores.json", "table.md", "table.tex")
+COST = "quality-cost.svg"  # where a system was timed
 HTML_REPORT = "report.html"
 
 Set = Literal[
@@ -96,7 +97,10 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Folder for scores.csv, scores.json, table.md and table.tex."
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for scores.csv, scores.json, table.md, table.tex and quality-cost.svg.",
         ),
     ] = None,
     html: Annotated[
@@ -134,6 +138,7 @@ def evaluate(
       sbm evaluate --set folder recordings/ --model sbm-tiny --enhanced theirs=cleaned/ --level -26
     """
     console.adjust(quiet or json, verbose)
+    console.note("loading the test set and the systems")
 
     from sbm_cli.evaluation.html_report import chosen, keep
     from sbm_cli.evaluation.metrics import METRICS, available_metrics, wer
@@ -208,7 +213,8 @@ def _items(
         return (Item(one.id, one.subset, partial(_pair, one)) for one in made), count, True, ()
     found = find_set(set_name, paths)
     if found.unmatched:
-        console.warn(f"{len(found.unmatched)} files without a counterpart are ignored: {_some(found.unmatched)}")
+        files = console.count(len(found.unmatched), "file")
+        console.warn(f"ignored {files} without a counterpart: {_some(found.unmatched)}")
     return iter(found.items), len(found.items), found.has_clean, found.unmatched
 
 
@@ -250,7 +256,7 @@ def _systems(
 
 def _check_output(output: Path | None, html: bool, players: int, overwrite: bool) -> None:
     """Refuse a report that could not be written in the end, before any work is done."""
-    from sbm_cli.timing.chart import require_pillow
+    from sbm_cli.evaluation.spectrogram import require_pillow
 
     if html and output is None:
         raise typer.BadParameter("needs an --output folder", param_hint="--html")
@@ -259,7 +265,7 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
     if output is None:
         return
     output.mkdir(parents=True, exist_ok=True)
-    there = [name for name in (*FILES, *[HTML_REPORT] * html) if (output / name).exists()]
+    there = [name for name in (*FILES, COST, *[HTML_REPORT] * html) if (output / name).exists()]
     if there and not overwrite:
         raise OutputExistsError(
             f"{output / there[0]} exists.", "Use --overwrite to replace it, or choose another folder."
@@ -272,11 +278,13 @@ def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> N
 
     from sbm_cli.atomic import write_atomically
     from sbm_cli.evaluation.html_report import to_html
-    from sbm_cli.evaluation.report import to_csv, to_json, to_latex, to_markdown
+    from sbm_cli.evaluation.report import to_csv, to_json, to_latex, to_markdown, to_svg
     from sbm_cli.timing.machine import machine, software
 
     document = dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     texts = dict(zip(FILES, (to_csv(result), document, to_markdown(result) + "\n", to_latex(result)), strict=True))
+    if drawn := to_svg(result):
+        texts[COST] = drawn
     if heard is not None:
         level = "without changes of level" if result.level is None else f"at {result.level:g} dBFS RMS"
         texts[HTML_REPORT] = to_html(result, heard, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")
@@ -294,7 +302,8 @@ def _tell_problems(result: Evaluation) -> bool:
         failed = [r for r in result.problems if r.system == name and (name == NOISY or r.id not in unread)]
         if failed:
             what = "cannot be scored" if name == NOISY else f"failed with {name}"
-            console.error(f"{len(failed)} files {what}: {_some([r.id for r in failed])}", failed[0].problem)
+            files = console.count(len(failed), "file")
+            console.error(f"{files} {what}: {_some([r.id for r in failed])}", failed[0].problem)
     return bool(result.problems)
 
 

@@ -22,7 +22,7 @@ from sbm_cli.cli.shared.loading import load_enhancer
 from sbm_cli.cli.shared.options import PIPE, Model, Quiet, Raw, Verbose, raw_format, takes_options
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import SbmError
-from sbm_cli.options import Options
+from sbm_cli.options import FOR_LIVE, Options
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
@@ -38,7 +38,7 @@ _PATIENCE = 5.0  # s for the end of what was begun
 _METER_WIDTH, _METER_FLOOR = 20, -60  # characters, dB of full scale
 
 
-@functools.partial(takes_options, names=("strength", "attenuation_limit", "dereverb", "keep_room"))
+@functools.partial(takes_options, names=FOR_LIVE)
 def live(
     *,
     input: Annotated[

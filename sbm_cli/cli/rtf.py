@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sbm_cli import hub
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.loading import load_enhancer
 from sbm_cli.cli.shared.options import Device, Json, Model, Quiet, Verbose, chosen_device
@@ -34,7 +35,7 @@ def rtf(
         ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw the real-time factors as a bar chart.")
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw the real-time factors as a bar chart.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -49,22 +50,23 @@ def rtf(
     \b
     Examples:
       sbm rtf
-      sbm rtf --seconds 10 --plot rtf.png --against "ffmpeg=ffmpeg -loglevel error -y -i {in} -af afftdn {out}"
+      sbm rtf --seconds 10 --plot rtf.svg --against "ffmpeg=ffmpeg -loglevel error -y -i {in} -af afftdn {out}"
       sbm rtf meeting.wav --threads 2 --json | jq '.rows[].rtf'
     """
     console.adjust(quiet or json, verbose)
     device = chosen_device(device)
     lengths = _lengths(seconds)
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise typer.BadParameter(f"{plot}: the chart is an SVG, so name it .svg", param_hint="--plot")
 
+    console.note(f"loading {model or hub.default_name()}")
     begun = time.perf_counter()
-    from sbm_cli.timing.chart import bar_chart, require_pillow
+    from sbm_cli.atomic import write_atomically
     from sbm_cli.timing.clips import made_clips, read_clip
     from sbm_cli.timing.commands import Command
-    from sbm_cli.timing.rtf import benchmark, to_markdown
+    from sbm_cli.timing.rtf import benchmark, to_markdown, to_svg
 
     imported = time.perf_counter()
-    if plot is not None:
-        require_pillow()  # before minutes of work
     try:
         commands = [Command.parse(text) for text in against or ()]
     except ValueError as error:
@@ -90,7 +92,7 @@ def rtf(
     if report.passes > 1:
         console.warn(f"each frame passed through the network {report.passes} times: this is not one-step inference")
     if plot is not None:
-        bar_chart(report.rows, f"{report.machine.split(', load')[0]}, threads {report.threads}", plot)
+        write_atomically(plot, to_svg(report).encode())
     if json:
         console.data_json(dataclasses.asdict(report))
     else:

@@ -83,6 +83,7 @@ def train(
 
     from sbm_cli import hub
     from sbm_cli.training.config import load_recipe
+    from sbm_cli.training.logs import draw_losses
     from sbm_cli.training.loop import train as run
     from sbm_cli.training.state import LAST, tuned_model
 
@@ -107,6 +108,8 @@ def train(
     )
     if weights is not None:
         _compare(outcome)
+    if os.environ.get("RANK", "0") == "0":
+        console.note(f"{draw_losses(folder)} shows the loss")
     console.note(f"{folder / recipe.model.name}.safetensors")
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,34 @@ def digest(folder: Path) -> str:
 SOURCES = digest(Path(__file__).parent)
 
 
+class CacheFile(IndexDataCacheFile):
+    """The files of a kernel in Numba's cache; one that is damaged counts as absent, and is written anew."""
+
+    def load(self, key: Any) -> Any:
+        try:
+            return super().load(key)
+        except Exception:  # damaged pickles raise anything
+            return None
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            index: dict[Any, str] = super()._load_index()
+        except Exception:
+            return {}
+        return index
+
+    def _save_data(self, name: str, data: Any) -> None:
+        # The index names the file already: should writing fail, what it held before must not be taken for the new.
+        Path(self._data_path(name)).unlink(missing_ok=True)
+        super()._save_data(name, data)
+
+
 class KernelCache(FunctionCache):
     """Numba's cache, invalidated by an edit in any file of kernels, not only in that of the function.
 
     Compiled code includes the functions that it calls, which stand in several files. Where the folder of the
     installation cannot be written, what it holds is used all the same, and the rest goes to a folder of the user's.
+    What cannot be written, as on a full disk, is compiled in every process.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -55,8 +79,8 @@ class KernelCache(FunctionCache):
         locator = self._impl.locator
         stamp = locator.get_source_stamp(), SOURCES
         own, base = locator.get_cache_path(), self._impl.filename_base
-        self._cache_file = IndexDataCacheFile(own, base, stamp)
-        self._installed = IndexDataCacheFile(str(BESIDE), base, stamp)
+        self._cache_file = CacheFile(own, base, stamp)
+        self._installed = CacheFile(str(BESIDE), base, stamp)
 
     def _load_overload(self, signature: Any, context: Any) -> Any:
         found = super()._load_overload(signature, context)
@@ -64,6 +88,10 @@ class KernelCache(FunctionCache):
             data = self._installed.load(self._index_key(signature, context.codegen()))
             found = None if data is None else self._impl.rebuild(context, data)
         return found
+
+    def _save_overload(self, signature: Any, data: Any) -> None:
+        with suppress(OSError):
+            super()._save_overload(signature, data)
 
     def known(self, context: Any) -> bool:
         """Return whether anything is compiled for this processor."""

@@ -73,6 +73,23 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
+def to_svg(evaluation: Evaluation) -> str | None:
+    """Draw the first metric over the real-time factor; None if no system was timed or nothing was scored."""
+    from sbm_cli.plot.chart import points
+
+    for row in evaluation.rows:
+        places = {
+            name: (factor, cell.mean.mean)
+            for name, cell in row.cells.items()
+            if (factor := real_time_factor(evaluation.records, name)) and math.isfinite(cell.mean.mean)
+        }
+        if places:
+            metric = METRICS[row.metric]
+            up = f"{metric.label}, {row.subset}" + (f" ({metric.unit})" if metric.unit else "")
+            return points(evaluation.title, places, "real-time factor: smaller is faster", up)
+    return None
+
+
 def summarise(records: Sequence[Record], metrics: Sequence[str]) -> list[Row]:
     """Return a row for every subset and metric, in the order of the records.
 

@@ -14,13 +14,22 @@ from numpy.typing import NDArray
 
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.samples import Samples
-from sbm_cli.timing.chart import GRID, INK, MARGIN, require_pillow
+from sbm_cli.errors import DependencyError
 
 WIDTH, HEIGHT = 1000, 300  # pixels of one spectrogram
 LABELS, LINE = 64, 26  # pixels left of it; above and below it
 WINDOW = 0.032  # seconds
 RANGE = 80.0  # dB that the colours span, below the loudest point of both
+MARGIN, INK, GRID = 24, "#222222", "#dddddd"  # pixels around; of text; of lines
 COLOURS = (0x000004, 0x3B0F70, 0x8C2981, 0xDE4968, 0xFE9F6D, 0xFCFDBF)  # six of matplotlib's magma
+
+
+def require_pillow() -> None:
+    """Raise DependencyError if pictures cannot be drawn."""
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise DependencyError("pictures need Pillow", 'pip install "sbm-cli[plot]"') from error
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -25,12 +26,13 @@ from sbm_cli.errors import DISK_FULL, FULL
 from sbm_cli.options import Options
 from sbm_cli.serve.guard import Guard
 from sbm_cli.serve.jobs import Job, Jobs, Limits, Refused
-from sbm_cli.serve.requests import output_suffix, page_knobs, parse_options, shown_name
+from sbm_cli.serve.requests import describe_options, output_suffix, page_knobs, parse_options, shown_name
 from sbm_cli.serve.streams import Streams
 
 _PAGE = Path(__file__).with_name("page")
 _ASSETS = {"": "text/html", "style.css": "text/css", "script.js": "text/javascript", "recorder.js": "text/javascript"}
 _SUFFIXES_ON_PAGE = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus")
+_ALL_ADDRESSES = "docs/serve.md lists what there is."
 _SWEEP = 60.0  # seconds between two looks for recordings that nobody asks for
 _PIECE = 2**20  # bytes of an upload that are written at a time
 
@@ -66,7 +68,7 @@ def make_app(enhancer: Enhancer, load_live: Callable[[], Enhancer], folder: Path
     return Starlette(
         routes=[*routes, WebSocketRoute("/stream", server.stream)],
         middleware=[Middleware(Guard, hosts=settings.hosts, token=settings.token)],
-        exception_handlers={Refused: _refused, ClientDisconnect: _gone},
+        exception_handlers={Refused: _refused, HTTPException: _not_served, ClientDisconnect: _gone},
         lifespan=server.lifespan,
     )
 
@@ -193,7 +195,8 @@ class _Server:
         self._check_size(int(length) if length.isdecimal() else 0)
         job = self._jobs.new(name, shown)
         try:
-            await self._save(request, job.before)
+            if not await self._save(request, job.before):
+                raise Refused(422, f"{name}: not a sound file (it is empty, 0 bytes).", "Send the file as the body.")
         except BaseException as error:
             self._jobs.remove(job)
             if isinstance(error, OSError) and error.errno in FULL:
@@ -202,7 +205,8 @@ class _Server:
         self._jobs.start(job, *wishes)
         return job
 
-    async def _save(self, request: Request, path: Path) -> None:
+    async def _save(self, request: Request, path: Path) -> int:
+        """Write what is uploaded, and return its size."""
         pieces = request.stream()
         size, waiting = 0, bytearray()
         with path.open("wb") as file:
@@ -220,6 +224,7 @@ class _Server:
                     await run_in_threadpool(file.write, waiting)  # a slow disk holds up nobody else
                     waiting = bytearray()
             await run_in_threadpool(file.write, waiting)
+        return size
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.size:
@@ -244,11 +249,16 @@ def _wishes(request: Request, name: str) -> tuple[Options, str, str]:
         suffix = output_suffix(query.pop("ext", ""), name)
         return parse_options(query), suffix, asked
     except ValueError as error:
-        raise Refused(400, f"{error}.", "docs/serve.md lists what there is.") from error
+        raise Refused(400, f"{error}.", describe_options(query) or _ALL_ADDRESSES) from error
 
 
 async def _refused(request: Request, error: Any) -> Response:
     return JSONResponse({"error": error.message, "hint": error.hint}, error.status)
+
+
+async def _not_served(request: Request, error: Any) -> Response:
+    what = f"{request.method} {request.url.path}: {error.detail.lower()}."
+    return JSONResponse({"error": what, "hint": _ALL_ADDRESSES}, error.status_code, error.headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

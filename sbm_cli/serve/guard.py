@@ -62,7 +62,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._hosts is not None and _parts(f"//{host}").hostname not in self._hosts:
+        if self._hosts is not None and not _is_named(host, self._hosts):
             return _error(421, f"this server does not answer to the name {host!r}.", "Use the address it printed.")
         origin = headers.get("origin")
         if origin is not None and _parts(origin).netloc != host:
@@ -89,6 +89,12 @@ class Guard:
 
     def _matches(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), (self._token or "").encode())
+
+
+def _is_named(host: str, names: Collection[str]) -> bool:
+    """Whether a host is one of the names, with or without a port, and nothing else beside it."""
+    parts = _parts(f"//{host}")
+    return parts.hostname in names and parts.netloc == host and parts.username is None
 
 
 def _parts(address: str) -> SplitResult:

@@ -9,7 +9,9 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -136,7 +138,7 @@ class Jobs:
     def remove(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
         job.cancelled = True
-        if job.state != "running":  # else it will notice, at its next block
+        if job.state != "running":  # else it will notice, at its next block or step
             shutil.rmtree(job.folder, ignore_errors=True)
 
     def expire(self) -> None:
@@ -176,16 +178,23 @@ class Jobs:
         def progress(done: float, total: float) -> None:
             check()
             job.done, job.total = done, total
-            if max(done, total) > self.limits.seconds:
-                minutes = self.limits.seconds / 60
-                raise Refused(413, f"{job.name}: longer than {minutes:g} minutes.", "Use `sbm enhance`, or cut it.")
+            most = self.limits.seconds / job.options.steps  # each works through all of the sound
+            if max(done, total) > most:
+                longer = f"{job.name}: longer than {most / 60:g} minutes"
+                longer += f" for {job.options.steps} steps." if job.options.steps > 1 else "."
+                raise Refused(413, longer, "Use `sbm enhance`, or cut it.")
 
-        report = self._enhancer.enhance_file(job.before, job.after, job.options, progress=progress)
+        with self._before_each_step(check) if job.options.steps > 1 else nullcontext():  # a block takes long then
+            report = self._enhancer.enhance_file(job.before, job.after, job.options, progress=progress)
         if job.shown:
             stream = job.options.audio_stream
             number = stream if isinstance(stream, int) else None
             job.listening = listen(job.before, job.after, job.folder / "both", number, check)
         return replace(report, notes=tuple(_named(note, job) for note in report.notes))
+
+    def _before_each_step(self, check: Callable[[], None]) -> AbstractContextManager[Any]:
+        handle: AbstractContextManager[Any] = self._enhancer.model.network.register_forward_pre_hook(lambda *_: check())
+        return handle
 
 
 def _step_back() -> None:

@@ -11,7 +11,6 @@ from sbm_cli.options import DEFAULTS, KEEP_ROOM, Knob, Options, knobs
 
 # Offered on the page, as far as they exist; the interfaces for programs take all of them.
 _ON_PAGE = ("strength", "attenuation_limit", "keep_room", "keep_high_band", "loudness")
-OF_STREAMS = ("strength", "attenuation_limit", "dereverb", "keep_room")
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _LONGEST_STEM, _LONGEST_SUFFIX = 100, 10  # characters
 
@@ -34,6 +33,17 @@ def parse_options(query: Mapping[str, str], known: Collection[str] = ()) -> Opti
     if chosen.pop("keep_room", False):
         chosen["dereverb"] = 0.0
     return Options(**chosen)
+
+
+def describe_options(names: Collection[str]) -> str:
+    """Return a line for each option among some names, with its range."""
+    lines = []
+    for name, (_, knob) in all_knobs().items():
+        if name in names:
+            ends = f" from {knob.least}" if knob.least is not None else ""
+            ends += f" to {knob.most}" if knob.most is not None else ""
+            lines.append(f"{name}{ends}: {knob.help}")
+    return "\n".join(lines)
 
 
 def _value(name: str, kind: Any, text: str) -> Any:

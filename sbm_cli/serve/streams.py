@@ -20,8 +20,8 @@ from sbm_cli.audio.samples import Samples
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import SbmError
 from sbm_cli.hardware import cores
-from sbm_cli.options import Options
-from sbm_cli.serve.requests import OF_STREAMS, parse_options
+from sbm_cli.options import FOR_LIVE, LEAST_RATE, MOST_RATE, Options
+from sbm_cli.serve.requests import parse_options
 
 END = "end"  # the text after which no more samples come
 MOST_CHANNELS = 2
@@ -53,10 +53,15 @@ class Streams:
             form = raw_format(query.pop("raw", "16000"))
             if form.channels > MOST_CHANNELS:
                 raise ValueError(f"a stream has at most {MOST_CHANNELS} channels, got {form.channels}")
-            options = replace(parse_options(query, OF_STREAMS), replace_nan=True)
+            if not LEAST_RATE <= form.rate <= MOST_RATE:
+                raise ValueError(f"rate must be between {LEAST_RATE} and {MOST_RATE} Hz, got {form.rate}")
+            options = replace(parse_options(query, FOR_LIVE), replace_nan=True)
             chain = await self._run(_Chain, await self._loaded(), form, options)
         except (ValueError, SbmError) as error:
             await _refuse(socket, _REFUSED, str(error), getattr(error, "hint", ""))
+            return
+        except MemoryError:
+            await _refuse(socket, _TOO_MANY, "the server is out of memory.", "Try again later.")
             return
         if self._used + form.channels > self._most:
             await _refuse(socket, _TOO_MANY, f"{self._used} channels are in use already.", "Try again later.")

@@ -83,6 +83,8 @@ class Stream:
     def __init__(self, model: Model, rate: float, channels: int, options: Options, threads: int) -> None:
         if not hasattr(channels, "__index__") or channels < 1:
             raise ValueError(f"channels must be a whole number from 1, got {channels!r}")
+        if options.of_files:
+            raise ValueError(f"{', '.join(options.of_files)}: for files only, not for arrays and streams")
         self.fed = 0  # samples
         self._channels = channels
         self._replace_nan = options.replace_nan

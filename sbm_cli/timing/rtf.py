@@ -227,6 +227,16 @@ def to_markdown(report: Report) -> str:
     return "\n".join([*_conditions(report), "", *_table(report.rows)])
 
 
+def to_svg(report: Report) -> str:
+    """Return a chart with a bar for every row: times real time, longer is faster."""
+    from sbm_cli.plot.chart import bars
+
+    rows = [row for row in report.rows if row.rtf]  # 0: work too short to tell from the start of the program
+    drawn = [(f"{row.system}, {row.clip}", 1 / row.rtf, f"{1 / row.rtf:.1f} (RTF {row.rtf:.4f})") for row in rows]
+    ours = sum(row.system == report.model for row in rows)
+    return bars(f"{report.machine.split(', load')[0]}, threads {report.threads}", drawn, "times real time", ours)
+
+
 def _conditions(report: Report) -> Iterator[str]:
     latency = report.latency
     yield f"- machine: {report.machine}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from sbm_cli.config import build, did_you_mean, dump, parse_json
+from sbm_cli.config import UnknownKeyError, build, did_you_mean, dump, parse_json
 from sbm_cli.data.manifest import RATE
 from sbm_cli.data.mixing import MixConfig
 from sbm_cli.data.sources import DataConfig
@@ -142,9 +143,28 @@ def load_recipe(name: str | Path, overrides: list[str] | None = None, model: Mod
             change = {key: change}
         values = _merge(values, change)
     try:
-        return build(TrainConfig, values, str(path))
+        return _build(values, str(path))
     except ConfigError as error:  # without the overrides, all was well
         raise ConfigError(_about(overrides or [], error.message.removeprefix(f"{path}: ")), error.hint) from error
+
+
+def _build(values: Any, where: str) -> TrainConfig:
+    """Return the recipe; a key on a wrong level is told where it belongs."""
+    try:
+        return build(TrainConfig, values, where)
+    except UnknownKeyError as error:
+        if places := [path for path in _paths(TrainConfig) if path.rpartition(".")[2] == error.key]:
+            hint = f"A recipe has {' and '.join(places)}. {error.hint}"
+            raise ConfigError(error.message, hint) from error
+        raise
+
+
+def _paths(cls: Any, group: str = "") -> Iterator[str]:
+    """Yield the paths of all keys, such as optimizer.rate."""
+    for name, hint in get_type_hints(cls).items():
+        yield group + name
+        if is_dataclass(hint):
+            yield from _paths(hint, f"{group}{name}.")
 
 
 def _about(overrides: list[str], message: str) -> str:
@@ -210,7 +230,7 @@ def _inherited(path: Path, heirs: tuple[Path, ...], model: ModelConfig | None) -
         values["model"] = upgraded(values["model"])
     if model is not None and path.resolve() == recipes_folder().resolve() / "finetune.yaml":
         values["model"] = dump(model)
-    build(TrainConfig, values, str(path))
+    _build(values, str(path))
     return values
 
 

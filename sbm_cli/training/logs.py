@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,12 +18,13 @@ from sbm_cli.atomic import write_atomically
 from sbm_cli.cells import cell
 from sbm_cli.errors import naming
 from sbm_cli.model import ModelConfig
+from sbm_cli.plot.chart import Point, lines
 from sbm_cli.training.validation import Score, Validation
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
-TRAIN, VALID = "train.csv", "valid.csv"
+TRAIN, VALID, PICTURE = "train.csv", "valid.csv", "loss.svg"
 SAMPLES = 4  # mixtures of a set to listen to
 RANGE_DB = 80.0  # of a spectrogram
 
@@ -95,6 +97,17 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with open(path, encoding="utf-8", newline="") as file:
         return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def draw_losses(folder: Path) -> Path:
+    """Draw the losses of training and of the validation sets, and return where."""
+    curves: dict[str, list[Point]] = {}
+    for name in (TRAIN, VALID):
+        for row in read_rows(folder / name):
+            point = float(row["step"]), float(row["loss"])
+            curves.setdefault(row.get("set", "training"), []).extend([point] if math.isfinite(point[1]) else [])
+    write_atomically(folder / PICTURE, lines(folder.name, curves, "step", "loss").encode())
+    return folder / PICTURE
 
 
 def read_scores(folder: Path, step: int) -> dict[str, Score]:

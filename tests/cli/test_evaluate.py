@@ -75,8 +75,9 @@ def test_programs_and_folders_beside_a_model(sbm: Any, pair: Path, model_file: P
     result = sbm(*common, *systems)
     assert result.status == 1  # for the file whose reference has another length
     assert result.out.startswith("| subset | metric | noisy | small | copy | best |")
-    assert "1 files cannot be scored: 2\n" in result.err and "its reference" in result.err
+    assert "1 file cannot be scored: 2\n" in result.err and "its reference" in result.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "quality-cost.svg",
         "scores.csv",
         "scores.json",
         "table.md",
@@ -114,7 +115,7 @@ def test_a_system_that_fails_is_listed(sbm: Any, pair: Path, tmp_path: Path) -> 
     result = sbm(*common, "--system", f"broken={broken}", "--enhanced", f"good={pair / 'clean'}")
     cells = result.out.splitlines()[2].split("|")
     assert result.status == 1 and cells[4] == " – " and cells[5].startswith(" 100.000 (+")
-    assert "warning: 1 files without a counterpart are ignored: " in result.err and "2.wav" in result.err
+    assert "warning: ignored 1 file without a counterpart: " in result.err and "2.wav" in result.err
     assert "2 files failed with broken: 0, 1\n" in result.err and "status 3" in result.err
 
 
@@ -130,7 +131,7 @@ def test_sets_without_references_have_other_metrics(sbm: Any, pair: Path) -> Non
     ("arguments", "message"),
     [
         (["--metrics", "beauty"], "unknown beauty"),
-        (["--steps", "0"], "steps must be at least 1"),
+        (["--steps", "0"], "steps must be between 1 and 1000"),
         (["--steps", "many"], "many"),
         (["--sampler", "euler"], "sampler must be one of"),
         (["--system", "cp {in} {out}"], "expected NAME=PROGRAM"),

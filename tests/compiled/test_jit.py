@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -62,7 +64,37 @@ def test_another_processor_compiles_anew(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert sum(kernel.stats.cache_hits.values()) == 0
 
 
+@pytest.mark.parametrize("damaged", ["*.nbi", "*.nbc"])
+@pytest.mark.parametrize("kept", [0, 100])  # bytes
+def test_a_damaged_cache_is_written_anew(
+    damaged: str, kept: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    assert jit(twice)(21) == 42
+    (file,) = tmp_path.rglob(damaged)
+    file.write_bytes(file.read_bytes()[:kept])
+    kernels = [jit(twice), jit(twice)]
+    assert [kernel(21) for kernel in kernels] == [42, 42]
+    assert [sum(kernel.stats.cache_hits.values()) for kernel in kernels] == [0, 1]
+
+
+def test_a_full_disk_does_not_let_an_older_kernel_pass_for_the_new(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    assert jit(twice)(21) == 42
+    monkeypatch.setattr(module, "SOURCES", "edited")
+    with monkeypatch.context() as full:
+        full.setattr(module.IndexDataCacheFile, "_save_data", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        assert jit(twice)(21) == 42
+    kernel = jit(twice)
+    assert kernel(21) == 42 and not kernel.stats.cache_hits
+
+
 KERNEL = """
+from pathlib import Path
+from sbm_cli.compiled import jit
+jit.BESIDE = Path("nowhere")  # not what this installation has compiled
 import torch
 from sbm_cli.compiled.conv import conv_forward
 from sbm_cli.nn.kernels import causal_conv1d

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
+from sbm_cli.dsp.link import links
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.engine.chain import MOST, CompiledChain
 from sbm_cli.engine.plan import supports
@@ -72,13 +73,14 @@ def networks(draw: st.DrawFn) -> OSpatialNetConfig:
     exponent=st.sampled_from([0.5, 0.33]),
     high=st.booleans(),
     left=st.sampled_from([0.0, 0.3]),
-    linked=st.booleans(),
+    link=st.booleans(),
 )
 def test_any_network_gives_what_it_gives_in_pytorch(
-    network: OSpatialNetConfig, low_hz: float, exponent: float, high: bool, left: float, linked: bool
+    network: OSpatialNetConfig, low_hz: float, exponent: float, high: bool, left: float, link: bool
 ) -> None:
     model = perturbed(network, level=Level(low_hz=low_hz), compression=Compression(exponent))
     options, channels = Options(dereverb=1 - left if network.keep_room else 1.0), [2, 1]
+    linked = links(channels, link)
     plan = model.plan(1 - options.dereverb)
     assert plan is not None
     with kernels.use("reference"):
@@ -96,7 +98,7 @@ def model() -> Model:
 def chain(model: Model, channels: list[int], threads: int = 1) -> CompiledChain:
     plan = model.plan()
     assert plan is not None
-    return CompiledChain(model.config, plan, channels, False, False, threads)
+    return CompiledChain(model.config, plan, channels, links(channels, None), False, threads)
 
 
 @given(cuts=st.lists(st.integers(0, 6000), max_size=8), threads=st.integers(1, 4))

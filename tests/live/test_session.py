@@ -236,10 +236,10 @@ def test_devices_are_found_by_number_and_name_and_opened_as_they_can(sounddevice
     speaker = Loudspeaker("1", RATE, HOP, 0, wait=False)
     assert sounddevice.streams["output"].samplerate == 48000 and sounddevice.streams["output"].channels == 2
     assert speaker.latency == pytest.approx(0.002)  # the resampler's
-    with pytest.raises(AudioError, match="^no input device matching 'Tuba'.$") as error:
+    with pytest.raises(AudioError, match="^no input device matching 'Tuba'.\n") as error:
         Microphone("Tuba", RATE)
     assert "--list-devices" in error.value.hint
-    with pytest.raises(AudioError, match="^multiple input devices found for 's'.$") as error:
+    with pytest.raises(AudioError, match="^multiple input devices found for 's'.\n") as error:
         Microphone("s", RATE)
     assert error.value.hint == "[0] Headset, ALSA\n[1] Speakers, ALSA"
     with pytest.raises(AudioError, match="has no input"):

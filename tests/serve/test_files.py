@@ -102,6 +102,16 @@ def test_what_cannot_be_enhanced_is_named_as_its_sender_does(
     assert str(server.folder) not in answer.body.decode() and server.is_empty()
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("PUT", "/enhance/%0a%1b[31m.wav", 404), ("PUT", "/about", 405)]
+)
+def test_paths_and_methods_that_there_are_not_are_answered_in_json(
+    server: Server, method: str, path: str, status: int
+) -> None:
+    answer = server(method, path, b"")
+    assert answer.status == status and answer.json["hint"] == "docs/serve.md lists what there is."
+
+
 HOSTILE = (
     "../../../../tmp/owned.wav",
     "..\\..\\owned.wav",
@@ -129,6 +139,25 @@ def test_names_are_shown_and_nothing_else(server: Server, name: str) -> None:
     file = server("GET", f"/jobs/{job['id']}/file")
     assert "set-cookie" not in file.headers and file.headers["content-disposition"].isascii()
     assert server("DELETE", f"/jobs/{job['id']}").status == 204 and server.is_empty()
+
+
+def test_an_empty_upload_is_refused_at_once(server: Server) -> None:
+    answer = server("POST", "/jobs?name=a.wav")
+    assert answer.status == 422 and answer.json["error"] == "a.wav: not a sound file (it is empty, 0 bytes)."
+    assert server.is_empty()
+
+
+def test_what_there_is_not_is_told_in_json(server: Server) -> None:
+    absent, method = server("GET", "/none"), server("GET", "/enhance/a.wav")
+    assert absent.status == 404 and absent.json["error"] == "GET /none: not found."
+    assert method.status == 405 and method.json["error"] == "GET /enhance/a.wav: method not allowed."
+    assert set(method.headers["allow"].split(", ")) == {"POST", "PUT"}
+
+
+def test_a_value_out_of_range_is_answered_with_the_range(server: Server) -> None:
+    answer = server("PUT", "/enhance/a.wav?loudness=-16&strength=2", wav())
+    assert answer.status == 400 and answer.json["hint"].startswith("strength from 0 to 1: Share of enhanced sound")
+    assert "loudness from -70 to 0: " in answer.json["hint"]
 
 
 def test_a_job_from_beginning_to_end(server: Server) -> None:
@@ -203,6 +232,8 @@ def test_sound_that_is_too_long_is_refused_as_soon_as_it_shows(serving: Callable
     answer = server("PUT", "/enhance/a.wav", wav(10, rate=8000))
     assert answer.status == 413 and answer.json["error"] == "a.wav: longer than 0.05 minutes."
     assert server.is_empty()
+    several = server("PUT", "/enhance/a.wav?steps=5", wav(1))
+    assert several.status == 413 and several.json["error"] == "a.wav: longer than 0.01 minutes for 5 steps."
 
 
 def test_only_so_many_recordings_are_held(serving: Callable[..., Server]) -> None:
@@ -222,6 +253,23 @@ def test_a_client_that_leaves_stops_the_work(serving: Callable[..., Server]) -> 
     start = time.monotonic()
     assert server("PUT", "/enhance/a.wav", wav(0.1)).status == 200
     assert time.monotonic() - start < 10 and server.is_empty()
+
+
+def test_a_job_of_many_steps_stops_between_two_of_them(server: Server, tmp_path: Path) -> None:
+    calls: list[None] = []
+    jobs = Jobs(server.enhancer, tmp_path, Limits())
+    job = jobs.new("a.wav", False)
+    job.before.write_bytes(wav(1))
+
+    def leave(*_: object) -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            jobs.remove(job)
+
+    with server.enhancer.model.network.register_forward_pre_hook(leave):
+        jobs.start(job, Options(steps=1000), ".wav", "")
+        jobs._worker.shutdown()
+    assert len(calls) == 3 and not list(tmp_path.iterdir())
 
 
 def test_recordings_that_nobody_asks_for_expire(server: Server, tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from tests.serve.conftest import Server
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[", "[::1"])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[", "[::1", "localhost#evil", "evil@localhost"],
+)
 def test_another_name_for_this_machine_is_refused(server: Server, host: str) -> None:
     answer = server("GET", "/about", Host=host)
     assert answer.status == 421 and "does not answer to the name" in answer.json["error"]

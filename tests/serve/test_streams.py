@@ -87,6 +87,9 @@ def test_each_hop_comes_out_at_once(server: Server) -> None:
     ("query", "message"),
     [
         ("raw=x", "expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, got 'x'"),
+        ("raw=999", "rate must be between 1000 and 768000 Hz, got 999"),
+        ("raw=4000037", "rate must be between 1000 and 768000 Hz, got 4000037"),
+        ("raw=767999", "cannot convert from 767999 to 16000 Hz live"),
         ("raw=16000:3", "a stream has at most 2 channels, got 3"),
         ("strength=2", "strength must be between 0 (the input) and 1"),
         ("rate=8000", "unknown option 'rate'; there are attenuation_limit, dereverb, keep_room, strength"),

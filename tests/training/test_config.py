@@ -198,3 +198,9 @@ def test_the_model_to_tune_takes_the_place_of_finetune_s(tmp_path: Path) -> None
     found = load_recipe(heir, [], tuned)
     assert found.model == replace(tuned, name="mine", schedule=replace(tuned.schedule, c=0.3)) and found.steps == 7
     assert load_recipe("sbm-tiny", [], tuned) == load_recipe("sbm-tiny")
+
+
+def test_a_key_on_the_wrong_level_is_told_where_it_belongs() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'batch'\n") as caught:
+        load_recipe("sbm-tiny", ["loop.batch=4"])
+    assert caught.value.hint.startswith("A recipe has batch. Known keys: micro_batch")

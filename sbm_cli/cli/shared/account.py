@@ -53,10 +53,10 @@ class Account:
                 (console.data if self.dry_run else console.detail)(f"ignored   {path}  ({reason})")
         if plan.ignored and not self.dry_run:
             names = ", ".join([*map(str, plan.ignored[:SHOWN]), *["…"] * (len(plan.ignored) > SHOWN)])
-            console.note(f"{len(plan.ignored)} files ignored ({reason}): {names}")
+            console.note(f"{console.count(len(plan.ignored), 'file')} ignored ({reason}): {names}")
 
     def tell(self, job: Job, status: str, reason: str = "", hint: str = "", **report: Any) -> None:
-        """Report a file as planned, skipped, outdated, done or failed; report: fields of its FileReport."""
+        """Report a file as planned, unreadable, skipped, outdated, done or failed; report: fields of its FileReport."""
         if status in ("failed", "outdated"):
             self._rows.append((status, str(job.source), str(job.target), reason, hint))
         self._counts[status] += 1
@@ -113,7 +113,7 @@ class Account:
         if left := files - self._counts.total():
             amount = f" ({_amount(self.left)} of audio)" if self.left else ""
             parts.append(f"{left} left{amount}: run the same command again")
-        summary = f"{files} files: {', '.join(parts) or 'nothing to do'}"
+        summary = f"{console.count(files, 'file')}: {', '.join(parts) or 'nothing to do'}"
         if self._bytes_left:
             summary += f"; {_amount(self.left)} of audio, {self._bytes_left / 1e6:.1f} MB to read"
         if self._seconds:

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import unicodedata
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,12 +20,14 @@ from sbm_cli.timing.clips import Clip, write_clip
 
 VARIABLE = "SBM_TRANSCRIBER"  # an environment variable, which reaches the processes that score
 IN = "{in}"
+PATIENCE = 600.0  # seconds for the program to start, and for a minute of sound
+_JOINERS = "\u200c\u200d"  # between letters of a word
 
 
 def wer(estimate: Samples, clean: Samples) -> float:
     """Return the errors in the words that the program hears, in % of those that it hears in the clean signal.
 
-    Raises ValueError if it hears none there, RuntimeError if it fails.
+    Raises ValueError if it hears none there, RuntimeError if it fails or does not end.
     """
     wanted = words(_transcript(clean.tobytes()))
     if not wanted:
@@ -33,8 +36,11 @@ def wer(estimate: Samples, clean: Samples) -> float:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text in small letters, without marks."""
-    return re.findall(r"[^\W_]+(?:['’][^\W_]+)*", re.sub(r"\[[^\]]*\]|\([^)]*\)", " ", text.lower()))
+    """Return the words of a text in small letters, without punctuation."""
+    text = unicodedata.normalize("NFC", re.sub(r"\[[^\]]*\]|\([^)]*\)", " ", text.lower()))
+    combining = "".join({letter for letter in text if unicodedata.category(letter)[0] == "M"})  # as vowels in Hindi
+    letters = rf"(?:[^\W_][{_JOINERS}{combining}]*)+"
+    return re.findall(rf"{letters}(?:['’]{letters})*", text)
 
 
 def edits(wanted: list[str], found: list[str]) -> int:
@@ -53,7 +59,13 @@ def _transcript(samples: bytes) -> str:
         path = Path(folder) / "speech.wav"
         write_clip(path, Clip("speech", np.atleast_2d(np.frombuffer(samples, np.float32)), RATE), "WAV")
         command = [part.replace(IN, str(path)) for part in shlex.split(os.environ[VARIABLE])]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        patience = PATIENCE * (1 + len(samples) / (4 * RATE * 60))  # of float32
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=patience
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{command[0]} did not end within {patience:.0f} s") from None
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]
         raise RuntimeError(f"{command[0]} ended with status {done.returncode}: {reason[0]}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig
 
 DISCRIMINATOR = "discriminator"
+LEAST_SECONDS = 0.05  # of an excerpt
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Adversarial(Objective):
     def __post_init__(self) -> None:
         if min(self.weight, self.features, self.ramp) < 0 or min(self.every, self.channels) < 1:
             raise ValueError(f"weight, features and ramp are not negative, every and channels at least 1, got {self}")
-        if not self.rate > 0 or not self.seconds > 0:
-            raise ValueError(f"rate and seconds are above 0, got {self}")
+        if not self.rate > 0 or not self.seconds >= LEAST_SECONDS:
+            raise ValueError(f"rate is above 0 and seconds at least {LEAST_SECONDS}, got {self}")
         if not self.windows or any(window % 4 or not 64 <= window <= 2**15 for window in self.windows):
             raise ValueError(f"windows are multiples of 4 from 64 to {2**15} samples, got {self.windows}")
 

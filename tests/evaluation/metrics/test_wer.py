@@ -37,6 +37,25 @@ def test_a_program_that_fails_says_why(hears: None) -> None:
     assert "ended with status 1: too quiet" in score(["wer"], ESTIMATE / 10, CLEAN).reasons["wer"]
 
 
+def test_a_program_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBM_TRANSCRIBER", f"{shlex.quote(sys.executable)} -c 'import time; time.sleep(60)' {{in}}")
+    monkeypatch.setattr(wer, "PATIENCE", 0.1)
+    wer._transcript.cache_clear()
+    assert "did not end within" in score(["wer"], ESTIMATE, CLEAN).reasons["wer"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[00:00] Don't, it’s (laughs) snake_case!", ["don't", "it’s", "snake", "case"]),
+        ("हिन्दी में बोलिए", ["हिन्दी", "में", "बोलिए"]),
+        ("cafe\u0301 ❤\ufe0f", ["café"]),
+    ],
+)
+def test_words(text: str, words: list[str]) -> None:
+    assert wer.words(text) == words
+
+
 @pytest.mark.parametrize(
     ("wanted", "found", "edits"),
     [("a b c", "a b c", 0), ("a b c", "", 3), ("", "a", 1), ("a b c", "b c d", 2), ("a b c", "x y z", 3)],

@@ -116,6 +116,6 @@ def test_it_is_resumed_bit_for_bit(adversarial: TrainConfig, tmp_path: Path) -> 
 
 
 def test_numbers_out_of_range_are_refused() -> None:
-    for wrong in ({"weight": -1}, {"every": 0}, {"rate": 0}, {"windows": (510,)}, {"windows": ()}, {"seconds": 0}):
+    for wrong in ({"weight": -1}, {"every": 0}, {"rate": 0}, {"windows": (510,)}, {"windows": ()}, {"seconds": 1e-9}):
         with pytest.raises(ValueError, match="got"):
             Adversarial(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Charts as SVG, in one style that light and dark pages can show."""
