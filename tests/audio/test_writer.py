@@ -95,7 +95,7 @@ def test_existing_output_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
     path.write_bytes(b"old")
     with pytest.raises(OutputExistsError, match=r"a\.wav exists") as caught, SoundWriter(path, WAV):
         pytest.fail("the writer must refuse before any work is done")
-    assert "--overwrite" in caught.value.hint
+    assert "overwrite" in caught.value.hint
     assert path.read_bytes() == b"old"
     with SoundWriter(path, WAV, overwrite=True) as writer:
         writer.write(np.zeros((1, 10), np.float32))

@@ -24,6 +24,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     noted = Asked()
 
     def train(recipe: Any, output: Path, *, report: Any, **options: Any) -> Outcome:
+        output.mkdir(parents=True, exist_ok=True)
         noted.update(recipe=recipe, output=output, **options)
         report(Progress(50, 200, 12.34567, 1.0, 1e-3, 17.25, 0.0, 0, 7260.0))
         report(Progress(200, 200, 1.0, 1.0, 1e-3, 17.25, 0.0, 3, 0.0, {"valid": Score(2.5, 11.0, 9.5)}))
