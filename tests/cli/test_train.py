@@ -50,6 +50,7 @@ def test_options_reach_the_loop(sbm: Any, asked: Asked) -> None:
         "step 50/200  loss 12.3457  17.2 s of audio per second  2 h 01 min left",
         "step 200/200  loss 1.0000  17.2 s of audio per second  0 s left  3 steps skipped",
         "  valid: loss 2.5000  SI-SDR 11.00 dB (+1.50)",
+        "mine/loss.svg shows the loss",
         "mine/sbm-tiny.safetensors",
     ]
 
