@@ -64,6 +64,9 @@ class Enhancer:
         _LOG.info("loaded %s on %s in %.1f s", enhancer.config.name, device, time.monotonic() - start)
         return enhancer
 
+    def __repr__(self) -> str:
+        return f"<Enhancer {self.config.name} on {self.device}>"
+
     @property
     def config(self) -> ModelConfig:
         return self.model.config

@@ -27,7 +27,7 @@ from sbm_cli.audio.writer import open_writer
 from sbm_cli.errors import AudioError
 from sbm_cli.hardware import gpu_is_full
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.options import DEFAULTS, Options
+from sbm_cli.options import DEFAULTS, Options, check_options
 from sbm_cli.stream import Streams, block_samples
 
 Place = str | os.PathLike[str] | Pipe | BinaryIO
@@ -83,6 +83,7 @@ def enhance_files(
     Otherwise as `Enhancer.enhance_file`; progress also gets the index of the pair. Returns the report of each file, or
     the error that ended it without harm to the others. If memory runs out, half as many continue side by side.
     """
+    check_options(options)
     places = [(_place(source), _place(target)) for source, target in pairs]
     if options.audio_stream == "all":
         return [_enhance_all_streams(model, *pair, options, overwrite, threads) for pair in places]

@@ -12,7 +12,7 @@ ClipMode = Literal["clamp", "rescale", "none"]
 LEAST_RATE, MOST_RATE = 1000, 768_000  # Hz of an output
 LEAST_BIT_RATE = 1000  # bit/s
 MOST_STEPS = 1000
-OF_FILES = ("subtype", "bit_rate", "clip_mode", "loudness", "audio_stream")  # of no use to arrays and streams
+FOR_FILES = ("subtype", "bit_rate", "clip_mode", "loudness", "audio_stream")  # of no use to arrays and streams
 _NUMBERS = ("strength", "attenuation_limit", "dereverb", "rate", "loudness")
 
 
@@ -140,9 +140,9 @@ class Options:
                 raise ValueError(f"rate must be between {LEAST_RATE} and {MOST_RATE} Hz, got {self.rate}")
 
     @property
-    def of_files(self) -> list[str]:
+    def for_files(self) -> list[str]:
         """Names of the options that are set and for files only."""
-        return [name for name in OF_FILES if getattr(self, name) != getattr(DEFAULTS, name)]
+        return [name for name in FOR_FILES if getattr(self, name) != getattr(DEFAULTS, name)]
 
     @property
     def needs_whole_file(self) -> bool:
@@ -158,6 +158,12 @@ class Options:
 DEFAULTS = Options()
 FOR_LIVE = ("strength", "attenuation_limit", "dereverb", "keep_room")  # those that live sound takes, frame by frame
 KEEP_ROOM = Knob("Remove noise but keep the reverberation: dereverb 0.")
+
+
+def check_options(options: object) -> None:
+    """Raise ValueError for anything but options, such as a dictionary."""
+    if not isinstance(options, Options):
+        raise ValueError(f"options must be an Options, such as Options(strength=0.8), got {options!r}")
 
 
 def knobs() -> dict[str, tuple[Any, Knob]]:

@@ -24,7 +24,7 @@ ROOMS = {
     "cells": set(),
     "config": {"errors"},
     "hub": {"config", "errors"},
-    "lock": {"atomic"},
+    "lock": {"atomic", "errors"},
     "audio": {"atomic", "errors"},
     "options": {"audio"},
     "dsp": set(),

@@ -98,6 +98,23 @@ def test_bare_samples_are_read_through_a_pipe(enhancer: Enhancer) -> None:
     assert enhancer.enhance_file(Pipe(source, raw=raw), io.BytesIO()).samples == 16000
 
 
+def test_options_are_no_dictionary(enhancer: Enhancer) -> None:
+    wrong: Any = {"strength": 0.5}
+    for call in (lambda: enhancer.enhance(NOISY.T, 16000, wrong), lambda: enhancer.enhance_file("a", "b", wrong)):
+        with pytest.raises(ValueError, match="options must be an Options, such as"):
+            call()
+
+
+def test_it_shows_model_and_device(enhancer: Enhancer) -> None:
+    assert repr(enhancer) == "<Enhancer sbm-tiny on cpu>"
+
+
+def test_a_missing_file_has_a_hint(enhancer: Enhancer, tmp_path: Path) -> None:
+    with pytest.raises(AudioError) as caught:
+        enhancer.enhance_file(tmp_path / "none.wav", tmp_path / "clean.wav")
+    assert caught.value.hint == f"Check the path; relative ones start at {Path.cwd()}."
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     assert Options(strength=np.float32(0.5), rate=np.int64(8000), attenuation_limit=None).rate == 8000  # type: ignore[arg-type]
 

@@ -45,6 +45,7 @@ class SoundEncoder:
         self._waiting: tuple[float, Any] | None = None
         self._end: int | None = None  # of the sound, in samples, once it is known
         self._filling = 0  # samples behind it, in the last frame
+        self._cut_twice = False  # whether this frame also begins before the sound
         with contextlib.ExitStack() as opened:
             self._file = opened.enter_context(path.open("w+b"))
             origin = form.origin
@@ -80,7 +81,7 @@ class SoundEncoder:
             if len(self._rest):
                 self._encode(self._rest)
             self._mux(self._encoder.encode(None))
-            if self._filling > 0 and not self._muxer.exact:
+            if self._filling > 0 and (self._cut_twice or not self._muxer.exact):
                 seconds = self._filling / self._form.rate
                 self.notes.append(f"{seconds:.3f} s of silence follow: {self._form.container} stores whole frames")
             self._copy(None)
@@ -263,8 +264,10 @@ class SoundEncoder:
             over = packet.pts + size - self._end if ends else 0
             if over >= size > 0:  # silence alone
                 continue
+            # A frame that is cut at its beginning FFmpeg does not cut at its end too; in MP4 it might lose it all.
+            self._cut_twice = packet.pts < self._begin_pts and over > 0 and self._muxer.name != "ogv"
             if over > 0:
-                packet.duration = size - over
+                packet.duration = size if self._cut_twice else size - over
                 skip = PacketSideData(ffmpeg.SKIP_SAMPLES, ffmpeg.SKIP.size)  # type: ignore[call-arg]
                 skip.update(ffmpeg.SKIP.pack(0, over * rates[0] // rates[1], 0, 0))
                 packet.set_sidedata(skip)

@@ -155,12 +155,11 @@ def raw_format(text: str) -> AudioFormat:
     Raises ValueError for another text.
     """
     found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*)(?::(\w+))?)?", text)
-    subtype = (found and found[3] or "PCM_16").upper()
-    if found is None or subtype not in subtypes("RAW"):
-        raise ValueError(
-            f"expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, got {text!r}; "
-            f"choose SUBTYPE from {', '.join(subtypes('RAW'))}"
-        )
+    if found is None:
+        raise ValueError(f"expected RATE[:CHANNELS[:SUBTYPE]], such as 16000:1:PCM_16, got {text!r}")
+    subtype = (found[3] or "PCM_16").upper()
+    if subtype not in subtypes("RAW"):
+        raise ValueError(f"unknown SUBTYPE {found[3]!r}; choose one of {', '.join(subtypes('RAW'))}")
     return AudioFormat(int(found[1]), int(found[2] or 1), None, "RAW", subtype)
 
 

@@ -60,7 +60,7 @@ class SoundReader:
             self._bytes, self._flac = bytes_, 0  # where its last FLAC begins, if it is one
             self._file: Samples | Decoder | sf.SoundFile
             if isinstance(bytes_, Samples):
-                self._file, self.notes = bytes_, []
+                self._file, self.notes = bytes_, bytes_.notes
             else:
                 self._file = _open(bytes_, self.path, isinstance(source, Pipe), stream)
                 opened.callback(self._file.close)
@@ -168,7 +168,8 @@ def _check_readable(path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise AudioError(f"{path}: {str(error.strerror).lower()}.") from error
+        hint = f"Check the path; relative ones start at {Path.cwd()}." if isinstance(error, FileNotFoundError) else ""
+        raise AudioError(f"{path}: {str(error.strerror).lower()}.", hint) from error
 
 
 class _Forward(sf.SoundFile):  # type: ignore[misc]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Waveform, storable
 from sbm_cli.audio.metadata import Metadata
 from sbm_cli.audio.metadata.chunks import read_chunks
+from sbm_cli.audio.segments import Window
 
 # Format tag and bits of the subtypes that a WAV holds without blocks of several samples.
 _TAGS = {"PCM_U8": (1, 8), "PCM_16": (1, 16), "PCM_24": (1, 24), "PCM_32": (1, 32)}
@@ -38,7 +39,8 @@ _MOST_HEADER = 2**20  # bytes of a chunk before the samples; what is larger is r
 class Pipe:
     """A stream of bytes in place of a file: standard input or output, a socket, a file opened in binary mode.
 
-    suffix: of an output, where no name tells the format. raw: what an input without header is made of.
+    suffix: of an output, where no name tells the format. raw: what an input without header is made of. start: where an
+    input begins that can seek.
 
     Raises ValueError for a file in text mode, and for a suffix without its dot.
     """
@@ -46,12 +48,18 @@ class Pipe:
     file: BinaryIO
     suffix: str = ".wav"
     raw: AudioFormat | None = None
+    start: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.file, io.TextIOBase):
             raise ValueError("a pipe needs a file opened in binary mode, such as sys.stdin.buffer")
         if not self.suffix.startswith("."):
             raise ValueError(f"suffix must begin with a dot, such as .flac, got {self.suffix!r}")
+
+    @classmethod
+    def from_here(cls, file: BinaryIO, raw: AudioFormat | None = None) -> Pipe:
+        """Return an input that begins where the file stands: another program may have read what comes before."""
+        return cls(file, raw=raw, start=file.tell() if file.seekable() else 0)
 
     def __str__(self) -> str:
         return "-"
@@ -60,12 +68,12 @@ class Pipe:
     def open(self) -> Iterator[Samples | BinaryIO]:
         """Give the samples of a WAV or of `raw` as they come; for other formats, a file to seek in."""
         if self.file.seekable():
-            self.file.seek(0)
+            self.file.seek(self.start)
         form, head = (self.raw, b"") if self.raw or self.file.seekable() else _wav_header(self.file)
         if form is not None:
             yield Samples(self.file, form, head)
         elif self.file.seekable():
-            yield self.file
+            yield cast(BinaryIO, Window(self.file, self.start)) if self.start else self.file
         else:
             with _spooled(self.file, head) as spool:
                 yield spool
@@ -84,11 +92,13 @@ class Samples:
     """Bare samples, decoded as they come: what of `sf.SoundFile` a reader needs.
 
     head: what stood before them. metadata: what is in it, and the names of what stands behind the samples.
+    notes: what is to be told of them; complete when all are read.
     """
 
     def __init__(self, file: BinaryIO, format: AudioFormat, head: bytes = b"") -> None:
         self.format = format
         self.metadata = Metadata(format, *(read_chunks(io.BytesIO(head)) or ()))
+        self.notes: list[str] = []
         self._file = file
         self._left = format.samples
         self._width = format.channels * SAMPLE_BYTES[format.subtype]
@@ -98,6 +108,8 @@ class Samples:
         if self._left is not None:
             frames = min(frames, self._left)
         data = _read(self._file, frames * self._width)
+        if self._left is None and (odd := len(data) % self._width):
+            self.notes.append(f"left out {odd} of {self._width} bytes at the end: not a whole sample")
         data = data[: len(data) // self._width * self._width]
         if self._left is not None:
             self._left -= len(data) // self._width

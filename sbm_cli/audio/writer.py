@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,11 +84,7 @@ class SoundWriter:
             self._part = atomic.new_part(self._target, mode)
         except OSError as error:
             reason = str(error.strerror).lower()
-            hint = (
-                f"Make the folder first: {shlex.join(['mkdir', '-p', str(self._target.parent)])}"
-                if isinstance(error, FileNotFoundError)
-                else ""
-            )
+            hint = f"Make the folder {self._target.parent} first." if isinstance(error, FileNotFoundError) else ""
             raise AudioError(f"{self.path}: cannot be written ({reason}).", hint) from error
         try:
             self._file: sf.SoundFile | SoundEncoder = self._open()

@@ -224,7 +224,7 @@ def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
             raise typer.BadParameter(f"{PIPE} (stdin) cannot be combined with other inputs", param_hint="INPUT")
         if sys.stdin.isatty():
             raise SbmError("stdin is a terminal, not a file or pipe.", "Redirect it: < noisy.wav")
-        return [Pipe(sys.stdin.buffer, raw=None if raw is None else raw_format(raw))]
+        return [Pipe.from_here(sys.stdin.buffer, None if raw is None else raw_format(raw))]
     if raw is not None:
         raise typer.BadParameter(f"raw samples are read from stdin: INPUT must be {PIPE}", param_hint="--raw")
     sources = expand(inputs)

@@ -12,6 +12,7 @@ import typer
 
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.options import Json, Quiet, Verbose, wrong_usage
+from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import OutputExistsError
 from sbm_cli.hardware import cores
 
@@ -179,7 +180,7 @@ def evaluate(
 
     title = f"{set_name} {split}" if set_name == "mixtures" else set_name
     names = [one.name for one in systems] or ["unprocessed"]
-    with console.progress(f"{', '.join(names)} on {title}", unit="signals") as progress:
+    with interrupted_by_signals(), console.progress(f"{', '.join(names)} on {title}", unit="signals") as progress:
         records = run(
             items,
             systems,

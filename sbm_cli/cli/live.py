@@ -138,6 +138,8 @@ def live(
     if isinstance(session.error, BrokenPipeError):  # the reader has enough
         console.drop_data()
         raise typer.Exit(errors.CLOSED_PIPE)
+    for note in source.notes:
+        console.warn(note)
     console.note(f"{session.seconds:.1f} s of sound" + (f", recorded in {record}" if record else ""))
     if session.error is not None:
         raise session.error
@@ -168,7 +170,7 @@ def _source(input: str | None, raw: AudioFormat | None, rate: int, hop: int) -> 
     from sbm_cli.live.pipes import RawInput
 
     # Unbuffered: a thread that waits in a buffered reader would not let the process end.
-    return RawInput(Pipe(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), raw=raw), rate, hop)
+    return RawInput(Pipe.from_here(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), raw), rate, hop)
 
 
 def _create(

@@ -11,6 +11,7 @@ import typer
 
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.options import Quiet, Verbose
+from sbm_cli.cli.shared.process import interrupted_by_signals
 
 if TYPE_CHECKING:
     from sbm_cli.training.loop import Outcome, Progress
@@ -96,16 +97,17 @@ def train(
     if resume and not (folder / LAST).exists():
         console.note(f"{folder}: nothing to resume; the training starts from the beginning")
     console.note(f"{recipe.model.name}: {recipe.steps} steps of {recipe.batch} mixtures -> {folder}")
-    outcome = run(
-        recipe,
-        folder,
-        resume=resume,
-        max_minutes=max_minutes,
-        processes=processes,
-        report=_report,
-        start=weights,
-        device=device,
-    )
+    with interrupted_by_signals():
+        outcome = run(
+            recipe,
+            folder,
+            resume=resume,
+            max_minutes=max_minutes,
+            processes=processes,
+            report=_report,
+            start=weights,
+            device=device,
+        )
     if weights is not None:
         _compare(outcome)
     if os.environ.get("RANK", "0") == "0" and (picture := draw_losses(folder)):

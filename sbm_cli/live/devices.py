@@ -69,6 +69,7 @@ class Microphone:
     """
 
     channels = 1
+    notes: list[str] = []
 
     def __init__(self, device: str | None, rate: int) -> None:
         self._overflows = 0

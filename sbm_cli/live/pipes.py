@@ -22,6 +22,7 @@ class RawInput:
         form = pipe.raw
         self.channels = form.channels
         self.glitches: dict[str, int] = {}
+        self.notes: list[str] = []
         self._pipe = pipe
         self._inbox = Inbox()
         self._resampler = StreamResampler(form.rate, rate, form.channels, LIVE)
@@ -30,7 +31,7 @@ class RawInput:
 
     def blocks(self) -> Iterator[Samples | None]:
         """Yield what comes, and None while nothing does, until the end."""
-        threading.Thread(target=_read, args=(self._pipe, self._size, self._inbox), daemon=True).start()
+        threading.Thread(target=_read, args=(self._pipe, self._size, self._inbox, self.notes), daemon=True).start()
         for block in self._inbox:
             yield None if block is None else self._resampler.feed(block)
         if self._inbox.error is not None:
@@ -58,7 +59,7 @@ class Output:
         self._writer.write(self._resampler.flush())
 
 
-def _read(pipe: Pipe, size: int, inbox: Inbox) -> None:
+def _read(pipe: Pipe, size: int, inbox: Inbox, notes: list[str]) -> None:
     """Put what comes through a pipe into an inbox. Knows nothing else: the process may end while it waits."""
     try:
         with pipe.open() as samples:
@@ -66,6 +67,7 @@ def _read(pipe: Pipe, size: int, inbox: Inbox) -> None:
             while len(block := samples.read(size, dtype="float32", always_2d=True)):
                 if not inbox.put(block.T):
                     return
+            notes += samples.notes
     except Exception as error:  # for whoever takes the blocks
         inbox.error = error
     inbox.put(None)

@@ -19,10 +19,11 @@ _FADE_SECONDS = 0.02  # between the enhanced sound and the input
 class Source(Protocol):
     """Where sound comes from: blocks [channels, n], and None now and then while there is none.
 
-    latency: in seconds. glitches: how often what happened.
+    latency: in seconds. glitches: how often what happened. notes: what is to be told in the end.
     """
 
     channels: int
+    notes: list[str]
 
     @property
     def latency(self) -> float: ...

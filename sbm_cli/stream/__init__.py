@@ -19,7 +19,7 @@ from sbm_cli.bridge.schedule import BridgeSchedule
 from sbm_cli.dsp.link import links
 from sbm_cli.errors import ModelError
 from sbm_cli.model import Model
-from sbm_cli.options import Options
+from sbm_cli.options import Options, check_options
 
 # Of a file at a time: in shorter blocks calls cost more; in longer ones activations leave the caches of a CPU.
 BLOCK_SECONDS = {"cpu": 2.0, "cuda": 10.0}
@@ -83,8 +83,9 @@ class Stream:
     def __init__(self, model: Model, rate: float, channels: int, options: Options, threads: int) -> None:
         if not hasattr(channels, "__index__") or channels < 1:
             raise ValueError(f"channels must be a whole number from 1, got {channels!r}")
-        if options.of_files:
-            raise ValueError(f"{', '.join(options.of_files)}: for files only, not for arrays and streams")
+        check_options(options)
+        if options.for_files:
+            raise ValueError(f"{', '.join(options.for_files)}: for files only, not for arrays and streams")
         self.fed = 0  # samples
         self._channels = channels
         self._replace_nan = options.replace_nan

@@ -22,7 +22,7 @@ def test_nan_is_refused_with_its_time_or_replaced(tmp_path: Path, bad: float) ->
     sf.write(path, waveform, 16000, subtype="FLOAT")
     with SoundReader(path) as reader, pytest.raises(AudioError, match=r"sample 4000 \(at 0\.250 s\)") as caught:
         list(reader.blocks(700))
-    assert "--replace-nan" in caught.value.hint
+    assert "`replace_nan=True`" in caught.value.hint
     with SoundReader(path, replace_nan=True) as reader:
         found = np.concatenate(list(reader.blocks(700)), axis=1)
     assert np.array_equal(found.T, np.where(np.isfinite(waveform), waveform, 0))

@@ -375,6 +375,15 @@ def test_silence_that_fills_the_last_frame_is_told(tmp_path: Path, suffix: str) 
     assert seconds > 0 and note.startswith(f"{seconds:.3f} s of silence follow: ")
 
 
+@pytest.mark.parametrize("suffix", [".webm", ".mkv", ".mp4", ".ogv"])
+@pytest.mark.parametrize("samples", [1, 312, 400, 649])
+def test_silence_behind_a_single_frame_is_told(tmp_path: Path, suffix: str, samples: int) -> None:
+    notes = write(tmp_path / f"a{suffix}", speech(samples, 48000, 1), 48000, "OPUS")
+    seconds = (read(tmp_path / f"a{suffix}")[1].shape[1] - samples) / 48000
+    assert seconds >= 0
+    assert [note[:27] for note in notes] == ([f"{seconds:.3f} s of silence follow: "] if seconds else [])
+
+
 @pytest.mark.parametrize("rate", [8000, 12000, 16000, 24000, 48000])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("foreign", [False, True])

@@ -132,7 +132,7 @@ def test_one_of_several_streams_is_taken_and_the_others_copied(tmp_path: Path, v
         assert lag(heard(target, number - 1)[1], waveforms[number - 1][0]) == 0
     with pytest.raises(AudioError, match="has 2 audio streams, not 3") as caught:
         SoundReader(tmp_path / "in.mp4", stream=3)
-    assert "--audio-stream 1 to 2, or all" in caught.value.hint
+    assert '`audio_stream=1` to 2, or "all"' in caught.value.hint
 
 
 def test_cover_and_chapters_of_an_audiobook_stay(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import soundfile
 
 from sbm_cli.cli.app import main
 from sbm_cli.cli.shared import console
+from sbm_cli.enhancer import Enhancer
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Result:
 
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> None:
+    """Compile the kernels before the tests do: the first start on a machine says so, and these compare what is said."""
+    Enhancer.load(None, "cpu")
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ COMMANDS = [
     ["evaluate"],
     ["rtf"],
     ["live"],
+    ["serve"],
     ["export"],
     ["models", "list"],
     ["models", "download"],

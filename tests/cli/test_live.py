@@ -88,13 +88,15 @@ def test_an_interrupt_ends_it_and_the_recording_is_whole(model_file: Path, tmp_p
     assert np.array_equal(recorded[:, 1], np.frombuffer(taken, "<i2"))
 
 
-def test_what_is_no_number_is_silence(model_file: Path, tmp_path: Path) -> None:
+def test_what_is_no_number_is_silence_and_no_sample_is_told(model_file: Path, tmp_path: Path) -> None:
     samples = np.full(2000, 0.1, "<f4")
     samples[700] = np.nan
+    cut = b"\0\0\0"
     command = [sys.executable, "-m", "sbm_cli", "live", "--raw", "16000:1:FLOAT", "--model", str(model_file)]
     command += ["-o", str(tmp_path / "clean.wav"), "--record", str(tmp_path / "both.wav")]
-    result = subprocess.run(command, input=samples.tobytes(), capture_output=True, timeout=120, check=False)
+    result = subprocess.run(command, input=samples.tobytes() + cut, capture_output=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
+    assert b"warning: left out 3 of 4 bytes at the end: not a whole sample\n" in result.stderr
     assert len(soundfile.read(tmp_path / "clean.wav")[0]) == len(soundfile.read(tmp_path / "both.wav")[0]) == 2000
 
 

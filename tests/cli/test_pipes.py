@@ -34,6 +34,20 @@ def test_bad_input_through_a_pipe_is_one_message(sbm: Any, folder: Path, model_f
     assert names(folder) == {"noisy.wav"}
 
 
+@pytest.mark.parametrize("options", ["--raw 16000:2:PCM_24", ""])
+def test_a_file_as_stdin_is_read_from_where_it_stands(
+    sbm: Any, folder: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    """Another program of the shell may have read its beginning."""
+    sound = np.zeros(6 * 2000, np.uint8).tobytes() if options else (folder / "noisy.wav").read_bytes()
+    (folder / "stdin").write_bytes(b"header" + sound)
+    with (folder / "stdin").open("rb") as file:
+        file.seek(6)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
+        assert sbm("enhance", "-", *options.split(), "-o", "clean.wav", "-m", model_file).status == 0
+        assert soundfile.info("clean.wav").frames == (2000 if options else 8000)
+
+
 def test_real_pipes_and_a_reader_that_has_enough(folder: Path, model_file: Path) -> None:
     """A shell's pipes: the same sound as through files, and a quiet end, as by SIGPIPE, once nobody reads."""
     soundfile.write("long.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 16000 * 20), 16000)

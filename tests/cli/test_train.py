@@ -24,6 +24,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     noted = Asked()
 
     def train(recipe: Any, output: Path, *, report: Any, **options: Any) -> Outcome:
+        output.mkdir(parents=True, exist_ok=True)
         noted.update(recipe=recipe, output=output, **options)
         report(Progress(50, 200, 12.34567, 1.0, 1e-3, 17.25, 0.0, 0, 7260.0))
         report(Progress(200, 200, 1.0, 1.0, 1e-3, 17.25, 0.0, 3, 0.0, {"valid": Score(2.5, 11.0, 9.5)}))
@@ -49,6 +50,7 @@ def test_options_reach_the_loop(sbm: Any, asked: Asked) -> None:
         "step 50/200  loss 12.3457  17.2 s of audio per second  2 h 01 min left",
         "step 200/200  loss 1.0000  17.2 s of audio per second  0 s left  3 steps skipped",
         "  valid: loss 2.5000  SI-SDR 11.00 dB (+1.50)",
+        "mine/loss.svg shows the loss",
         "mine/sbm-tiny.safetensors",
     ]
 

@@ -47,6 +47,7 @@ class Blocks:
     def __init__(self, blocks: list[Samples]) -> None:
         self.channels = len(blocks[0])
         self.glitches: dict[str, int] = {}
+        self.notes: list[str] = []
         self._blocks = blocks
         self.closed = False
 
