@@ -20,16 +20,18 @@ class Asked(dict[str, Any]):
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
     noted = Asked()
 
     def train(recipe: Any, output: Path, *, report: Any, **options: Any) -> Outcome:
-        output.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True)
+        (output / "train.csv").write_text("step,loss\n50,12.34567\n200,1.0\n")
         noted.update(recipe=recipe, output=output, **options)
         report(Progress(50, 200, 12.34567, 1.0, 1e-3, 17.25, 0.0, 0, 7260.0))
         report(Progress(200, 200, 1.0, 1.0, 1e-3, 17.25, 0.0, 3, 0.0, {"valid": Score(2.5, 11.0, 9.5)}))
         return Outcome(200, False, noted.before, noted.after)
 
+    monkeypatch.chdir(tmp_path)  # where the picture of the loss goes
     monkeypatch.setattr("sbm_cli.training.loop.train", train)
     monkeypatch.delenv("RANK", raising=False)
     return noted
