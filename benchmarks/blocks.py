@@ -1,6 +1,6 @@
 """Time streams by the length of their blocks: python benchmarks/blocks.py [--model PATH] [--device D] > table.md
 
-This is how the block length of a file is chosen (BLOCK_SECONDS in sbm_cli/enhancer.py). Protocol as in `sbm rtf`: the
+This is how the block length of a file is chosen (BLOCK_SECONDS in sbm_cli/stream). Protocol as in `sbm rtf`: the
 lengths take turns within a round, the first round warms up, the median of the others counts.
 """
 
