@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -51,7 +52,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path)
     parser.add_argument("scores", type=Path, nargs="+", help="JSON of `sbm evaluate`")
-    parser.add_argument("--plot", type=Path, help="SVG to write: PESQ with noise alone over the real-time factor")
+    parser.add_argument(
+        "--plot", type=Path, help="SVG: PESQ with noise alone over the real-time factor, means of seeds"
+    )
     options = parser.parse_args()
     heads = ("system", "steps", "PESQ-wb", "ESTOI", "SI-SDR, dB", "DNSMOS OVRL", "NISQA", "RTF", "parameters", "M/s")
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
@@ -64,7 +67,11 @@ def main() -> None:
                 places[name] = system["rtf"], document["scores"]["noise"]["pesq"][name]["mean"]["mean"]
                 print(row(document, system, options.models))
     if options.plot:
-        options.plot.write_text(points("Systems of the paper, tiny", places, "real-time factor", "PESQ-wb, noise only"))
+        together: dict[str, list[Point]] = {}  # seeds of a system, which its name ends in
+        for name, place in places.items():
+            together.setdefault(name.rpartition("-")[0] or name, []).append(place)
+        found = {name: (fmean(x for x, _ in seeds), fmean(y for _, y in seeds)) for name, seeds in together.items()}
+        options.plot.write_text(points("Systems of the paper, tiny", found, "real-time factor", "PESQ-wb, noise only"))
 
 
 if __name__ == "__main__":
