@@ -37,12 +37,12 @@ def size(model: Model) -> tuple[int, float]:
 
 
 def row(document: dict[str, Any], system: dict[str, Any], models: Path) -> str:
-    """Return a line of the table; several steps of a model are named after it."""
-    name, _, how = system["name"].partition(" ")
-    cells = [name, how or "1 step"]
+    """Return a line of the table."""
+    cells = [system["name"]]
     for metric, form in SCORES.items():
         means = [document["scores"][subset][metric][system["name"]]["mean"]["mean"] for subset in SUBSETS]
         cells.append(" / ".join(format(mean, form) for mean in means))
+    name = system["name"].partition(" ")[0]  # of the model; what follows are its steps
     count, operations = size(Model.load(models / f"{name}.safetensors"))
     cells += [f"{system['rtf']:.3f}", f"{count:,}".replace(",", " "), f"{operations / 1e6:.0f}"]
     return f"| {' | '.join(cells)} |"
@@ -56,7 +56,7 @@ def main() -> None:
         "--plot", type=Path, help="SVG: PESQ with noise alone over the real-time factor, means of seeds"
     )
     options = parser.parse_args()
-    heads = ("system", "steps", "PESQ-wb", "ESTOI", "SI-SDR, dB", "DNSMOS OVRL", "NISQA", "RTF", "parameters", "M/s")
+    heads = ("system", "PESQ-wb", "ESTOI", "SI-SDR, dB", "DNSMOS OVRL", "NISQA", "RTF", "parameters", "M/s")
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     places: dict[str, Point] = {}
     for path in options.scores:
