@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sbm_cli import hub
-from sbm_cli.bridge import draw_noise, sample
+from sbm_cli.bridge.sampler import draw_noise, sample
 from sbm_cli.bridge.schedule import marginal, sample_state
 from sbm_cli.data.corpus import open_corpus
 from sbm_cli.data.test_sets import SUBSETS, Mixture, evaluation_set
