@@ -53,10 +53,17 @@ def lines(title: str, curves: Mapping[str, Sequence[Point]], across: str, up: st
     return _document(title, parts, HEIGHT)
 
 
-def points(title: str, named: Mapping[str, Point], across: str, up: str) -> str:
-    """Draw a point for every name, on a logarithmic axis across."""
-    plane = _Plane(list(named.values()), log=True)
+def points(
+    title: str, named: Mapping[str, Point], across: str, up: str, level: tuple[str, float] = ("", math.nan)
+) -> str:
+    """Draw a point for every name, on a logarithmic axis across; level: a name and its height, if it has one."""
+    name, height = level
+    found, known = list(named.values()), math.isfinite(height)
+    plane = _Plane(found + [(found[0][0], height)] * known, log=True)
     parts = plane.axes(across, up)
+    if known:
+        y = plane.place((1.0, height))[1]
+        parts += [_grid(LEFT, y, WIDTH - RIGHT, y, ' stroke-dasharray="6 4"'), _text(LEFT + 6, y - 6, name)]
     for number, (name, point) in enumerate(named.items()):
         x, y = plane.place(point)
         colour = COLOURS[number % len(COLOURS)]
@@ -112,8 +119,8 @@ def _named(number: int, name: str) -> list[str]:
     return [f'<rect x="{x}" y="{y}" width="14" height="8" rx="2" fill="{colour}"/>', _text(x + 22, y + 9, name)]
 
 
-def _grid(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="grid" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+def _grid(x1: float, y1: float, x2: float, y2: float, style: str = "") -> str:
+    return f'<line class="grid" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"{style}/>'
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:

@@ -86,7 +86,7 @@ def test_the_report_is_whole_and_needs_no_network(html: str) -> None:
     reader.feed(html)
     assert reader.open == []
     kinds = [tag for tag, _ in reader.tags]
-    assert (kinds.count("audio"), kinds.count("img"), kinds.count("script"), kinds.count("svg")) == (4, 2, 1, 1)
+    assert (kinds.count("audio"), kinds.count("img"), kinds.count("script"), kinds.count("svg")) == (4, 3, 1, 0)
     assert not {"link", "iframe", "object", "embed", "base"} & set(kinds)
     for _, attributes in reader.tags:
         for name in ("src", "href", "srcset", "data", "poster", "action"):
@@ -102,7 +102,7 @@ def test_names_are_text_and_nothing_else(html: str) -> None:
     assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
     assert {tag for tag, _ in reader.tags} <= {
         *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "div", "section", "script"),
-        *("table", "thead", "tbody", "tr", "th", "td", "button", "audio", "img", "svg", "line", "text", "circle"),
+        *("table", "thead", "tbody", "tr", "th", "td", "button", "audio", "img"),
     }
 
 
@@ -135,7 +135,7 @@ def test_the_report_lives_in_a_browser(html: str, browser: Browser, tmp_path: Pa
         player.addEventListener("error", () => failed(player.error.message));
     })))"""
     assert browser.run(players) == [[True, 0.5]] * 4
-    assert browser.run("[...document.images].map(image => image.complete && image.naturalWidth > 500)") == [True] * 2
+    assert browser.run("[...document.images].map(image => image.complete && image.width > 500)") == [True] * 3
 
     for number in range(4):
         browser.run(f"document.querySelectorAll('audio')[{number}].focus()")
@@ -169,14 +169,6 @@ def test_the_report_lives_in_a_browser(html: str, browser: Browser, tmp_path: Pa
     cards = "[...document.querySelectorAll('.cards td')].map(cell => cell.getBoundingClientRect())"
     assert browser.run(f"Math.max(...{cards}.map(box => box.right))") <= 390
     assert len(set(browser.run(f"{cards}.map(box => box.top)"))) == browser.run(f"{cards}.length")  # one below another
-    sizes = """[...document.querySelectorAll("svg text")].map(
-        text => text.getScreenCTM().a * parseFloat(getComputedStyle(text).fontSize))"""
-    assert min(browser.run(sizes)) >= 11
-    inside = """[...document.querySelectorAll("svg text")].every(text => {
-        const box = text.getBoundingClientRect(), plot = text.closest("svg").getBoundingClientRect();
-        return box.left >= plot.left && box.right <= plot.right;
-    })"""
-    assert browser.run(inside)
     if pictures := os.environ.get("SBM_SCREENSHOTS"):
         shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         Path(pictures, "report.png").write_bytes(b64decode(shot))

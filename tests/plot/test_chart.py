@@ -13,6 +13,7 @@ DRAWN = {
     "bars": bars("a & b", [("ours, 10 s", 38.0, "38.0"), ("<theirs>", 0.5, "0.5")], "times real time", 1),
     "lines": lines("run", {"training": [(0, 2.0), (100, 1.0)], "valid": [(100, 1.5)], "none": []}, "step", "loss"),
     "points": points("set", {"one": (0.02, 2.4), "two": (0.09, 2.1)}, "real-time factor", "PESQ"),
+    "a level": points("set", {"one": (0.02, 2.4)}, "real-time factor", "PESQ", ("noisy", 1.5)),
     "one point": points("set", {"one": (0.02, 2.4)}, "real-time factor", "PESQ"),
     "nothing": lines("run", {}, "step", "loss"),
     "no bars": bars("none", [], "times real time", 0),
@@ -39,6 +40,7 @@ def test_what_is_drawn_has_names() -> None:
     assert {"a & b", "ours, 10 s", "<theirs>", "38.0", "times real time", "1", "10", "100"} <= set(texts["bars"])
     assert {"run", "training", "valid", "step", "loss", "0", "100", "1.6"} <= set(texts["lines"])
     assert {"one", "two", "real-time factor", "PESQ"} <= set(texts["points"])
+    assert "noisy" in texts["a level"] and "stroke-dasharray" in DRAWN["a level"]
 
 
 def luminance(colour: str) -> float:
