@@ -105,7 +105,7 @@ class _Scoring:
 
     def begin(self, estimate: Samples, clean: Samples | None, noisy: Samples) -> Callable[[], tuple[str, Scores]]:
         """Begin to score; the function returned waits for the problem ("" if none) and the scores."""
-        job = partial(score, self._metrics, estimate, clean, RATE, noisy)
+        job = partial(score, self._metrics, estimate, clean, noisy)
         if self._workers == 1:
             scores = job()
             return lambda: ("", scores)
