@@ -236,12 +236,7 @@ def _tell_plan(todo: dict[Job, str], account: Account) -> None:
 
 
 def _enhance(
-    todo: list[Job],
-    before: float,
-    engine: Engine,
-    journal: Journal,
-    account: Account,
-    fail_fast: bool,
+    todo: list[Job], before: float, engine: Engine, journal: Journal, account: Account, fail_fast: bool
 ) -> bool:
     """Do the jobs; return whether there was an interrupt. before: seconds of audio that are done already."""
     from sbm_cli.batch.plan import longest_first
@@ -251,11 +246,7 @@ def _enhance(
         return interrupted() or (fail_fast and bool(account.failed))
 
     start, told, working = time.monotonic(), False, 0.0
-    with (
-        _held_interrupt() as interrupted,
-        engine as workers,
-        console.progress("batch", before=before) as progress,
-    ):
+    with _held_interrupt() as interrupted, engine as workers, console.progress("batch", before=before) as progress:
         todo = longest_first(todo)  # while the workers load the model
         done, total = before, before + sum(job.seconds for job in todo)
         running: dict[Job, float] = {}

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sbm_cli.evaluation.report import Evaluation
     from sbm_cli.evaluation.systems import System
 
-SHOWN = 5  # names of files in a message
 FILES = ("scores.csv", "scores.json", "table.md", "table.tex")
 COST = "quality-cost.svg"  # where a system was timed
 HTML_REPORT = "report.html"
@@ -215,7 +214,7 @@ def _items(
     found = find_set(set_name, paths)
     if found.unmatched:
         files = console.count(len(found.unmatched), "file")
-        console.warn(f"ignored {files} without a counterpart: {_some(found.unmatched)}")
+        console.warn(f"ignored {files} without a counterpart: {console.listed(found.unmatched)}")
     return iter(found.items), len(found.items), found.has_clean, found.unmatched
 
 
@@ -304,9 +303,5 @@ def _tell_problems(result: Evaluation) -> bool:
         if failed:
             what = "cannot be scored" if name == NOISY else f"failed with {name}"
             files = console.count(len(failed), "file")
-            console.error(f"{files} {what}: {_some([r.id for r in failed])}", failed[0].problem)
+            console.error(f"{files} {what}: {console.listed([r.id for r in failed])}", failed[0].problem)
     return bool(result.problems)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

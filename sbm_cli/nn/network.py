@@ -89,10 +89,6 @@ class Windows(Network):
         weight = torch.minimum(torch.cat([ramp, torch.ones(hop)]), torch.cat([torch.ones(hop), ramp.flip(0)]))
         self.register_buffer("weight", weight / weight.view(-1, hop).sum(0).repeat(length // hop), persistent=False)
 
-    @property
-    def lookahead(self) -> int:
-        return self.length
-
     def forward(
         self,
         state: Tensor,

@@ -86,12 +86,12 @@ class _Plane:
 
     def axes(self, across: str, up: str) -> list[str]:
         parts = [_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, across, "middle"), _text(16, TOP - 14, up)]
-        for x in _ticks(*self._across):
+        for x in ticks(*self._across):
             value = 10**x if self._log else x
             place = self.place((value, self._up[0]))[0]
             parts.append(_grid(place, TOP, place, HEIGHT - BOTTOM))
             parts.append(_text(place, HEIGHT - BOTTOM + 18, f"{value:.2g}" if self._log else f"{value:g}", "middle"))
-        for y in _ticks(*self._up):
+        for y in ticks(*self._up):
             place = self.place((1.0, y))[1]
             parts += [_grid(LEFT, place, WIDTH - RIGHT, place), _text(LEFT - 8, place + 4, f"{y:g}", "end")]
         return parts
@@ -106,11 +106,11 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Return about five round numbers in a range."""
-    step = 10.0 ** math.floor(math.log10((high - low) / 5))
-    step *= next(factor for factor in (1, 2, 5, 10) if factor * step * 6 >= high - low)
-    return [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return round numbers in a range, at most `most` + 1."""
+    unit = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(unit * times for times in (1, 2, 5, 10) if unit * times * most >= high - low)
+    return [round(k * step, 9) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _named(number: int, name: str) -> list[str]:

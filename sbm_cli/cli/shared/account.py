@@ -16,7 +16,6 @@ from sbm_cli.errors import OutputExistsError
 if TYPE_CHECKING:
     from sbm_cli.batch.plan import Job, Plan
 
-SHOWN = 5  # names of files in a line
 COLUMNS = ("status", "source", "target", "reason", "hint")  # of the report
 
 
@@ -52,8 +51,8 @@ class Account:
             else:
                 (console.data if self.dry_run else console.detail)(f"ignored   {path}  ({reason})")
         if plan.ignored and not self.dry_run:
-            names = ", ".join([*map(str, plan.ignored[:SHOWN]), *["…"] * (len(plan.ignored) > SHOWN)])
-            console.note(f"{console.count(len(plan.ignored), 'file')} ignored ({reason}): {names}")
+            files = console.count(len(plan.ignored), "file")
+            console.note(f"{files} ignored ({reason}): {console.listed(plan.ignored)}")
 
     def tell(self, job: Job, status: str, reason: str = "", hint: str = "", **report: Any) -> None:
         """Report a file as planned, unreadable, skipped, outdated, done or failed; report: fields of its FileReport."""
@@ -99,9 +98,9 @@ class Account:
             names = (f"{name} ({count})" for name, count in self._not_carried.items())
             console.warn(f"not carried over (from how many files): {', '.join(names)}")
         for reason, paths in self.outdated.items():
-            shown = ", ".join([*map(str, paths[:SHOWN]), *["…"] * (len(paths) > SHOWN)])
+            outputs = "output was" if len(paths) == 1 else "outputs were"
             console.error(
-                f"{len(paths)} outdated {'output was' if len(paths) == 1 else 'outputs were'} kept: {reason}: {shown}",
+                f"{len(paths)} outdated {outputs} kept: {reason}: {console.listed(paths)}",
                 "Use --overwrite to redo them, --skip-existing to keep them, or another output folder.",
             )
         if self.failed:
