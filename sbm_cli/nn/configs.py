@@ -40,7 +40,7 @@ class NetworkConfig:
     def grown(self, wanted: NetworkConfig) -> NetworkConfig:
         """Return the wanted dimensions where a trained network can grow to them, and its own elsewhere.
 
-        It can grow where its weights, padded with zeros at the end, still compute the same.
+        It can grow where its weights, padded with zeros, and more blocks that do nothing still compute the same.
         """
         return replace(self, jumps=self.jumps or wanted.jumps)
 
@@ -113,6 +113,7 @@ class OSpatialNetConfig(NetworkConfig):
             return self
         return replace(
             self,
+            blocks=max(self.blocks, wanted.blocks),
             lookahead=max(self.lookahead, wanted.lookahead),
             kernel=(self.kernel[0] + max(0, wanted.lookahead - self.lookahead), self.kernel[1]),
             filter_frames=wanted.filter_frames if self.filter_frames == 1 else self.filter_frames,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,19 @@ class Network(nn.Module):
     def output_layer(self) -> nn.Conv2d:
         """The last layer with weights, which every estimate leaves through."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def inherit(self, smaller: Network) -> None:
+        """Take the weights of a network that can grow into this one, and do what it does, later by the look-ahead.
+
+        What it lacks has no effect at first: taps for frames of the future are zero, and so is a filter.
+        """
+        self._inherit(smaller.state_dict())
+
+    def _inherit(self, weights: Mapping[str, Tensor]) -> None:
+        for name, tensor in self.state_dict().items():
+            if (old := weights.get(name)) is not None:
+                tensor.zero_()[tuple(map(slice, old.shape))] = old
 
     def fold(self, t: float = 1.0, room: float = 0.0) -> Network:
         """Return a cheaper network that equals this one at the time t, for this room, and where state = noisy.

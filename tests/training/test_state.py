@@ -153,11 +153,13 @@ def test_a_checkpoint_of_a_million_parameters_comes_home(recipe: TrainConfig, tm
     assert size < 16 * parameters * 1.02 + 200_000
 
 
-GROWN = {"lookahead": 2, "kernel": (5, 16), "filter_frames": 5, "keep_room": True, "jumps": True}
+GROWN = {"blocks": 4, "lookahead": 2, "kernel": (5, 16), "filter_frames": 5, "keep_room": True, "jumps": True}
 
 
-def test_a_grown_network_begins_as_the_small_one_was(recipe: TrainConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_grown_network_begins_as_the_small_one_was(blocks: int, recipe: TrainConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
+    recipe = replace(recipe, model=replace(recipe.model, network=replace(recipe.model.network, blocks=blocks)))
     small = OSpatialNet(recipe.model.network)
     with torch.no_grad():
         for parameter in small.parameters():
