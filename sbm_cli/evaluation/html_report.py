@@ -26,8 +26,8 @@ COLOURS = 32  # of a spectrogram in the report: a quarter of the bytes
 
 
 @dataclass(frozen=True)
-class Heard:
-    """An item to hear and see: FLAC by system, and PNG of the noisy input above each other system."""
+class Player:
+    """An item to listen to and look at: FLAC by system, and PNG of the noisy input above each other system."""
 
     id: str
     sounds: Mapping[str, bytes]
@@ -39,7 +39,7 @@ def chosen(count: int, players: int) -> list[int]:
     return sorted({index * count // players for index in range(players)}) if players else []
 
 
-def keep(item: Item, outputs: Mapping[str, Samples]) -> Heard:
+def make_player(item: Item, outputs: Mapping[str, Samples]) -> Player:
     """Return the signals of an item, the noisy input among them, as sound in 16 bits and as pictures.
 
     Raises DependencyError without Pillow.
@@ -54,10 +54,10 @@ def keep(item: Item, outputs: Mapping[str, Samples]) -> Heard:
             if name != NOISY:
                 draw(seen[NOISY], seen[name], path)
                 pictures[name] = _small_palette(path.read_bytes())
-    return Heard(item.id, sounds, pictures)
+    return Player(item.id, sounds, pictures)
 
 
-def to_html(evaluation: Evaluation, heard: Sequence[Heard], about: str) -> str:
+def to_html(evaluation: Evaluation, shown: Sequence[Player], about: str) -> str:
     """Return the report. about: a sentence on how the scores were obtained."""
     template = Template(Path(__file__).with_name("html_report.html").read_text(encoding="utf-8"))
     return template.substitute(
@@ -66,7 +66,7 @@ def to_html(evaluation: Evaluation, heard: Sequence[Heard], about: str) -> str:
         summary="\n".join(_summary(table) for table in tables(evaluation)),
         plot=_plot(evaluation),
         files=_files(evaluation),
-        players="\n".join(_player(one) for one in heard),
+        players="\n".join(_player(one) for one in shown),
     )
 
 
@@ -98,14 +98,14 @@ def _files(evaluation: Evaluation) -> str:
     return f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody></table>"
 
 
-def _player(heard: Heard) -> str:
-    parts = [f"<section><h2>{escape(heard.id)}</h2>"]
-    for name, sound in heard.sounds.items():
+def _player(player: Player) -> str:
+    parts = [f"<section><h2>{escape(player.id)}</h2>"]
+    for name, sound in player.sounds.items():
         parts.append(f"<h3>{escape(name)}</h3>")
         parts.append(f'<audio controls preload="metadata" src="{_data("audio/flac", sound)}"></audio>')
-        if name in heard.pictures:
-            about = escape(f"Spectrograms of {heard.id}: before, and after {name}")
-            picture = f'<img alt="{about}" src="{_data("image/png", heard.pictures[name])}">'
+        if name in player.pictures:
+            about = escape(f"Spectrograms of {player.id}: before, and after {name}")
+            picture = f'<img alt="{about}" src="{_data("image/png", player.pictures[name])}">'
             parts.append(f'<div class="wide" tabindex="0">{picture}</div>')
     return "\n".join([*parts, "</section>"])
 

@@ -80,8 +80,8 @@ class Fixed(Network):
         room: Tensor | None = None,
         to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
-        wish = noisy.real.new_tensor([self.room]) if self.config.keep_room else None
-        found: tuple[Tensor, Carry] = self.network(noisy, noisy, torch.full_like(t, self.t), carry, wish)
+        wanted = noisy.real.new_tensor([self.room]) if self.config.keep_room else None
+        found: tuple[Tensor, Carry] = self.network(noisy, noisy, torch.full_like(t, self.t), carry, wanted)
         return found
 
 

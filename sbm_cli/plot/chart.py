@@ -31,13 +31,13 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], axis: str, ours: in
         x = LABELS + unit * decade
         parts += [_grid(x, TOP, x, bottom), _text(x, bottom + 20, f"{10**decade}", "middle")]
     parts.append(_text(WIDTH - 16, bottom + 20, axis, "end"))
-    for number, (label, value, told) in enumerate(rows):
+    for number, (label, value, note) in enumerate(rows):
         y, length = TOP + LINE * number, unit * max(0.0, math.log10(value))
         colour = COLOURS[0] if number < ours else COLOURS[-1]
         parts += [
             f'<rect x="{LABELS}" y="{y + 5}" width="{length:.1f}" height="{LINE - 10}" fill="{colour}"/>',
             _text(LABELS - 8, y + 20, label, "end"),
-            _text(LABELS + length + 8, y + 20, told),
+            _text(LABELS + length + 8, y + 20, note),
         ]
     return _document(title, parts, bottom + 36)
 

@@ -14,7 +14,7 @@ import pytest
 
 from sbm_cli.audio.samples import Samples
 from sbm_cli.evaluation.folders import Item
-from sbm_cli.evaluation.html_report import chosen, keep, to_html
+from sbm_cli.evaluation.html_report import chosen, make_player, to_html
 from sbm_cli.evaluation.report import Evaluation, summarise
 from sbm_cli.evaluation.scoring import evaluate
 
@@ -45,16 +45,16 @@ def html() -> str:
         return clean + rng.normal(0, 0.01 + 0.05 * len(name) % 0.1, 8000).astype(np.float32), clean
 
     items = [Item(name, "a half", lambda name=name: load(name)) for name in names]  # type: ignore[misc]
-    heard = []
+    players = []
     metrics = ["si_sdr"]
     records = evaluate(
         items,
         [Quieter()],
         metrics,
-        hear=lambda number, item, sounds: heard.append(keep(item, sounds)) if number < 2 else None,
+        on_item=lambda number, item, sounds: players.append(make_player(item, sounds)) if number < 2 else None,
     )
     result = Evaluation("a <set>", records, summarise(records, metrics), {"pesq": "not installed"})
-    return to_html(result, heard, "Scored & shown.")
+    return to_html(result, players, "Scored & shown.")
 
 
 class Reader(HTMLParser):

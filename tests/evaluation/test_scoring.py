@@ -121,7 +121,7 @@ def test_workers_and_levels(items: list[Item]) -> None:
 
     assert scores(workers=2) == scores(workers=1)
     heard: dict[int, float] = {}
-    evaluate(items, [], [], level=-30, hear=lambda i, item, sounds: heard.update({i: float(np.std(sounds["noisy"]))}))
+    evaluate(items, [], [], level=-30, on_item=lambda i, _, sounds: heard.update({i: float(np.std(sounds["noisy"]))}))
     assert heard == {i: pytest.approx(10 ** (-30 / 20), rel=1e-3) for i in range(5)}
 
 

@@ -1,4 +1,4 @@
-"""What became of each file of a batch, told at once and summed up at the end."""
+"""What became of each file of a batch, reported at once and summed up at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = ("status", "source", "target", "reason", "hint")  # of the report
 
 
 class Account:
-    """Tells what becomes of each file, and sums up at the end."""
+    """Reports what becomes of each file, and sums up at the end."""
 
     def __init__(self, json_lines: bool, dry_run: bool) -> None:
         self.elapsed = 0.0
@@ -39,11 +39,11 @@ class Account:
     def begin(self, plan: Plan) -> None:
         """Report folders that cannot be read and files that are ignored."""
         for error in plan.unreadable:
-            told = errors.describe(error).message
+            message = errors.describe(error).message
             if self._json_lines:
-                console.data_line({"status": "failed", "source": str(error.filename), "reason": told})
-            self._rows.append(("failed", str(error.filename), "", told, ""))
-            console.error(f"{told}: its files are left out")
+                console.data_line({"status": "failed", "source": str(error.filename), "reason": message})
+            self._rows.append(("failed", str(error.filename), "", message, ""))
+            console.error(f"{message}: its files are left out")
         reason = "not a sound file by its suffix"
         for path in plan.ignored:
             if self._json_lines:
@@ -54,7 +54,7 @@ class Account:
             files = console.count(len(plan.ignored), "file")
             console.note(f"{files} ignored ({reason}): {console.listed(plan.ignored)}")
 
-    def tell(self, job: Job, status: str, reason: str = "", hint: str = "", **report: Any) -> None:
+    def add(self, job: Job, status: str, reason: str = "", hint: str = "", **report: Any) -> None:
         """Report a file as planned, unreadable, skipped, outdated, done or failed; report: fields of its FileReport."""
         if status in ("failed", "outdated"):
             self._rows.append((status, str(job.source), str(job.target), reason, hint))
@@ -77,8 +77,8 @@ class Account:
 
     def fail(self, job: Job, error: Exception) -> None:
         self.failed.append(job.source)
-        told = errors.describe(error)
-        self.tell(job, "failed", told.message, told.hint)
+        described = errors.describe(error)
+        self.add(job, "failed", described.message, described.hint)
         errors.report(error, about=job.source)
 
     def write_report(self, path: Path) -> None:

@@ -24,7 +24,7 @@ from sbm_cli.nn.kernels.cpu.tensors import array_of, parts_of
 from sbm_cli.nn.kernels.dispatch import differentiates
 
 Carry = tuple[Tensor, Tensor]
-FEW = 256  # rows up to which one kernel does everything: calls would take longer than products
+FUSED_ROWS = 256  # rows up to which one kernel does everything: calls would take longer than products
 
 
 @jit
@@ -64,7 +64,7 @@ def mamba_forward(
                     store(after, at + i, load(wide, origin(v, bands, sequence, frame) + i))
 
 
-def _few(
+def _fused(
     x: Tensor, projections: Sequence[Any], before: Tensor, h: Tensor, arrays: Sequence[Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the whole block in one kernel, which on few rows beats separate calls.
@@ -216,8 +216,8 @@ def prepare(
         dtype, (before, h) = _products_in(x), _begin(x, rates, carry)
         if dtype is None:
             return mamba(x, in_proj, conv, x_proj, dt_proj, A, D, out_proj, carry)
-        if dtype == torch.float32 and x.shape[:3].numel() <= FEW and x.shape[-1] % LANES == 0:
-            y, after, h = _few(x, projections, before, h, arrays)
+        if dtype == torch.float32 and x.shape[:3].numel() <= FUSED_ROWS and x.shape[-1] % LANES == 0:
+            y, after, h = _fused(x, projections, before, h, arrays)
         else:
             tensors = x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, skip, out_proj, h
             y, after, h = _mamba(*tensors, arrays, False, dtype)[0]
