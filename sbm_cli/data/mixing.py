@@ -34,7 +34,6 @@ from sbm_cli.data.random import (
     NOISE_SPEED,
     SECOND_TALKER,
     SOFT_CLIP,
-    SPEECH_SHELF,
     Draws,
     Rows,
     rows_of,
@@ -49,7 +48,6 @@ _LIMITS = {  # of numbers and of both ends of a range
     "segment_seconds": (0.5, 60),
     "noise_speed": (0.25, 4),
     "shelf_db": (0, 200),
-    "speech_shelf_db": (0, 200),
     "clip_db": (0, 200),
     "offset": (0, 1),
     "band_limit_hz": (1000, RATE / 2),
@@ -82,7 +80,6 @@ class MixConfig:
     p_noise_backwards: float = 0.0
     p_synthetic: float = 0.07  # white to brown noise and hum instead of a recording
     shelf_db: float = 6.0  # largest tilt of the noise, at either end of the spectrum
-    speech_shelf_db: float = 0.0  # of the dry speech, as other microphones would
     p_floor: float = 0.9
     floor_dbfs: tuple[float, float] = (-75.0, -55.0)  # beside speech at -26 dBFS: noise under gated pauses of the input
     p_band_limit: float = 0.1
@@ -194,8 +191,6 @@ class Mixer:
         index = self._responses.draw(draws, config.p_measured)
         first = segments.utterances.draw(draws)
         dry = assemble(segments.store, segments.speech(draws, first, n), n)
-        if config.speech_shelf_db:
-            dry = tilted(dry, draws.apart(SPEECH_SHELF), config.speech_shelf_db)
         pair = self._in_room(dry, reverberant, index)
         if config.p_second_talker:
             others = draws.apart(SECOND_TALKER)
@@ -234,7 +229,9 @@ class Mixer:
         if config.p_noise_backwards or config.noise_speed != (1.0, 1.0):
             own = draws.apart(NOISE_SPEED)
             noise = played(noise, own.uniform(*config.noise_speed), own.chance(config.p_noise_backwards), n)
-        noise = tilted(noise, draws, config.shelf_db)
+        low_db, high_db = (draws.uniform(-config.shelf_db, config.shelf_db) for _ in range(2))
+        if config.shelf_db:
+            noise = shelved(noise, low_db, high_db)
         colour, size = draw_colour(draws), fast_length(n)
         change(
             noise,
@@ -290,12 +287,6 @@ def level_step(draws: Draws, config: MixConfig, samples: int) -> Tensor:
     step_db = step_db * draws.chance(config.p_level_step)
     position = torch.arange(samples, device=at.device)
     return db_ratio(step_db[:, None] * ((position - at[:, None]) / (0.05 * RATE)).clamp(0, 1))
-
-
-def tilted(waveforms: Tensor, draws: Draws, most_db: float) -> Tensor:
-    """Return waveforms [items, samples] with both ends of their spectra up to `most_db` louder or softer."""
-    low_db, high_db = (draws.uniform(-most_db, most_db) for _ in range(2))
-    return shelved(waveforms, low_db, high_db) if most_db else waveforms
 
 
 def noise_gain(speech: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
