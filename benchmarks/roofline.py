@@ -44,8 +44,8 @@ def operations(config: OSpatialNetConfig, rate: float) -> tuple[float, float, fl
 
     def mamba(tokens: float, channels: int) -> tuple[float, float]:
         inner, rank = 2 * channels, -(-channels // 16)
-        weights = channels * 2 * inner + inner * (rank + 2 * c.state) + rank * inner + inner * channels
-        return 2 * tokens * weights, tokens * inner * c.state
+        weights = channels * 2 * inner + inner * (rank + 2 * c.d_state) + rank * inner + inner * channels
+        return 2 * tokens * weights, tokens * inner * c.d_state
 
     narrow, full = mamba(rows, c.channels), mamba(rate, c.bands * c.fullband_squeeze)
     cross = 2 * rows * c.channels * c.channels // c.cross_groups * c.cross_kernel * 2  # two convolutions

@@ -121,8 +121,8 @@ class Enhancer:
         Raises AudioError if the source cannot be read or the target cannot be written; OutputExistsError;
         BrokenPipeError.
         """
-        told = None if progress is None else lambda _, done, total: progress(done, total)
-        (result,) = self.enhance_files([(source, target)], options, overwrite=overwrite, progress=told)
+        forward = None if progress is None else lambda _, done, total: progress(done, total)
+        (result,) = self.enhance_files([(source, target)], options, overwrite=overwrite, progress=forward)
         if isinstance(result, Exception):
             raise result
         return result

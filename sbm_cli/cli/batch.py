@@ -177,7 +177,7 @@ def batch(
         with contextlib.nullcontext() if dry_run else journal:
             todo, seconds = _sort(jobs, journal, account, overwrite, skip_existing)
             if dry_run:
-                _tell_plan(todo, account)
+                _list_plan(todo, account)
             elif todo:
                 interrupted = _enhance(list(todo), seconds, processes(len(todo)), journal, account, fail_fast)
     finally:
@@ -204,7 +204,7 @@ def _sort(
 ) -> tuple[dict[Job, str], float]:
     """Return the jobs to do, each with why it is done again, and the seconds of audio that are done already.
 
-    Tells what becomes of the other jobs.
+    Accounts for the other jobs.
     """
     todo, seconds = {}, 0.0
     with console.progress("checking", "files") as progress:
@@ -215,14 +215,14 @@ def _sort(
                 todo[replace(job, replace=state == "outdated")] = reason
             elif state == "outdated" and not skip_existing:
                 account.outdated.setdefault(reason, []).append(job.target)
-                account.tell(job, "outdated", reason)
+                account.add(job, "outdated", reason)
             else:
-                account.tell(job, "skipped", reason)
+                account.add(job, "skipped", reason)
                 seconds += journal.seconds(job)
     return todo, seconds
 
 
-def _tell_plan(todo: dict[Job, str], account: Account) -> None:
+def _list_plan(todo: dict[Job, str], account: Account) -> None:
     """Report what would be done, with the length of each file."""
     from sbm_cli.batch.plan import measured
 
@@ -230,18 +230,13 @@ def _tell_plan(todo: dict[Job, str], account: Account) -> None:
         for number, (job, _, error) in enumerate(measured(todo)):
             progress(number, len(todo))
             if error:
-                account.tell(job, "unreadable", errors.describe(error).message)
+                account.add(job, "unreadable", errors.describe(error).message)
             else:
-                account.tell(job, "planned", todo[replace(job, seconds=0.0)], seconds=job.seconds)
+                account.add(job, "planned", todo[replace(job, seconds=0.0)], seconds=job.seconds)
 
 
 def _enhance(
-    todo: list[Job],
-    before: float,
-    engine: Engine,
-    journal: Journal,
-    account: Account,
-    fail_fast: bool,
+    todo: list[Job], before: float, engine: Engine, journal: Journal, account: Account, fail_fast: bool
 ) -> bool:
     """Do the jobs; return whether there was an interrupt. before: seconds of audio that are done already."""
     from sbm_cli.batch.plan import longest_first
@@ -250,12 +245,8 @@ def _enhance(
     def stopping() -> bool:
         return interrupted() or (fail_fast and bool(account.failed))
 
-    start, told, working = time.monotonic(), False, 0.0
-    with (
-        _held_interrupt() as interrupted,
-        engine as workers,
-        console.progress("batch", before=before) as progress,
-    ):
+    start, announced, working = time.monotonic(), False, 0.0
+    with _held_interrupt() as interrupted, engine as workers, console.progress("batch", before=before) as progress:
         todo = longest_first(todo)  # while the workers load the model
         done, total = before, before + sum(job.seconds for job in todo)
         running: dict[Job, float] = {}
@@ -270,7 +261,7 @@ def _enhance(
                         running[job] = seconds
                     case Done(job, report, sha256, size):
                         journal.finish(job, sha256, report["seconds"], size)
-                        account.tell(job, "done", **report)
+                        account.add(job, "done", **report)
                     case Failed(job, error):
                         if job in running:
                             journal.fail(job)
@@ -278,8 +269,8 @@ def _enhance(
                 if isinstance(event, Done | Failed):
                     done += event.job.seconds
                     del running[event.job]
-                if stopping() and not told:
-                    told = True
+                if stopping() and not announced:
+                    announced = True
                     files = console.count(len(running), "file")
                     console.note(f"finishing {files} before stopping; press Ctrl-C again to stop at once")
                 now = done + sum(running.values())

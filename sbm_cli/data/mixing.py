@@ -189,15 +189,15 @@ class Mixer:
         """Return speech with and without late reverberation, [items, 2, samples]."""
         segments, config, n = self._segments, self._config, self._config.samples
         index = self._responses.draw(draws, config.p_measured)
-        first = segments.talk.draw(draws)
+        first = segments.utterances.draw(draws)
         dry = assemble(segments.store, segments.speech(draws, first, n), n)
         pair = self._in_room(dry, reverberant, index)
         if config.p_second_talker:
             others = draws.apart(SECOND_TALKER)
             second, differs = first, torch.zeros_like(reverberant)
             for _ in range(4):
-                second = torch.where(differs, second, segments.talk.draw(others))
-                differs = segments.talk.name[second] != segments.talk.name[first]
+                second = torch.where(differs, second, segments.utterances.draw(others))
+                differs = segments.utterances.name[second] != segments.utterances.name[first]
             placements = segments.speech(others, second, n)
             level_db = others.uniform(*config.second_talker_db)
 

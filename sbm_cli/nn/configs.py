@@ -78,20 +78,10 @@ class OSpatialNetConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         c = self
-        sizes = (
-            c.bins,
-            c.stride,
-            *c.kernel,
-            c.channels,
-            c.blocks,
-            c.d_state,
-            c.cross_kernel,
-            c.cross_groups,
-            c.squeeze,
-        )
-        if min(*sizes, c.head) < 1 or min(c.embedding, c.fullband_squeeze, c.lookahead) < 0:
+        sizes = c.stride, *c.kernel, c.channels, c.cross_kernel, c.cross_groups, c.squeeze, c.head
+        if min(*sizes, c.bins, c.blocks, c.d_state) < 1 or min(c.embedding, c.fullband_squeeze, c.lookahead) < 0:
             raise ValueError(f"every dimension must be at least 1, and nothing negative, got {self}")
-        large = c.bins > 2**14 + 1 or max(*sizes[1:], c.head, c.embedding, c.fullband_squeeze) > 4096
+        large = c.bins > 2**14 + 1 or max(*sizes, c.embedding, c.fullband_squeeze) > 4096
         if large or max(c.blocks, c.d_state, c.lookahead, c.filter_frames) > 256:
             raise ValueError(f"dimensions are too large for any practical model, got {self}")
         if (self.bins - 1) % self.stride:

@@ -80,8 +80,8 @@ class Fixed(Network):
         room: Tensor | None = None,
         to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
-        wish = noisy.real.new_tensor([self.room]) if self.config.keep_room else None
-        found: tuple[Tensor, Carry] = self.network(noisy, noisy, torch.full_like(t, self.t), carry, wish)
+        wanted = noisy.real.new_tensor([self.room]) if self.config.keep_room else None
+        found: tuple[Tensor, Carry] = self.network(noisy, noisy, torch.full_like(t, self.t), carry, wanted)
         return found
 
 
@@ -103,10 +103,6 @@ class Windows(Network):
         # Weights fall towards both ends and are divided by their sum over all windows that cover a frame.
         weight = torch.minimum(torch.cat([ramp, torch.ones(hop)]), torch.cat([torch.ones(hop), ramp.flip(0)]))
         self.register_buffer("weight", weight / weight.view(-1, hop).sum(0).repeat(length // hop), persistent=False)
-
-    @property
-    def lookahead(self) -> int:
-        return self.length
 
     def forward(
         self,

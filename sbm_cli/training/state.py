@@ -88,7 +88,7 @@ def locked(output: Path) -> Iterator[None]:
         os.close(number)
 
 
-def make_folder(output: Path, config: TrainConfig) -> None:
+def make_folder(output: Path) -> None:
     """Make the folder of a training, and remove from it what a killed one had half written."""
     (output / BEST).mkdir(parents=True, exist_ok=True)
     for folder in (output, output / BEST):

@@ -42,7 +42,7 @@ def draws(items: int = 1, seed: int = 0) -> Draws:
 
 
 def speech(segments: Segments, numbers: Draws, samples: int) -> Tensor:
-    return assemble(segments.store, segments.speech(numbers, segments.talk.draw(numbers), samples), samples)
+    return assemble(segments.store, segments.speech(numbers, segments.utterances.draw(numbers), samples), samples)
 
 
 def noise_of(segments: Segments, numbers: Draws, samples: int) -> Tensor:
@@ -131,7 +131,7 @@ def test_splits_do_not_mix(rooms: ResponseBank) -> None:
     mine = corpus_of([*recordings, ("noise", "n", "train", 2.0), ("noise", "w", "valid", 2.0)])
     for split, number in (("train", 0), ("valid", 1)):
         segments = Segments(mine, split, 0.0, CPU)
-        for kind, drawn in (("speech", segments.talk), ("noise", segments.sound)):
+        for kind, drawn in (("speech", segments.utterances), ("noise", segments.noises)):
             assert drawn.start.tolist() == [mine.clips[mine.where(kind, split)[0]].start]
             assert mine.clips[mine.where(kind, split)[0]].path == str(number + 2 * (kind == "noise"))
     one, other = (Mixer(mine, rooms, DRY, split).batch(0, 0, [0])[1] for split in ("train", "valid"))

@@ -163,8 +163,8 @@ class OSpatialNet(Network):
             k: v.clone() for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith(left)
         }
         if self.embedding is not None:
-            wish = self.head.weight.new_full((1,), room) if self.room is not None else None
-            embedding = self._embed(self.head.weight.new_full((1,), t), wish)
+            wanted = self.head.weight.new_full((1,), room) if self.room is not None else None
+            embedding = self._embed(self.head.weight.new_full((1,), t), wanted)
             for name, module in self.named_modules():
                 if isinstance(module, ModulatedNorm):
                     gain, offset = module.affine(embedding)
