@@ -10,14 +10,18 @@ differences between their own first two seeds: what is not larger than that is n
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
+from sbm_cli.audio.samples import Samples
 from sbm_cli.data.corpus import open_corpus
 from sbm_cli.data.test_sets import SUBSETS, evaluation_set
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.evaluation.metrics import METRICS, available_metrics, score_many
+from sbm_cli.evaluation.metrics import METRICS, available_metrics, score
 from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.evaluation.statistics import difference_interval
 from sbm_cli.hardware import cores
@@ -36,11 +40,12 @@ def main() -> None:
     metrics = [name for name, missing in available_metrics().items() if not missing]
     names, models = zip(*(way.split("=", 1) for way in options.ways), strict=True)
     seeds = [paths.split(",") for paths in models]
-    pairs = []
+    pairs: list[tuple[Samples, Samples]] = []
     for path in [path for paths in seeds for path in paths]:
         enhancer = Enhancer.load(path)
         pairs += [(enhancer.enhance(mixture.noisy, RATE), mixture.clean) for mixture in mixtures]
-    scores = score_many(pairs, metrics, cores(), RATE)
+    with ProcessPoolExecutor(cores(), get_context("spawn")) as pool:
+        scores = list(pool.map(partial(score, metrics), *zip(*pairs, strict=True)))
 
     single = [f"{name} {seed}" for name, paths in zip(names, seeds, strict=True) for seed in range(len(paths))]
     print(f"| subset | metric | {' | '.join(single)} | {names[1]} - {names[0]} (95 % interval) | seeds |")

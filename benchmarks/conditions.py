@@ -161,7 +161,7 @@ def main() -> None:
     for name, signals in inputs.items():
         rows = []
         for voice, signal in zip(voices, signals, strict=True):
-            before, after = (score(METRIC_NAMES, x, voice, RATE) for x in (signal, enhancer.enhance(signal, RATE)))
+            before, after = (score(METRIC_NAMES, x, voice) for x in (signal, enhancer.enhance(signal, RATE)))
             rows.append([value for metric in METRIC_NAMES for value in (before[metric], after[metric])])
         print(f"| {name} | {' | '.join(f'{mean:.2f}' for mean in np.mean(np.array(rows, float), 0))} |")
 

@@ -22,12 +22,11 @@ import torch
 from torch import Tensor
 
 from sbm_cli import hub
-from sbm_cli.bridge import draw_noise, sample
+from sbm_cli.bridge.sampler import draw_noise, sample
 from sbm_cli.bridge.schedule import marginal, sample_state
 from sbm_cli.data.corpus import open_corpus
 from sbm_cli.data.test_sets import SUBSETS, Mixture, evaluation_set
-from sbm_cli.evaluation.metrics import METRICS, score_many
-from sbm_cli.evaluation.metrics.metric import RATE
+from sbm_cli.evaluation.metrics import METRICS, score
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.plot.chart import lines
 
@@ -59,7 +58,7 @@ def waveform(config: ModelConfig, estimate: Tensor, level: Tensor, samples: int)
 
 def means(mixtures: Sequence[Mixture], outputs: Sequence[np.ndarray]) -> dict[str, list[float]]:
     """Return the means of every score, of noise alone and of reverberant mixtures."""
-    scores = score_many(list(zip(outputs, [m.clean for m in mixtures], strict=True)), SCORES, 1, RATE)
+    scores = [score(SCORES, output, mixture.clean) for output, mixture in zip(outputs, mixtures, strict=True)]
     return {
         name: [
             float(np.mean([s[name] for s, m in zip(scores, mixtures, strict=True) if m.subset == subset]))

@@ -44,8 +44,8 @@ def operations(config: OSpatialNetConfig, rate: float) -> tuple[float, float, fl
 
     def mamba(tokens: float, channels: int) -> tuple[float, float]:
         inner, rank = 2 * channels, -(-channels // 16)
-        weights = channels * 2 * inner + inner * (rank + 2 * c.state) + rank * inner + inner * channels
-        return 2 * tokens * weights, tokens * inner * c.state
+        weights = channels * 2 * inner + inner * (rank + 2 * c.d_state) + rank * inner + inner * channels
+        return 2 * tokens * weights, tokens * inner * c.d_state
 
     narrow, full = mamba(rows, c.channels), mamba(rate, c.bands * c.fullband_squeeze)
     cross = 2 * rows * c.channels * c.channels // c.cross_groups * c.cross_kernel * 2  # two convolutions
@@ -55,6 +55,11 @@ def operations(config: OSpatialNetConfig, rate: float) -> tuple[float, float, fl
     products += 2 * bins * c.head * 3 * (2 + 4)  # skip and head
     stages = 4 * c.blocks
     return products, c.blocks * narrow[1] + full[1], stages * 2 * rows * c.channels * 4
+
+
+@njit(error_model="numpy")
+def multiply(x, weight, y, inputs, outputs):  # type: ignore[no-untyped-def]
+    product(x, 0, inputs, 1, ROWS, weight, 0, inputs, outputs, False, y, 0, outputs)
 
 
 @njit(error_model="numpy")
@@ -83,9 +88,7 @@ def rates(config: OSpatialNetConfig, seconds: float) -> tuple[float, float, floa
         x, y, random = np.zeros(ROWS * size, np.float32), np.zeros(ROWS * out, np.float32), np.random.default_rng(0)
         weight = np.concatenate(packed(random.normal(size=(size, out)).astype(np.float32)))
         took = best(
-            lambda x=x, weight=weight, y=y, size=size, out=out: product(  # type: ignore[misc]
-                x, 0, size, 1, ROWS, weight, 0, size, out, False, y, 0, out
-            ),
+            lambda x=x, weight=weight, y=y, size=size, out=out: multiply(x, weight, y, size, out),  # type: ignore[misc]
             seconds,
         )
         products = max(products, 2 * ROWS * size * out / took)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sbm_cli.bridge.sampler import one_step, sample
+from sbm_cli.bridge.sampler import sample
 from sbm_cli.bridge.schedule import VE, sample_state
 from sbm_cli.nn.blocks import NarrowBandBlock, TimeEmbedding
 
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         network = train(degrade, known, options.steps)
         noisy = degrade(new)
         with torch.no_grad():
-            found = one_step(network, noisy), sample(network, SCHEDULE, noisy, STEPS, "sde")
+            found = sample(network, SCHEDULE, noisy, 1), sample(network, SCHEDULE, noisy, STEPS, "sde")
         print(f"{name:<12}{rms(noisy - new):>8.3f}{rms(found[0] - new):>8.3f}{rms(found[1] - new):>9.3f}")
         rows += [x[:SHOWN] for x in (noisy, *found, new)]
     draw(rows, options.output)

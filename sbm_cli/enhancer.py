@@ -47,7 +47,7 @@ class Enhancer:
         """Return an enhancer for a model, given by name, file or folder; None is the default model.
 
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". threads: CPU threads.
-        before_compiling is called before kernels are compiled, for half a minute, once per machine.
+        before_compiling is called before kernels are compiled, for ten seconds, once per machine.
 
         Raises ModelError if the model is unknown, missing or damaged; ValueError for another device or less than one
         thread, DependencyError for a GPU that is not there.
@@ -121,8 +121,8 @@ class Enhancer:
         Raises AudioError if the source cannot be read or the target cannot be written; OutputExistsError;
         BrokenPipeError.
         """
-        told = None if progress is None else lambda _, done, total: progress(done, total)
-        (result,) = self.enhance_files([(source, target)], options, overwrite=overwrite, progress=told)
+        forward = None if progress is None else lambda _, done, total: progress(done, total)
+        (result,) = self.enhance_files([(source, target)], options, overwrite=overwrite, progress=forward)
         if isinstance(result, Exception):
             raise result
         return result

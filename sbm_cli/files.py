@@ -90,9 +90,9 @@ def enhance_files(
     results: list[FileReport | Exception] = []
     while len(results) < len(places):
         group = places[len(results) :][: model.side_by_side]
-        told = None if progress is None else partial(_shifted, progress, len(results))
+        forward = None if progress is None else partial(_shifted, progress, len(results))
         try:
-            results += _enhance_group(model, group, options, overwrite, threads, told)
+            results += _enhance_group(model, group, options, overwrite, threads, forward)
         except RuntimeError as error:
             if not gpu_is_full(error):
                 raise

@@ -71,14 +71,14 @@ class Lease:
             if not stat.S_ISREG(self._path.lstat().st_mode):
                 raise SbmError(f"{self._path}: is not a regular file.", "Remove it.")
         first = seen = self._look()
-        start, told = time.monotonic(), False
+        start, warned = time.monotonic(), False
         while seen is not None and seen == first:
             waited = time.monotonic() - start
             if _has_ended(seen[0]) or waited > EXPIRY:
                 self._remove(seen[0])
                 return None
-            if waited > 2 * SIGN_OF_LIFE and not told:
-                told = True
+            if waited > 2 * SIGN_OF_LIFE and not warned:
+                warned = True
                 wait(seen[0])
             time.sleep(SIGN_OF_LIFE / 10)
             seen = self._look()

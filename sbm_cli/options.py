@@ -117,12 +117,9 @@ class Options:
             raise ValueError(f"steps must be between 1 and {MOST_STEPS}, got {self.steps}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
-        if self.sampler not in get_args(Sampler):
-            raise ValueError(f"sampler must be one of {', '.join(get_args(Sampler))}, got {self.sampler!r}")
-        if self.dtype not in get_args(Dtype):
-            raise ValueError(f"dtype must be one of {', '.join(get_args(Dtype))}, got {self.dtype!r}")
-        if self.clip_mode not in get_args(ClipMode):
-            raise ValueError(f"clip mode must be one of {', '.join(get_args(ClipMode))}, got {self.clip_mode!r}")
+        for name, choices in (("sampler", Sampler), ("dtype", Dtype), ("clip_mode", ClipMode)):
+            if (value := getattr(self, name)) not in (known := get_args(choices)):
+                raise ValueError(f"{name.replace('_', ' ')} must be one of {', '.join(known)}, got {value!r}")
         if self.bit_rate is not None and not (isinstance(self.bit_rate, int) and self.bit_rate >= LEAST_BIT_RATE):
             raise ValueError(f"bit rate must be a whole number of bit/s, such as 128000, got {self.bit_rate!r}")
         if self.loudness is not None:

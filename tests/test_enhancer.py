@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbm_cli.audio.resample import resampled_length
-from sbm_cli.bridge import VE, Flow, Schedule, sample
+from sbm_cli.bridge.sampler import sample
+from sbm_cli.bridge.schedule import VE, Flow, Schedule
 from sbm_cli.dsp.level import frame_power
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import DependencyError, ModelError

@@ -30,7 +30,7 @@ from sbm_cli.audio.samples import Samples
 from sbm_cli.data.corpus import open_corpus
 from sbm_cli.data.manifest import RATE
 from sbm_cli.data.test_sets import SUBSETS, evaluation_set
-from sbm_cli.evaluation.metrics import score_many
+from sbm_cli.evaluation.metrics import score
 from sbm_cli.timing.clips import made_clips
 from sbm_cli.timing.commands import THREAD_VARIABLES
 from sbm_cli.timing.machine import machine, software
@@ -157,7 +157,7 @@ def score_all(workers: dict[System, Worker], manifest: Path, count: int, folder:
             outputs[system.label].append(aligned(output, mixture.noisy))
     scores = {}
     for label, estimates in outputs.items():
-        rows = score_many([(e, m.clean) for e, m in zip(estimates, mixtures, strict=True)], METRICS)
+        rows = [score(METRICS, e, m.clean) for e, m in zip(estimates, mixtures, strict=True)]
         scores[label] = {
             subset: {
                 metric: statistics.fmean(

@@ -29,11 +29,6 @@ class Network(Protocol):
     def __call__(self, state: Tensor, noisy: Tensor, t: Tensor, /) -> Tensor: ...
 
 
-def one_step(network: Network, noisy: Tensor) -> Tensor:
-    """Return the estimate from the noisy end of the bridge: one call, no noise, no update, so no seed either."""
-    return network(noisy, noisy, _times(noisy, 1.0))
-
-
 def grid(steps: int, t_min: float = T_MIN) -> Tensor:
     """Return the times t_0 = 1 > … > t_steps = t_min, equally spaced, float64 [steps + 1].
 
@@ -69,13 +64,7 @@ def jump_grid(steps: int, t_min: float = T_MIN) -> Tensor:
 
 
 def ode_step(
-    schedule: Schedule,
-    state: Tensor,
-    estimate: Tensor,
-    noisy: Tensor,
-    t_from: Tensor,
-    t_to: Tensor,
-    noise: Tensor | None = None,
+    schedule: Schedule, state: Tensor, estimate: Tensor, noisy: Tensor, t_from: Tensor, t_to: Tensor
 ) -> Tensor:
     """Take one step of the probability flow: rescale the residual around the new mean.
 
@@ -91,18 +80,12 @@ def ode_step(
 
 
 def sde_step(
-    schedule: Schedule,
-    state: Tensor,
-    estimate: Tensor,
-    noisy: Tensor,
-    t_from: Tensor,
-    t_to: Tensor,
-    noise: Tensor | None = None,
+    schedule: Schedule, state: Tensor, estimate: Tensor, t_from: Tensor, t_to: Tensor, noise: Tensor | None = None
 ) -> Tensor:
     """Take one step of the SDE: draw x_(t_to) given x_(t_from) and the estimate, exact for a constant estimate.
 
     state, estimate, noise: [batch, ...]; t_from, t_to: [batch], t_to ≤ t_from, t_from > 0. Without noise it returns
-    the mean of that draw. It does not look at `noisy`: the state holds what the bridge still has of it.
+    the mean of that draw. What the bridge still has of the noisy signal, the state holds.
 
     Raises ValueError if a time leaves [0, 1], t_to > t_from, or t_from = 0, and for a flow, which has no such step.
     """
@@ -148,67 +131,43 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
 Draw = Callable[["Tensor"], "Tensor"]  # noise as of `draw_noise`
 # (t, state, noisy, others, to=None) -> the network's estimate, and the tensors it was given as they belong to that
 Evaluate = Callable[..., "tuple[Tensor, ...]"]
-# (evaluate, schedule, state, noisy, t_from, t_to, draw) -> the state at t_to, and noisy beside it
+# (evaluate, schedule, state, noisy, t, to, draw) -> the state at `to`, and noisy beside it
 Step = Callable[[Evaluate, Schedule, "Tensor", "Tensor", "Tensor", "Tensor", "Draw | None"], "tuple[Tensor, Tensor]"]
 
 
 def _ode(
-    evaluate: Evaluate,
-    schedule: Schedule,
-    state: Tensor,
-    noisy: Tensor,
-    t_from: Tensor,
-    t_to: Tensor,
-    draw: Draw | None,
+    evaluate: Evaluate, schedule: Schedule, state: Tensor, noisy: Tensor, t: Tensor, to: Tensor, draw: Draw | None
 ) -> tuple[Tensor, Tensor]:
-    estimate, state, noisy = evaluate(t_from, state, noisy)
-    return ode_step(schedule, state, estimate, noisy, t_from, t_to), noisy
+    estimate, state, noisy = evaluate(t, state, noisy)
+    return ode_step(schedule, state, estimate, noisy, t, to), noisy
 
 
 def _sde(
-    evaluate: Evaluate,
-    schedule: Schedule,
-    state: Tensor,
-    noisy: Tensor,
-    t_from: Tensor,
-    t_to: Tensor,
-    draw: Draw | None,
+    evaluate: Evaluate, schedule: Schedule, state: Tensor, noisy: Tensor, t: Tensor, to: Tensor, draw: Draw | None
 ) -> tuple[Tensor, Tensor]:
-    estimate, state, noisy = evaluate(t_from, state, noisy)
-    return sde_step(schedule, state, estimate, noisy, t_from, t_to, draw(noisy) if draw else None), noisy
+    estimate, state, noisy = evaluate(t, state, noisy)
+    return sde_step(schedule, state, estimate, t, to, draw(noisy) if draw else None), noisy
 
 
 def _heun(
-    evaluate: Evaluate,
-    schedule: Schedule,
-    state: Tensor,
-    noisy: Tensor,
-    t_from: Tensor,
-    t_to: Tensor,
-    draw: Draw | None,
+    evaluate: Evaluate, schedule: Schedule, state: Tensor, noisy: Tensor, t: Tensor, to: Tensor, draw: Draw | None
 ) -> tuple[Tensor, Tensor]:
     """Average the estimates at both ends, by Heun's method; what is linear in the flow is solved exactly.
 
     Second order on a flow (Karras et al. 2022, arXiv 2206.00364, Algorithm 1; Lu et al. 2022, arXiv 2206.00927); about
     one and a half on a bridge, whose standard deviation has an infinite slope at t = 1.
     """
-    first, state, noisy = evaluate(t_from, state, noisy)
-    there = ode_step(schedule, state, first, noisy, t_from, t_to)
-    second, _, noisy, state, first = evaluate(t_to, there, noisy, state, first)
-    return ode_step(schedule, state, (first + second) / 2, noisy, t_from, t_to), noisy
+    first, state, noisy = evaluate(t, state, noisy)
+    there = ode_step(schedule, state, first, noisy, t, to)
+    second, _, noisy, state, first = evaluate(to, there, noisy, state, first)
+    return ode_step(schedule, state, (first + second) / 2, noisy, t, to), noisy
 
 
 def _jump(
-    evaluate: Evaluate,
-    schedule: Schedule,
-    state: Tensor,
-    noisy: Tensor,
-    t_from: Tensor,
-    t_to: Tensor,
-    draw: Draw | None,
+    evaluate: Evaluate, schedule: Schedule, state: Tensor, noisy: Tensor, t: Tensor, to: Tensor, draw: Draw | None
 ) -> tuple[Tensor, Tensor]:
-    estimate, state, noisy = evaluate(t_from, state, noisy, to=t_to)
-    return jump_step(state, estimate, t_from, t_to), noisy
+    estimate, state, noisy = evaluate(t, state, noisy, to=to)
+    return jump_step(state, estimate, t, to), noisy
 
 
 @dataclass(frozen=True)
@@ -252,8 +211,8 @@ def sample(
 ) -> Tensor:
     """Walk from `noisy` [batch, ...] to clean.
 
-    With one step every sampler is `one_step`: the update that would follow moves the estimate by noisy_weight(t_min)
-    (3e-5 for VE) of its distance to noisy, back towards the noise.
+    One step is the network's estimate at t = 1, whatever the sampler: the update that would follow moves it by
+    noisy_weight(t_min) (3e-5 for VE) of its distance to noisy, back towards the noise.
     draw: called in the order of the steps that draw, for noise as of `draw_noise`; before them for the end of a path
     that is not the noisy signal itself.
     wait: of a network whose estimates come late, as one with a look-ahead has them in a stream: called after each of

@@ -14,7 +14,7 @@ import typer
 
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.account import Account, check_report
-from sbm_cli.cli.shared.loading import tell_compiling
+from sbm_cli.cli.shared.loading import announce_compiling
 from sbm_cli.cli.shared.options import (
     Model,
     Quiet,
@@ -171,14 +171,14 @@ def batch(
             return RayWorkers(work, journal.path, most, workers, address, device, share, console.note)
         from sbm_cli.batch.local import Workers
 
-        return Workers(work, devices[:most], tell_compiling)
+        return Workers(work, devices[:most], announce_compiling)
 
     interrupted = False
     try:
         with contextlib.nullcontext() if dry_run else journal:
             todo, seconds = _sort(jobs, journal, account, overwrite, skip_existing)
             if dry_run:
-                _tell_plan(todo, account)
+                _list_plan(todo, account)
             elif todo:
                 interrupted = _enhance(list(todo), seconds, processes(len(todo)), journal, account, fail_fast)
     finally:
@@ -205,7 +205,7 @@ def _sort(
 ) -> tuple[dict[Job, str], float]:
     """Return the jobs to do, each with why it is done again, and the seconds of audio that are done already.
 
-    Tells what becomes of the other jobs.
+    Accounts for the other jobs.
     """
     todo, seconds = {}, 0.0
     with console.progress("checking", "files") as progress:
@@ -216,14 +216,14 @@ def _sort(
                 todo[replace(job, replace=state == "outdated")] = reason
             elif state == "outdated" and not skip_existing:
                 account.outdated.setdefault(reason, []).append(job.target)
-                account.tell(job, "outdated", reason)
+                account.add(job, "outdated", reason)
             else:
-                account.tell(job, "skipped", reason)
+                account.add(job, "skipped", reason)
                 seconds += journal.seconds(job)
     return todo, seconds
 
 
-def _tell_plan(todo: dict[Job, str], account: Account) -> None:
+def _list_plan(todo: dict[Job, str], account: Account) -> None:
     """Report what would be done, with the length of each file."""
     from sbm_cli.batch.plan import measured
 
@@ -231,18 +231,13 @@ def _tell_plan(todo: dict[Job, str], account: Account) -> None:
         for number, (job, _, error) in enumerate(measured(todo)):
             progress(number, len(todo))
             if error:
-                account.tell(job, "unreadable", errors.describe(error).message)
+                account.add(job, "unreadable", errors.describe(error).message)
             else:
-                account.tell(job, "planned", todo[replace(job, seconds=0.0)], seconds=job.seconds)
+                account.add(job, "planned", todo[replace(job, seconds=0.0)], seconds=job.seconds)
 
 
 def _enhance(
-    todo: list[Job],
-    before: float,
-    engine: Engine,
-    journal: Journal,
-    account: Account,
-    fail_fast: bool,
+    todo: list[Job], before: float, engine: Engine, journal: Journal, account: Account, fail_fast: bool
 ) -> bool:
     """Do the jobs; return whether there was an interrupt. before: seconds of audio that are done already."""
     from sbm_cli.batch.plan import longest_first
@@ -251,12 +246,8 @@ def _enhance(
     def stopping() -> bool:
         return interrupted() or (fail_fast and bool(account.failed))
 
-    start, told, working = time.monotonic(), False, 0.0
-    with (
-        _held_interrupt() as interrupted,
-        engine as workers,
-        console.progress("batch", before=before) as progress,
-    ):
+    start, announced, working = time.monotonic(), False, 0.0
+    with _held_interrupt() as interrupted, engine as workers, console.progress("batch", before=before) as progress:
         progress(before, 0, "loading the model")
         todo = longest_first(todo)  # meanwhile
         done, total = before, before + sum(job.seconds for job in todo)
@@ -272,7 +263,7 @@ def _enhance(
                         running[job] = seconds
                     case Done(job, report, sha256, size):
                         journal.finish(job, sha256, report["seconds"], size)
-                        account.tell(job, "done", **report)
+                        account.add(job, "done", **report)
                     case Failed(job, error):
                         if job in running:
                             journal.fail(job)
@@ -280,8 +271,8 @@ def _enhance(
                 if isinstance(event, Done | Failed):
                     done += event.job.seconds
                     del running[event.job]
-                if stopping() and not told:
-                    told = True
+                if stopping() and not announced:
+                    announced = True
                     files = console.count(len(running), "file")
                     console.note(f"finishing {files} before stopping; press Ctrl-C again to stop at once")
                 now = done + sum(running.values())

@@ -85,8 +85,8 @@ def examine() -> Iterator[Check]:
         except SbmError as error:
             yield Check(name, "fault", error.message, error.hint)
         except Exception as error:  # a broken installation can raise anything
-            told = f"{type(error).__name__}: {error}"
-            yield Check(name, "fault", told, 'pip install --upgrade --force-reinstall "sbm-cli"')
+            problem = f"{type(error).__name__}: {error}"
+            yield Check(name, "fault", problem, 'pip install --upgrade --force-reinstall "sbm-cli"')
 
 
 def _sbm() -> Iterator[Check]:

@@ -300,14 +300,14 @@ def _summarise(report: FileReport) -> None:
 
 def _levels(report: FileReport) -> str:
     """Say how loud speech and pauses were and are, as far as there are any."""
-    told = []
+    parts = []
     if levels := report.levels:
         for name, before, after in (
             ("speech", levels.speech_before, levels.speech_after),
             ("pauses", levels.pauses_before, levels.pauses_after),
         ):
             if before is not None and after is not None:
-                told.append(f"{name} {before:.0f} -> {after:.0f} dBFS")
+                parts.append(f"{name} {before:.0f} -> {after:.0f} dBFS")
     if report.loudness is not None:
-        told.append(f"loudness {report.loudness:.1f} LUFS")
-    return ", ".join(told)
+        parts.append(f"loudness {report.loudness:.1f} LUFS")
+    return ", ".join(parts)

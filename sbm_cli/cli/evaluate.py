@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from sbm_cli.audio.samples import Samples
     from sbm_cli.data.test_sets import Mixture
     from sbm_cli.evaluation.folders import Item
-    from sbm_cli.evaluation.html_report import Heard
+    from sbm_cli.evaluation.html_report import Player
     from sbm_cli.evaluation.report import Evaluation
     from sbm_cli.evaluation.systems import System
 
-SHOWN = 5  # names of files in a message
 FILES = ("scores.csv", "scores.json", "table.md", "table.tex")
 COST = "quality-cost.svg"  # where a system was timed
 HTML_REPORT = "report.html"
@@ -141,7 +140,7 @@ def evaluate(
     console.adjust(quiet or json, verbose)
     console.note("loading the test set and the systems")
 
-    from sbm_cli.evaluation.html_report import chosen, keep
+    from sbm_cli.evaluation.html_report import chosen, make_player
     from sbm_cli.evaluation.metrics import METRICS, available_metrics, wer
     from sbm_cli.evaluation.report import Evaluation, summarise, to_json, to_markdown
     from sbm_cli.evaluation.scoring import evaluate as run
@@ -164,19 +163,19 @@ def evaluate(
     absent = {name: available[name] for name in wanted if available[name]}
     if absent and not metrics:
         console.note(f"absent metrics, which `sbm doctor` explains: {', '.join(absent)}")
-    told = {} if not metrics else dict(absent)
+    reported = {} if not metrics else dict(absent)
     if not has_clean:
-        told |= {name: "the set has no clean references" for name in wanted if METRICS[name].needs_clean}
-    absent |= told
-    for reason in dict.fromkeys(told.values()):
-        console.warn(f"absent metrics: {', '.join(name for name in told if told[name] == reason)}", reason)
+        reported |= {name: "the set has no clean references" for name in wanted if METRICS[name].needs_clean}
+    absent |= reported
+    for reason in dict.fromkeys(reported.values()):
+        console.warn(f"absent metrics: {', '.join(name for name in reported if reported[name] == reason)}", reason)
     present = [name for name in wanted if name not in absent]
     audible = set(chosen(total, players if html else 0))
-    heard: list[Heard] = []
+    shown: list[Player] = []
 
-    def hear(number: int, item: Item, sounds: dict[str, Samples]) -> None:
+    def show(number: int, item: Item, sounds: dict[str, Samples]) -> None:
         if number in audible:
-            heard.append(keep(item, sounds))
+            shown.append(make_player(item, sounds))
 
     title = f"{set_name} {split}" if set_name == "mixtures" else set_name
     names = [one.name for one in systems] or ["unprocessed"]
@@ -187,17 +186,17 @@ def evaluate(
             present,
             workers or cores(),
             level,
-            hear,
+            show,
             lambda done: progress(done, total * (1 + len(systems))),
         )
     result = Evaluation(title, records, summarise(records, present), absent, unmatched, level)
     if output is not None:
-        _write(output, result, heard if html else None)
+        _write(output, result, shown if html else None)
     if json:
         console.data_json(to_json(result))
     else:
         console.data(to_markdown(result))
-    if _tell_problems(result):
+    if _report_problems(result):
         raise typer.Exit(errors.FAILED)
 
 
@@ -215,7 +214,7 @@ def _items(
     found = find_set(set_name, paths)
     if found.unmatched:
         files = console.count(len(found.unmatched), "file")
-        console.warn(f"ignored {files} without a counterpart: {_some(found.unmatched)}")
+        console.warn(f"ignored {files} without a counterpart: {console.listed(found.unmatched)}")
     return iter(found.items), len(found.items), found.has_clean, found.unmatched
 
 
@@ -273,8 +272,8 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
         )
 
 
-def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> None:
-    """Write the files of a report, each whole or not at all; heard: None for no HTML report."""
+def _write(output: Path, result: Evaluation, shown: Sequence[Player] | None) -> None:
+    """Write the files of a report, each whole or not at all; shown: None for no HTML report."""
     from json import dumps
 
     from sbm_cli.atomic import write_atomically
@@ -286,15 +285,15 @@ def _write(output: Path, result: Evaluation, heard: Sequence[Heard] | None) -> N
     texts = dict(zip(FILES, (to_csv(result), document, to_markdown(result) + "\n", to_latex(result)), strict=True))
     if drawn := to_svg(result):
         texts[COST] = drawn
-    if heard is not None:
+    if shown is not None:
         level = "without changes of level" if result.level is None else f"at {result.level:g} dBFS RMS"
-        texts[HTML_REPORT] = to_html(result, heard, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")
+        texts[HTML_REPORT] = to_html(result, shown, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")
     for name, text in texts.items():
         write_atomically(output / name, text.encode("utf-8", "backslashreplace"))  # names of files need not be text
     console.note(f"wrote {', '.join(texts)} to {output}")
 
 
-def _tell_problems(result: Evaluation) -> bool:
+def _report_problems(result: Evaluation) -> bool:
     """Report what failed, problems of the input only once, and return whether anything did."""
     from sbm_cli.evaluation.systems import NOISY
 
@@ -304,9 +303,5 @@ def _tell_problems(result: Evaluation) -> bool:
         if failed:
             what = "cannot be scored" if name == NOISY else f"failed with {name}"
             files = console.count(len(failed), "file")
-            console.error(f"{files} {what}: {_some([r.id for r in failed])}", failed[0].problem)
+            console.error(f"{files} {what}: {console.listed([r.id for r in failed])}", failed[0].problem)
     return bool(result.problems)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -189,7 +189,7 @@ def _create(
 
 def _attend(session: Session) -> None:
     """Run a session, with levels and keys on a terminal, until it ends or is interrupted."""
-    told, glitches, warned = False, session.glitches, -math.inf
+    announced, glitches, warned = False, session.glitches, -math.inf
     try:
         session.start()
         with console.status_line() as show, _keyboard() as pressed:
@@ -197,9 +197,9 @@ def _attend(session: Session) -> None:
                 if pressed(_TICK) in _BYPASS:
                     session.bypassed = not session.bypassed
                 show(_meter(session))
-                if not told and session.seconds:  # the first blocks have shown how long they are
-                    told = True
-                    _tell_latency(session)
+                if not announced and session.seconds:  # the first blocks have shown how long they are
+                    announced = True
+                    _show_latency(session)
                 if session.glitches != glitches and time.monotonic() - warned > _WARN_EVERY:
                     glitches, warned = session.glitches, time.monotonic()
                     _warn(glitches)
@@ -211,7 +211,7 @@ def _attend(session: Session) -> None:
         _warn(session.glitches)
 
 
-def _tell_latency(session: Session) -> None:
+def _show_latency(session: Session) -> None:
     parts = {name: round(1000 * seconds) for name, seconds in session.latency.items()}
     console.note(f"latency {sum(parts.values())} ms: " + ", ".join(f"{name} {part}" for name, part in parts.items()))
 

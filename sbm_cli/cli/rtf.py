@@ -12,7 +12,7 @@ import typer
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.loading import load_enhancer
-from sbm_cli.cli.shared.options import Device, Json, Model, Quiet, Verbose, chosen_device
+from sbm_cli.cli.shared.options import Device, Json, Model, Quiet, Verbose, chosen_device, wrong_usage
 
 if TYPE_CHECKING:
     from sbm_cli.enhancer import Enhancer
@@ -67,10 +67,8 @@ def rtf(
     from sbm_cli.timing.rtf import benchmark, to_markdown, to_svg
 
     imported = time.perf_counter()
-    try:
+    with wrong_usage("--against"):
         commands = [Command.parse(text) for text in against or ()]
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--against") from error
     recordings = [read_clip(path) for path in files or ()]
     begun_loading = time.perf_counter()
     enhancer = load_enhancer(model, device, threads)

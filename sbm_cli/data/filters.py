@@ -1,4 +1,4 @@
-"""Linear filters by fast Fourier transform and the power of speech, for waveforms [items, samples] on any device."""
+"""Filters by fast Fourier transform, speeds and the power of speech, for waveforms [items, samples] on any device."""
 
 from __future__ import annotations
 
@@ -47,6 +47,17 @@ def band_limited(waveforms: Tensor, low_hz: Tensor, high_hz: Tensor) -> Tensor:
     rise = torch.where(low_hz[..., None] > 0, ((f - low_hz[..., None] + 50) / 100).clip(0, 1), 1.0)
     gain = torch.sin(math.pi / 2 * rise * ((high_hz[..., None] + 200 - f) / 400).clip(0, 1)) ** 2
     return filtered(waveforms, gain, size)
+
+
+def played(waveforms: Tensor, speed: Tensor, backwards: Tensor, samples: int) -> Tensor:
+    """Return the first `samples` of waveforms played at speeds [items], the chosen ones backwards.
+
+    Linear between two samples, which is good enough for noise: what folds over is noise too.
+    """
+    place = torch.arange(samples, device=speed.device) * speed[:, None]
+    place = torch.where(backwards[:, None], place[:, -1:] - place, place).clamp(0, waveforms.shape[-1] - 1)
+    first = place.long().clamp_max(waveforms.shape[-1] - 2)
+    return waveforms.gather(1, first).lerp(waveforms.gather(1, first + 1), place - first)
 
 
 def filtered(waveforms: Tensor, gain: Tensor, size: int) -> Tensor:

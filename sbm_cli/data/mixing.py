@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -16,6 +17,7 @@ from sbm_cli.data.filters import (
     db_ratio,
     fast_length,
     filtered,
+    played,
     reverberate,
     shelved,
     through_room,
@@ -29,6 +31,7 @@ from sbm_cli.data.random import (
     GAPS,
     KEEP_ROOM,
     MIXTURE,
+    NOISE_SPEED,
     SECOND_TALKER,
     SOFT_CLIP,
     Draws,
@@ -43,6 +46,7 @@ USUAL_POWER = 10 ** (LEVEL_DBFS / 10)
 
 _LIMITS = {  # of numbers and of both ends of a range
     "segment_seconds": (0.5, 60),
+    "noise_speed": (0.25, 4),
     "shelf_db": (0, 200),
     "clip_db": (0, 200),
     "offset": (0, 1),
@@ -72,6 +76,8 @@ class MixConfig:
     p_measured: float = 0.15  # of the reverberant ones: a measured response instead of a simulated one
     p_noise_reverb: float = 0.3  # of the reverberant ones: the noise passes through a response of its own
     p_two_noises: float = 0.25
+    noise_speed: tuple[float, float] = (1.0, 1.0)  # at which noise is played: other machines, other rooms
+    p_noise_backwards: float = 0.0
     p_synthetic: float = 0.07  # white to brown noise and hum instead of a recording
     shelf_db: float = 6.0  # largest tilt of the noise, at either end of the spectrum
     p_floor: float = 0.9
@@ -144,12 +150,13 @@ class Mixer:
         # What is validated is always the direct sound.
         self._config = config if split == "train" else replace(config, p_keep_room=0.0)
         self._stream = MIXTURE + 10 * SPLITS.index(split)
+        self._played = math.ceil(config.samples * config.noise_speed[1])  # samples of noise that the fastest takes
 
     def batch(self, seed: int, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return (noisy, clean), float32 [items, samples] each; an item is a function of (seed, step, item) alone."""
         config, n = self._config, self._config.samples
         keys = torch.tensor(items).to(self.device, non_blocking=True)
-        draws = Draws(seed, step, keys, self._stream, 64 + 12 * placements_in(n))
+        draws = Draws(seed, step, keys, self._stream, 64 + 12 * placements_in(self._played))
         kind = draws.uniform()
         reverberant = (kind >= config.p_clean) & (kind < config.p_clean + config.p_reverb)
         pair = self._speech(draws, reverberant)
@@ -182,15 +189,15 @@ class Mixer:
         """Return speech with and without late reverberation, [items, 2, samples]."""
         segments, config, n = self._segments, self._config, self._config.samples
         index = self._responses.draw(draws, config.p_measured)
-        first = segments.talk.draw(draws)
+        first = segments.utterances.draw(draws)
         dry = assemble(segments.store, segments.speech(draws, first, n), n)
         pair = self._in_room(dry, reverberant, index)
         if config.p_second_talker:
             others = draws.apart(SECOND_TALKER)
             second, differs = first, torch.zeros_like(reverberant)
             for _ in range(4):
-                second = torch.where(differs, second, segments.talk.draw(others))
-                differs = segments.talk.name[second] != segments.talk.name[first]
+                second = torch.where(differs, second, segments.utterances.draw(others))
+                differs = segments.utterances.name[second] != segments.utterances.name[first]
             placements = segments.speech(others, second, n)
             level_db = others.uniform(*config.second_talker_db)
 
@@ -211,14 +218,17 @@ class Mixer:
 
     def _noise(self, draws: Draws) -> Tensor:
         """Return noise at about -26 dBFS, recorded or synthetic, [items, samples]."""
-        segments, config, n = self._segments, self._config, self._config.samples
-        noise = assemble(segments.store, segments.noise(draws, n), n)
-        second, gain = segments.noise(draws, n), db_ratio(draws.uniform(-12, 0))[:, None]
+        segments, config, n, m = self._segments, self._config, self._config.samples, self._played
+        noise = assemble(segments.store, segments.noise(draws, m), m)
+        second, gain = segments.noise(draws, m), db_ratio(draws.uniform(-12, 0))[:, None]
         change(
             noise,
             draws.chance(config.p_two_noises),
-            lambda rows: noise[rows] + gain[rows] * assemble(segments.store, second.of(rows), n),
+            lambda rows: noise[rows] + gain[rows] * assemble(segments.store, second.of(rows), m),
         )
+        if config.p_noise_backwards or config.noise_speed != (1.0, 1.0):
+            own = draws.apart(NOISE_SPEED)
+            noise = played(noise, own.uniform(*config.noise_speed), own.chance(config.p_noise_backwards), n)
         low_db, high_db = (draws.uniform(-config.shelf_db, config.shelf_db) for _ in range(2))
         if config.shelf_db:
             noise = shelved(noise, low_db, high_db)

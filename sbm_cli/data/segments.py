@@ -146,8 +146,8 @@ class Segments:
             if not found:
                 raise ConfigError(f"no {kind} in the {split} split", f"Add {kind} to the manifest, or a folder of it.")
         self.store = torch.from_numpy(corpus.store).to(device)
-        self.talk = Recordings(corpus, speech, lambda clip: clip.speaker or clip.source, device)
-        self.sound = Recordings(corpus, noise, lambda clip: clip.group, device)
+        self.utterances = Recordings(corpus, speech, lambda clip: clip.speaker or clip.source, device)
+        self.noises = Recordings(corpus, noise, lambda clip: clip.group, device)
 
     def speech(self, draws: Draws, first: Tensor, samples: int) -> Placements:
         """Set speech of one speaker (of one source, where speakers are not known) after the recordings [items].
@@ -155,9 +155,9 @@ class Segments:
         A long utterance is cropped at random; short ones follow each other after pauses. Each is used at most
         once: nothing is wrapped, tiled or repeated, so a speaker with too little ends in silence.
         """
-        clips = self.talk.followed(draws, first, 2 * placements_in(samples))
+        clips = self.utterances.followed(draws, first, 2 * placements_in(samples))
         fresh = ~(clips[:, :, None] == clips[:, None]).tril(-1).any(2)  # drawn for the first time
-        length = self.talk.samples[clips] * fresh
+        length = self.utterances.samples[clips] * fresh
         room = samples - length[:, 0]
         begin = torch.where(room > 0, draws.below(room.clamp_max(RATE // 3) + 1), -draws.below(1 - room))
         pause = (draws.uniform(0.05, 0.5, clips.shape[1]) * RATE).long()
@@ -165,12 +165,12 @@ class Segments:
         fresh[:, 1:] &= place[:, 1:] < samples - LEAST
         used = torch.minimum(length, samples - place) * fresh
         fade = torch.where(room[:, None] > 0, (used // 2).clamp_max(FADE), 0)
-        return Placements(self.talk.start[clips], self.talk.gain[clips], place, used, fade)
+        return Placements(self.utterances.start[clips], self.utterances.gain[clips], place, used, fade)
 
     def noise(self, draws: Draws, samples: int) -> Placements:
         """Crop a long recording; set short ones of one group beside each other, cross-faded or with gaps."""
-        clips = self.sound.followed(draws, self.sound.draw(draws), placements_in(samples))
-        length = self.sound.samples[clips]
+        clips = self.noises.followed(draws, self.noises.draw(draws), placements_in(samples))
+        length = self.noises.samples[clips]
         first = length[:, 0]
         crop = first >= samples
         dense = draws.chance(0.5) & (first > RATE // 2) & ~crop  # a click repeated without a gap would be a buzz
@@ -179,7 +179,7 @@ class Segments:
         gap = (draws.uniform(0, 1, clips.shape[1]) * RATE).long()
         step = torch.where(dense[:, None], (length - OVERLAP).clamp_min(OVERLAP), length + gap)
         fade = torch.minimum(torch.where(dense, OVERLAP, FADE)[:, None], length // 2) * ~crop[:, None]
-        return Placements(self.sound.start[clips], self.sound.gain[clips], _after(begin, step), length, fade)
+        return Placements(self.noises.start[clips], self.noises.gain[clips], _after(begin, step), length, fade)
 
 
 def draw_colour(draws: Draws) -> tuple[Tensor, ...]:

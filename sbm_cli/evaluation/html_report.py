@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -17,21 +16,18 @@ import numpy as np
 from sbm_cli.audio.samples import Samples
 from sbm_cli.evaluation.folders import Item
 from sbm_cli.evaluation.metrics.metric import RATE
-from sbm_cli.evaluation.report import Evaluation, Table, absence, label, tables
-from sbm_cli.evaluation.scoring import real_time_factor
+from sbm_cli.evaluation.report import Evaluation, Table, absence, label, tables, to_svg
 from sbm_cli.evaluation.spectrogram import draw, spectrogram
-from sbm_cli.evaluation.statistics import mean_interval
 from sbm_cli.evaluation.systems import NOISY
+from sbm_cli.plot.chart import WIDTH
 from sbm_cli.timing.clips import Clip, write_clip
 
-PLOTTED = ("pesq", "ovrl", "estoi", "si_sdr", "p808")  # the first one that was scored is the axis of quality
-WIDTH, HEIGHT, LEFT, RIGHT, LOW = 448, 300, 55, 60, 40  # pixels of the plot and its margins
 COLOURS = 32  # of a spectrogram in the report: a quarter of the bytes
 
 
 @dataclass(frozen=True)
-class Heard:
-    """An item to hear and see: FLAC by system, and PNG of the noisy input above each other system."""
+class Player:
+    """An item to listen to and look at: FLAC by system, and PNG of the noisy input above each other system."""
 
     id: str
     sounds: Mapping[str, bytes]
@@ -43,7 +39,7 @@ def chosen(count: int, players: int) -> list[int]:
     return sorted({index * count // players for index in range(players)}) if players else []
 
 
-def keep(item: Item, outputs: Mapping[str, Samples]) -> Heard:
+def make_player(item: Item, outputs: Mapping[str, Samples]) -> Player:
     """Return the signals of an item, the noisy input among them, as sound in 16 bits and as pictures.
 
     Raises DependencyError without Pillow.
@@ -58,10 +54,10 @@ def keep(item: Item, outputs: Mapping[str, Samples]) -> Heard:
             if name != NOISY:
                 draw(seen[NOISY], seen[name], path)
                 pictures[name] = _small_palette(path.read_bytes())
-    return Heard(item.id, sounds, pictures)
+    return Player(item.id, sounds, pictures)
 
 
-def to_html(evaluation: Evaluation, heard: Sequence[Heard], about: str) -> str:
+def to_html(evaluation: Evaluation, shown: Sequence[Player], about: str) -> str:
     """Return the report. about: a sentence on how the scores were obtained."""
     template = Template(Path(__file__).with_name("html_report.html").read_text(encoding="utf-8"))
     return template.substitute(
@@ -70,7 +66,7 @@ def to_html(evaluation: Evaluation, heard: Sequence[Heard], about: str) -> str:
         summary="\n".join(_summary(table) for table in tables(evaluation)),
         plot=_plot(evaluation),
         files=_files(evaluation),
-        players="\n".join(_player(one) for one in heard),
+        players="\n".join(_player(one) for one in shown),
     )
 
 
@@ -102,14 +98,14 @@ def _files(evaluation: Evaluation) -> str:
     return f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody></table>"
 
 
-def _player(heard: Heard) -> str:
-    parts = [f"<section><h2>{escape(heard.id)}</h2>"]
-    for name, sound in heard.sounds.items():
+def _player(player: Player) -> str:
+    parts = [f"<section><h2>{escape(player.id)}</h2>"]
+    for name, sound in player.sounds.items():
         parts.append(f"<h3>{escape(name)}</h3>")
         parts.append(f'<audio controls preload="metadata" src="{_data("audio/flac", sound)}"></audio>')
-        if name in heard.pictures:
-            about = escape(f"Spectrograms of {heard.id}: before, and after {name}")
-            picture = f'<img alt="{about}" src="{_data("image/png", heard.pictures[name])}">'
+        if name in player.pictures:
+            about = escape(f"Spectrograms of {player.id}: before, and after {name}")
+            picture = f'<img alt="{about}" src="{_data("image/png", player.pictures[name])}">'
             parts.append(f'<div class="wide" tabindex="0">{picture}</div>')
     return "\n".join([*parts, "</section>"])
 
@@ -127,53 +123,15 @@ def _small_palette(picture: bytes) -> bytes:
 
 
 def _plot(evaluation: Evaluation) -> str:
-    """Return quality over real-time factor as SVG; "" if no system was timed or no metric computed."""
-    metric = next((metric for metric in PLOTTED if metric in evaluation.metrics), None)
-    if metric is None:
-        return ""
-    means = {
-        system: mean_interval([r.scores[metric] for r in evaluation.records if r.system == system]).mean
-        for system in evaluation.systems
-    }
-    factors = {system: real_time_factor(evaluation.records, system) for system in evaluation.systems}
-    points = [(name, rtf, means[name]) for name, rtf in factors.items() if rtf and not math.isnan(means[name])]
-    if not points:
+    """Return the chart of quality over real-time factor; "" if there is nothing to draw."""
+    drawn = to_svg(evaluation)
+    if drawn is None:
         return ""
     return (
-        f"<h2>{escape(label(metric))} over real-time factor</h2>\n"
+        "<h2>Quality over real-time factor</h2>\n"
         '<p class="note">Mean of all files. The real-time factor (processing time over audio duration; left is faster)'
         " is only a rough guide: scoring shared the machine, and other programs include their start."
-        f" To measure it, use sbm rtf.</p>\n{''.join(_svg(points, means[NOISY], label(metric)))}"
+        " To measure it, use sbm rtf.</p>\n"
+        f'<div class="wide" tabindex="0"><img alt="Quality over real-time factor" width="{WIDTH}" '
+        f'src="{_data("image/svg+xml", drawn.encode())}"></div>'
     )
-
-
-def _svg(points: Sequence[tuple[str, float, float]], noisy: float, quality: str) -> Iterator[str]:
-    values = [value for *_, value in points] + ([] if math.isnan(noisy) else [noisy])
-    low, high = min(values), max(values)
-    room = 0.1 * (high - low) or 0.1
-    low, high = low - room, high + room
-    first = math.floor(math.log10(min(rtf for _, rtf, _ in points)))
-    last = max(first + 1, math.ceil(math.log10(max(rtf for _, rtf, _ in points))))
-
-    def x(rtf: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (math.log10(rtf) - first) / (last - first)
-
-    def y(value: float) -> float:
-        return (HEIGHT - LOW) - (HEIGHT - LOW - 20) * (value - low) / (high - low)
-
-    yield f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="{escape(quality)} over RTF">'
-    for decade in range(first, last + 1):
-        at = f"{x(10.0**decade):.1f}"
-        yield f'<line x1="{at}" x2="{at}" y1="20" y2="{HEIGHT - LOW}"/>'
-        yield f'<text x="{at}" y="{HEIGHT - LOW + 18}" text-anchor="middle">{10.0**decade:g}</text>'
-    for value in np.linspace(low, high, 4):
-        yield f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-        yield f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>'
-    if not math.isnan(noisy):
-        yield f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(noisy):.1f}" y2="{y(noisy):.1f}" stroke-dasharray="6 4"/>'
-        yield f'<text x="{WIDTH - RIGHT + 6}" y="{y(noisy) + 4:.1f}">{NOISY}</text>'
-    for name, rtf, value in points:
-        side, anchor = (-9, "end") if x(rtf) > WIDTH / 2 else (9, "start")  # where a long name has room
-        yield f'<circle cx="{x(rtf):.1f}" cy="{y(value):.1f}" r="5"/>'
-        yield f'<text x="{x(rtf) + side:.1f}" y="{y(value) + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
-    yield f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">real-time factor</text></svg>'

@@ -14,6 +14,8 @@ from sbm_cli.evaluation.scoring import Record, real_time_factor
 from sbm_cli.evaluation.statistics import Interval, difference_interval, mean_interval
 from sbm_cli.evaluation.systems import NOISY
 
+QUALITY = ("pesq", "ovrl", "estoi", "si_sdr", "p808")  # the first one that was scored is drawn over the cost
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -74,19 +76,24 @@ class Table:
 
 
 def to_svg(evaluation: Evaluation) -> str | None:
-    """Draw the first metric over the real-time factor; None if no system was timed or nothing was scored."""
+    """Draw quality, the mean over all files, over the real-time factor; None if nothing was timed or scored."""
     from sbm_cli.plot.chart import points
 
-    for row in evaluation.rows:
+    records = evaluation.records
+    for metric in (*(name for name in QUALITY if name in evaluation.metrics), *evaluation.metrics):
+        means = {
+            name: mean_interval([record.scores[metric] for record in records if record.system == name]).mean
+            for name in evaluation.systems
+        }
         places = {
-            name: (factor, cell.mean.mean)
-            for name, cell in row.cells.items()
-            if (factor := real_time_factor(evaluation.records, name)) and math.isfinite(cell.mean.mean)
+            name: (factor, mean)
+            for name, mean in means.items()
+            if (factor := real_time_factor(records, name)) and math.isfinite(mean)
         }
         if places:
-            metric = METRICS[row.metric]
-            up = f"{metric.label}, {row.subset}" + (f" ({metric.unit})" if metric.unit else "")
-            return points(evaluation.title, places, "real-time factor: smaller is faster", up)
+            return points(
+                evaluation.title, places, "real-time factor: smaller is faster", label(metric), (NOISY, means[NOISY])
+            )
     return None
 
 

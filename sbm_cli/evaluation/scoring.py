@@ -39,7 +39,7 @@ def evaluate(
     metrics: Sequence[str],
     workers: int = 1,
     level: float | None = None,
-    hear: Callable[[int, Item, dict[str, Samples]], None] | None = None,
+    on_item: Callable[[int, Item, dict[str, Samples]], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Record]:
     """Return a record for the noisy input and each system on every item, in this order, whatever the `workers`.
@@ -48,7 +48,7 @@ def evaluate(
     go on.
     workers: scoring processes, fewer if the limit of open files is low.
     level: RMS in dBFS to scale everything to, None: leave it.
-    hear: called with each item's number, the item and its signals by system.
+    on_item: called with each item's number, the item and its signals by system.
     progress: called with the number of records done.
     """
     records: list[Record] = []
@@ -63,7 +63,7 @@ def evaluate(
 
     with _Scoring(metrics, workers) as scoring:
         for number, item in enumerate(items):
-            heard: dict[str, Samples] = {}
+            outputs: dict[str, Samples] = {}
             unread, seconds = "", 0.0
             try:
                 noisy, clean = item.load()
@@ -75,15 +75,15 @@ def evaluate(
                 try:
                     if not problem:
                         output, took = (noisy, 0.0) if system is None else run(system, item.id, noisy)
-                        heard[name] = at_level(output, level)
+                        outputs[name] = at_level(output, level)
                         elapsed = took if system is not None and system.timed else None
                 except (SbmError, OSError, ValueError) as error:
                     problem = _reason(error)
-                result = partial(_none, metrics, problem) if problem else scoring.begin(heard[name], clean, noisy)
+                result = partial(_none, metrics, problem) if problem else scoring.begin(outputs[name], clean, noisy)
                 waiting.append((partial(Record, item.id, item.subset, name, seconds, elapsed), result))
                 collect(WAITING * workers)
-            if hear is not None and heard:
-                hear(number, item, heard)
+            if on_item is not None and outputs:
+                on_item(number, item, outputs)
         collect(0)
     return records
 
@@ -105,7 +105,7 @@ class _Scoring:
 
     def begin(self, estimate: Samples, clean: Samples | None, noisy: Samples) -> Callable[[], tuple[str, Scores]]:
         """Begin to score; the function returned waits for the problem ("" if none) and the scores."""
-        job = partial(score, self._metrics, estimate, clean, RATE, noisy)
+        job = partial(score, self._metrics, estimate, clean, noisy)
         if self._workers == 1:
             scores = job()
             return lambda: ("", scores)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.samples import Samples
 from sbm_cli.errors import DependencyError
+from sbm_cli.plot.chart import ticks
 
 WIDTH, HEIGHT = 1000, 300  # pixels of one spectrogram
 LABELS, LINE = 64, 26  # pixels left of it; above and below it
@@ -96,11 +96,11 @@ def draw(before: Spectrogram, after: Spectrogram, path: Path | BinaryIO) -> None
         height = max(1, round(HEIGHT * shown.rate / rate))
         scaled = Image.fromarray(_colours(shown.power, top)).resize((WIDTH, height), Image.Resampling.BOX)
         image.paste(scaled, (LABELS, lower - height))
-        for hertz in _ticks(rate / 2, HEIGHT // 40):
+        for hertz in ticks(0, rate / 2, HEIGHT // 40):
             y = lower - HEIGHT * hertz / (rate / 2)
             pen.line((LABELS - 5, y, LABELS, y), GRID)
             pen.text((LABELS - 8, y), f"{hertz / 1000:g} kHz", INK, font, anchor="rm")
-        for second in _ticks(seconds, WIDTH // 100):
+        for second in ticks(0, seconds, WIDTH // 100):
             x = LABELS + WIDTH * second / seconds
             pen.line((x, lower, x, lower + 5), GRID)
             pen.text((x, lower + 8), f"{second:g} s", INK, font, anchor="mt")
@@ -119,10 +119,3 @@ def _colours(power: NDArray[np.float64], top: float) -> NDArray[np.uint8]:
     stops = np.linspace(0, 1, len(COLOURS))
     channels = [np.interp(heights, stops, [colour >> shift & 255 for colour in COLOURS]) for shift in (16, 8, 0)]
     return np.stack(channels, -1).round().astype(np.uint8)
-
-
-def _ticks(end: float, most: int) -> list[float]:
-    """Return round numbers from 0 to `end`, at most `most` + 1."""
-    unit = 10.0 ** math.floor(math.log10(end / most))
-    step = next(unit * times for times in (1, 2, 5, 10) if unit * times * most >= end)
-    return [round(step * index, 9) for index in range(math.floor(end / step + 1e-9) + 1)]

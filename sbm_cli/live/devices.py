@@ -157,9 +157,9 @@ def _open(
     try:
         found = sounddevice.query_devices(wanted, kind)
     except (ValueError, sounddevice.PortAudioError) as error:
-        told, *candidates = str(error).splitlines() if device is not None else [f"no {kind} device"]
+        problem, *candidates = str(error).splitlines() if device is not None else [f"no {kind} device"]
         hint = "\n".join(candidates) or "sbm live --list-devices shows what there is."
-        raise AudioError(f"{told[:1].lower()}{told[1:].rstrip(':')}.", hint) from error
+        raise AudioError(f"{problem[:1].lower()}{problem[1:].rstrip(':')}.", hint) from error
     most = found[f"max_{kind}_channels"]
     few = (1, 2) if kind == "input" else (2, 1)  # of two loudspeakers one channel might be the left one alone
     reason: Exception | None = None
@@ -179,7 +179,7 @@ def _open(
                 reason = error
             else:
                 return stream, found["name"]
-    told = f"has no {kind}" if reason is None else f"cannot be opened ({reason})"
+    problem = f"has no {kind}" if reason is None else f"cannot be opened ({reason})"
     raise AudioError(
-        f"{found['name']}: {told}.", "Does another program hold it? sbm live --list-devices shows others."
+        f"{found['name']}: {problem}.", "Does another program hold it? sbm live --list-devices shows others."
     ) from reason

@@ -40,7 +40,7 @@ class NetworkConfig:
     def grown(self, wanted: NetworkConfig) -> NetworkConfig:
         """Return the wanted dimensions where a trained network can grow to them, and its own elsewhere.
 
-        It can grow where its weights, padded with zeros at the end, still compute the same.
+        It can grow where its weights, padded with zeros, and more blocks that do nothing still compute the same.
         """
         return replace(self, jumps=self.jumps or wanted.jumps)
 
@@ -78,20 +78,10 @@ class OSpatialNetConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         c = self
-        sizes = (
-            c.bins,
-            c.stride,
-            *c.kernel,
-            c.channels,
-            c.blocks,
-            c.d_state,
-            c.cross_kernel,
-            c.cross_groups,
-            c.squeeze,
-        )
-        if min(*sizes, c.head) < 1 or min(c.embedding, c.fullband_squeeze, c.lookahead) < 0:
+        sizes = c.stride, *c.kernel, c.channels, c.cross_kernel, c.cross_groups, c.squeeze, c.head
+        if min(*sizes, c.bins, c.blocks, c.d_state) < 1 or min(c.embedding, c.fullband_squeeze, c.lookahead) < 0:
             raise ValueError(f"every dimension must be at least 1, and nothing negative, got {self}")
-        large = c.bins > 2**14 + 1 or max(*sizes[1:], c.head, c.embedding, c.fullband_squeeze) > 4096
+        large = c.bins > 2**14 + 1 or max(*sizes, c.embedding, c.fullband_squeeze) > 4096
         if large or max(c.blocks, c.d_state, c.lookahead, c.filter_frames) > 256:
             raise ValueError(f"dimensions are too large for any practical model, got {self}")
         if (self.bins - 1) % self.stride:
@@ -123,6 +113,7 @@ class OSpatialNetConfig(NetworkConfig):
             return self
         return replace(
             self,
+            blocks=max(self.blocks, wanted.blocks),
             lookahead=max(self.lookahead, wanted.lookahead),
             kernel=(self.kernel[0] + max(0, wanted.lookahead - self.lookahead), self.kernel[1]),
             filter_frames=wanted.filter_frames if self.filter_frames == 1 else self.filter_frames,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +42,19 @@ class Network(nn.Module):
         """The last layer with weights, which every estimate leaves through."""
         raise NotImplementedError
 
+    @torch.no_grad()
+    def inherit(self, smaller: Network) -> None:
+        """Take the weights of a network that can grow into this one, and do what it does, later by the look-ahead.
+
+        What it lacks has no effect at first: taps for frames of the future are zero, and so is a filter.
+        """
+        self._inherit(smaller.state_dict())
+
+    def _inherit(self, weights: Mapping[str, Tensor]) -> None:
+        for name, tensor in self.state_dict().items():
+            if (old := weights.get(name)) is not None:
+                tensor.zero_()[tuple(map(slice, old.shape))] = old
+
     def fold(self, t: float = 1.0, room: float = 0.0) -> Network:
         """Return a cheaper network that equals this one at the time t, for this room, and where state = noisy.
 
@@ -65,8 +80,8 @@ class Fixed(Network):
         room: Tensor | None = None,
         to: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
-        wish = noisy.real.new_tensor([self.room]) if self.config.keep_room else None
-        found: tuple[Tensor, Carry] = self.network(noisy, noisy, torch.full_like(t, self.t), carry, wish)
+        wanted = noisy.real.new_tensor([self.room]) if self.config.keep_room else None
+        found: tuple[Tensor, Carry] = self.network(noisy, noisy, torch.full_like(t, self.t), carry, wanted)
         return found
 
 
@@ -88,10 +103,6 @@ class Windows(Network):
         # Weights fall towards both ends and are divided by their sum over all windows that cover a frame.
         weight = torch.minimum(torch.cat([ramp, torch.ones(hop)]), torch.cat([torch.ones(hop), ramp.flip(0)]))
         self.register_buffer("weight", weight / weight.view(-1, hop).sum(0).repeat(length // hop), persistent=False)
-
-    @property
-    def lookahead(self) -> int:
-        return self.length
 
     def forward(
         self,

@@ -31,13 +31,13 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], axis: str, ours: in
         x = LABELS + unit * decade
         parts += [_grid(x, TOP, x, bottom), _text(x, bottom + 20, f"{10**decade}", "middle")]
     parts.append(_text(WIDTH - 16, bottom + 20, axis, "end"))
-    for number, (label, value, told) in enumerate(rows):
+    for number, (label, value, note) in enumerate(rows):
         y, length = TOP + LINE * number, unit * max(0.0, math.log10(value))
         colour = COLOURS[0] if number < ours else COLOURS[-1]
         parts += [
             f'<rect x="{LABELS}" y="{y + 5}" width="{length:.1f}" height="{LINE - 10}" fill="{colour}"/>',
             _text(LABELS - 8, y + 20, label, "end"),
-            _text(LABELS + length + 8, y + 20, told),
+            _text(LABELS + length + 8, y + 20, note),
         ]
     return _document(title, parts, bottom + 36)
 
@@ -53,10 +53,17 @@ def lines(title: str, curves: Mapping[str, Sequence[Point]], across: str, up: st
     return _document(title, parts, HEIGHT)
 
 
-def points(title: str, named: Mapping[str, Point], across: str, up: str) -> str:
-    """Draw a point for every name, on a logarithmic axis across."""
-    plane = _Plane(list(named.values()), log=True)
+def points(
+    title: str, named: Mapping[str, Point], across: str, up: str, level: tuple[str, float] = ("", math.nan)
+) -> str:
+    """Draw a point for every name, on a logarithmic axis across; level: a name and its height, if it has one."""
+    name, height = level
+    found, known = list(named.values()), math.isfinite(height)
+    plane = _Plane(found + [(found[0][0], height)] * known, log=True)
     parts = plane.axes(across, up)
+    if known:
+        y = plane.place((1.0, height))[1]
+        parts += [_grid(LEFT, y, WIDTH - RIGHT, y, ' stroke-dasharray="6 4"'), _text(LEFT + 6, y - 6, name)]
     for number, (name, point) in enumerate(named.items()):
         x, y = plane.place(point)
         colour = COLOURS[number % len(COLOURS)]
@@ -79,12 +86,12 @@ class _Plane:
 
     def axes(self, across: str, up: str) -> list[str]:
         parts = [_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, across, "middle"), _text(16, TOP - 14, up)]
-        for x in _ticks(*self._across):
+        for x in ticks(*self._across):
             value = 10**x if self._log else x
             place = self.place((value, self._up[0]))[0]
             parts.append(_grid(place, TOP, place, HEIGHT - BOTTOM))
             parts.append(_text(place, HEIGHT - BOTTOM + 18, f"{value:.2g}" if self._log else f"{value:g}", "middle"))
-        for y in _ticks(*self._up):
+        for y in ticks(*self._up):
             place = self.place((1.0, y))[1]
             parts += [_grid(LEFT, place, WIDTH - RIGHT, place), _text(LEFT - 8, place + 4, f"{y:g}", "end")]
         return parts
@@ -99,11 +106,11 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Return about five round numbers in a range."""
-    step = 10.0 ** math.floor(math.log10((high - low) / 5))
-    step *= next(factor for factor in (1, 2, 5, 10) if factor * step * 6 >= high - low)
-    return [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return round numbers in a range, at most `most` + 1."""
+    unit = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(unit * times for times in (1, 2, 5, 10) if unit * times * most >= high - low)
+    return [round(k * step, 9) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _named(number: int, name: str) -> list[str]:
@@ -112,8 +119,8 @@ def _named(number: int, name: str) -> list[str]:
     return [f'<rect x="{x}" y="{y}" width="14" height="8" rx="2" fill="{colour}"/>', _text(x + 22, y + 9, name)]
 
 
-def _grid(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="grid" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+def _grid(x1: float, y1: float, x2: float, y2: float, style: str = "") -> str:
+    return f'<line class="grid" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"{style}/>'
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:

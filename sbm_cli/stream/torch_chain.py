@@ -28,13 +28,7 @@ class TorchChain:
     """The chain of `stream.Chain` for recordings of so many channels each; links: of `dsp.link`."""
 
     def __init__(
-        self,
-        model: Model,
-        channels: Sequence[int],
-        links: Sequence[slice],
-        options: Options,
-        high: bool,
-        threads: int,
+        self, model: Model, channels: Sequence[int], links: Sequence[slice], options: Options, high: bool, threads: int
     ) -> None:
         self._model, self._options, self._high, self._threads = model, options, high, threads
         self._carry = Carry(list(channels), options.seed, links)

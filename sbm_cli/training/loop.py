@@ -120,7 +120,7 @@ def train(
         with locked(output):
             if last.exists() and not resume:  # by one that has ended since
                 raise in_use
-            make_folder(output, config)
+            make_folder(output)
             processes = min(processes, config.batch)
             outcome = launch(_run, device, processes, config, output, max_minutes, report, start, sources)
     except BaseException:

@@ -45,12 +45,7 @@ class LossConfig:
 
 
 def enhancement_loss(
-    config: LossConfig,
-    model: ModelConfig,
-    estimate: Tensor,
-    clean: Tensor,
-    level: Tensor,
-    target: Tensor,
+    config: LossConfig, model: ModelConfig, estimate: Tensor, clean: Tensor, level: Tensor, target: Tensor
 ) -> Tensor:
     """Return the mean loss of a batch.
 

@@ -88,7 +88,7 @@ def locked(output: Path) -> Iterator[None]:
         os.close(number)
 
 
-def make_folder(output: Path, config: TrainConfig) -> None:
+def make_folder(output: Path) -> None:
     """Make the folder of a training, and remove from it what a killed one had half written."""
     (output / BEST).mkdir(parents=True, exist_ok=True)
     for folder in (output, output / BEST):
@@ -137,8 +137,8 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 def check_start(path: Path, config: TrainConfig) -> None:
     """Raise ConfigError if a model cannot be trained on by a recipe: it must be the recipe's, or have grown into it.
 
-    The name and the level may differ. A network grows by a look-ahead (and as many frames of the encoder's kernel), a
-    filter, or the wish to keep the room: see `begin_with`.
+    The name and the level may differ. A network grows by blocks, a look-ahead (and as many frames of the encoder's
+    kernel), a filter, or the wish to keep the room: see `begin_with`.
     """
     found, wanted = load_config(path), config.model
     grown = found.network.grown(wanted.network)
@@ -148,17 +148,9 @@ def check_start(path: Path, config: TrainConfig) -> None:
         )
 
 
-@torch.no_grad()
 def begin_with(path: Path, network: Network) -> None:
-    """Give a network the weights of a model file, which may be of a smaller one (see `check_start`).
-
-    What that one lacks has no effect at first: taps for frames of the future are zero, and so is a filter. The network
-    then does what the smaller one did, later by the look-ahead.
-    """
-    weights = Model.load(path).network.state_dict()
-    for name, tensor in network.state_dict().items():
-        if (old := weights.get(name)) is not None:
-            tensor.zero_()[tuple(map(slice, old.shape))] = old
+    """Give a network the weights of a model file, which may be of a smaller one (see `check_start`)."""
+    network.inherit(Model.load(path).network)
 
 
 def tuned_model(path: Path) -> ModelConfig:

@@ -10,25 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sbm_cli.bridge import (
-    SAMPLERS,
-    VE,
-    VP,
-    Brownian,
-    Flow,
-    GMax,
-    Schedule,
-    draw_noise,
-    grid,
-    jump_grid,
-    jump_step,
-    marginal,
-    ode_step,
-    one_step,
-    sample,
-    sample_state,
-    sde_step,
-)
+from sbm_cli.bridge.sampler import SAMPLERS, draw_noise, grid, jump_grid, jump_step, ode_step, sample, sde_step
+from sbm_cli.bridge.schedule import VE, VP, Brownian, Flow, GMax, Schedule, marginal, sample_state
 
 Method = Literal["ode", "sde", "heun", "jump"]
 SCHEDULES: list[Schedule] = [VE(), VP(), GMax(), Brownian()]
@@ -123,7 +106,7 @@ def test_ode_states_lie_on_the_noiseless_bridge_of_their_time() -> None:
 def test_one_step_is_the_network_at_the_noisy_end() -> None:
     clean, noisy = pair()
     network = Oracle(clean)
-    assert torch.equal(one_step(network, noisy), clean)
+    assert torch.equal(sample(network, VE(), noisy, 1), clean)
     assert torch.equal(network.states[0], noisy)
     assert network.times[0].tolist() == [1.0, 1.0]
     assert network.times[0].dtype == torch.float32
@@ -139,7 +122,7 @@ def test_one_step_is_deterministic_and_draws_nothing(method: Method) -> None:
     generator = torch.Generator().manual_seed(5)
     before, before_global = generator.get_state(), torch.get_rng_state()
     found = sample(network, VE(), noisy, 1, method, seeded(generator))
-    assert torch.equal(found, one_step(network, noisy))
+    assert torch.equal(found, network(noisy, noisy, torch.ones(2)))
     assert torch.equal(generator.get_state(), before)
     assert torch.equal(torch.get_rng_state(), before_global)
 
@@ -166,7 +149,7 @@ def test_sde_steps_reproduce_mean_and_std_of_the_marginal(schedule: Schedule) ->
     clean, noisy = torch.full((1, count), 1.0 - 1.0j), torch.full((1, count), -0.5 + 2.0j)
     state, times = noisy, grid(5).float()
     for t_from, t_to in zip(times[:-1].split(1), times[1:].split(1), strict=True):
-        state = sde_step(schedule, state, clean, noisy, t_from, t_to, draw_noise(noisy, generator))
+        state = sde_step(schedule, state, clean, t_from, t_to, draw_noise(noisy, generator))
         clean_weight, noisy_weight, std = (float(w) for w in marginal(schedule, t_to))
         expected = clean_weight * (1 - 1j) + noisy_weight * (-0.5 + 2j)
         assert abs(complex(state.mean()) - expected) < 4 * std / math.sqrt(count) + 1e-6
@@ -287,9 +270,9 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="down"):
         ode_step(VE(), noisy, clean, noisy, low, high)
     with pytest.raises(ValueError, match="down"):
-        sde_step(VE(), noisy, clean, noisy, low, high)
+        sde_step(VE(), noisy, clean, low, high)
     with pytest.raises(ValueError, match="t = 0"):
-        sde_step(VE(), noisy, clean, noisy, torch.zeros(2), torch.zeros(2))
+        sde_step(VE(), noisy, clean, torch.zeros(2), torch.zeros(2))
     assert network.times == []
 
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbm_cli.bridge import VE, VP, Brownian, Flow, GMax, Schedule, draw_noise, marginal, mean, sample_state
+from sbm_cli.bridge.sampler import draw_noise
+from sbm_cli.bridge.schedule import VE, VP, Brownian, Flow, GMax, Schedule, marginal, mean, sample_state
 
 SCHEDULES: list[Schedule] = [VE(), VP(), GMax(), Brownian()]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from sbm_cli.data import mixing
 from sbm_cli.data.corpus import LEVEL_DBFS, Corpus
 from sbm_cli.data.corpus import active_power as active_power_of_one
-from sbm_cli.data.filters import active_power, band_limited, fast_length, reverberate, shelved, through_room
+from sbm_cli.data.filters import active_power, band_limited, fast_length, played, reverberate, shelved, through_room
 from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.mixing import MixConfig, Mixer, change, keep_room, noise_gain
 from sbm_cli.data.random import Draws
@@ -42,7 +42,7 @@ def draws(items: int = 1, seed: int = 0) -> Draws:
 
 
 def speech(segments: Segments, numbers: Draws, samples: int) -> Tensor:
-    return assemble(segments.store, segments.speech(numbers, segments.talk.draw(numbers), samples), samples)
+    return assemble(segments.store, segments.speech(numbers, segments.utterances.draw(numbers), samples), samples)
 
 
 def noise_of(segments: Segments, numbers: Draws, samples: int) -> Tensor:
@@ -93,6 +93,7 @@ def test_every_item_of_the_recipe_is_finite_unclipped_and_in_range(corpus: Corpu
         ("p_reverb", 0.3),
         ("p_clean", 0.3),
         ("p_two_noises", 0.3),
+        ("p_noise_backwards", 0.3),
         ("p_synthetic", 0.3),
         ("p_floor", 0.3),
         ("p_band_limit", 0.3),
@@ -130,7 +131,7 @@ def test_splits_do_not_mix(rooms: ResponseBank) -> None:
     mine = corpus_of([*recordings, ("noise", "n", "train", 2.0), ("noise", "w", "valid", 2.0)])
     for split, number in (("train", 0), ("valid", 1)):
         segments = Segments(mine, split, 0.0, CPU)
-        for kind, drawn in (("speech", segments.talk), ("noise", segments.sound)):
+        for kind, drawn in (("speech", segments.utterances), ("noise", segments.noises)):
             assert drawn.start.tolist() == [mine.clips[mine.where(kind, split)[0]].start]
             assert mine.clips[mine.where(kind, split)[0]].path == str(number + 2 * (kind == "noise"))
     one, other = (Mixer(mine, rooms, DRY, split).batch(0, 0, [0])[1] for split in ("train", "valid"))
@@ -284,6 +285,25 @@ def test_active_power_is_that_of_the_corpus(samples: int, seed: int) -> None:
     both: NDArray[np.float32] = np.stack([audio, 0 * audio]).astype(np.float32)
     for mine, row in zip(active_power(torch.from_numpy(both)).tolist(), both, strict=True):
         assert mine == pytest.approx(active_power_of_one(row), rel=1e-4)
+
+
+def test_noise_is_played_at_other_speeds_and_backwards() -> None:
+    time = torch.arange(2000) / RATE
+    tone = torch.sin(2 * math.pi * 400 * time).repeat(3, 1)
+    at = played(tone, torch.tensor([1.0, 1.5, 0.75]), torch.zeros(3, dtype=torch.bool), 1000)
+    assert torch.equal(at[0], tone[0, :1000])
+    for row, hz in zip(at[1:], (600, 300), strict=True):
+        torch.testing.assert_close(row, torch.sin(2 * math.pi * hz * time[:1000]), atol=0.01, rtol=0)
+    back = played(tone, torch.tensor([1.0, 1.5, 0.75]), torch.ones(3, dtype=torch.bool), 1000)
+    torch.testing.assert_close(back.flip(1), at, atol=1e-4, rtol=0)
+
+
+def test_noise_at_another_speed_is_another_noise_beside_the_same_speech(corpus: Corpus, rooms: ResponseBank) -> None:
+    config = replace(DRY, noise_speed=(0.5, 2.0), level_dbfs=(-26.0, -26.0))
+    noisy, clean = Mixer(corpus, rooms, config).batch(0, 0, range(40))
+    assert noisy.isfinite().all()
+    snr_db = db(active_power(clean) / (noisy - clean).square().mean(-1))
+    assert -6 < float(snr_db.min()) and float(snr_db.max()) < 21
 
 
 def test_filters_and_synthetic_noise() -> None:

@@ -37,7 +37,7 @@ def test_speech_is_never_repeated_and_keeps_to_one_speaker() -> None:
     clips.append(Clip("n", "noise", "n", "", "n", "train", None, None, 3000, 9000, 1.0))
     segments = Segments(Corpus(clips, store), "train", 0.0, CPU)
     numbers = draws(60)
-    first = segments.talk.draw(numbers)
+    first = segments.utterances.draw(numbers)
     waveforms = assemble(segments.store, segments.speech(numbers, first, 40000), 40000)
     middles = (waveforms == 1500).sum(1)
     assert middles.tolist() == [2 if i < 2 else 1 for i in first.tolist()] and {0, 1, 2} == set(first.tolist())
@@ -58,7 +58,7 @@ def test_stated_snr_leaves_speech_out() -> None:
     ]
     clips.append(Clip("n", "noise", "n", "", "n", "train", None, None, 0, 100, 1.0))
     mine = Corpus(clips, np.ones(100, np.int16))
-    assert [len(Segments(mine, "train", bound, CPU).talk.start) for bound in (38.0, 0.0)] == [2, 3]
+    assert [len(Segments(mine, "train", bound, CPU).utterances.start) for bound in (38.0, 0.0)] == [2, 3]
 
 
 def test_short_noise_fills_the_segment(corpus: Corpus) -> None:
@@ -72,10 +72,10 @@ def test_sources_are_drawn_by_the_square_root_of_their_minutes_and_groups_alike(
     noise = [("noise", group, "train", 1.0) for group in ("x1", "x2", "x2", "x2")]
     segments = Segments(corpus_of([*recordings, *noise]), "train", 0.0, CPU)
     numbers = draws(800)
-    assert float((segments.talk.draw(numbers) == 0).float().mean()) == pytest.approx(0.75, abs=0.06)
-    fractions = torch.bincount(segments.sound.draw(numbers)) / 800
+    assert float((segments.utterances.draw(numbers) == 0).float().mean()) == pytest.approx(0.75, abs=0.06)
+    fractions = torch.bincount(segments.noises.draw(numbers)) / 800
     torch.testing.assert_close(fractions, torch.tensor([0.5, 1 / 6, 1 / 6, 1 / 6]), atol=0.06, rtol=0)
-    beside = segments.sound.followed(numbers, torch.full((800,), 2), 1)[:, 1]
+    beside = segments.noises.followed(numbers, torch.full((800,), 2), 1)[:, 1]
     torch.testing.assert_close(torch.bincount(beside) / 800, torch.tensor([0, 1, 1, 1]) / 3, atol=0.06, rtol=0)
 
 
@@ -90,7 +90,7 @@ def test_segments_are_those_of_the_evaluation_sets() -> None:
     numbers = draws(n)
     talk, sound = speech(ours, numbers, samples), noise_of(ours, numbers, samples)
     # the sets' speakers take turns; here both draw them alike
-    speakers = [f"{'abc'[i // 2]}{i % 2 + 1}" for i in ours.talk.name[ours.talk.draw(draws(n, 1))].tolist()]
+    speakers = [f"{'abc'[i // 2]}{i % 2 + 1}" for i in ours.utterances.name[ours.utterances.draw(draws(n, 1))].tolist()]
     other_talk = torch.cat([theirs.speech(rng, samples, speaker) for speaker in speakers])
     other_sound = torch.cat([theirs.noise(rng, samples)[0] for _ in range(n)])
     measures: list[Callable[[Tensor], Tensor]] = [

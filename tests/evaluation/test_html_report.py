@@ -14,7 +14,7 @@ import pytest
 
 from sbm_cli.audio.samples import Samples
 from sbm_cli.evaluation.folders import Item
-from sbm_cli.evaluation.html_report import chosen, keep, to_html
+from sbm_cli.evaluation.html_report import chosen, make_player, to_html
 from sbm_cli.evaluation.report import Evaluation, summarise
 from sbm_cli.evaluation.scoring import evaluate
 
@@ -45,16 +45,16 @@ def html() -> str:
         return clean + rng.normal(0, 0.01 + 0.05 * len(name) % 0.1, 8000).astype(np.float32), clean
 
     items = [Item(name, "a half", lambda name=name: load(name)) for name in names]  # type: ignore[misc]
-    heard = []
+    players = []
     metrics = ["si_sdr"]
     records = evaluate(
         items,
         [Quieter()],
         metrics,
-        hear=lambda number, item, sounds: heard.append(keep(item, sounds)) if number < 2 else None,
+        on_item=lambda number, item, sounds: players.append(make_player(item, sounds)) if number < 2 else None,
     )
     result = Evaluation("a <set>", records, summarise(records, metrics), {"pesq": "not installed"})
-    return to_html(result, heard, "Scored & shown.")
+    return to_html(result, players, "Scored & shown.")
 
 
 class Reader(HTMLParser):
@@ -86,7 +86,7 @@ def test_the_report_is_whole_and_needs_no_network(html: str) -> None:
     reader.feed(html)
     assert reader.open == []
     kinds = [tag for tag, _ in reader.tags]
-    assert (kinds.count("audio"), kinds.count("img"), kinds.count("script"), kinds.count("svg")) == (4, 2, 1, 1)
+    assert (kinds.count("audio"), kinds.count("img"), kinds.count("script"), kinds.count("svg")) == (4, 3, 1, 0)
     assert not {"link", "iframe", "object", "embed", "base"} & set(kinds)
     for _, attributes in reader.tags:
         for name in ("src", "href", "srcset", "data", "poster", "action"):
@@ -102,7 +102,7 @@ def test_names_are_text_and_nothing_else(html: str) -> None:
     assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
     assert {tag for tag, _ in reader.tags} <= {
         *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "div", "section", "script"),
-        *("table", "thead", "tbody", "tr", "th", "td", "button", "audio", "img", "svg", "line", "text", "circle"),
+        *("table", "thead", "tbody", "tr", "th", "td", "button", "audio", "img"),
     }
 
 
@@ -135,7 +135,7 @@ def test_the_report_lives_in_a_browser(html: str, browser: Browser, tmp_path: Pa
         player.addEventListener("error", () => failed(player.error.message));
     })))"""
     assert browser.run(players) == [[True, 0.5]] * 4
-    assert browser.run("[...document.images].map(image => image.complete && image.naturalWidth > 500)") == [True] * 2
+    assert browser.run("[...document.images].map(image => image.complete && image.width > 500)") == [True] * 3
 
     for number in range(4):
         browser.run(f"document.querySelectorAll('audio')[{number}].focus()")
@@ -169,14 +169,6 @@ def test_the_report_lives_in_a_browser(html: str, browser: Browser, tmp_path: Pa
     cards = "[...document.querySelectorAll('.cards td')].map(cell => cell.getBoundingClientRect())"
     assert browser.run(f"Math.max(...{cards}.map(box => box.right))") <= 390
     assert len(set(browser.run(f"{cards}.map(box => box.top)"))) == browser.run(f"{cards}.length")  # one below another
-    sizes = """[...document.querySelectorAll("svg text")].map(
-        text => text.getScreenCTM().a * parseFloat(getComputedStyle(text).fontSize))"""
-    assert min(browser.run(sizes)) >= 11
-    inside = """[...document.querySelectorAll("svg text")].every(text => {
-        const box = text.getBoundingClientRect(), plot = text.closest("svg").getBoundingClientRect();
-        return box.left >= plot.left && box.right <= plot.right;
-    })"""
-    assert browser.run(inside)
     if pictures := os.environ.get("SBM_SCREENSHOTS"):
         shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         Path(pictures, "report.png").write_bytes(b64decode(shot))

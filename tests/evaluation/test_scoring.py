@@ -116,12 +116,12 @@ def test_json_holds_all_of_it(evaluation: Evaluation) -> None:
 
 def test_workers_and_levels(items: list[Item]) -> None:
     def scores(**options: float) -> list[dict[str, float | None]]:
-        records = evaluate(items, [], ["si_sdr"], **options)  # type: ignore[arg-type]
+        records = evaluate(items, [], ["si_sdr", "ssnr"], **options)  # type: ignore[arg-type]
         return [dict(record.scores) for record in records]
 
     assert scores(workers=2) == scores(workers=1)
     heard: dict[int, float] = {}
-    evaluate(items, [], [], level=-30, hear=lambda i, item, sounds: heard.update({i: float(np.std(sounds["noisy"]))}))
+    evaluate(items, [], [], level=-30, on_item=lambda i, _, sounds: heard.update({i: float(np.std(sounds["noisy"]))}))
     assert heard == {i: pytest.approx(10 ** (-30 / 20), rel=1e-3) for i in range(5)}
 
 
@@ -133,10 +133,10 @@ def test_means_over_fewer_files_say_so(evaluation: Evaluation) -> None:
     assert to_markdown(evaluation).splitlines()[-3].rstrip(" |").endswith(" [1 of 3]")
 
 
-def die(metrics: list[str], estimate: Samples, clean: Samples | None, rate: int, noisy: Samples) -> Scores:
+def die(metrics: list[str], estimate: Samples, clean: Samples | None, noisy: Samples) -> Scores:
     if estimate[0] == 1:
         os._exit(9)
-    return score(metrics, estimate, clean, rate, noisy)
+    return score(metrics, estimate, clean, noisy)
 
 
 def test_a_process_that_dies_costs_its_file(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:

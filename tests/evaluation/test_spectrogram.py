@@ -67,16 +67,3 @@ def test_before_stands_above_after_in_one_scale(tmp_path: Path) -> None:
     assert before > after > 20
     assert picture.getpixel((middle, upper + panel + 10)) == 0  # no sound above 4 kHz at a rate of 8 kHz
     draw(Spectrogram(silent, 16000, 0.0), Spectrogram(silent, 16000, 0.0), tmp_path / "b.png")
-
-
-@pytest.mark.parametrize(
-    ("end", "most", "ticks"),
-    [
-        (8000, 7, [0, 2000, 4000, 6000, 8000]),
-        (22050, 7, [0, 5000, 10000, 15000, 20000]),
-        (0.3, 10, [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3]),
-        (3600, 10, [0, 500, 1000, 1500, 2000, 2500, 3000, 3500]),
-    ],
-)
-def test_ticks_are_round(end: float, most: int, ticks: list[float]) -> None:
-    assert room._ticks(end, most) == ticks

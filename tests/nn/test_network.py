@@ -103,7 +103,7 @@ def test_windows_of_what_needs_none_change_nothing(length: int, hop: int, cuts: 
         estimate, carry = windows(block, block, t, carry)
         assert estimate.shape == block.shape
         parts.append(estimate)
-    late = torch.cat(parts, -1)[..., windows.lookahead :]
+    late = torch.cat(parts, -1)[..., windows.length :]
     torch.testing.assert_close(late, 0.5 * noisy, rtol=0, atol=1e-6)
     assert carry is not None
     assert carry["seen"].shape[-1] < length and carry["ready"].shape[-1] < 2 * hop  # however long it went on

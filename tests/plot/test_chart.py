@@ -7,12 +7,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sbm_cli.plot.chart import COLOURS, bars, lines, points
+from sbm_cli.plot.chart import COLOURS, bars, lines, points, ticks
 
 DRAWN = {
     "bars": bars("a & b", [("ours, 10 s", 38.0, "38.0"), ("<theirs>", 0.5, "0.5")], "times real time", 1),
     "lines": lines("run", {"training": [(0, 2.0), (100, 1.0)], "valid": [(100, 1.5)], "none": []}, "step", "loss"),
     "points": points("set", {"one": (0.02, 2.4), "two": (0.09, 2.1)}, "real-time factor", "PESQ"),
+    "a level": points("set", {"one": (0.02, 2.4)}, "real-time factor", "PESQ", ("noisy", 1.5)),
     "one point": points("set", {"one": (0.02, 2.4)}, "real-time factor", "PESQ"),
     "nothing": lines("run", {}, "step", "loss"),
     "no bars": bars("none", [], "times real time", 0),
@@ -39,6 +40,7 @@ def test_what_is_drawn_has_names() -> None:
     assert {"a & b", "ours, 10 s", "<theirs>", "38.0", "times real time", "1", "10", "100"} <= set(texts["bars"])
     assert {"run", "training", "valid", "step", "loss", "0", "100", "1.6"} <= set(texts["lines"])
     assert {"one", "two", "real-time factor", "PESQ"} <= set(texts["points"])
+    assert "noisy" in texts["a level"] and "stroke-dasharray" in DRAWN["a level"]
 
 
 def luminance(colour: str) -> float:
@@ -58,3 +60,16 @@ def test_colours_stand_out_on_light_and_dark(colour: str, back: str) -> None:
 def test_text_follows_the_page() -> None:
     light, dark = DRAWN["lines"].split("@media(prefers-color-scheme:dark)")
     assert "text{fill:#24292f" in light and "text{fill:#e6edf3}" in dark
+
+
+@pytest.mark.parametrize(
+    ("end", "most", "expected"),
+    [
+        (8000, 7, [0, 2000, 4000, 6000, 8000]),
+        (22050, 7, [0, 5000, 10000, 15000, 20000]),
+        (0.3, 10, [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3]),
+        (3600, 10, [0, 500, 1000, 1500, 2000, 2500, 3000, 3500]),
+    ],
+)
+def test_ticks_are_round(end: float, most: int, expected: list[float]) -> None:
+    assert ticks(0, end, most) == expected

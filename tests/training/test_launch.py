@@ -145,7 +145,7 @@ def test_a_step_does_not_wait_for_the_gpu(recipe: TrainConfig, tmp_path: Path, p
     config = replace(recipe, loop=LoopConfig(precision=precision, validate_every=0))
     worker = Worker(torch.device("cuda"))
     sources = open_sources(config.data, config.mix, worker.device)
-    make_folder(tmp_path, config)
+    make_folder(tmp_path)
     with closing(_Training(worker, config, tmp_path, None, sources)) as training:
         for step in range(4):
             torch.cuda.set_sync_debug_mode("error" if step >= 2 else "default")  # the first steps compile

@@ -70,7 +70,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_bit(recipe: TrainConfig, tmp_pat
 
 def save(folder: Path, recipe: TrainConfig) -> int:
     """Write an untrained network as a checkpoint, and return its number of parameters."""
-    make_folder(folder, recipe)
+    make_folder(folder)
     network = OSpatialNet(recipe.model.network)
     write_checkpoint(folder, recipe, {STUDENT: Optimizer(network, recipe.optimizer)}, 3, 1.5)
     return sum(parameter.numel() for parameter in network.parameters())
@@ -125,11 +125,11 @@ def test_a_checkpoint_with_a_hostile_recipe_is_one_message(recipe: TrainConfig, 
 
 
 def test_what_a_killed_training_left_is_removed(recipe: TrainConfig, tmp_path: Path) -> None:
-    make_folder(tmp_path, recipe)
+    make_folder(tmp_path)
     for left in (".sbm-7-aa.part", "best/.sbm-8-bb.part"):
         (tmp_path / left).touch()
     (tmp_path / ".other.tmp").touch()
-    make_folder(tmp_path, recipe)
+    make_folder(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".other.tmp", "best"]
 
 
@@ -153,11 +153,13 @@ def test_a_checkpoint_of_a_million_parameters_comes_home(recipe: TrainConfig, tm
     assert size < 16 * parameters * 1.02 + 200_000
 
 
-GROWN = {"lookahead": 2, "kernel": (5, 16), "filter_frames": 5, "keep_room": True, "jumps": True}
+GROWN = {"blocks": 4, "lookahead": 2, "kernel": (5, 16), "filter_frames": 5, "keep_room": True, "jumps": True}
 
 
-def test_a_grown_network_begins_as_the_small_one_was(recipe: TrainConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_grown_network_begins_as_the_small_one_was(blocks: int, recipe: TrainConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
+    recipe = replace(recipe, model=replace(recipe.model, network=replace(recipe.model.network, blocks=blocks)))
     small = OSpatialNet(recipe.model.network)
     with torch.no_grad():
         for parameter in small.parameters():

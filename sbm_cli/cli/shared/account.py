@@ -1,4 +1,4 @@
-"""What became of each file of a batch, told at once and summed up at the end."""
+"""What became of each file of a batch, reported at once and summed up at the end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from sbm_cli.errors import OutputExistsError
 if TYPE_CHECKING:
     from sbm_cli.batch.plan import Job, Plan
 
-SHOWN = 5  # names of files in a line
 COLUMNS = ("status", "source", "target", "reason", "hint")  # of the report
 
 
 class Account:
-    """Tells what becomes of each file, and sums up at the end."""
+    """Reports what becomes of each file, and sums up at the end."""
 
     def __init__(self, json_lines: bool, dry_run: bool) -> None:
         self.elapsed = 0.0
@@ -40,11 +39,11 @@ class Account:
     def begin(self, plan: Plan) -> None:
         """Report folders that cannot be read and files that are ignored."""
         for error in plan.unreadable:
-            told = errors.describe(error).message
+            message = errors.describe(error).message
             if self._json_lines:
-                console.data_line({"status": "failed", "source": str(error.filename), "reason": told})
-            self._rows.append(("failed", str(error.filename), "", told, ""))
-            console.error(f"{told}: its files are left out")
+                console.data_line({"status": "failed", "source": str(error.filename), "reason": message})
+            self._rows.append(("failed", str(error.filename), "", message, ""))
+            console.error(f"{message}: its files are left out")
         reason = "not a sound file by its suffix"
         for path in plan.ignored:
             if self._json_lines:
@@ -52,10 +51,10 @@ class Account:
             else:
                 (console.data if self.dry_run else console.detail)(f"ignored   {path}  ({reason})")
         if plan.ignored and not self.dry_run:
-            names = ", ".join([*map(str, plan.ignored[:SHOWN]), *["…"] * (len(plan.ignored) > SHOWN)])
-            console.note(f"{console.count(len(plan.ignored), 'file')} ignored ({reason}): {names}")
+            files = console.count(len(plan.ignored), "file")
+            console.note(f"{files} ignored ({reason}): {console.listed(plan.ignored)}")
 
-    def tell(self, job: Job, status: str, reason: str = "", hint: str = "", **report: Any) -> None:
+    def add(self, job: Job, status: str, reason: str = "", hint: str = "", **report: Any) -> None:
         """Report a file as planned, unreadable, skipped, outdated, done or failed; report: fields of its FileReport."""
         if status in ("failed", "outdated"):
             self._rows.append((status, str(job.source), str(job.target), reason, hint))
@@ -78,8 +77,8 @@ class Account:
 
     def fail(self, job: Job, error: Exception) -> None:
         self.failed.append(job.source)
-        told = errors.describe(error)
-        self.tell(job, "failed", told.message, told.hint)
+        described = errors.describe(error)
+        self.add(job, "failed", described.message, described.hint)
         errors.report(error, about=job.source)
 
     def write_report(self, path: Path) -> None:
@@ -99,9 +98,9 @@ class Account:
             names = (f"{name} ({count})" for name, count in self._not_carried.items())
             console.warn(f"not carried over (from how many files): {', '.join(names)}")
         for reason, paths in self.outdated.items():
-            shown = ", ".join([*map(str, paths[:SHOWN]), *["…"] * (len(paths) > SHOWN)])
+            outputs = "output was" if len(paths) == 1 else "outputs were"
             console.error(
-                f"{len(paths)} outdated {'output was' if len(paths) == 1 else 'outputs were'} kept: {reason}: {shown}",
+                f"{len(paths)} outdated {outputs} kept: {reason}: {console.listed(paths)}",
                 "Use --overwrite to redo them, --skip-existing to keep them, or another output folder.",
             )
         if self.failed:

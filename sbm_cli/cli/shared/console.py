@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TextIO
@@ -84,6 +84,11 @@ def _drop(stream: TextIO) -> None:
 
 def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listed(names: Sequence[object], most: int = 5) -> str:
+    """Return the first names, so many at most."""
+    return ", ".join([*map(str, names[:most]), *["…"] * (len(names) > most)])
 
 
 def note(message: str) -> None:

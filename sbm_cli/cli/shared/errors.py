@@ -55,11 +55,11 @@ def _as_options(hint: str) -> str:
     """Return a hint with its arguments, as Python has them, turned into options of the command line."""
 
     def options(found: re.Match[str]) -> str:
-        told = []
+        named = []
         for argument in found[1].split(", "):
             name, _, value = argument.partition("=")
-            told.append(f"--{name.replace('_', '-')}" + (f" {value}" if value not in ("", "True") else ""))
-        return " ".join(told)
+            named.append(f"--{name.replace('_', '-')}" + (f" {value}" if value not in ("", "True") else ""))
+        return " ".join(named)
 
     return _ARGUMENTS.sub(options, hint)
 
@@ -72,11 +72,13 @@ def report(error: BaseException, about: object = "") -> int:
     if os.environ.get("SBM_DEBUG") == "1":
         first, *rest = "".join(traceback.format_exception(error)).splitlines()
         console.error(first, "\n".join(rest))
-    told = describe(error)
+    described = describe(error)
     if isinstance(error, OSError) and error.errno == errno.EBADF:
         console.drop_data()  # what could not be written to a closed stdout
-    console.error(told.message if str(about) in told.message else f"{about}: {told.message}", told.hint)
-    return told.status
+    console.error(
+        described.message if str(about) in described.message else f"{about}: {described.message}", described.hint
+    )
+    return described.status
 
 
 _OS_HINTS = {

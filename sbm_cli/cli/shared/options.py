@@ -146,10 +146,8 @@ def raw_format(text: str) -> "AudioFormat":
     """Return the format that --raw describes."""
     from sbm_cli.audio import format
 
-    try:
+    with wrong_usage("--raw"):
         return format.raw_format(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--raw") from error
 
 
 def _stream(text: str | None) -> int | Literal["all"] | None:

@@ -115,6 +115,24 @@ class OSpatialNet(Network):
     def output_layer(self) -> nn.Conv2d:
         return self.head
 
+    @torch.no_grad()
+    def inherit(self, smaller: Network) -> None:
+        """Take the weights of a smaller network; more blocks come last in each half, and add nothing at first."""
+        assert isinstance(smaller, OSpatialNet)
+        before, after = len(smaller.cross), len(self.cross)
+        moved = {str(i): i + (after // 2 - before // 2 if i >= before // 2 else 0) for i in range(before)}
+        for i in {*range(after)} - {*moved.values()}:
+            cross, sequence = self.cross[i], getattr(self.narrow[i], self.config.sequence)
+            for layer in (cross.conv1.conv, cross.full.unsqueeze, cross.conv2.conv, sequence.out_proj):
+                for parameter in layer.parameters():
+                    parameter.zero_()
+
+        def moved_name(name: str) -> str:
+            kind, *rest = name.split(".")
+            return ".".join([kind, str(moved[rest[0]]), *rest[1:]]) if kind in ("cross", "narrow") else name
+
+        self._inherit({moved_name(name): old for name, old in smaller.state_dict().items()})
+
     def _embed(self, t: Tensor, room: Tensor | None, to: Tensor | None = None) -> Tensor:
         """Return the embedding of the times and of what is asked for, [batch or 1, size]."""
         assert self.embedding is not None
@@ -145,8 +163,8 @@ class OSpatialNet(Network):
             k: v.clone() for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith(left)
         }
         if self.embedding is not None:
-            wish = self.head.weight.new_full((1,), room) if self.room is not None else None
-            embedding = self._embed(self.head.weight.new_full((1,), t), wish)
+            wanted = self.head.weight.new_full((1,), room) if self.room is not None else None
+            embedding = self._embed(self.head.weight.new_full((1,), t), wanted)
             for name, module in self.named_modules():
                 if isinstance(module, ModulatedNorm):
                     gain, offset = module.affine(embedding)

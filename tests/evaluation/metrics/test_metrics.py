@@ -14,7 +14,7 @@ import pytest
 from sbm_cli.audio.samples import Samples
 from sbm_cli.audio.sdr import LIMIT, si_sdr
 from sbm_cli.evaluation import metrics as module
-from sbm_cli.evaluation.metrics import METRICS, available_metrics, dnsmos, score, score_many
+from sbm_cli.evaluation.metrics import METRICS, available_metrics, dnsmos, score
 from sbm_cli.evaluation.metrics.metric import RATE
 
 ALL = tuple(METRICS)
@@ -263,34 +263,3 @@ def test_shapes_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
 def test_an_unknown_metric_is_refused(clean: Samples) -> None:
     with pytest.raises(ValueError, match="unknown metric mos; known are si_sdr"):
         score(["si_sdr", "mos"], clean, clean)
-
-
-# Rate and workers -----------------------------------------------------------------------------------------------------
-
-
-def test_other_rates_are_resampled_first(clean: Samples) -> None:
-    import soxr
-
-    noisy = clean + noise_like(clean, 10.0)
-    at_48k = [soxr.resample(samples, RATE, 48_000, quality="VHQ") for samples in (noisy, clean)]
-    there = score(["si_sdr"], at_48k[0], at_48k[1], rate=48_000)["si_sdr"]
-    assert there == pytest.approx(score(["si_sdr"], noisy, clean)["si_sdr"], abs=0.2)
-
-
-def test_the_number_of_workers_changes_nothing(clean: Samples) -> None:
-    need(*INTRUSIVE, "ovrl")
-    metrics = (*INTRUSIVE, "ovrl")  # P.808 has the same session and would bring seconds of import to each worker
-    pairs = [(clean + noise_like(clean, 5.0 * k, seed=k), None if k == 1 else clean) for k in range(2)]
-    counted: list[int] = []
-    alone = score_many(pairs, metrics, workers=1)
-    shared = score_many(pairs, metrics, workers=2, progress=counted.append)
-    assert alone == shared
-    assert [row.reasons for row in alone] == [row.reasons for row in shared]
-    assert alone[1].reasons["si_sdr"] == "no clean reference"
-    assert counted == [1, 2]
-
-
-def test_no_pair_gives_no_row_and_no_worker_is_refused() -> None:
-    assert score_many([], ALL, workers=2) == []
-    with pytest.raises(ValueError, match="at least 1"):
-        score_many([], ALL, workers=0)

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from sbm_cli.compiled.conv import TAPS, conv_forward
 from sbm_cli.compiled.jit import jit
+from sbm_cli.compiled.product import packed, product
 from sbm_cli.compiled.rows import CHUNK, Rows, origin
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT, scan_forward
-from sbm_cli.compiled.vector import LANES, LN2, LOG2E, fill, load, splat, store, store4
+from sbm_cli.compiled.vector import LANES, LN2, LOG2E, load, store
 from sbm_cli.nn.kernels import reference
 from sbm_cli.nn.kernels.cpu.conv import conv_gradients, convolve, last_inputs
 from sbm_cli.nn.kernels.cpu.scan import scan, scan_gradients
@@ -23,40 +24,7 @@ from sbm_cli.nn.kernels.cpu.tensors import array_of, parts_of
 from sbm_cli.nn.kernels.dispatch import differentiates
 
 Carry = tuple[Tensor, Tensor]
-FEW = 256  # rows up to which one kernel does everything: calls would take longer than products
-
-
-@jit
-def product(x, rows, inputs, weight, outputs, out):
-    """Write x [rows, inputs] times a packed weight [vector of outputs, input, LANES] into out [rows, outputs]."""
-    whole = rows - rows % 8
-    for j in range(0, outputs, LANES):
-        for row in range(0, whole, 8):
-            at, from_at = row * inputs, j * inputs
-            a = b = c = d = e = f = g = h = splat(0.0)
-            for _ in range(inputs):
-                w = load(weight, from_at)
-                a = a + fill(x, at) * w
-                b = b + fill(x, at + inputs) * w
-                c = c + fill(x, at + 2 * inputs) * w
-                d = d + fill(x, at + 3 * inputs) * w
-                e = e + fill(x, at + 4 * inputs) * w
-                f = f + fill(x, at + 5 * inputs) * w
-                g = g + fill(x, at + 6 * inputs) * w
-                h = h + fill(x, at + 7 * inputs) * w
-                at, from_at = at + 1, from_at + LANES
-            store4(out, row * outputs + j, outputs, (a, b, c, d))
-            store4(out, (row + 4) * outputs + j, outputs, (e, f, g, h))
-        for row in range(whole, rows):
-            at, from_at = row * inputs, j * inputs
-            a = b = c = d = splat(0.0)
-            for _ in range(0, inputs, 4):
-                a = a + fill(x, at) * load(weight, from_at)
-                b = b + fill(x, at + 1) * load(weight, from_at + LANES)
-                c = c + fill(x, at + 2) * load(weight, from_at + 2 * LANES)
-                d = d + fill(x, at + 3) * load(weight, from_at + 3 * LANES)
-                at, from_at = at + 4, from_at + 4 * LANES
-            store(out, row * outputs + j, (a + b) + (c + d))
+FUSED_ROWS = 256  # rows up to which one kernel does everything: calls would take longer than products
 
 
 @jit
@@ -69,23 +37,23 @@ def mamba_forward(
     after: the last inputs of the convolution, as `before`.
     """
     rows, inner = batch * frames * bands, skip.size
-    channels, states, rank = in_proj.size // (2 * inner), rates.size // inner, weight.size // inner
-    narrow = x_proj.size // inner
+    channels, states, rank = x.size // rows, rates.size // inner, weight.size // inner
+    narrow = x_proj.size // (inner + 1)
     ends = rows * 2 * inner, rows * 3 * inner, rows * 4 * inner, rows * (4 * inner + narrow)
     wide, u, y, low = scratch[: ends[0]], scratch[ends[0] : ends[1]], scratch[ends[1] : ends[2]], scratch[ends[2] :]
     apart = (frames * bands * 2 * inner, bands * 2 * inner, 2 * inner)
     beside = (frames * bands * inner, bands * inner, inner)
     short = (frames * bands * narrow, bands * narrow, narrow)
-    product(x, rows, channels, in_proj, 2 * inner, wide)
+    product(x, 0, channels, 1, rows, in_proj, 0, channels, 2 * inner, False, wide, 0, 2 * inner)
     v, rest = Rows(wide, apart), scratch[ends[3] :]
     conv_forward(0, batch * bands, bands, frames, v, taps, conv_bias, before, Rows(u, beside), rest)
-    product(u, rows, inner, x_proj, narrow, low)
+    product(u, 0, inner, 1, rows, x_proj, 0, inner, narrow, False, low, 0, narrow)
     scan_forward(
         0, batch * bands, bands, frames, Rows(u, beside), Rows(low, short), weight, bias, rates,
         Rows(low[rank:], short), Rows(low[rank + states :], short), skip, Rows(wide[inner:], apart),
         h_before, h, scratch[:0], Rows(y, beside), rest,
     )  # fmt: skip
-    product(y, rows, inner, out_proj, channels, out)
+    product(y, 0, inner, 1, rows, out_proj, 0, inner, channels, False, out, 0, channels)
     for sequence in range(batch * bands):
         for tap in range(TAPS - 1):
             frame, at = frames - TAPS + 1 + tap, (sequence * (TAPS - 1) + tap) * inner
@@ -96,20 +64,20 @@ def mamba_forward(
                     store(after, at + i, load(wide, origin(v, bands, sequence, frame) + i))
 
 
-def _few(
-    x: Tensor, packed: Sequence[Any], before: Tensor, h: Tensor, arrays: Sequence[Any]
+def _fused(
+    x: Tensor, projections: Sequence[Any], before: Tensor, h: Tensor, arrays: Sequence[Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the whole block in one kernel, which on few rows beats separate calls.
 
-    packed: the three projections; the rest as in `_mamba`, whose results it returns.
+    projections: all three, packed; the rest as in `_mamba`, whose results it returns.
     """
     batch, time, band, _ = x.shape
     taps, conv_bias, weight, bias, rates, D = arrays
     out, after, h_after = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in (x, before, h))
-    in_proj, x_proj, out_proj = packed
+    in_proj, x_proj, out_proj = projections
     inner = D.size
     most = max(CHUNK * (2 * TAPS - 2), FORWARD_ROWS * SEGMENT) * inner
-    scratch = np.empty(batch * time * band * (4 * inner + x_proj.size // inner) + most, np.float32)
+    scratch = np.empty(batch * time * band * (4 * inner + x_proj.size // (inner + 1)) + most, np.float32)
     mamba_forward(
         batch, time, band, array_of(x), in_proj, taps, conv_bias, array_of(before), x_proj, weight, bias, rates, D,
         out_proj, array_of(h), array_of(out), array_of(after), array_of(h_after), scratch,
@@ -242,14 +210,14 @@ def prepare(
     if not _takes(conv[0], A, D):
         return None
     (taps, conv_bias, weight, bias, rates, skip), arrays = _turned(*conv, *dt_proj, A, D)
-    projections = _packed(in_proj, x_proj, out_proj)
+    projections = [np.concatenate(packed(weight.detach().t().numpy()), None) for weight in (in_proj, x_proj, out_proj)]
 
     def block(x: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
         dtype, (before, h) = _products_in(x), _begin(x, rates, carry)
         if dtype is None:
             return mamba(x, in_proj, conv, x_proj, dt_proj, A, D, out_proj, carry)
-        if dtype == torch.float32 and x.shape[:3].numel() <= FEW and x.shape[-1] % LANES == 0:
-            y, after, h = _few(x, projections, before, h, arrays)
+        if dtype == torch.float32 and x.shape[:3].numel() <= FUSED_ROWS and x.shape[-1] % LANES == 0:
+            y, after, h = _fused(x, projections, before, h, arrays)
         else:
             tensors = x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, skip, out_proj, h
             y, after, h = _mamba(*tensors, arrays, False, dtype)[0]
@@ -276,12 +244,6 @@ def _begin(x: Tensor, rates: Tensor, carry: Carry | None) -> Carry:
         return carry[0].mT, carry[1].mT
     shape = x.shape[0], x.shape[2]
     return rates.new_zeros(*shape, TAPS - 1, rates.shape[1]), rates.new_zeros(*shape, *rates.shape)
-
-
-def _packed(*weights: Tensor) -> tuple[Any, ...]:
-    """Return weights [output, input] as `product` reads them, filled up with zeros to whole vectors of outputs."""
-    padded = [F.pad(weight, (0, 0, 0, -len(weight) % LANES)) for weight in weights]
-    return tuple(array_of(weight.unflatten(0, (-1, LANES)).transpose(1, 2)) for weight in padded)
 
 
 def _turned(
