@@ -123,7 +123,7 @@ class Decoder:
     def _unreadable(self) -> AudioError:
         return AudioError(
             f"{self._path}: not a sound file ({self._reason}).",
-            "Neither libsndfile nor FFmpeg can read it: check whether it plays, or copy it again.",
+            "Check whether it plays elsewhere, or copy it again.",
         )
 
     def _chosen(self, container: Any) -> Any:
