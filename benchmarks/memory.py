@@ -3,8 +3,8 @@
 The model (1 minute and 1 hour of 16 kHz mono), and a network of a few thousand parameters (1 minute and --hours of
 48 kHz stereo, from a sparse file of silence), each file in a process of its own. The status is 1 if a long file needs
 over 10 % more than the short one. The long silence takes about 10 GB less disc than it looks: source and output (FLAC)
-are nearly empty; its time is nearly all resampling. Last, an m4a of as long is only read; FFmpeg holds its index in
-memory, so that this one may grow.
+are nearly empty; its time is nearly all resampling. Last, an m4a of as long is only read, and its time is the
+processor's.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def main() -> int:
                 peak, duration, took = map(float, done.stdout.split())
                 assert abs(duration - length) < 0.03, f"the file has {duration} s, {length} s were meant"
                 short = short or peak
-                most = max(most, peak / short if make is not m4a else 1)
+                most = max(most, peak / short)
                 form = {speech: "16 kHz mono", silence: "48 kHz stereo", m4a: "48 kHz stereo m4a, read"}[make]
                 row = f"| {model or 'default'} | {form} | {length / 60:g} | {peak:.0f} | {peak / short:.3f} |"
                 print(f"{row} {took:.0f} |", flush=True)

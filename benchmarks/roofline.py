@@ -58,6 +58,11 @@ def operations(config: OSpatialNetConfig, rate: float) -> tuple[float, float, fl
 
 
 @njit(error_model="numpy")
+def multiply(x, weight, y, inputs, outputs):  # type: ignore[no-untyped-def]
+    product(x, 0, inputs, 1, ROWS, weight, 0, inputs, outputs, False, y, 0, outputs)
+
+
+@njit(error_model="numpy")
 def updates_on_registers(values, count):  # type: ignore[no-untyped-def]
     """Advance GROUP vectors of states `count` times."""
     step, drive, total = load(values, 0), load(values, LANES), splat(0.0)
@@ -83,9 +88,7 @@ def rates(config: OSpatialNetConfig, seconds: float) -> tuple[float, float, floa
         x, y, random = np.zeros(ROWS * size, np.float32), np.zeros(ROWS * out, np.float32), np.random.default_rng(0)
         weight = np.concatenate(packed(random.normal(size=(size, out)).astype(np.float32)))
         took = best(
-            lambda x=x, weight=weight, y=y, size=size, out=out: product(  # type: ignore[misc]
-                x, 0, size, 1, ROWS, weight, 0, size, out, False, y, 0, out
-            ),
+            lambda x=x, weight=weight, y=y, size=size, out=out: multiply(x, weight, y, size, out),  # type: ignore[misc]
             seconds,
         )
         products = max(products, 2 * ROWS * size * out / took)

@@ -47,7 +47,7 @@ class Enhancer:
         """Return an enhancer for a model, given by name, file or folder; None is the default model.
 
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N". threads: CPU threads.
-        before_compiling is called before kernels are compiled, for half a minute, once per machine.
+        before_compiling is called before kernels are compiled, for ten seconds, once per machine.
 
         Raises ModelError if the model is unknown, missing or damaged; ValueError for another device or less than one
         thread, DependencyError for a GPU that is not there.

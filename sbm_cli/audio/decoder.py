@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Origin, Waveform
+from sbm_cli.audio.mp4 import LongSound, shortened
 from sbm_cli.audio.mpeg import mpeg_segments
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.audio.segments import Segment, Window, caf_segments, ogg_segments, sniff
@@ -103,10 +104,17 @@ class Decoder:
     def _open(self, segment: Segment) -> Any:
         import av
 
+        window = Window(self._file, segment.start, segment.end)
+        shown = shortened(window)
         try:
-            return open_container(Window(self._file, segment.start, segment.end), self._path)
+            opened = open_container(shown, self._path)
+            if isinstance(shown, LongSound) and not shown.tells_packets(opened):
+                opened.close()
+                shown, opened = window, open_container(window, self._path)
         except (av.FFmpegError, ValueError) as error:
             raise self._unreadable() from error
+        self._long = shown if isinstance(shown, LongSound) else None
+        return opened
 
     def _unreadable(self) -> AudioError:
         return AudioError(
@@ -148,7 +156,8 @@ class Decoder:
         seconds = seconds or (container.duration or 0) / 1e6
         alone = len(container.streams) == 1 and seconds
         size = sum(segment.end - segment.start for segment in self._segments)
-        bit_rate = context.bit_rate or (round(size * 8 / seconds) if alone else 0)
+        bit_rate = self._long.bit_rate if self._long else context.bit_rate
+        bit_rate = bit_rate or (round(size * 8 / seconds) if alone else 0)
         if codec == "aac" and str(context.profile).startswith("HE"):
             bit_rate *= 2  # what we write is plain AAC, which needs about as much more
         self._sound = stream
@@ -241,7 +250,7 @@ class Decoder:
             context.options = {"flags2": "+skip_manual"}
         rate, place = context.sample_rate, 0.0
         told: float | None = None  # the time of the first frame, of the second after another clock began
-        packets = self._opened.demux(stream)
+        packets = self._packets(stream)
         while True:
             try:
                 packet = next(packets, None)
@@ -283,6 +292,16 @@ class Decoder:
                 place += frame.samples / rate
                 self._last_seconds = seconds
                 yield _waveform(frame), rate
+
+    def _packets(self, stream: Any) -> Iterator[Any]:
+        """Yield the packets of a stream, and an empty one at the end."""
+        last = None
+        for packet in self._opened.demux(stream):
+            if packet.size:
+                last = packet
+            elif last and self._long:
+                yield from self._long.rest(last)
+            yield packet
 
     def _check_end(self, heard: int) -> None:
         """Refuse what ended before the bytes that its boxes promise."""

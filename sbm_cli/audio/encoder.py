@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.decoder import TAGS, open_container
 from sbm_cli.audio.format import AudioFormat
+from sbm_cli.audio.mp4 import shortened
 from sbm_cli.audio.segments import Window
 from sbm_cli.errors import AudioError
 
@@ -49,7 +50,9 @@ class SoundEncoder:
         with contextlib.ExitStack() as opened:
             self._file = opened.enter_context(path.open("w+b"))
             origin = form.origin
-            self._source = opened.enter_context(open_container(Window(origin.file), origin.path)) if origin else None
+            self._source = (
+                opened.enter_context(open_container(shortened(Window(origin.file)), origin.path)) if origin else None
+            )
             with _as_os_error():
                 self._begin()
             self._opened = opened.pop_all()
@@ -217,7 +220,7 @@ class SoundEncoder:
         if not (tags or self._chapters or missing):
             return
         there, chapters = dict[str, str](), 0
-        with contextlib.suppress(av.FFmpegError), open_container(Window(self._file), Path()) as written:
+        with contextlib.suppress(av.FFmpegError), open_container(shortened(Window(self._file)), Path()) as written:
             there = written.metadata | (written.streams.audio[0].metadata if written.streams.audio else {})
             chapters = len(written.chapters())
             missing += Counter({"audio": 1})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,10 +14,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numba
+from numba.core import cgutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.types.misc import unliteral
+from numba.extending import intrinsic, is_jitted
 
 BESIDE = Path(__file__).with_name("__pycache__")  # the first choice of place, if it can be written
+DIGEST = hashlib.sha256().digest_size
 
 
 def import_without_blas() -> None:
@@ -55,15 +63,32 @@ class CacheFile(IndexDataCacheFile):
 
     def _load_index(self) -> dict[Any, str]:
         try:
-            index: dict[Any, str] = super()._load_index()
+            with open(self._index_path, "rb") as file:
+                if pickle.load(file) != self._version:
+                    return {}
+                stamp, index = pickle.loads(_undamaged(file.read()))
         except Exception:
             return {}
-        return index
+        return index if stamp == self._source_stamp else {}
+
+    def _load_data(self, name: str) -> Any:
+        return pickle.loads(_undamaged(Path(self._data_path(name)).read_bytes()))
+
+    def _dump(self, obj: Any) -> bytes:
+        data: bytes = super()._dump(obj)
+        return hashlib.sha256(data).digest() + data
 
     def _save_data(self, name: str, data: Any) -> None:
         # The index names the file already: should writing fail, what it held before must not be taken for the new.
         Path(self._data_path(name)).unlink(missing_ok=True)
         super()._save_data(name, data)
+
+
+def _undamaged(data: bytes) -> bytes:
+    """Return what lies behind its digest, which must fit: a flipped bit would run as code."""
+    if hashlib.sha256(data[DIGEST:]).digest() != data[:DIGEST]:
+        raise ValueError("damaged")
+    return data[DIGEST:]
 
 
 class KernelCache(FunctionCache):
@@ -105,9 +130,16 @@ def compiled_before(kernel: Any) -> bool:
     return bool(kernel.signatures) or (isinstance(cache, KernelCache) and cache.known(kernel.targetctx))
 
 
-def jit(function: Callable[..., Any]) -> Any:
-    """Let Numba compile a function for every new combination of types, or load what an earlier process compiled."""
-    kernel = numba.njit(nogil=True, error_model="numpy")(function)
+def jit(function: Callable[..., Any], for_python: bool = True) -> Any:
+    """Let Numba compile a function for every new combination of types, or load what an earlier process compiled.
+
+    for_python: whether Python calls it too, and not only other kernels.
+    """
+    options = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "no_cpython_wrapper": not for_python}
+    kernel = numba.njit(**options)(function)
+    template = kernel.get_call_template
+    # Numba would compile a kernel again for every number that a caller writes down, and for False and True.
+    kernel.get_call_template = lambda kinds, named: template(tuple(map(unliteral, kinds)), named)
     if os.path.expanduser("~") == "~" and not (os.environ.get("NUMBA_CACHE_DIR") or os.access(BESIDE, os.W_OK)):
         return kernel  # without a home Numba would make a folder named ~ here
     try:
@@ -115,3 +147,46 @@ def jit(function: Callable[..., Any]) -> Any:
     except RuntimeError:  # no writable folder: compiled in every process
         pass
     return kernel
+
+
+_APART: dict[str, Any] = {}  # kernels by name
+
+
+def apart(kernel: Any) -> Any:
+    """Return what other kernels call for a kernel, or for a function that only they call, to have it compiled once.
+
+    Numba compiles a copy of it into each of its callers, and again into each of theirs. Kernels raise nothing.
+    """
+    kernel = kernel if is_jitted(kernel) else jit(kernel, for_python=False)
+    function = kernel.py_func
+    name = f"{function.__module__}.{function.__name__}"
+    _APART[name] = kernel
+
+    def typed(typing_context: Any, *kinds: Any) -> Any:
+        kernel.compile(kinds)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            link = functools.partial(_link, name, kinds)
+            context.active_code_library._reload_init.add(link)  # runs before the caller is loaded from the cache
+            kind = context.call_conv.get_function_type(signature.return_type, signature.args)
+            callee = cgutils.get_or_insert_function(builder.module, kind, link())
+            _, result = context.call_conv.call_function(builder, callee, signature.return_type, signature.args, args)
+            return result
+
+        return kernel.overloads[kinds].signature, generate
+
+    own = inspect.signature(function)
+    first = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    typed.__signature__ = own.replace(parameters=[first, *own.parameters.values()])  # type: ignore[attr-defined]
+    return intrinsic(typed)
+
+
+def _link(name: str, kinds: tuple[Any, ...]) -> str:
+    """Compile or load a kernel for arguments of such types; return the symbol by which the linker finds it."""
+    kernel = _APART[name]
+    kernel.compile(kinds)
+    compiled = kernel.overloads[kinds]
+    symbol = f"{name} {hashlib.sha256(f'{SOURCES} {kinds}'.encode()).hexdigest()}"
+    address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+    llvmlite.binding.add_symbol(symbol, address)
+    return symbol

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sbm_cli.compiled.conv import TAPS, conv_forward
-from sbm_cli.compiled.jit import jit
+from sbm_cli.compiled import conv, scan
+from sbm_cli.compiled.conv import TAPS
+from sbm_cli.compiled.jit import apart, jit
 from sbm_cli.compiled.product import product
 from sbm_cli.compiled.rows import Rows
-from sbm_cli.compiled.scan import SEGMENT, scan_forward
+from sbm_cli.compiled.scan import SEGMENT
 from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, sigmoid, splat, store
+
+conv_forward, scan_forward = apart(conv.conv_forward), apart(scan.scan_forward)
 
 ENCODER, BLOCK, FULL_BAND, DECODER = range(4)
 NEAR = 64  # rows of a Mamba at a time: they stay in the caches beside the weights
@@ -78,7 +81,7 @@ def copy(source, at, target, to, count):
         store(target, to + i, load(source, at + i))
 
 
-@jit
+@apart
 def mamba(frames, bands, sequence, sizes, channels, weights, at, carry, inputs_at, states_at, work):
     """Run projection, convolution and scan of a Mamba on work.normed [band, frame, channel]; leave work.inner.
 
@@ -117,7 +120,7 @@ def mamba(frames, bands, sequence, sizes, channels, weights, at, carry, inputs_a
     return skip + inner
 
 
-@jit
+@apart
 def encode(frames, start, sizes, weights, at, spectra, x):
     """Write the encoder's output for frames of the block from `start` on, x [frame, band, channel]."""
     n, first = sizes, start + sizes.history - sizes.frames + 1
@@ -133,7 +136,7 @@ def encode(frames, start, sizes, weights, at, spectra, x):
             at = after
 
 
-@jit
+@apart
 def map_bands(frames, sizes, weights, at, work):
     """Add the linear map over all bands to work.wide [frame, band, channel]; return where the next weights begin."""
     n, rows = sizes, frames * sizes.bands
@@ -156,7 +159,7 @@ def map_bands(frames, sizes, weights, at, work):
     return after
 
 
-@jit
+@apart
 def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
     """Write the estimate of frame k of a block; the decoder has left a row of `wide` for each band in work.gate."""
     n, noisy, full = sizes, (k + sizes.history - sizes.lookahead) * 2 * sizes.width, work.frame
@@ -248,7 +251,7 @@ def normalise_all(x, rows, weights, at, channels, out):
         normalise(x, row * channels, weights, at, channels, out, row * channels, channels, 0)
 
 
-@jit
+@apart
 def convolve_bands(frames, sizes, weights, at, x, x_at, y, y_at, work):
     """Write x + silu(conv(norm(x))) along the bands to y, which may be x; return where the next weights begin."""
     n, channels, group = sizes, sizes.channels, sizes.group
@@ -270,7 +273,7 @@ def convolve_bands(frames, sizes, weights, at, x, x_at, y, y_at, work):
     return after
 
 
-@jit
+@apart
 def block(frames, sizes, weights, at, carry, kept, x, start, work):
     bands, channels = sizes.bands, sizes.channels
     frame, rows, inner = bands * channels, frames * bands, 2 * channels
@@ -292,7 +295,7 @@ def block(frames, sizes, weights, at, carry, kept, x, start, work):
                     x, start + (first + band) * channels, frame)  # fmt: skip
 
 
-@jit
+@apart
 def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
     channels, rows, narrow = sizes.channels, frames * sizes.bands, whole(sizes.fullband)
     tokens = sizes.bands * sizes.fullband
@@ -306,7 +309,7 @@ def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
     product(work.wide, 0, sizes.fullband, 1, rows, weights, at, sizes.fullband, channels, True, x, start, channels)
 
 
-@jit
+@apart
 def decode(frames, start, sizes, weights, at, spectra, x, work, estimates):
     n, channels, width = sizes, sizes.channels, whole(sizes.stride * sizes.head)
     for k in range(start, start + frames):

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from sbm_cli.compiled import llvm
-from sbm_cli.compiled.jit import jit
+from sbm_cli.compiled.jit import apart
 from sbm_cli.compiled.vector import LANES
 
 WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512vl"))  # 32 registers instead of 16
@@ -96,7 +96,7 @@ def tile(
     return signature, generate
 
 
-@jit
+@apart
 def product(x, x_at, step, apart, rows, weight, at, inputs, outputs, add, out, out_at, out_step):
     """Write rows of x times a packed weight, plus its bias, into out, or add them; return where the next weight begins.
 

@@ -78,6 +78,18 @@ def test_a_damaged_cache_is_written_anew(
     assert [sum(kernel.stats.cache_hits.values()) for kernel in kernels] == [0, 1]
 
 
+@pytest.mark.parametrize("damaged", ["*.nbi", "*.nbc"])
+def test_a_flipped_bit_is_noticed(damaged: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    assert jit(twice)(21) == 42
+    (file,) = tmp_path.rglob(damaged)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 16
+    file.write_bytes(content)
+    kernel = jit(twice)
+    assert kernel(21) == 42 and not kernel.stats.cache_hits
+
+
 def test_a_full_disk_does_not_let_an_older_kernel_pass_for_the_new(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -126,3 +138,44 @@ def test_without_a_home_no_folder_is_made_for_the_cache(monkeypatch: pytest.Monk
     monkeypatch.setenv("NUMBA_CACHE_DIR", "somewhere")
     jit(twice)
     assert asked == [twice]
+
+
+APART = """
+from sbm_cli.compiled import jit
+
+@jit.jit
+def twice(x, again):
+    return 2 * x
+
+both = jit.apart(twice)
+
+@jit.apart
+def outer(x):
+    return both(x, False) + both(1, True)
+
+@jit.jit
+def whole(x):
+    return outer(x) + both(x, x > 20)
+
+assert whole(20) == 82 and twice(0.5, True) == 1.0 and len(twice.signatures) == 2
+print(*(sum(kernel.stats.cache_misses.values()) for kernel in (twice, whole)))
+"""
+
+
+@pytest.mark.parametrize("lost", ["nothing", "twice", "outer", "whole"])
+def test_a_kernel_apart_is_found_by_those_that_call_it(
+    lost: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those that were compiled before must find it, even where it has to be compiled again."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    script = tmp_path / "kernels.py"
+    script.write_text(APART)
+    command = [sys.executable, str(script)]
+
+    def run() -> list[str]:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    assert run() == ["2", "1"]
+    for file in tmp_path.rglob(f"*.{lost}-*"):
+        file.unlink()
+    assert run() == [str(2 * (lost == "twice")), str(int(lost == "whole"))]

@@ -16,6 +16,6 @@ def load_enhancer(model: str | Path | None, device: str, threads: int = 1) -> En
     from sbm_cli.enhancer import Enhancer
 
     def announce() -> None:
-        console.note("compiling kernels for this processor: half a minute, once")
+        console.note("compiling kernels for this processor: ten seconds, once")
 
     return Enhancer.load(model, device, threads, before_compiling=announce)
