@@ -17,7 +17,7 @@ from sbm_cli.audio.encoder import SoundEncoder
 from sbm_cli.audio.format import VORBIS_LEAST, AudioFormat, Waveform, storable
 from sbm_cli.audio.metadata import Metadata
 from sbm_cli.audio.pipe import Pipe, PipeWriter, temporary_folder
-from sbm_cli.errors import DISK_FULL, FULL, AudioError, OutputExistsError
+from sbm_cli.errors import DISK_FULL, FULL, AudioError, exists_error
 
 _WRITE_FRAMES = 4096  # libsndfile overflows its stack on a Vorbis block of three million samples
 _UNREADABLE_WHEN_EMPTY = {"FLAC", "OPUS", "MP3"}  # libsndfile 1.2 writes them without a complaint and cannot open them
@@ -259,7 +259,3 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
         qualities = np.interp(kbps / form.channels, _VORBIS_KBPS, np.linspace(0, 1, len(_VORBIS_KBPS)))
         return {"compression_level": 1 - float(qualities)}
     return {}
-
-
-def exists_error(path: Path) -> OutputExistsError:
-    return OutputExistsError(f"{path} exists.", "Use `overwrite=True` to replace it, or choose another output.")
