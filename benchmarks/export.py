@@ -26,7 +26,7 @@ def main() -> None:
     model, *graphs = sys.argv[1:]
     enhancer = Enhancer.load(model, "cpu", threads=1)
     rate, size = enhancer.config.rate, enhancer.config.stft.hop
-    feeds = {f"`{model}` in PyTorch": enhancer.stream(rate).feed}
+    feeds = {f"`{model}`, our own": enhancer.stream(rate).feed}
     for path in map(Path, graphs):
         feeds[f"`{path.name}`, {path.stat().st_size / 1e6:.2f} MB"] = OnnxStream(str(path)).feed
     samples = speech_like(1 + SECONDS, rate)
@@ -41,7 +41,7 @@ def main() -> None:
     hops = 1e3 * np.array(taken[rate // size :])  # [hop, system]
 
     print(f"- machine: {machine()}\n- software: {software()}\n- command: `python {shlex.join(sys.argv)}`\n")
-    print("| | fastest tenth of hops, up to ms | median, ms | times PyTorch's |\n|---|---|---|---|")
+    print("| | fastest tenth of hops, up to ms | median, ms | times our own |\n|---|---|---|---|")
     fast, median = np.percentile(hops, (10, 50), axis=0)
     for name, least, middle in zip(feeds, fast, median, strict=True):
         print(f"| {name} | {least:.2f} | {middle:.2f} | {least / fast[0]:.2f} |")

@@ -42,6 +42,10 @@ class OutputExistsError(SbmError):
     """An output exists, and no option says what to do with it."""
 
 
+def exists_error(path: str | os.PathLike[str]) -> OutputExistsError:
+    return OutputExistsError(f"{path} exists.", "Use `overwrite=True` to replace it, or choose another output.")
+
+
 class ModelError(SbmError):
     """A model is unknown, damaged, of another format, or cannot be downloaded."""
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sbm_cli.nn.kernels import MambaCarry, MambaWeights
+
 
 def selective_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, state: Tensor
@@ -28,18 +30,9 @@ def selective_scan(
     return (torch.stack(outputs, 2) + u * D[:, None]) * F.silu(z), state
 
 
-def mamba(
-    x: Tensor,
-    in_proj: Tensor,
-    conv: tuple[Tensor, Tensor],
-    x_proj: Tensor,
-    dt_proj: tuple[Tensor, Tensor],
-    A: Tensor,
-    D: Tensor,
-    out_proj: Tensor,
-    carry: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
     """Take the place of `sbm_cli.nn.kernels.mamba`."""
+    in_proj, conv, x_proj, dt_proj, A, D, out_proj = weights
     batch, time, band, channels = x.shape
     (inner, state), (_, rank), past = A.shape, dt_proj[0].shape, conv[0].shape[2] - 1
     before, h = carry or (x.new_zeros(batch, band, inner, past), x.new_zeros(batch, band, inner, state))

@@ -20,7 +20,7 @@ from sbm_cli.audio.encoder import SoundEncoder
 from sbm_cli.audio.format import AudioFormat, Waveform, storable
 from sbm_cli.audio.metadata import Metadata
 from sbm_cli.audio.pipe import Pipe, PipeWriter, temporary_folder
-from sbm_cli.errors import DISK_FULL, FULL, AudioError, OutputExistsError
+from sbm_cli.errors import DISK_FULL, FULL, AudioError, exists_error
 
 _WRITE_FRAMES = 4096  # libsndfile overflows its stack on a Vorbis block of three million samples
 _UNREADABLE_WHEN_EMPTY = {"FLAC", "OPUS", "MP3"}  # libsndfile 1.2 writes them without a complaint and cannot open them
@@ -273,7 +273,3 @@ def _vorbis_quality(rate: int, channels: int, bit_rate: int) -> float:
         return int.from_bytes(fields[13:17], "little")
 
     return min(100, bisect_left(range(101), bit_rate, key=nominal)) / 100
-
-
-def exists_error(path: Path) -> OutputExistsError:
-    return OutputExistsError(f"{path} exists.", "Use `overwrite=True` to replace it, or choose another output.")

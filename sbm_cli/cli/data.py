@@ -11,7 +11,7 @@ import typer
 
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.options import Json, Quiet, Verbose, wrong_usage
-from sbm_cli.errors import DependencyError, OutputExistsError
+from sbm_cli.errors import DependencyError, exists_error
 
 if TYPE_CHECKING:
     from sbm_cli.data.corpora.check import Row
@@ -88,7 +88,7 @@ def prepare(
         raise typer.BadParameter(f"unknown {', '.join(sorted(unknown))}; choose from {known}", param_hint="--licence")
     path = output or Path(f"{name}.csv")
     if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} exists.", "Use --overwrite to replace it, or choose another --output.")
+        raise exists_error(path)
     clips = corpora.follow(corpora.find_clips(name, root, licences), follow or [])
     if per_group:
         clips = corpora.thin(clips, per_group)

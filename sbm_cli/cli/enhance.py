@@ -32,7 +32,7 @@ from sbm_cli.cli.shared.options import (
     takes_options,
 )
 from sbm_cli.cli.shared.process import interrupted_by_signals
-from sbm_cli.errors import OutputExistsError, SbmError
+from sbm_cli.errors import OutputExistsError, SbmError, exists_error
 from sbm_cli.options import Options
 
 if TYPE_CHECKING:
@@ -125,8 +125,6 @@ def enhance(
     device = chosen_device(device)
     _, first = wanted[0]
     if len(wanted) == 1 and isinstance(first, Path) and first.is_file() and not overwrite:
-        from sbm_cli.audio.writer import exists_error
-
         raise exists_error(first)  # before the model is loaded
 
     enhancer = load_enhancer(model, device, threads)
@@ -246,9 +244,7 @@ def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], over
     if path.suffix.lower() != ".png":
         raise typer.BadParameter(f"{path}: the picture is a PNG, so name it .png", param_hint="--spectrogram")
     if path.exists() and not overwrite:
-        raise OutputExistsError(
-            f"{path} exists.", "Use --overwrite to replace it, or choose another file for the picture."
-        )
+        raise exists_error(path)
     if not path.parent.is_dir():
         raise SbmError(
             f"{path.parent}: no such folder.", f"Make it first: {shlex.join(['mkdir', '-p', str(path.parent)])}"

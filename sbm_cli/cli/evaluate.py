@@ -13,7 +13,7 @@ import typer
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.options import Json, Quiet, Verbose, wrong_usage
 from sbm_cli.cli.shared.process import interrupted_by_signals
-from sbm_cli.errors import OutputExistsError
+from sbm_cli.errors import exists_error
 from sbm_cli.hardware import cores
 
 if TYPE_CHECKING:
@@ -287,9 +287,7 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
     output.mkdir(parents=True, exist_ok=True)
     there = [name for name in (*FILES, COST, *[HTML_REPORT] * html) if (output / name).exists()]
     if there and not overwrite:
-        raise OutputExistsError(
-            f"{output / there[0]} exists.", "Use --overwrite to replace it, or choose another folder."
-        )
+        raise exists_error(output / there[0])
 
 
 def _write(output: Path, result: Evaluation, shown: Sequence[Player] | None) -> None:

@@ -12,7 +12,7 @@ import typer
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.options import Json, Quiet, Verbose, takes_options
-from sbm_cli.errors import OutputExistsError
+from sbm_cli.errors import exists_error
 from sbm_cli.options import Options
 
 
@@ -47,7 +47,7 @@ def export(
     """Write a model as an ONNX graph: a hop of samples in, a hop of clean samples out.
 
     The graph is checked before it is written: onnxruntime enhances a recording with it, and in float32 every sample
-    must be within 1e-4 of our own. docs/export.md says how to run it; examples/onnx_stream.py does, in 50 lines.
+    must be within 1e-4 of our own. docs/export.md says how to run it; examples/onnx_stream.py does.
 
     \b
     Examples:
@@ -56,7 +56,7 @@ def export(
     """
     console.adjust(quiet or json, verbose)
     if output.exists() and not overwrite:
-        raise OutputExistsError(f"{output} exists.", "Use --overwrite to replace it, or name another output.")
+        raise exists_error(output)
     from sbm_cli.export import export as write
     from sbm_cli.model import Model
 

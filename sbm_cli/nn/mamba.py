@@ -8,10 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sbm_cli.nn.kernels import at_rest, mamba, prepared
-
-MambaCarry = tuple[Tensor, Tensor]  # convolution [batch, band, inner, kernel - 1], scan [batch, band, inner, state]
-Weights = tuple[Tensor, tuple[Tensor, Tensor], Tensor, tuple[Tensor, Tensor], Tensor, Tensor, Tensor]
+from sbm_cli.nn.kernels import MambaCarry, MambaWeights, at_rest, mamba, prepared
 
 
 class Mamba(nn.Module):
@@ -39,18 +36,17 @@ class Mamba(nn.Module):
         self.dt_proj.bias.data = dt + torch.log(-torch.expm1(-dt))
         self._prepared: Callable[..., tuple[Tensor, MambaCarry]] | None = None
 
-    def weights(self) -> Weights:
-        """Return the arguments of `kernels.mamba` between x and carry."""
+    def weights(self) -> MambaWeights:
         assert self.conv1d.bias is not None  # as nn.Conv1d declares it
         conv, dt_proj = (self.conv1d.weight, self.conv1d.bias), (self.dt_proj.weight, self.dt_proj.bias)
         A = -self.A_log.float().exp()
-        return self.in_proj.weight, conv, self.x_proj.weight, dt_proj, A, self.D, self.out_proj.weight
+        return MambaWeights(self.in_proj.weight, conv, self.x_proj.weight, dt_proj, A, self.D, self.out_proj.weight)
 
     def prepare(self) -> None:
-        self._prepared = prepared("mamba", self.D, *self.weights())
+        self._prepared = prepared("mamba", self.D, self.weights())
 
     def forward(self, x: Tensor, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
         """Return the output, shaped like x [batch, time, band, channel], and the carry after the last frame."""
         if self._prepared is not None and at_rest(x):
             return self._prepared(x, carry)
-        return mamba(x, *self.weights(), carry)
+        return mamba(x, self.weights(), carry)

@@ -57,15 +57,8 @@ def _folder() -> Path:
     return Path(os.path.expanduser(os.environ.get("SBM_NISQA") or "~/.torchmetrics/NISQA"))  # stays ~ without a home
 
 
+_PACKAGES = ("torchmetrics", "requests")
 METRICS = tuple(
-    Metric(
-        name,
-        label,
-        "MOS",
-        nisqa,
-        extra="metrics",
-        packages=("torchmetrics", "requests"),
-        missing_weights=missing_weights,
-    )
+    Metric(name, label, "MOS", nisqa, extra="metrics", packages=_PACKAGES, missing_weights=missing_weights)
     for name, label in LABELS.items()
 )

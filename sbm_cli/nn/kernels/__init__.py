@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from sbm_cli.nn.kernels.dispatch import at_rest, available, chosen, kernel, prepared, use
 
 __all__ = [
+    "MambaCarry",
+    "MambaWeights",
     "at_rest",
     "available",
     "band_conv",
@@ -21,6 +25,21 @@ __all__ = [
     "selective_scan",
     "use",
 ]
+
+
+MambaCarry = tuple[Tensor, Tensor]  # of convolution and scan, as these return them
+
+
+class MambaWeights(NamedTuple):
+    """The weights of a Mamba block; conv and dt_proj are weight and bias, A and D as in `selective_scan`."""
+
+    in_proj: Tensor  # [2 inner, channels]
+    conv: tuple[Tensor, Tensor]  # as in `causal_conv1d`
+    x_proj: Tensor  # [rank + 2 state, inner]
+    dt_proj: tuple[Tensor, Tensor]  # from rank to inner
+    A: Tensor
+    D: Tensor
+    out_proj: Tensor  # [channels, inner]
 
 
 def selective_scan(
@@ -72,25 +91,13 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None 
     return y, after
 
 
-def mamba(
-    x: Tensor,
-    in_proj: Tensor,
-    conv: tuple[Tensor, Tensor],
-    x_proj: Tensor,
-    dt_proj: tuple[Tensor, Tensor],
-    A: Tensor,
-    D: Tensor,
-    out_proj: Tensor,
-    carry: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
     """Run a Mamba block: projection, convolution, scan, projection.
 
-    x: [batch, time, band, channels]; in_proj: [2 inner, channels]; conv, dt_proj: weight and bias; x_proj:
-    [rank + 2 state, inner]; out_proj: [channels, inner]; the rest and the two parts of the carry as in `causal_conv1d`
-    and `selective_scan`. Returns the output, shaped like x, in autocast's type if there is one, and the carry after the
-    last frame.
+    x: [batch, time, band, channels]. Returns the output, shaped like x, in autocast's type if there is one, and the
+    carry after the last frame.
     """
-    y, after = kernel("mamba", x)(x, in_proj, conv, x_proj, dt_proj, A, D, out_proj, carry)
+    y, after = kernel("mamba", x)(x, weights, carry)
     return y, after
 
 

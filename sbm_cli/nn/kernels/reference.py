@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sbm_cli.nn.kernels import MambaCarry, MambaWeights
 from sbm_cli.nn.kernels.dispatch import kernel
 
 
@@ -54,18 +55,9 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None 
     return F.silu(total).to(out), padded[:, x.shape[1] :].permute(0, 2, 3, 1)
 
 
-def mamba(
-    x: Tensor,
-    in_proj: Tensor,
-    conv: tuple[Tensor, Tensor],
-    x_proj: Tensor,
-    dt_proj: tuple[Tensor, Tensor],
-    A: Tensor,
-    D: Tensor,
-    out_proj: Tensor,
-    carry: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
     """Run a Mamba block part by part, with the implementation in use (as `sbm_cli.nn.kernels.mamba`)."""
+    in_proj, conv, x_proj, dt_proj, A, D, out_proj = weights
     state, rank = A.shape[1], dt_proj[0].shape[1]
     conv_carry, scan_carry = carry if carry is not None else (None, None)
     u, z = F.linear(x, in_proj).chunk(2, -1)

@@ -15,9 +15,9 @@ from sbm_cli.data.random import EXCERPT, uniforms
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.nn.network import Network
 from sbm_cli.training.losses import FLOOR
-from sbm_cli.training.objectives.examples import data_loss, draw_state, draw_time, to_spectra
+from sbm_cli.training.objectives.examples import data_loss, draw_estimate
 from sbm_cli.training.objectives.objective import STUDENT, Batch, Learner, Objective
-from sbm_cli.training.predict import autocast, predict
+from sbm_cli.training.predict import autocast
 
 if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig
@@ -66,10 +66,8 @@ class Adversarial(Objective):
         return {DISCRIMINATOR: Learner(Discriminator(self.windows, self.channels), optimizer, self.every)}
 
     def loss(self, config: TrainConfig, batch: Batch, learner: str, networks: Mapping[str, nn.Module]) -> Tensor:
-        spectra, t = to_spectra(config, batch), draw_time(config, batch)
-        state = draw_state(config, batch, spectra.clean, spectra.noisy, t)
         with torch.set_grad_enabled(learner == STUDENT):
-            estimate = predict(config, networks[STUDENT], state, spectra.noisy, t, spectra.room)
+            spectra, _, estimate = draw_estimate(config, batch, networks[STUDENT])
         scale = spectra.level.mean(1, keepdim=True).sqrt()
         real = self._excerpt(config, batch, batch.clean / scale)
 

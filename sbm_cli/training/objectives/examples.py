@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sbm_cli.bridge.schedule import sample_state
 from sbm_cli.data.mixing import keep_room
 from sbm_cli.data.random import BRIDGE_NOISE, TIME, WARM_LEVEL, normals, rows_of, uniforms
 from sbm_cli.training.losses import enhancement_loss
 from sbm_cli.training.objectives.objective import Batch
+from sbm_cli.training.predict import predict
 
 if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig
@@ -61,6 +62,13 @@ def draw_state(
     parts = normals(config.seed, batch.step, batch.items[rows], stream, count).reshape(*noise[rows].shape, 2)
     noise[rows] = torch.view_as_complex(parts) * 0.5**0.5  # E|noise|² = 1
     return sample_state(schedule, clean, noisy, t, noise)
+
+
+def draw_estimate(config: TrainConfig, batch: Batch, network: nn.Module) -> tuple[Spectra, Tensor, Tensor]:
+    """Return the spectra of a batch, bridge times [items], and the network's estimates from the states there."""
+    spectra, t = to_spectra(config, batch), draw_time(config, batch)
+    state = draw_state(config, batch, spectra.clean, spectra.noisy, t)
+    return spectra, t, predict(config, network, state, spectra.noisy, t, spectra.room)
 
 
 def data_loss(config: TrainConfig, batch: Batch, spectra: Spectra, estimate: Tensor) -> Tensor:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from sbm_cli.bridge.schedule import Flow
-from sbm_cli.training.objectives.examples import data_loss, draw_state, draw_time, to_spectra
+from sbm_cli.training.objectives.examples import data_loss, draw_estimate
 from sbm_cli.training.objectives.objective import STUDENT, Batch, Objective
-from sbm_cli.training.predict import predict
 
 if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig
@@ -41,9 +40,7 @@ class FlowMatching(Objective):
             raise ValueError("the objective flow needs a straight path: model.schedule of kind flow")
 
     def loss(self, config: TrainConfig, batch: Batch, learner: str, networks: Mapping[str, nn.Module]) -> Tensor:
-        spectra, t = to_spectra(config, batch), draw_time(config, batch)
-        state = draw_state(config, batch, spectra.clean, spectra.noisy, t)
-        estimate = predict(config, networks[STUDENT], state, spectra.noisy, t, spectra.room)
+        spectra, t, estimate = draw_estimate(config, batch, networks[STUDENT])
         error = (estimate - spectra.clean).abs().square().mean((1, 2))
         velocity = (error / t.clamp_min(self.t_bound) ** 2).mean()
         return self.velocity * velocity + self.data * data_loss(config, batch, spectra, estimate)

@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from sbm_cli.data.random import SECOND_NOISE, THIRD_NOISE
 from sbm_cli.nn.network import Network
-from sbm_cli.training.objectives.examples import data_loss, draw_state, draw_time, to_spectra
+from sbm_cli.training.objectives.examples import data_loss, draw_estimate, draw_state
 from sbm_cli.training.objectives.objective import STUDENT, Batch, Learner, Objective
 from sbm_cli.training.predict import predict
 
@@ -51,10 +51,8 @@ class UFOGen(Objective):
 
     def loss(self, config: TrainConfig, batch: Batch, learner: str, networks: Mapping[str, nn.Module]) -> Tensor:
         discriminator = networks[DISCRIMINATOR]
-        spectra, t = to_spectra(config, batch), draw_time(config, batch)
-        state = draw_state(config, batch, spectra.clean, spectra.noisy, t)
         with torch.set_grad_enabled(learner == STUDENT):
-            estimate = predict(config, networks[STUDENT], state, spectra.noisy, t, spectra.room)
+            spectra, t, estimate = draw_estimate(config, batch, networks[STUDENT])
         earlier = (t - self.delta).clamp_min(config.time.t_min)
 
         def judge(clean: Tensor, noise: int) -> Tensor:

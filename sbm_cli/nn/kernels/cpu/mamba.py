@@ -17,13 +17,12 @@ from sbm_cli.compiled.product import packed, product
 from sbm_cli.compiled.rows import CHUNK, Rows, origin
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT, scan_forward
 from sbm_cli.compiled.vector import LANES, LN2, LOG2E, load, store
-from sbm_cli.nn.kernels import reference
+from sbm_cli.nn.kernels import MambaCarry, MambaWeights, reference
 from sbm_cli.nn.kernels.cpu.conv import conv_gradients, convolve, last_inputs
 from sbm_cli.nn.kernels.cpu.scan import scan, scan_gradients
 from sbm_cli.nn.kernels.cpu.tensors import array_of, parts_of
 from sbm_cli.nn.kernels.dispatch import differentiates
 
-Carry = tuple[Tensor, Tensor]
 FUSED_ROWS = 256  # rows up to which one kernel does everything: calls would take longer than products
 
 
@@ -173,23 +172,14 @@ def _product(grad: Tensor, x: Tensor) -> Tensor:
     return grad.reshape(-1, grad.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
 
 
-def mamba(
-    x: Tensor,
-    in_proj: Tensor,
-    conv: tuple[Tensor, Tensor],
-    x_proj: Tensor,
-    dt_proj: tuple[Tensor, Tensor],
-    A: Tensor,
-    D: Tensor,
-    out_proj: Tensor,
-    carry: Carry | None = None,
-) -> tuple[Tensor, Carry]:
+def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
     """Run a Mamba block (as `sbm_cli.nn.kernels.mamba`); convolution and scan compute in float32."""
     dtype = _products_in(x)
-    if dtype is None or not _takes(conv[0], A, D):
-        return reference.mamba(x, in_proj, conv, x_proj, dt_proj, A, D, out_proj, carry)
-    (taps, conv_bias, weight, bias, rates, D), arrays = _turned(*conv, *dt_proj, A, D)
+    if dtype is None or not _takes(weights):
+        return reference.mamba(x, weights, carry)
+    (taps, conv_bias, weight, bias, rates, D), arrays = _turned(weights)
     before, h = _begin(x, rates, carry)
+    in_proj, x_proj, out_proj = weights.in_proj, weights.x_proj, weights.out_proj
     tensors = x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, D, out_proj, h
     train = differentiates(*tensors)
     # Without a gradient not through autograd, whose call takes as long as a short block.
@@ -197,25 +187,18 @@ def mamba(
     return y, (after.mT, h.mT)
 
 
-def prepare(
-    in_proj: Tensor,
-    conv: tuple[Tensor, Tensor],
-    x_proj: Tensor,
-    dt_proj: tuple[Tensor, Tensor],
-    A: Tensor,
-    D: Tensor,
-    out_proj: Tensor,
-) -> Callable[[Tensor, Carry | None], tuple[Tensor, Carry]] | None:
+def prepare(weights: MambaWeights) -> Callable[[Tensor, MambaCarry | None], tuple[Tensor, MambaCarry]] | None:
     """Return a block with packed weights as a function of x and the carry; None for unsupported sizes."""
-    if not _takes(conv[0], A, D):
+    if not _takes(weights):
         return None
-    (taps, conv_bias, weight, bias, rates, skip), arrays = _turned(*conv, *dt_proj, A, D)
+    (taps, conv_bias, weight, bias, rates, skip), arrays = _turned(weights)
+    in_proj, x_proj, out_proj = weights.in_proj, weights.x_proj, weights.out_proj
     projections = [np.concatenate(packed(weight.detach().t().numpy()), None) for weight in (in_proj, x_proj, out_proj)]
 
-    def block(x: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
+    def block(x: Tensor, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
         dtype, (before, h) = _products_in(x), _begin(x, rates, carry)
         if dtype is None:
-            return mamba(x, in_proj, conv, x_proj, dt_proj, A, D, out_proj, carry)
+            return mamba(x, weights, carry)
         if dtype == torch.float32 and x.shape[:3].numel() <= FUSED_ROWS and x.shape[-1] % LANES == 0:
             y, after, h = _fused(x, projections, before, h, arrays)
         else:
@@ -226,8 +209,9 @@ def prepare(
     return block
 
 
-def _takes(conv: Tensor, A: Tensor, D: Tensor) -> bool:
+def _takes(weights: MambaWeights) -> bool:
     """Return whether the kernels support such weights."""
+    (conv, _), A, D = weights.conv, weights.A, weights.D
     whole = len(D) % LANES == A.shape[1] % GROUP == 0 and conv.shape[2] == TAPS
     return whole and D.dtype == torch.float32
 
@@ -238,7 +222,7 @@ def _products_in(x: Tensor) -> torch.dtype | None:
     return dtype if dtype in (torch.float32, torch.bfloat16) else None
 
 
-def _begin(x: Tensor, rates: Tensor, carry: Carry | None) -> Carry:
+def _begin(x: Tensor, rates: Tensor, carry: MambaCarry | None) -> MambaCarry:
     """Return what came before the first frame, as `_Conv` and `_Scan` want it."""
     if carry is not None:
         return carry[0].mT, carry[1].mT
@@ -246,12 +230,11 @@ def _begin(x: Tensor, rates: Tensor, carry: Carry | None) -> Carry:
     return rates.new_zeros(*shape, TAPS - 1, rates.shape[1]), rates.new_zeros(*shape, *rates.shape)
 
 
-def _turned(
-    conv: Tensor, conv_bias: Tensor, step_weight: Tensor, step_bias: Tensor, A: Tensor, D: Tensor
-) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+def _turned(weights: MambaWeights) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
     """Return taps [K, channel] and bias, weight [rank, channel] and bias of the steps, rates [state, channel], and D.
 
     All of them as tensors, and for the kernels.
     """
-    tensors = conv[:, 0].t(), conv_bias, step_weight.t(), step_bias, A.t() * LOG2E, D
+    (conv, conv_bias), (step_weight, step_bias) = weights.conv, weights.dt_proj
+    tensors = conv[:, 0].t(), conv_bias, step_weight.t(), step_bias, weights.A.t() * LOG2E, weights.D
     return tensors, tuple(map(array_of, tensors))
