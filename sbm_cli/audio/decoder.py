@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Origin, Waveform
 from sbm_cli.audio.mp4 import LongSound, shortened
-from sbm_cli.audio.mpeg import mpeg_segments
+from sbm_cli.audio.mpeg import AAC_RATES, aac_segments, is_aac, mpeg_segments
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.audio.segments import Segment, Window, caf_segments, ogg_segments, sniff
 from sbm_cli.audio.truncation import BOXES, cut_short
@@ -22,7 +22,11 @@ from sbm_cli.errors import AudioError
 # Seconds without sound beside a picture that become silence: less is the coarseness of time stamps, more another clock.
 _GAP, _MOST_GAP = 0.02, 600.0
 _SILENCE = 1.0  # seconds of it at a time
-_AAC_RATES = dict(enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)))
+_FIRST_FRAMES = {
+    "mpegts",
+    "mpeg",
+    "loas",
+}  # of whose AAC FFmpeg knows the first frames' bit rate
 _MOVIE_CLOCKS = (600, 1000)  # Hz, of most MP4
 _OPUS_RATES = (8000, 12000, 16000, 24000)  # of what was encoded, which Opus decodes to 48 kHz all the same
 TAGS = {name: name for name in ("title", "artist", "album", "comment", "copyright", "date", "genre")}
@@ -119,7 +123,7 @@ class Decoder:
     def _unreadable(self) -> AudioError:
         return AudioError(
             f"{self._path}: not a sound file ({self._reason}).",
-            "Neither libsndfile nor FFmpeg can read it: check whether it plays, or copy it again.",
+            "Check whether it plays elsewhere, or copy it again.",
         )
 
     def _chosen(self, container: Any) -> Any:
@@ -150,14 +154,17 @@ class Decoder:
         if codec == "opus" and (encoded := int.from_bytes(extradata[12:16], "little")):
             rate = encoded if encoded in _OPUS_RATES else rate
         if name == "flv" and codec == "aac" and len(extradata) > 1:  # whose header knows no rate above 44.1 kHz
-            rate = _AAC_RATES.get((extradata[0] & 7) << 1 | extradata[1] >> 7, rate)
+            rate = AAC_RATES.get((extradata[0] & 7) << 1 | extradata[1] >> 7, rate)
         seconds = sum(segment.seconds for segment in self._segments)
+        bits = sum(segment.bit_rate * segment.seconds for segment in self._segments)
+        bit_rate = self._long.bit_rate if self._long else round(bits / seconds) if bits else context.bit_rate
         seconds = seconds or (float(stream.duration * stream.time_base) if stream.duration else 0.0)
         seconds = seconds or (container.duration or 0) / 1e6
         alone = len(container.streams) == 1 and seconds
         size = sum(segment.end - segment.start for segment in self._segments)
-        bit_rate = self._long.bit_rate if self._long else context.bit_rate
         bit_rate = bit_rate or (round(size * 8 / seconds) if alone else 0)
+        if codec == "aac" and name in _FIRST_FRAMES:
+            bit_rate = max(bit_rate, ffmpeg.ENCODERS["AAC"].bit_rate * context.channels)
         if codec == "aac" and str(context.profile).startswith("HE"):
             bit_rate *= 2  # what we write is plain AAC, which needs about as much more
         self._sound = stream
@@ -350,6 +357,8 @@ def _segments(file: BinaryIO, beginning: bytes) -> tuple[list[Segment], int]:
         segments, strange = ogg_segments(file)
     elif is_mpeg(beginning):
         segments, strange = mpeg_segments(file)
+    elif is_aac(beginning):
+        segments = aac_segments(file)
     elif beginning.startswith(b"caff"):
         segments = caf_segments(file)
     return segments or [Segment(0, file.seek(0, 2))], strange

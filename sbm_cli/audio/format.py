@@ -61,7 +61,7 @@ _KIN = (
     {"MPEG", "VOB"},
     {"OGG", "OGV"},
 )
-VORBIS_LEAST = 26_000  # Hz, below which its quality says little of the bit rate
+_VORBIS_RATES = range(8000, 50_001)  # Hz at which each quality of Vorbis has a bit rate
 _FOUR_GIB = 2**32 - 2**20  # the size fields of WAV, AIFF and AU have 32 bits; a megabyte is left for headers and tags
 
 
@@ -128,7 +128,7 @@ class AudioFormat:
         """Whether its encoder can be told a bit rate."""
         if self.is_encoded:
             return ffmpeg.ENCODERS[self.subtype].bit_rate > 0
-        return self.subtype in ("MPEG_LAYER_III", "OPUS") or (self.subtype == "VORBIS" and self.rate >= VORBIS_LEAST)
+        return self.subtype in ("MPEG_LAYER_III", "OPUS") or (self.subtype == "VORBIS" and self.rate in _VORBIS_RATES)
 
     @property
     def integer_bits(self) -> int | None:

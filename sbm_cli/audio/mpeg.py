@@ -1,4 +1,4 @@
-"""The frames of MPEG audio (MP3, MP2), and the streams that were joined of them."""
+"""The frames of MPEG audio (MP3, MP2, AAC without a container), and the streams that were joined of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from sbm_cli.audio.segments import CHUNK, Bytes, Segment, tag_length
+from sbm_cli.audio.segments import CHUNK, Bytes, Segment, sniff, tag_length
 
+AAC_RATES = dict(enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)))
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by version
 _KBPS = {  # by whether it is MPEG-1, and the layer
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -27,17 +28,18 @@ def mpeg_segments(file: BinaryIO) -> tuple[list[Segment], int]:
     bytes_ = Bytes(file)
     segments: list[Segment] = []
     place = strange = 0
-    start, frames, seconds, kbps = -1, 0, 0.0, set[int]()
+    start, frames, seconds, kbps, kbits = -1, 0, 0.0, set[int](), 0.0
     promised: tuple[int, int] | None = None
 
     def close(end: int) -> None:
-        nonlocal start, frames, seconds, kbps, promised
+        nonlocal start, frames, seconds, kbps, kbits, promised
         if start >= 0:
             missing = 0.0
             if promised and frames and promised[0] > frames + 1 and (not promised[1] or promised[1] > end - start):
                 missing = (promised[0] - frames) * seconds / frames
-            segments.append(Segment(start, end, missing, seconds, len(kbps) > 1))
-        start, frames, seconds, kbps, promised = -1, 0, 0.0, set(), None
+            bit_rate = round(1000 * kbits / seconds) if seconds else 0
+            segments.append(Segment(start, end, missing, seconds, bit_rate, len(kbps) > 1))
+        start, frames, seconds, kbps, kbits, promised = -1, 0, 0.0, set(), 0.0, None
 
     end = 0
     while place < bytes_.size:
@@ -53,6 +55,7 @@ def mpeg_segments(file: BinaryIO) -> tuple[list[Segment], int]:
             elif place + frame.length <= bytes_.size:
                 frames, seconds = frames + 1, seconds + frame.seconds
                 kbps.add(frame.kbps)
+                kbits += frame.kbps * frame.seconds
             place += frame.length
             end = min(place, bytes_.size)
             if bytes_.size - end == 128 and bytes_.read(end, 3) == b"TAG":
@@ -66,6 +69,29 @@ def mpeg_segments(file: BinaryIO) -> tuple[list[Segment], int]:
             place = found
     close(end)
     return segments, strange
+
+
+def aac_segments(file: BinaryIO) -> list[Segment]:
+    """Return AAC without a container (ADTS) as one segment, whose length nothing tells but its frames."""
+    bytes_, sync = Bytes(file), sniff(file)[:2]
+    place = size = 0
+    seconds = 0.0
+    while place < bytes_.size:
+        head = bytes_.read(place, 7)
+        length = int.from_bytes(head[3:6], "big") >> 5 & 0x1FFF
+        rate = AAC_RATES.get(head[2] >> 2 & 15) if is_aac(head) and len(head) == 7 else None
+        if rate and length > 7:
+            seconds += 1024 * ((head[6] & 3) + 1) / rate
+            size += length
+        else:
+            length = tag_length(bytes_, place) or bytes_.find(sync, place + 1) - place
+        place += length
+    return [Segment(0, bytes_.size, seconds=seconds, bit_rate=round(8 * size / seconds))] if seconds else []
+
+
+def is_aac(beginning: bytes) -> bool:
+    """Whether these bytes may begin a frame of AAC (ADTS)."""
+    return len(beginning) > 1 and beginning[0] == 0xFF and beginning[1] & 0xF6 == 0xF0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import soundfile as sf
@@ -29,6 +29,8 @@ from sbm_cli.audio.segments import Window
 # Format tag and bits of the subtypes that a WAV holds without blocks of several samples.
 _TAGS = {"PCM_U8": (1, 8), "PCM_16": (1, 16), "PCM_24": (1, 24), "PCM_32": (1, 32)}
 _TAGS |= {"FLOAT": (3, 32), "DOUBLE": (3, 64), "ALAW": (6, 8), "ULAW": (7, 8)}
+# Kinds of numbers and their steps that NumPy takes; libsndfile needs longer for its start than for a hop of samples.
+_PLAIN = {"PCM_16": ("<i2", 2.0**-15), "FLOAT": ("<f4", 1.0)}
 _EXTENSIBLE = 0xFFFE  # the tag proper stands 24 bytes into the chunk
 _UNKNOWN = 0xFFFFFFFF  # both sizes of a WAV whose writer cannot go back, as ffmpeg has it
 _HEADER = "<4sI4s4sIHHIIHH4sI"
@@ -103,8 +105,8 @@ class Samples:
         self._left = format.samples
         self._width = format.channels * SAMPLE_BYTES[format.subtype]
 
-    def read(self, frames: int, **how: Any) -> NDArray[np.float32]:
-        """Return the next samples [n, channels], fewer than `frames` only at their end."""
+    def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> NDArray[np.float32]:
+        """Return the next samples [n, channels], fewer than `frames` only at their end. No other dtype, always 2D."""
         if self._left is not None:
             frames = min(frames, self._left)
         data = _read(self._file, frames * self._width)
@@ -115,18 +117,7 @@ class Samples:
             self._left -= len(data) // self._width
             if not self._left:
                 self._read_on()
-        form = self.format
-        waveform: NDArray[np.float32]
-        waveform, _ = sf.read(
-            io.BytesIO(data),
-            samplerate=form.rate,
-            channels=form.channels,
-            subtype=form.subtype,
-            endian="LITTLE",
-            format="RAW",
-            **how,
-        )
-        return waveform
+        return decoded(data, self.format)
 
     def _read_on(self) -> None:
         """Take what stands behind the samples: a program that writes it there shall not find the pipe closed."""
@@ -169,9 +160,7 @@ class PipeWriter:
 
     def write(self, block: Waveform) -> None:
         """Send float32 [channels, n] on its way; as `SoundWriter.write`."""
-        form, data = self._format, io.BytesIO()
-        sf.write(data, storable(block, form), form.rate, form.subtype, "LITTLE", "RAW")
-        self._file.write(data.getvalue())
+        self._file.write(encoded(block, self._format))
         self._file.flush()
 
     def __exit__(
@@ -180,6 +169,30 @@ class PipeWriter:
         if kind is None:
             self._file.write(self._padding)
             self._file.flush()
+
+
+def decoded(data: bytes, form: AudioFormat) -> NDArray[np.float32]:
+    """Return bare samples as float32 [n, channels]."""
+    samples: NDArray[np.float32]
+    if form.subtype in _PLAIN:
+        kind, step = _PLAIN[form.subtype]
+        samples = np.frombuffer(data, kind).reshape(-1, form.channels) * np.float32(step)
+    else:
+        how = {"subtype": form.subtype, "endian": "LITTLE", "format": "RAW", "dtype": "float32", "always_2d": True}
+        samples, _ = sf.read(io.BytesIO(data), samplerate=form.rate, channels=form.channels, **how)
+    return samples
+
+
+def encoded(block: Waveform, form: AudioFormat) -> bytes:
+    """Return float32 [channels, n] as bare samples. Raises ValueError as `storable`."""
+    samples = storable(block, form)
+    if form.subtype == "PCM_16":
+        samples = np.right_shift(samples, 16)
+    if form.subtype in _PLAIN:
+        return samples.astype(_PLAIN[form.subtype][0]).tobytes()
+    data = io.BytesIO()
+    sf.write(data, samples, form.rate, form.subtype, "LITTLE", "RAW")
+    return data.getvalue()
 
 
 def temporary_folder() -> str | None:

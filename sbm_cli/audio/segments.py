@@ -18,14 +18,15 @@ class Segment:
     """A stream of its own in the bytes from start to end.
 
     missing: seconds of sound that its headers promise and that are not there. seconds, 0 if unknown: what they promise.
-    variable: whether its frames differ in their bit rate. samples: where it ends, if FFmpeg would cut it elsewhere;
-    warms_up: then, whether the first frame of its decoder is no sound.
+    bit_rate: mean of its frames, 0 if unknown; variable: whether they differ in it. samples: where it ends, if FFmpeg
+    would cut it elsewhere; warms_up: then, whether the first frame of its decoder is no sound.
     """
 
     start: int
     end: int
     missing: float = 0.0
     seconds: float = 0.0
+    bit_rate: int = 0
     variable: bool = False
     samples: int | None = None
     warms_up: bool = False

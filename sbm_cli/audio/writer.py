@@ -1,9 +1,12 @@
 """Sound files and pipes to write to, in blocks; a file is complete or absent."""
 
 import contextlib
+import io
 import os
 import shutil
+from bisect import bisect_left
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -14,7 +17,7 @@ import soundfile as sf
 
 from sbm_cli import atomic
 from sbm_cli.audio.encoder import SoundEncoder
-from sbm_cli.audio.format import VORBIS_LEAST, AudioFormat, Waveform, storable
+from sbm_cli.audio.format import AudioFormat, Waveform, storable
 from sbm_cli.audio.metadata import Metadata
 from sbm_cli.audio.pipe import Pipe, PipeWriter, temporary_folder
 from sbm_cli.errors import DISK_FULL, FULL, AudioError, exists_error
@@ -32,7 +35,6 @@ _VORBIS_ORDER = {  # of channels, by their places in a WAV
     7: [0, 2, 1, 5, 6, 4, 3],
     8: [0, 2, 1, 6, 7, 4, 5, 3],
 }
-_VORBIS_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 250)  # of a channel, by tenths of quality
 
 
 class SoundWriter:
@@ -255,7 +257,19 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
         return {"bitrate_mode": mode, "compression_level": min(0.99, (most - kbps) / (most - least))}
     if form.subtype == "OPUS":
         return {"compression_level": min(0.99, max(0.0, (256 - kbps / form.channels) / 250))}
-    if form.subtype == "VORBIS" and form.rate >= VORBIS_LEAST:
-        qualities = np.interp(kbps / form.channels, _VORBIS_KBPS, np.linspace(0, 1, len(_VORBIS_KBPS)))
-        return {"compression_level": 1 - float(qualities)}
+    if form.subtype == "VORBIS" and form.takes_bit_rate:
+        return {"compression_level": 1 - _vorbis_quality(form.rate, form.channels, form.bit_rate)}
     return {}
+
+
+@lru_cache
+def _vorbis_quality(rate: int, channels: int, bit_rate: int) -> float:
+    """Return the least quality, from 0 to 1, whose bit rate is as high: Vorbis varies it, and states a nominal one."""
+
+    def nominal(percent: int) -> int:
+        file, silence = io.BytesIO(), np.zeros((1, channels))
+        sf.write(file, silence, rate, "VORBIS", format="OGG", compression_level=1 - percent / 100)
+        _, _, fields = file.getvalue().partition(b"\1vorbis")
+        return int.from_bytes(fields[13:17], "little")
+
+    return min(100, bisect_left(range(101), bit_rate, key=nominal)) / 100

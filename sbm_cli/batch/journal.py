@@ -1,6 +1,7 @@
 """The journal of an output folder, in a file there, so that the next batch resumes where this one ended.
 
-Each shard of a batch has a file of its own; all are read, and of two lines about an output the newer counts.
+Each shard of a batch has a file of its own; all are read, and of two lines about an output the newer counts. Whoever
+writes about an output has read what the others wrote, and dates it later: clocks may differ from machine to machine.
 
 One JSON object per line, append-only; the last line about an output counts. Each output has two: one when the work
 begins, and one, synced to disk, when it is complete. Outputs appear whole or not at all, so that an existing output of
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import time
@@ -59,7 +61,7 @@ class Entry:
     process: str  # see `process_name`
     replaces: bool
     failed: bool = False  # nothing was written: what has the output's name is another's
-    time: float = 0.0  # when this was noted
+    time: float = 0.0  # when this was noted, and later than what was noted of the output before
     # once finished
     sha256: str = ""  # of the input
     seconds: float = 0.0
@@ -201,7 +203,9 @@ class Journal:
 
     def _append(self, entry: Entry, sync: bool = False) -> None:
         assert self._file is not None
-        entry = dataclasses.replace(entry, time=time.time())
+        before = self._entries.get(entry.output)
+        at_least = math.nextafter(before.time, math.inf) if before else 0.0
+        entry = dataclasses.replace(entry, time=max(time.time(), at_least))
         self._entries[entry.output] = entry
         try:
             self._file.write((json.dumps(asdict(entry)) + "\n").encode())
@@ -246,6 +250,7 @@ def _is_valid(entry: Entry) -> bool:
         _is_inside(entry.output)
         and all(isinstance(getattr(entry, name), kind) for name, kind in _KINDS)
         and _PROCESS.fullmatch(str(entry.process)) is not None
+        and 0 <= entry.time < 2**40  # a number that can be dated later
     )
 
 

@@ -22,6 +22,7 @@ from sbm_cli.batch.plan import Job
 from sbm_cli.batch.work import Begun, Done, Event, Failed, Queue, Task, Work, perform, portable
 from sbm_cli.errors import SbmError
 
+_COMPILING = "compiling"  # what a process says before it loads a model for the first time on a machine
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -39,10 +40,10 @@ class _Worker:
     def name(self) -> str:
         return process_name(self.process.pid)
 
-    def receive(self) -> Event | Exception | None:
+    def receive(self) -> Event | Exception | str | None:
         """Return the next message: None if it waits for jobs, an exception if the process has ended."""
         try:
-            message: Event | Exception | None = self.connection.recv()
+            message: Event | Exception | str | None = self.connection.recv()
             return message
         except (EOFError, OSError):
             self.process.join()
@@ -63,10 +64,15 @@ class _Worker:
 
 
 class Workers:
-    """Processes, one for each of `devices`; a context manager that starts them and always ends them."""
+    """Processes, one for each of `devices`; a context manager that starts them and always ends them.
 
-    def __init__(self, work: Work, devices: Sequence[str]) -> None:
-        self._work = work
+    before_compiling is called once if they compile kernels.
+    """
+
+    def __init__(
+        self, work: Work, devices: Sequence[str], before_compiling: Callable[[], object] = lambda: None
+    ) -> None:
+        self._work, self._before_compiling = work, before_compiling
         self._devices = devices
         self._workers: dict[object, _Worker] = {}  # by their connections
 
@@ -90,6 +96,10 @@ class Workers:
                     if isinstance(message, Done | Failed):
                         worker.task = worker.task.without(message.job)
                     yield message
+                    continue
+                if message == _COMPILING:
+                    self._before_compiling()
+                    self._before_compiling = lambda: None
                     continue
                 if isinstance(message, Exception):
                     del self._workers[connection]
@@ -139,7 +149,7 @@ def _serve(connection: Connection, work: Work, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     try:
-        enhancer = work.load(device)
+        enhancer = work.load(device, lambda: connection.send(_COMPILING))
     except Exception as error:
         connection.send(portable(error))
         return

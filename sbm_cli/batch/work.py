@@ -44,10 +44,10 @@ class Work:
     def batch_size(self, device: str) -> int:
         return self.side_by_side or (1 if device == "cpu" else GPU_BATCH)
 
-    def load(self, device: str) -> Enhancer:
+    def load(self, device: str, before_compiling: Callable[[], object] | None = None) -> Enhancer:
         from sbm_cli.enhancer import Enhancer
 
-        return Enhancer.load(self.model, device, self.threads)
+        return Enhancer.load(self.model, device, self.threads, before_compiling=before_compiling)
 
 
 @dataclass(frozen=True)

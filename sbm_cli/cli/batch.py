@@ -14,6 +14,7 @@ import typer
 
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.account import Account, check_report
+from sbm_cli.cli.shared.loading import announce_compiling
 from sbm_cli.cli.shared.options import (
     Model,
     Quiet,
@@ -170,7 +171,7 @@ def batch(
             return RayWorkers(work, journal.path, most, workers, address, device, share, console.note)
         from sbm_cli.batch.local import Workers
 
-        return Workers(work, devices[:most])
+        return Workers(work, devices[:most], announce_compiling)
 
     interrupted = False
     try:
@@ -247,7 +248,8 @@ def _enhance(
 
     start, announced, working = time.monotonic(), False, 0.0
     with _held_interrupt() as interrupted, engine as workers, console.progress("batch", before=before) as progress:
-        todo = longest_first(todo)  # while the workers load the model
+        progress(before, 0, "loading the model")
+        todo = longest_first(todo)  # meanwhile
         done, total = before, before + sum(job.seconds for job in todo)
         running: dict[Job, float] = {}
         try:

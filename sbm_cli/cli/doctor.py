@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Literal
 
 import typer
@@ -152,26 +153,23 @@ def _caches() -> Iterator[Check]:
 
     own = os.environ.get("NUMBA_CACHE_DIR")
     candidates = [Path(own)] if own else [BESIDE, Path(user_cache_dir("numba"))]
-    writable = [folder for folder in candidates if _writable(folder)]
+    obstacles = {folder: _obstacle(folder) for folder in candidates}
     if compiled_before(run):
         yield Check("kernels", "ok", "compiled for this processor")
     else:
         yield Check("kernels", "note", "not compiled yet: the first start takes longer", "sbm doctor --warm")
-    if writable:
+    if writable := [folder for folder, obstacle in obstacles.items() if not obstacle]:
         yield Check("kernel cache", "ok", str(writable[0]))
     else:
-        yield Check(
-            "kernel cache",
-            "note",
-            f"{candidates[0]} is not writable: what is not in it yet is compiled in every run",
-            "Set NUMBA_CACHE_DIR to a folder that you can write to.",
-        )
+        first, obstacle = next(iter(obstacles.items()))
+        found = f"{first} cannot be written ({obstacle}): what is not in it yet is compiled in every run"
+        yield Check("kernel cache", "note", found, "Set NUMBA_CACHE_DIR to a folder that you can write to.")
     downloads = Path(constants.HF_HUB_CACHE)
-    if _writable(downloads):
-        yield Check("model cache", "ok", str(downloads))
-    else:
+    if obstacle := _obstacle(downloads):
         cure = "Set HF_HOME to a folder that you can write to. Bundled models do not need it."
-        yield Check("model cache", "note", f"{downloads} is not writable", cure)
+        yield Check("model cache", "note", f"{downloads} cannot be written ({obstacle})", cure)
+    else:
+        yield Check("model cache", "ok", str(downloads))
 
 
 _EXTRAS = {
@@ -219,10 +217,16 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def _writable(folder: Path) -> bool:
-    """Tell whether a folder, or the nearest one above it that exists, is writable; ~ is not without a home."""
+def _obstacle(folder: Path) -> str:
+    """Return why a megabyte cannot be written in a folder, or where it is to be made; "" if it can."""
     if folder.parts[:1] == ("~",):
-        return False
+        return "there is no home"
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    try:
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+            file.flush()
+    except OSError as error:
+        return str(error.strerror).lower()
+    return ""

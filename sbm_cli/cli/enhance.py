@@ -286,10 +286,8 @@ def _summarise(report: FileReport) -> None:
         console.warn(f"{report.target}: not carried over: {', '.join(report.not_carried)}")
     codec = {"MPEG_LAYER_III": "MP3", "MPEG_LAYER_II": "MP2"}.get(report.subtype, report.subtype)
     lossy = f" ({codec}, {report.bit_rate / 1000:.0f} kbit/s)" if report.bit_rate else ""
-    console.note(
-        f"{report.source} -> {report.target}{lossy}  "
-        f"{report.seconds:.1f} s of audio in {report.elapsed:.1f} s (RTF {report.rtf:.2f})"
-    )
+    console.note(f"{report.source} -> {report.target}{lossy}")
+    console.note(f"    {report.seconds:.1f} s of audio in {report.elapsed:.1f} s (RTF {report.rtf:.2f})")
     if levels := _levels(report):
         console.note(f"    {levels}")
 

@@ -42,9 +42,11 @@ Set = Literal[
 
 def evaluate(
     paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="Manifests of `sbm data prepare`, or the folders of --set."),
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="PATH...", help="Manifests of `sbm data prepare`, or the folders of --set.", show_default=False
+        ),
+    ] = None,
     set_name: Annotated[
         Set, typer.Option("--set", help="Test set in PATH; pair: a noisy and a clean folder; folder: no references.")
     ] = "mixtures",
@@ -138,6 +140,8 @@ def evaluate(
       sbm evaluate --set folder recordings/ --model sbm-tiny --enhanced theirs=cleaned/ --level -26
     """
     console.adjust(quiet or json, verbose)
+    if not paths:
+        raise _without_path(set_name)
     console.note("loading the test set and the systems")
 
     from sbm_cli.evaluation.html_report import chosen, make_player
@@ -198,6 +202,22 @@ def evaluate(
         console.data(to_markdown(result))
     if _report_problems(result):
         raise typer.Exit(errors.FAILED)
+
+
+def _without_path(set_name: Set) -> errors.WrongUsage:
+    from sbm_cli.evaluation.folders import LAYOUTS
+
+    if set_name == "mixtures":
+        return errors.WrongUsage(
+            "a manifest of speech and noise is missing.",
+            "sbm data prepare --help: how to make one.\nFor another test set: sbm evaluate --set NAME FOLDER",
+        )
+    layout = LAYOUTS[set_name]
+    source = f"\nDownload: {layout.source}" if layout.source else ""
+    return errors.WrongUsage(
+        f"--set {set_name} needs the folder of the test set.",
+        f"sbm evaluate --set {set_name} FOLDER\nExpected in it: {layout.says}.{source}",
+    )
 
 
 def _items(

@@ -35,15 +35,20 @@ class Layout:
     """Where a set keeps its files, below the given folder or one of `roots` in it.
 
     A noisy and a clean file belong together if group 1 of their patterns is the same. A pattern must match the whole
-    path below `noisy` or `clean`, with slashes and without suffix. clean None: a set without references.
+    path below `noisy` or `clean`, with slashes and without suffix. clean None: a set without references. source: where
+    it is published, "" if it is the user's.
     """
 
     says: str
+    source: str = ""
     noisy: str = "noisy"
     clean: str | None = "clean"
     roots: tuple[str, ...] = (".",)
     noisy_name: str = "(.+)"
     clean_name: str = "(.+)"
+
+
+_DNS = "https://github.com/microsoft/DNS-Challenge/tree/interspeech2020/master"
 
 
 def _dns(reverb: str) -> Layout:
@@ -52,28 +57,32 @@ def _dns(reverb: str) -> Layout:
     )
     return Layout(
         f"noisy/…_fileid_N.wav and clean/clean_fileid_N.wav, there or in {reverb}/ or synthetic/{reverb}/",
+        _DNS,
         roots=(".", *roots),
         noisy_name=r"(?:.*_)?fileid_(\d+)",
         clean_name=r"clean_fileid_(\d+)",
     )
 
 
-# Names as published: github.com/microsoft/DNS-Challenge (branch interspeech2020/master), datashare.ed.ac.uk/handle/
-# 10283/2791, and generate_ears_wham.py of github.com/sp-uhh/ears_benchmark.
 LAYOUTS = {
     "dns2020-no-reverb": _dns("no_reverb"),
     "dns2020-with-reverb": _dns("with_reverb"),
     "dns2020-real": Layout(
         "recordings in the folder, or in real_recordings/ or test_set/real_recordings/ in it",
+        _DNS,
         noisy=".",
         clean=None,
         roots=("real_recordings", "test_set/real_recordings", "datasets/test_set/real_recordings", "."),
     ),
     "voicebank-demand": Layout(
-        "noisy_testset_wav/NAME.wav and clean_testset_wav/NAME.wav", "noisy_testset_wav", "clean_testset_wav"
+        "noisy_testset_wav/NAME.wav and clean_testset_wav/NAME.wav",
+        "https://datashare.ed.ac.uk/handle/10283/2791",
+        "noisy_testset_wav",
+        "clean_testset_wav",
     ),
     "ears-wham": Layout(
         "noisy/SPEAKER/ID_SNRdB.wav and clean/SPEAKER/ID.wav, there or in test/ (generate_ears_wham.py --copy_clean)",
+        "https://github.com/sp-uhh/ears_benchmark",
         roots=(".", "test", "EARS-WHAM/test", "EARS-WHAM_v2/test"),
         noisy_name=r"(.+/\d+)_-?\d+\.\ddB",
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,10 +12,8 @@ import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, raw_format
-from sbm_cli.audio.pipe import Pipe, PipeWriter
-from sbm_cli.audio.pipe import Samples as RawSamples
+from sbm_cli.audio.pipe import decoded, encoded
 from sbm_cli.audio.resample import LIVE, StreamResampler
-from sbm_cli.audio.samples import Samples
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import SbmError
 from sbm_cli.hardware import cores
@@ -92,36 +89,67 @@ class Streams:
     async def _pass_on(self, socket: WebSocket, chain: _Chain) -> None:
         inbox = _Inbox(socket, chain)
         reading = asyncio.create_task(inbox.read())
+        patience = _Patience()
         try:
-            while data := await self._next(socket, inbox):
+            while data := await inbox.take():
+                patience.renew()
                 if clean := await self._run(chain.feed, data):
                     # Waits until the client takes it; meanwhile what it sends stays where it is.
-                    await asyncio.wait_for(socket.send_bytes(clean), PATIENCE)
+                    await socket.send_bytes(clean)
+                    patience.renew()
             await reading  # raises if the client is gone
-            await asyncio.wait_for(socket.send_bytes(await self._run(chain.flush)), PATIENCE)
+            await socket.send_bytes(await self._run(chain.flush))
             await socket.close()
+        except asyncio.CancelledError:
+            if not patience.lost:
+                raise
+            if inbox.is_waiting:
+                hint = "Send silence while there is no sound."
+                await asyncio.wait_for(_refuse(socket, _REFUSED, f"no samples for {PATIENCE:g} s.", hint), PATIENCE)
         finally:
+            patience.end()
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _next(self, socket: WebSocket, inbox: _Inbox) -> bytes:
-        try:
-            return await asyncio.wait_for(inbox.take(), PATIENCE)
-        except asyncio.TimeoutError:
-            await _refuse(socket, _REFUSED, f"no samples for {PATIENCE:g} s.", "Send silence while there is no sound.")
-            raise
+
+class _Patience:
+    """Cancels the task that it was made in once it has not been renewed for PATIENCE seconds.
+
+    `asyncio.wait_for` makes a task each time, which costs a hop more than its bytes do.
+    """
+
+    def __init__(self) -> None:
+        self.lost = False
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self.renew()
+        self._look()
+
+    def renew(self) -> None:
+        self._end = self._loop.time() + PATIENCE
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._loop.time() < self._end:
+            self._timer = self._loop.call_at(self._end, self._look)
+        elif self._task:
+            self.lost = True
+            self._task.cancel()
 
 
 class _Inbox:
     """Samples that have come and wait for their turn; all that may be taken at a time is taken together."""
 
     def __init__(self, socket: WebSocket, chain: _Chain) -> None:
+        self.is_waiting = False  # for samples
         self._socket = socket
         self._most = chain.bytes_of(_WAITING)
         self._turn = chain.turn_bytes
         self._data = bytearray()
         self._ended = False
-        self._changed = asyncio.Condition()
+        self._filled, self._emptied = asyncio.Event(), asyncio.Event()
 
     async def read(self) -> None:
         """Take in what comes until the client says that it was all."""
@@ -132,23 +160,26 @@ class _Inbox:
                     raise WebSocketDisconnect(message.get("code", 1006))
                 if message.get("text") == END:
                     return
-                async with self._changed:
-                    self._data += message.get("bytes") or b""
-                    self._changed.notify_all()
-                    await self._changed.wait_for(lambda: len(self._data) < self._most)
+                self._data += message.get("bytes") or b""
+                self._filled.set()
+                while len(self._data) >= self._most:
+                    self._emptied.clear()
+                    await self._emptied.wait()
         finally:
-            async with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+            self._ended = True
+            self._filled.set()
 
     async def take(self) -> bytes:
         """Return the samples of the next turn, none at the end."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._data or self._ended)
-            taken = bytes(self._data[: self._turn])
-            del self._data[: self._turn]
-            self._changed.notify_all()
-            return taken
+        self.is_waiting = True
+        while not (self._data or self._ended):
+            self._filled.clear()
+            await self._filled.wait()
+        self.is_waiting = False
+        taken = bytes(self._data[: self._turn])
+        del self._data[: self._turn]
+        self._emptied.set()
+        return taken
 
 
 class _Chain:
@@ -184,21 +215,16 @@ class _Chain:
         data, self._rest = data[:whole], data[whole:]
         if not data:
             return b""
-        samples = RawSamples(io.BytesIO(data), self._form).read(whole, dtype="float32", always_2d=True).T
+        samples = decoded(data, self._form).T
         self._samples += samples.shape[1]
         heard = self._to_model.feed(np.ascontiguousarray(samples))
-        return self._written(self._from_model.feed(self._stream.feed(heard)))
+        return encoded(self._from_model.feed(self._stream.feed(heard)), self._form)
 
     def flush(self) -> bytes:
         """Return the rest: in total as many bytes as came, but for those of a broken sample."""
         rest = (self._stream.feed(self._to_model.flush()), self._stream.flush())
         parts = [self._from_model.feed(part) for part in rest]
-        return self._written(np.concatenate([*parts, self._from_model.flush(self._samples)], axis=1))
-
-    def _written(self, samples: Samples) -> bytes:
-        file = io.BytesIO()
-        PipeWriter(Pipe(file), self._form).write(samples)
-        return file.getvalue()
+        return encoded(np.concatenate([*parts, self._from_model.flush(self._samples)], axis=1), self._form)
 
 
 async def _refuse(socket: WebSocket, code: int, message: str, hint: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile as sf
@@ -16,12 +17,12 @@ from hypothesis import strategies as st
 
 from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.io import SoundReader
-from sbm_cli.audio.mpeg import mpeg_segments
+from sbm_cli.audio.mpeg import aac_segments, mpeg_segments
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.audio.segments import Window, caf_segments, ogg_segments
 from sbm_cli.audio.truncation import _ENDS, cut_short
 from sbm_cli.errors import AudioError
-from tests.audio.conftest import speech
+from tests.audio.conftest import encode, speech
 from tests.audio.test_formats import lag, read, rewrite
 
 ID3 = b"ID3\3\0\0" + bytes([0, 0, 4, 0]) + bytes(512)
@@ -30,6 +31,7 @@ ITEM = struct.pack("<II", 10, 0) + b"Title\0some title"
 APE = ITEM + b"APETAGEX" + struct.pack("<IIII", 2000, len(ITEM) + 32, 1, 0) + bytes(8)  # the items, and their footer
 RATE = 16000
 ALAC = b"caff\0\1\0\0desc" + (32).to_bytes(8, "big") + bytes(8) + b"alac" + bytes(20)  # the beginning of a CAF
+MPEG = [b"\xff\xfb\x90\x00", b"\xff\xf1\x50\x80\x01"]  # beginnings of frames of MP3 and AAC
 CODECS = [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", "PCM_16")]
 
 
@@ -101,6 +103,7 @@ def test_mp3_of_any_kind_is_neither_shorter_nor_damaged(
 
 def test_length_of_a_variable_mp3_is_not_estimated_from_its_beginning(tmp_path: Path) -> None:
     waveform = np.concatenate([speech(RATE, RATE, 1), np.zeros((1, 5 * RATE), np.float32)], axis=1)
+    rates = []
     for name, part in (("loud first", waveform), ("quiet first", waveform[:, ::-1])):
         sf.write(tmp_path / "a.mp3", part.T, RATE, bitrate_mode="VARIABLE")
         (tmp_path / "a.mp3").write_bytes(without_info((tmp_path / "a.mp3").read_bytes()))
@@ -108,6 +111,22 @@ def test_length_of_a_variable_mp3_is_not_estimated_from_its_beginning(tmp_path: 
         assert 0 <= found.shape[1] - 6 * RATE < 4 * 576, name
         assert form.seconds == pytest.approx(6, abs=0.2)
         assert form.variable
+        rates.append(form.bit_rate)
+    assert max(rates) < 1.1 * min(rates)
+
+
+@pytest.mark.parametrize(("name", "muxer"), [("a.aac", "adts"), ("a.ts", "mpegts"), ("a.mka", "matroska")])
+def test_length_and_bit_rate_of_aac_are_not_those_of_its_first_frames(tmp_path: Path, name: str, muxer: str) -> None:
+    """FFmpeg goes by them: of a recording that began in silence it told ten times the length, at 5 kbit/s."""
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (1, 8 * RATE)).astype(np.float32)
+    noise[:, : 2 * RATE] = 0
+    with av.open(tmp_path / name, "w", format=muxer) as file:
+        stream: Any = file.add_stream("aac", rate=RATE, layout="mono", bit_rate=64_000)
+        for packet in encode(stream, noise, RATE):
+            file.mux(packet)
+    form, found, _ = read(tmp_path / name)
+    assert form.seconds == pytest.approx(found.shape[1] / RATE, abs=0.1)
+    assert 40_000 < form.bit_rate < 90_000
 
 
 @pytest.mark.parametrize(("container", "subtype"), CODECS[:3])
@@ -255,11 +274,12 @@ def test_what_was_cut_off_is_missed(
 
 @given(
     st.binary(max_size=400),
-    st.sampled_from([b"OggS", b"\xff\xfb\x90\x00", b"ID3\3\0\0\0\0\0\x01", b"FLV\1\0\x08filesize\0", ALAC, *_ENDS]),
+    st.sampled_from([*MPEG, b"OggS", b"ID3\3\0\0\0\0\0\x01", b"FLV\1\0\x08filesize\0", ALAC, *_ENDS]),
 )
 def test_any_bytes_have_their_segments(rubbish: bytes, magic: bytes) -> None:
     file = io.BytesIO(magic + rubbish)
-    for segments, strange in (ogg_segments(file), mpeg_segments(file), (caf_segments(file), 0)):
+    others = (caf_segments(file), 0), (aac_segments(file), 0)
+    for segments, strange in (ogg_segments(file), mpeg_segments(file), *others):
         assert all(0 <= segment.start < segment.end <= len(magic + rubbish) for segment in segments)
         assert 0 <= strange <= len(magic + rubbish)
     assert cut_short(file) >= 0

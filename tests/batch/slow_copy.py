@@ -70,7 +70,9 @@ class Copier:
 
 
 class Copy(work.Work):
-    def load(self, device: str) -> Any:
+    def load(self, device: str, before_compiling: Callable[[], object] | None = None) -> Any:
+        if device == "new" and before_compiling:
+            before_compiling()
         if device == "broken":
             raise ModelError("no such device")
         if device == "fatal":

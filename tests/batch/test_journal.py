@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -250,6 +251,23 @@ def test_the_newest_line_of_all_shards_counts(desk: Desk) -> None:
             desk.publish()
             journal.finish(desk.job, digest(desk.job.source), 2.0, 5)
         assert desk.state() == ("done", "")
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_no_clock_needs_to_be_right(desk: Desk, monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
+    """A shard notes an output, then the whole batch with other options on a machine whose clock says less, or more."""
+    with desk.journal(Shard(1, 2)) as journal:
+        journal.begin(desk.job, process="host-4242")
+        desk.publish()
+        journal.finish(desk.job, digest(desk.job.source), seconds=2.0, bytes=5)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - ahead)
+    desk.options = Options(strength=0.5)
+    assert desk.state() == ("outdated", "made with strength 1.0")
+    desk.begin(replace=True)
+    assert desk.state() == ("outdated", "replacement was interrupted")
+    desk.finish()
+    assert desk.state() == ("done", "")
 
 
 def test_what_shards_left_is_removed_by_whoever_comes_after_all_of_them(desk: Desk) -> None:

@@ -54,6 +54,15 @@ def test_one_worker_takes_the_files_in_order(work: Any, record: Any, tmp_path: P
             assert abs(after - before / 2).max() < 1e-4
 
 
+def test_compiling_is_told_once(work: Any, record: Any) -> None:
+    told: list[str] = []
+    source = record("a.wav")
+    with Workers(work, ["new", "new"], lambda: told.append("compiling")) as workers:
+        for _ in range(2):
+            list(workers.run([Job(source, source.with_name("out.wav"), replace=True)], lambda: False))
+    assert told == ["compiling"]
+
+
 def test_progress_is_told_now_and_then(work: Any, record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLOWLY", "0.05")
     told = [event.seconds for event in run(work, [record("a.wav")]) if isinstance(event, Progress)]

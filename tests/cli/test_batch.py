@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import soundfile
 
 from sbm_cli.batch import work
 from sbm_cli.batch.journal import NAME
+from sbm_cli.cli.shared import console
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.options import Options
 
@@ -58,6 +60,18 @@ def write(path: Path, seconds: float = 0.5, channels: int = 1, rate: int = 16000
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, (round(rate * seconds), channels))
     soundfile.write(path, noise, rate)
     return path
+
+
+def test_until_the_model_is_loaded_that_is_shown(copy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, str]] = []
+
+    @contextmanager
+    def progress(name: str, *_: object, **__: object) -> Iterator[Callable[..., None]]:
+        yield lambda done, total, note="": shown.append((name, note))
+
+    monkeypatch.setattr(console, "progress", progress)
+    assert copy().status == 0
+    assert next(entry for entry in shown if entry[0] == "batch") == ("batch", "loading the model")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

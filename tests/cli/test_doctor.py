@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,33 @@ def test_what_is_optional_and_absent_is_a_note(sbm: Any, bundle: Any, monkeypatc
 
 
 def test_caches_that_cannot_be_written(sbm: Any, bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "_writable", lambda folder: False)
+    monkeypatch.setattr(doctor, "_obstacle", lambda folder: "permission denied")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     found = states(sbm)
     assert found["kernel cache"]["state"] == found["model cache"]["state"] == "note"
-    assert str(tmp_path) in found["kernel cache"]["found"] and "NUMBA_CACHE_DIR" in found["kernel cache"]["cure"]
+    assert f"{tmp_path} cannot be written (permission denied)" in found["kernel cache"]["found"]
+    assert "NUMBA_CACHE_DIR" in found["kernel cache"]["cure"]
     assert "HF_HOME" in found["model cache"]["cure"]
 
 
-def test_writable_looks_at_the_nearest_folder_there_is(tmp_path: Path) -> None:
-    assert doctor._writable(tmp_path / "not" / "yet")
+def test_a_cache_is_tried_in_the_nearest_folder_there_is(tmp_path: Path) -> None:
+    assert doctor._obstacle(tmp_path / "not" / "yet") == ""
     (tmp_path / "file").touch()
-    assert not doctor._writable(tmp_path / "file")
-    assert not doctor._writable(Path("~/.cache"))  # as it stays where there is no home
+    assert doctor._obstacle(tmp_path / "file") == "not a directory"
+    assert doctor._obstacle(Path("~/.cache")) == "there is no home"  # as it stays where there is none
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files")
+def test_a_cache_on_a_full_disk_is_no_cache(tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        assert doctor._obstacle(tmp_path) == "file too large"  # as near as a test comes to a full disk
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_default_model_is_the_one_checked(sbm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

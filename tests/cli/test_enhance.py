@@ -29,8 +29,9 @@ def test_a_file_becomes_a_file(sbm: Any, folder: Path, model_file: Path) -> None
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "--model", model_file)
     assert (result.status, result.out) == (0, "")
     # the first run on a machine compiles the scan, and may say how far it is before the last line
-    done, levels = result.err.splitlines()[-2:]
-    assert done.startswith("noisy.wav -> clean.wav  0.5 s of audio in ")
+    done, seconds, levels = result.err.splitlines()[-3:]
+    assert done == "noisy.wav -> clean.wav"
+    assert seconds.startswith("    0.5 s of audio in ")
     assert levels == "    speech -25 -> -25 dBFS"
     assert soundfile.info("clean.wav").subtype == "PCM_24"
     # an untrained network returns its input
@@ -210,7 +211,8 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
     assert result.err == (
         "sbm: warning: clean.wav: 7 samples beyond full scale\n"
         "     --clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.\n"
-        "noisy.wav -> clean.wav  2.0 s of audio in 0.5 s (RTF 0.25)\n"
+        "noisy.wav -> clean.wav\n"
+        "    2.0 s of audio in 0.5 s (RTF 0.25)\n"
         "    speech -20 -> -22 dBFS, loudness -16.0 LUFS\n"
     )
 

@@ -145,6 +145,18 @@ def test_wrong_use_is_one_message(sbm: Any, pair: Path, arguments: list[str], me
     assert result.status == 2 and message in result.err
 
 
+def test_without_a_folder_it_is_told_what_belongs_in_it(sbm: Any) -> None:
+    result = sbm("evaluate", "--set", "voicebank-demand")
+    assert (result.status, result.out) == (2, "")
+    assert result.err == (
+        "sbm: --set voicebank-demand needs the folder of the test set.\n"
+        "     sbm evaluate --set voicebank-demand FOLDER\n"
+        "     Expected in it: noisy_testset_wav/NAME.wav and clean_testset_wav/NAME.wav.\n"
+        "     Download: https://datashare.ed.ac.uk/handle/10283/2791\n"
+    )
+    assert "sbm data prepare" in sbm("evaluate").err
+
+
 def test_what_is_not_there_is_named(sbm: Any, pair: Path) -> None:
     result = sbm("evaluate", pair / "none.csv")
     assert result.status == 1 and "none.csv" in result.err and "Traceback" not in result.err

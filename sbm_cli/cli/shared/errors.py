@@ -19,6 +19,10 @@ from sbm_cli.errors import DISK_FULL, FULL, SbmError
 FAILED, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
 
 
+class WrongUsage(SbmError):
+    """A command that lacks something; its hint says more than that there is --help."""
+
+
 @dataclass(frozen=True)
 class Report:
     message: str
@@ -29,7 +33,7 @@ class Report:
 def describe(error: BaseException) -> Report:
     """Return what an exception means to the person who typed the command."""
     if isinstance(error, SbmError):
-        return Report(error.message, _as_options(error.hint), FAILED)
+        return Report(error.message, _as_options(error.hint), USAGE if isinstance(error, WrongUsage) else FAILED)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Report("interrupted", "", INTERRUPTED)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported

@@ -15,7 +15,8 @@ def load_enhancer(model: str | Path | None, device: str, threads: int = 1) -> En
     """Return `Enhancer.load`, which says what takes so long on a machine where nothing is compiled yet."""
     from sbm_cli.enhancer import Enhancer
 
-    def announce() -> None:
-        console.note("compiling kernels for this processor: ten seconds, once")
+    return Enhancer.load(model, device, threads, before_compiling=announce_compiling)
 
-    return Enhancer.load(model, device, threads, before_compiling=announce)
+
+def announce_compiling() -> None:
+    console.note("compiling kernels for this processor: ten seconds, once")
