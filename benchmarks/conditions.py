@@ -8,7 +8,7 @@ out than from the undisturbed input, median and worst of the utterances:
     bang            a burst of noise of 0.1 s, 40 dB above the talker; the three seconds after it
     second talker   another voice 30 dB below the first one, who spoke before
     offset          0.1 of full scale on speech at -46 dBFS
-    quiet channel   the right channel, 36 dB below the left one
+    quiet channel   the right channel, 36 dB below the left one, with a talker of its own; linked and one by one
 
 Rooms, of models that can keep them: how much of the direct sound and of the late reverberation comes out (least
 squares), and SI-SDR against the direct sound and against the reverberant speech, for ten mixtures with noise at 8 dB.
@@ -62,25 +62,30 @@ def with_noise(speech: Samples, rng: np.random.Generator) -> Samples:
     return speech + noise * np.float32(np.std(speech) * 10 ** (-SNR_DB / 20))
 
 
-def level_cases(first: Samples, second: Samples, rng: np.random.Generator) -> Iterator[tuple[str, Samples, Samples]]:
+def level_cases(
+    first: Samples, second: Samples, rng: np.random.Generator
+) -> Iterator[tuple[str, Samples, Samples, Options]]:
     """Yield the name of a case, the disturbed and the undisturbed input, of which the last four seconds count."""
     speech, other = with_noise(first, rng), with_noise(second, rng)
     pause = with_noise(np.zeros(RATE // 2, np.float32) + np.float32(1e-4), rng)
     bang = pause.copy()
     bang[RATE // 4 :][: RATE // 10] += rng.standard_normal(RATE // 10).astype(np.float32) * np.float32(5.0)
-    yield "bang", np.concatenate([0.2 * bang, 0.2 * speech]), np.concatenate([0.2 * pause, 0.2 * speech])
+    yield "bang", np.concatenate([0.2 * bang, 0.2 * speech]), np.concatenate([0.2 * pause, 0.2 * speech]), Options()
     soft = np.float32(10 ** (-30 / 20))
-    yield "second talker", np.concatenate([speech, soft * other]), soft * other
+    yield "second talker", np.concatenate([speech, soft * other]), soft * other, Options()
     soft = np.float32(10 ** (-20 / 20))
-    yield "offset", soft * speech + np.float32(0.1), soft * speech
+    yield "offset", soft * speech + np.float32(0.1), soft * speech, Options()
     soft = np.float32(10 ** (-36 / 20))
-    yield "quiet channel", np.stack([speech, soft * other]), soft * other
+    both = np.stack([speech, soft * other])
+    yield "quiet channel", both, soft * other, Options()
+    yield "quiet channel, one by one", both, soft * other, Options(link_channels=False)
 
 
-def change_db(enhancer: Enhancer, disturbed: Samples, plain: Samples) -> float:
+def change_db(enhancer: Enhancer, disturbed: Samples, plain: Samples, options: Options) -> float:
     """Return the level of the last four seconds beside that of the undisturbed output, projected onto it."""
     found, expected = (
-        np.atleast_2d(enhancer.enhance(x, RATE))[-1][-round(SECONDS * RATE) :] for x in (disturbed, plain)
+        np.atleast_2d(enhancer.enhance(x, RATE, chosen))[-1][-round(SECONDS * RATE) :]
+        for x, chosen in ((disturbed, options), (plain, Options()))
     )
     part = slice(0, 3 * RATE)
     gain = float(found[part] @ expected[part] / (expected[part] @ expected[part]))
@@ -144,8 +149,8 @@ def main() -> None:
     print(f"| level case, {enhancer.config.name} | median, dB | worst, dB |\n|---|---|---|")
     changes: dict[str, list[float]] = {}
     for first, second in zip(voices, voices[1:] + voices[:1], strict=True):
-        for name, disturbed, plain in level_cases(first, second, rng):
-            changes.setdefault(name, []).append(change_db(enhancer, disturbed, plain))
+        for name, disturbed, plain, how in level_cases(first, second, rng):
+            changes.setdefault(name, []).append(change_db(enhancer, disturbed, plain, how))
     for name, found in changes.items():
         print(f"| {name} | {np.median(found):+.1f} | {max(found, key=abs):+.1f} |")
 

@@ -60,3 +60,12 @@ class TrainingError(SbmError):
 
 class DependencyError(SbmError):
     """An optional package is missing; the hint names the extra that brings it."""
+
+
+@contextlib.contextmanager
+def needing(extra: str, user: str) -> Iterator[None]:
+    """Say of an import that fails which extra `user` needs."""
+    try:
+        yield
+    except ImportError as error:
+        raise DependencyError(f"{user} needs {error.name} ({error})", f'pip install "sbm-cli[{extra}]"') from error

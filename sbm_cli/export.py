@@ -27,7 +27,7 @@ from sbm_cli.atomic import write_atomically
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.audio.samples import Samples
 from sbm_cli.dsp.stft import Stft, window_tensors
-from sbm_cli.errors import DependencyError, ModelError
+from sbm_cli.errors import ModelError, needing
 from sbm_cli.model import Model
 from sbm_cli.options import Options
 from sbm_cli.stream import Stream
@@ -75,7 +75,9 @@ def export(
 
     Raises ModelError if the model has no such form, or if the graph gives another result: nothing is written then.
     """
-    _require()
+    with needing("export", "an export"):
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            import_module(package)
     options, config = Options(dereverb=dereverb), model.config
     stream = Stream(model, config.rate, 1, options, threads=1)  # refuses options that the model does not have
     recording = _recording(check, config.rate)
@@ -302,14 +304,6 @@ def _enhanced(hop: Hop, data: bytes, recording: Samples) -> Samples:
 def _decibels(error: Samples, expected: Samples) -> float:
     smallest = np.finfo(np.float32).tiny
     return float(10 * np.log10((np.square(error).sum() + smallest) / (np.square(expected).sum() + smallest)))
-
-
-def _require() -> None:
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise DependencyError(f"an export needs {package} ({error})", 'pip install "sbm-cli[export]"') from error
 
 
 @contextmanager

@@ -16,12 +16,7 @@ from sbm_cli.errors import DependencyError, exists_error
 if TYPE_CHECKING:
     from sbm_cli.data.corpora.check import Row
 
-app = typer.Typer(
-    help="Prepare, check, curate and pack corpora.",
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=False,
-)
+app = typer.Typer(help="Prepare, check, curate and pack corpora.", rich_markup_mode=None)
 
 Manifests = Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests of `sbm data prepare`.")]
 

@@ -12,12 +12,7 @@ from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.options import Json
 from sbm_cli.errors import ModelError, SbmError
 
-app = typer.Typer(
-    help="List, download, find and verify models.",
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=False,
-)
+app = typer.Typer(help="List, download, find and verify models.", rich_markup_mode=None)
 
 Name = Annotated[
     str | None,

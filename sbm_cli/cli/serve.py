@@ -19,7 +19,7 @@ from sbm_cli.cli.live import MODEL as LIVE_MODEL
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.options import Device, Model, Quiet, Verbose, chosen_device
 from sbm_cli.cli.shared.process import ending_signals, interrupted_by_signals
-from sbm_cli.errors import SbmError
+from sbm_cli.errors import SbmError, needing
 
 LOOPBACK = "127.0.0.1"
 PORT = 8765
@@ -71,13 +71,11 @@ def serve(
       curl -T talk.m4a "http://127.0.0.1:8765/enhance/?ext=flac&attenuation_limit=12" -o clean.flac
     """
     console.adjust(quiet, verbose)
-    try:
+    with needing("serve", "the server"):
         import websockets  # noqa: F401  (uvicorn asks for it later)
 
         from sbm_cli.serve.app import Settings, make_app, make_server
         from sbm_cli.serve.jobs import Limits
-    except ModuleNotFoundError as error:
-        raise SbmError(f"{error.name} is not installed.", 'pip install "sbm-cli[serve]"') from error
     from sbm_cli.enhancer import Enhancer
     from sbm_cli.serve.workspace import workspace
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sbm_cli.audio.io import SoundReader
 from sbm_cli.audio.samples import Samples
-from sbm_cli.errors import DependencyError
+from sbm_cli.errors import needing
 from sbm_cli.plot.chart import ticks
 
 WIDTH, HEIGHT = 1000, 300  # pixels of one spectrogram
@@ -26,10 +26,8 @@ COLOURS = (0x000004, 0x3B0F70, 0x8C2981, 0xDE4968, 0xFE9F6D, 0xFCFDBF)  # six of
 
 def require_pillow() -> None:
     """Raise DependencyError if pictures cannot be drawn."""
-    try:
+    with needing("plot", "a picture"):
         import PIL  # noqa: F401
-    except ImportError as error:
-        raise DependencyError("pictures need Pillow", 'pip install "sbm-cli[plot]"') from error
 
 
 @dataclass(frozen=True)

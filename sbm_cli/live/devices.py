@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sbm_cli.audio.resample import LIVE, StreamResampler
 from sbm_cli.audio.samples import Samples
-from sbm_cli.errors import AudioError, DependencyError
+from sbm_cli.errors import AudioError, DependencyError, needing
 from sbm_cli.live.buffers import PATIENCE, TICK, Inbox, JitterBuffer
 
 
@@ -29,9 +29,8 @@ class Device:
 def sound_system() -> ModuleType:
     """Return sounddevice. Raises DependencyError if it or PortAudio is missing."""
     try:
-        import sounddevice
-    except ImportError as error:
-        raise DependencyError("live sound needs sounddevice.", 'pip install "sbm-cli[live]"') from error
+        with needing("live", "live sound"):
+            import sounddevice
     except OSError as error:
         raise DependencyError(
             "live sound needs the library PortAudio.",

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sbm_cli.errors import DependencyError, SbmError, TrainingError
+from sbm_cli.errors import SbmError, TrainingError, needing
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -102,14 +102,9 @@ def launch(function: Callable[..., T], device: str, processes: int, *arguments: 
 
 
 def _fabric(device: str, processes: int, joined: bool) -> Fabric:
-    try:
+    with needing("train", "a training with several --processes"):
         from lightning_fabric import Fabric
         from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-    except ImportError as error:
-        raise DependencyError(
-            "several processes need lightning-fabric, which is not installed",
-            'pip install "sbm-cli[train]", or train with --processes 1',
-        ) from error
     _hush()
     if joined:
         here = int(os.environ["LOCAL_WORLD_SIZE"])

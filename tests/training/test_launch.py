@@ -94,7 +94,7 @@ def test_without_fabric_one_process_trains_and_two_are_refused(
 ) -> None:
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     train(replace(recipe, steps=1), tmp_path / "one", processes=1)
-    with pytest.raises(DependencyError, match="lightning-fabric") as caught:
+    with pytest.raises(DependencyError, match="lightning_fabric") as caught:
         train(recipe, tmp_path / "two", processes=2)
     assert 'pip install "sbm-cli[train]"' in caught.value.hint
 
