@@ -237,8 +237,8 @@ class Decoder:
             last = block
         if last is not None:
             waveform, rate = last
-            told = (round(seconds * rate) for seconds in (self._last_seconds, self._exact_seconds() - place))
-            yield waveform[:, : min((count for count in told if count > 0), default=None)], rate
+            counts = (round(seconds * rate) for seconds in (self._last_seconds, self._exact_seconds() - place))
+            yield waveform[:, : min((count for count in counts if count > 0), default=None)], rate
 
     def _exact_seconds(self) -> float:
         """Return the duration that the container states, 0 if it may have rounded that to the clock of a movie."""
@@ -256,7 +256,7 @@ class Decoder:
         if segment.samples is not None:  # what FFmpeg would cut is not the end
             context.options = {"flags2": "+skip_manual"}
         rate, place = context.sample_rate, 0.0
-        told: float | None = None  # the time of the first frame, of the second after another clock began
+        clock: float | None = None  # the time of the first frame, of the second after another clock began
         packets = self._packets(stream)
         while True:
             try:
@@ -286,12 +286,12 @@ class Decoder:
                     continue
                 rate = frame.sample_rate
                 if frame.time is not None:
-                    if told is None:
-                        told = frame.time - place
+                    if clock is None:
+                        clock = frame.time - place
                         self._origin.start = frame.time
-                    gap = frame.time - told - place
+                    gap = frame.time - clock - place
                     if not -_MOST_GAP < gap < _MOST_GAP:
-                        told, gap = frame.time - place, 0.0
+                        clock, gap = frame.time - place, 0.0
                     while self.has_pictures and gap > _GAP:
                         count = round(min(gap, _SILENCE) * rate)
                         place, gap = place + count / rate, gap - count / rate

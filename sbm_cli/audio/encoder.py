@@ -297,8 +297,8 @@ class SoundEncoder:
         frame = ffmpeg.frame_of(silence, self._kind.samples, form.layout, form.rate)
         frame.time_base, frame.pts = Fraction(1, form.rate), 0
         packets = [*context.encode(frame), *context.encode(None)]
-        told = -packets[0].pts if packets and packets[0].pts is not None else 0
-        return self._kind.delay or max(0, told)
+        delay = -packets[0].pts if packets and packets[0].pts is not None else 0
+        return self._kind.delay or max(0, delay)
 
     def _make_room(self) -> None:
         """Let what the encoder puts before the sound take the place of what its last one put there, or of silence.

@@ -124,7 +124,7 @@ class Journal:
         self._file = None
 
     def _keep_others_out(self, file: BinaryIO) -> None:
-        if lock(file.fileno()) and self._lease.take(self._tell_of_wait) is None:
+        if lock(file.fileno()) and self._lease.take(self._report_wait) is None:
             others = (path for path in _journals(self._out) if path != self.path and not path.match(self._siblings))
             if not any(self._is_written(path) for path in others):
                 return
@@ -138,9 +138,9 @@ class Journal:
         with open(journal, "rb") as file:
             if not lock(file.fileno()):
                 return True
-        return Lease(journal.with_suffix(".lock")).holder(self._tell_of_wait) is not None
+        return Lease(journal.with_suffix(".lock")).holder(self._report_wait) is not None
 
-    def _tell_of_wait(self, holder: str) -> None:
+    def _report_wait(self, holder: str) -> None:
         self._say(f"{self._out}: waiting for a sign of life from process {holder}, which was writing to it")
 
     def state(self, job: Job) -> tuple[State, str]:

@@ -23,7 +23,7 @@ from sbm_cli import __version__
 from sbm_cli.atomic import process_name
 from sbm_cli.batch.plan import Job
 from sbm_cli.batch.work import PROGRESS_INTERVAL, Begun, Done, Event, Failed, Queue, Task, Work, perform, portable
-from sbm_cli.errors import DependencyError, SbmError
+from sbm_cli.errors import SbmError, needing
 
 _POLL = 0.2  # seconds between two looks whether to stop
 _EVENTS = 100  # a second of progress, of all processes together
@@ -222,10 +222,8 @@ class _Actor:
 
 def _connect(address: str | None) -> Any:
     """Return the package, connected to a cluster."""
-    try:
+    with needing("ray", "--engine ray"):
         import ray
-    except ImportError as error:
-        raise DependencyError("--engine ray needs the package ray", 'pip install "sbm-cli[ray]"') from error
     if address is not None and address.startswith("ray://"):
         raise SbmError(
             f"{address}: the address of a Ray client, and not of a cluster.",
