@@ -18,9 +18,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.dev-installed
 	@$(BIN)/python -m pytest -q
 
-# What runs in this process: no commands, no documents, no trainings of every recipe.
+# What runs in this process, by and large: no commands, no documents, no trainings of every recipe.
+SLOW := cli test_benchmarks.py test_docs.py test_examples.py test_memory.py test_readme.py test_recipes.py test_wheel.py
 test-quick: $(VENV)/.dev-installed
-	@$(BIN)/python -m pytest -q tests/audio tests/batch tests/bridge tests/dsp tests/data tests/nn tests/training tests/test_enhancer.py
+	@$(BIN)/python -m pytest -q $(SLOW:%=--ignore=tests/%)
 
 lint: $(VENV)/.dev-installed
 	@$(BIN)/ruff check .

@@ -101,7 +101,8 @@ class _Track:
             packets += count
             if packets >= _SHOWN:
                 following = next(islice(self.packets(), packets, None), None)
-                return (packets, chunk, run) if following and following[2] > 2 * self.start else None
+                begins = following is not None and following[2] > 2 * self.start  # to play in what FFmpeg is shown
+                return (packets, chunk, run) if begins else None
         return None
 
     def packets(self) -> Iterator[tuple[int, int, int, int]]:
@@ -203,8 +204,7 @@ def _only_sound(file: BinaryIO) -> _Track | None:
     if tables[b"stsd"].unpack(">I", 4) != 1 or next(iter(durations), (0, 1))[1] == 1:  # several codecs; bare samples
         return None
     clock, start, end = media.find(b"mdhd").clock(), 0, math.inf
-    pieces = list(islice(edits.table(4, ">QqI" if edits.unpack("B", 0) else ">IiI"), 3)) if edits.end else []
-    if pieces:
+    if pieces := list(edits.table(4, ">QqI" if edits.unpack("B", 0) else ">IiI")) if edits.end else []:
         length, start, speed = pieces[-1]
         if start < 0 or not length or speed != 2**16 or any(begin != -1 for _, begin, _ in pieces[:-1]):
             return None

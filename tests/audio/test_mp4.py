@@ -123,6 +123,20 @@ def test_what_has_no_such_tables_is_left_to_ffmpeg(
     assert read(tmp_path / name)[1].shape[1] >= 160_000
 
 
+def test_several_pieces_are_left_to_ffmpeg(
+    tmp_path: Path, video: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video("a.mp4", "mp4", start=0.7)
+    monkeypatch.setattr(mp4, "_SHOWN", SHOWN)
+    assert is_shortened(tmp_path / "a.mp4")
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    edits = data.rindex(b"elst", 0, data.index(b"soun"))
+    assert data[edits + 16 : edits + 20] == b"\xff" * 4  # a pause of 0.7 s before the sound
+    data[edits + 16 : edits + 20] = bytes(4)  # becomes the first 0.7 s of it
+    (tmp_path / "a.mp4").write_bytes(data)
+    assert not is_shortened(tmp_path / "a.mp4")
+
+
 def test_two_streams_are_left_to_ffmpeg(
     tmp_path: Path, video: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,4 +225,4 @@ def test_without_home_or_password_entry(command: str, tmp_path: Path) -> None:
     assert done.returncode == 0 and "fault" not in done.stdout + done.stderr, done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"é.wav", "run.py"}
     if command == "doctor":
-        assert "~/.cache/huggingface/hub is not writable" in done.stdout
+        assert "~/.cache/huggingface/hub cannot be written (there is no home)" in done.stdout

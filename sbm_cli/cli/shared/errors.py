@@ -19,8 +19,15 @@ from sbm_cli.errors import DISK_FULL, FULL, SbmError
 FAILED, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
 
 
-class WrongUsage(SbmError):
+class WrongUsage(typer.BadParameter):
     """A command that lacks something; its hint says more than that there is --help."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def format_message(self) -> str:
+        return self.message
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Report:
 def describe(error: BaseException) -> Report:
     """Return what an exception means to the person who typed the command."""
     if isinstance(error, SbmError):
-        return Report(error.message, _as_options(error.hint), USAGE if isinstance(error, WrongUsage) else FAILED)
+        return Report(error.message, _as_options(error.hint), FAILED)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Report("interrupted", "", INTERRUPTED)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported
@@ -42,7 +49,8 @@ def describe(error: BaseException) -> Report:
     if isinstance(error, Exception) and hasattr(error, "format_message") and hasattr(error, "exit_code"):
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "sbm"
-        return Report(_lower(error.format_message()), f"See {command} --help", USAGE)
+        hint = getattr(error, "hint", f"See {command} --help")
+        return Report(_lower(error.format_message()), hint, USAGE)
     if isinstance(error, OSError) and error.errno is not None:
         return _describe_os(error)
     return Report(
