@@ -46,7 +46,7 @@ _OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
 class Decoder:
     """The sound of a file, read in order; see `SoundReader`, which hands it out in blocks.
 
-    reason: why libsndfile did not read it, for the error. notes: what is to be told of it, complete once all is read.
+    reason: why libsndfile did not read it, for the error. notes: what to report of it, complete once all is read.
 
     Raises AudioError if it holds no sound that FFmpeg knows, or not so many streams of it.
     """

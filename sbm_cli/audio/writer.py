@@ -136,7 +136,7 @@ class SoundWriter:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be told of the file that was written."""
+        """What to report of the file that was written."""
         return self._file.notes if isinstance(self._file, SoundEncoder) else []
 
     def _open(self) -> sf.SoundFile | SoundEncoder:
