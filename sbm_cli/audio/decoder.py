@@ -46,7 +46,7 @@ _OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
 class Decoder:
     """The sound of a file, read in order; see `SoundReader`, which hands it out in blocks.
 
-    reason: why libsndfile did not read it, for the error. notes: what is to be told of it, complete once all is read.
+    reason: why libsndfile did not read it, for the error. notes: what to report of it, complete once all is read.
 
     Raises AudioError if it holds no sound that FFmpeg knows, or not so many streams of it.
     """
@@ -190,7 +190,7 @@ class Decoder:
 
     def _all(self) -> Iterator[Waveform]:
         """Yield the sound of all segments as waveforms of the first one's rate and channels."""
-        self._lost, self._first_lost, heard = 0, 0.0, 0  # samples
+        self._lost, self._first_lost, decoded = 0, 0.0, 0  # samples
         self._last_seconds = 0.0  # that the last frame lasts, as its container has it
         self._error: Exception | None = None
         for index, segment in enumerate(self._segments):
@@ -201,13 +201,13 @@ class Decoder:
             if self.format.container == "MP4":
                 blocks = self._without_filling(blocks)
             for block in self._uniform(_up_to(segment.samples, blocks)):
-                heard += block.shape[1]
+                decoded += block.shape[1]
                 yield block
             if segment.missing:
-                raise self._truncated(heard, segment.missing)
-        if self._lost and self._lost >= heard:
+                raise self._truncated(decoded, segment.missing)
+        if self._lost and self._lost >= decoded:
             raise AudioError(f"{self._path}: damaged: nothing in it can be decoded.")
-        self._check_end(heard)
+        self._check_end(decoded)
         if self._lost:
             self.notes.append(
                 f"{self._lost / self.format.rate:.3f} s could not be decoded and became silence, "
@@ -310,20 +310,20 @@ class Decoder:
                 yield from self._long.rest(last)
             yield packet
 
-    def _check_end(self, heard: int) -> None:
+    def _check_end(self, decoded: int) -> None:
         """Refuse what ended before the bytes that its boxes promise."""
-        missing, place = cut_short(self._file), heard / self.format.rate
+        missing, place = cut_short(self._file), decoded / self.format.rate
         seconds = self.format.duration - place
         if missing and self.format.container in _WITHOUT_DURATION:
             seconds = max(seconds, place * missing / self._file.seek(0, 2))
         counted = self.format.container in ("WV", "TTA", "APE")  # whose headers count samples
         if (missing and seconds > 0.1) or (counted and seconds > 0.5 / self.format.rate):
-            raise self._truncated(heard, seconds)
+            raise self._truncated(decoded, seconds)
         if self._error is not None:
             raise AudioError(f"{self._path}: damaged: readable for {place:.3f} s ({self._error}).") from self._error
 
-    def _truncated(self, heard: int, seconds: float) -> AudioError:
-        readable = heard / self.format.rate
+    def _truncated(self, decoded: int, seconds: float) -> AudioError:
+        readable = decoded / self.format.rate
         return AudioError(
             f"{self._path}: truncated: {readable:.3f} s are there, the last {seconds:.3f} s are missing.",
             f"Copy it again, or keep what is there: {ffmpeg.salvage(self._path)}",

@@ -125,8 +125,8 @@ class SoundWriter:
             if self.format.is_lossy and self._written and not self.bit_rate:
                 self.bit_rate = round(8 * self._part.stat().st_size * self.format.rate / self._written)
             if isinstance(self._file, SoundEncoder):  # which brings what FFmpeg read, and tags
-                untold = () if self.format.origin else self._metadata.untold
-                self.not_carried = (*self._file.not_carried, *untold)
+                others = () if self.format.origin else self._metadata.beyond_tags
+                self.not_carried = (*self._file.not_carried, *others)
             else:
                 with self._failing_as_audio_error():
                     self.not_carried = self._metadata.write(self._part, self.format)
@@ -136,7 +136,7 @@ class SoundWriter:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be told of the file that was written."""
+        """What to report of the file that was written."""
         return self._file.notes if isinstance(self._file, SoundEncoder) else []
 
     def _open(self) -> sf.SoundFile | SoundEncoder:

@@ -75,8 +75,8 @@ class Entry:
 class Journal:
     """The journal of an output folder, for outputs of one model and one set of options.
 
-    model: its .safetensors file. Reading is possible at any time, writing only inside a `with` block. say: is told what
-    a `with` block waits for.
+    model: its .safetensors file. note: called with what a `with` block waits for. Reading is possible at any time,
+    writing only inside such a block.
 
     Raises SbmError on entering if another process writes to it, or to another shard of another number of them.
     """
@@ -87,12 +87,12 @@ class Journal:
         model: Path,
         options: Options,
         shard: Shard = WHOLE,
-        say: Callable[[str], None] = lambda text: None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._out = out
         self.path = out / (NAME if shard.count == 1 else SHARD_NAME.format(shard.index, shard.count))
         self._siblings = SHARD_NAME.format("*", shard.count)
-        self._say = say
+        self._note = note
         self._settings = {"model": _name_and_digest(model), **asdict(options)}
         self._entries = _read(_journals(out))
         self._file: BinaryIO | None = None
@@ -141,7 +141,7 @@ class Journal:
         return Lease(journal.with_suffix(".lock")).holder(self._report_wait) is not None
 
     def _report_wait(self, holder: str) -> None:
-        self._say(f"{self._out}: waiting for a sign of life from process {holder}, which was writing to it")
+        self._note(f"{self._out}: waiting for a sign of life from process {holder}, which was writing to it")
 
     def state(self, job: Job) -> tuple[State, str]:
         """Return whether an output is "new" (to be made), "done" or "outdated", and why.

@@ -1,4 +1,4 @@
-"""What an engine does: take jobs, in processes that have a model each, and tell what becomes of them.
+"""What an engine does: take jobs, in processes that have a model each, and report what becomes of them.
 
 An engine is a context manager whose `run` takes jobs and yields events: see `Engine`. There is one for
 this machine, and one for a Ray cluster.
