@@ -191,13 +191,13 @@ def _run(
     streams = Streams(model, forms, options, threads)
     blocks = [file.reader.blocks(block_samples(model.device, file.reader.format.rate)) for _, file in opened]
     while not streams.finished and not all(file.error for _, file in opened):
-        heard = [file.attempt(next, source, None) for (_, file), source in zip(opened, blocks, strict=True)]
-        for (index, file), block, clean in zip(opened, heard, streams.feed(heard), strict=True):
+        inputs = [file.attempt(next, source, None) for (_, file), source in zip(opened, blocks, strict=True)]
+        for (index, file), block, clean in zip(opened, inputs, streams.feed(inputs), strict=True):
             file.attempt(use, file, clean[:, :0] if block is None else block, clean)
             if progress is not None and block is not None:
-                file.heard += block.shape[1]
+                file.read += block.shape[1]
                 passes = 2 if options.needs_whole_file else 1
-                progress(index, file.heard / passes / file.reader.format.rate, file.reader.format.seconds)
+                progress(index, file.read / passes / file.reader.format.rate, file.reader.format.seconds)
 
 
 class _File:
@@ -207,7 +207,7 @@ class _File:
         self.source = source
         self.target = target
         self.error: Exception | None = None
-        self.heard = 0  # samples of the source, in all passes
+        self.read = 0  # samples of the source, in all passes
         self._options = options
         self._samples = self._clipped = 0  # of the target
         self._peak: float | None = None

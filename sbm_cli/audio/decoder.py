@@ -46,7 +46,7 @@ _OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
 class Decoder:
     """The sound of a file, read in order; see `SoundReader`, which hands it out in blocks.
 
-    reason: why libsndfile did not read it, for the error. notes: what is to be told of it, complete once all is read.
+    reason: why libsndfile did not read it, for the error. notes: what to report of it, complete once all is read.
 
     Raises AudioError if it holds no sound that FFmpeg knows, or not so many streams of it.
     """
@@ -190,7 +190,7 @@ class Decoder:
 
     def _all(self) -> Iterator[Waveform]:
         """Yield the sound of all segments as waveforms of the first one's rate and channels."""
-        self._lost, self._first_lost, heard = 0, 0.0, 0  # samples
+        self._lost, self._first_lost, decoded = 0, 0.0, 0  # samples
         self._last_seconds = 0.0  # that the last frame lasts, as its container has it
         self._error: Exception | None = None
         for index, segment in enumerate(self._segments):
@@ -201,13 +201,13 @@ class Decoder:
             if self.format.container == "MP4":
                 blocks = self._without_filling(blocks)
             for block in self._uniform(_up_to(segment.samples, blocks)):
-                heard += block.shape[1]
+                decoded += block.shape[1]
                 yield block
             if segment.missing:
-                raise self._truncated(heard, segment.missing)
-        if self._lost and self._lost >= heard:
+                raise self._truncated(decoded, segment.missing)
+        if self._lost and self._lost >= decoded:
             raise AudioError(f"{self._path}: damaged: nothing in it can be decoded.")
-        self._check_end(heard)
+        self._check_end(decoded)
         if self._lost:
             self.notes.append(
                 f"{self._lost / self.format.rate:.3f} s could not be decoded and became silence, "
@@ -237,8 +237,8 @@ class Decoder:
             last = block
         if last is not None:
             waveform, rate = last
-            told = (round(seconds * rate) for seconds in (self._last_seconds, self._exact_seconds() - place))
-            yield waveform[:, : min((count for count in told if count > 0), default=None)], rate
+            counts = (round(seconds * rate) for seconds in (self._last_seconds, self._exact_seconds() - place))
+            yield waveform[:, : min((count for count in counts if count > 0), default=None)], rate
 
     def _exact_seconds(self) -> float:
         """Return the duration that the container states, 0 if it may have rounded that to the clock of a movie."""
@@ -256,7 +256,7 @@ class Decoder:
         if segment.samples is not None:  # what FFmpeg would cut is not the end
             context.options = {"flags2": "+skip_manual"}
         rate, place = context.sample_rate, 0.0
-        told: float | None = None  # the time of the first frame, of the second after another clock began
+        clock: float | None = None  # the time of the first frame, of the second after another clock began
         packets = self._packets(stream)
         while True:
             try:
@@ -286,12 +286,12 @@ class Decoder:
                     continue
                 rate = frame.sample_rate
                 if frame.time is not None:
-                    if told is None:
-                        told = frame.time - place
+                    if clock is None:
+                        clock = frame.time - place
                         self._origin.start = frame.time
-                    gap = frame.time - told - place
+                    gap = frame.time - clock - place
                     if not -_MOST_GAP < gap < _MOST_GAP:
-                        told, gap = frame.time - place, 0.0
+                        clock, gap = frame.time - place, 0.0
                     while self.has_pictures and gap > _GAP:
                         count = round(min(gap, _SILENCE) * rate)
                         place, gap = place + count / rate, gap - count / rate
@@ -310,20 +310,20 @@ class Decoder:
                 yield from self._long.rest(last)
             yield packet
 
-    def _check_end(self, heard: int) -> None:
+    def _check_end(self, decoded: int) -> None:
         """Refuse what ended before the bytes that its boxes promise."""
-        missing, place = cut_short(self._file), heard / self.format.rate
+        missing, place = cut_short(self._file), decoded / self.format.rate
         seconds = self.format.duration - place
         if missing and self.format.container in _WITHOUT_DURATION:
             seconds = max(seconds, place * missing / self._file.seek(0, 2))
         counted = self.format.container in ("WV", "TTA", "APE")  # whose headers count samples
         if (missing and seconds > 0.1) or (counted and seconds > 0.5 / self.format.rate):
-            raise self._truncated(heard, seconds)
+            raise self._truncated(decoded, seconds)
         if self._error is not None:
             raise AudioError(f"{self._path}: damaged: readable for {place:.3f} s ({self._error}).") from self._error
 
-    def _truncated(self, heard: int, seconds: float) -> AudioError:
-        readable = heard / self.format.rate
+    def _truncated(self, decoded: int, seconds: float) -> AudioError:
+        readable = decoded / self.format.rate
         return AudioError(
             f"{self._path}: truncated: {readable:.3f} s are there, the last {seconds:.3f} s are missing.",
             f"Copy it again, or keep what is there: {ffmpeg.salvage(self._path)}",

@@ -31,7 +31,7 @@ _NAMES = {ours: theirs for theirs, ours in TAGS.items()}
 class SoundEncoder:
     """Write a file by FFmpeg: what of `sf.SoundFile` a writer needs.
 
-    name: of the file in the end, for errors. notes: what is to be told of it; not_carried: names of what of the source
+    name: of the file in the end, for errors. notes: what to report of it; not_carried: names of what of the source
     it has no room for.
 
     Raises AudioError if the container does not take it, OSError while writing.
@@ -92,7 +92,7 @@ class SoundEncoder:
             self._output.close()
             if not self._muxer.exact:
                 self._check_readable()
-            self._tell_lost(tags)
+            self._name_lost(tags)
 
     def abandon(self) -> None:
         """Leave the file as it is, to be removed."""
@@ -212,7 +212,7 @@ class SoundEncoder:
             self._waiting = next(self._packets, None)
         return self._waiting
 
-    def _tell_lost(self, tags: set[str]) -> None:
+    def _name_lost(self, tags: set[str]) -> None:
         """Name those of the tags, chapters and streams that the file, read again, does not have."""
         import av
 
@@ -297,8 +297,8 @@ class SoundEncoder:
         frame = ffmpeg.frame_of(silence, self._kind.samples, form.layout, form.rate)
         frame.time_base, frame.pts = Fraction(1, form.rate), 0
         packets = [*context.encode(frame), *context.encode(None)]
-        told = -packets[0].pts if packets and packets[0].pts is not None else 0
-        return self._kind.delay or max(0, told)
+        delay = -packets[0].pts if packets and packets[0].pts is not None else 0
+        return self._kind.delay or max(0, delay)
 
     def _make_room(self) -> None:
         """Let what the encoder puts before the sound take the place of what its last one put there, or of silence.
@@ -313,15 +313,15 @@ class SoundEncoder:
             self._rest = np.concatenate([np.zeros((-self._written, self._form.channels), np.float32), self._rest])
         start = self._form.origin.start if self._form.origin else 0.0
         is_at_0 = start * self._form.rate < self._delay
-        was_told = self._form.source_delay == "always" or (self._form.source_delay == "at 0" and is_at_0)
-        is_beside = self._muxer.delay == "beside" and bool(self._targets) and was_told
+        is_known = self._form.source_delay == "always" or (self._form.source_delay == "at 0" and is_at_0)
+        is_beside = self._muxer.delay == "beside" and bool(self._targets) and is_known
         if self._muxer.delay == "always" or (self._muxer.delay == "at 0" and is_at_0) or is_beside:
             return
         beginning = self._rest[: self._delay]
         scale = 2.0**31 if beginning.dtype == np.int32 else 1.0
         # What a decoder of the same codec gave before its first whole window was no sound.
         is_longer = len(self._rest) > self._delay
-        if is_longer and (not was_told or np.abs(beginning / scale).max(initial=0.0) < _QUIET):
+        if is_longer and (not is_known or np.abs(beginning / scale).max(initial=0.0) < _QUIET):
             self._rest = self._rest[self._delay :]
             self._written = self._delay
         elif self._muxer.delay == "never" or not self._targets:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sbm_cli.audio.mpeg import KBPS
+
 SKIP_SAMPLES = 11  # by number, what a packet says beside its data of samples that are no sound
 SKIP = struct.Struct("<IIBB")  # and what it says: how many before, how many behind, and why
 _PLANES = 8  # channels, each in an array of its own, at which PyAV reads beyond them
@@ -86,8 +88,7 @@ class Encoder:
 
 
 _AC3_RATES = tuple(1000 * kbps for kbps in (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640))
-_MP2_RATES = tuple(1000 * kbps for kbps in (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384))
-_MP3_RATES = tuple(1000 * kbps for kbps in (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320))
+_MP2_RATES, _MP3_RATES = (tuple(1000 * kbps for kbps in KBPS[True, layer]) for layer in (2, 3))
 ENCODERS = {
     "AAC": Encoder("aac", "fltp", 80_000),
     "OPUS": Encoder("libopus", "flt", 64_000),
@@ -130,7 +131,7 @@ INTEGER_BITS = {
 
 @dataclass(frozen=True)
 class Muxer:
-    """A container that is written: its name, the subtypes it takes (a new one is of the first), what else fits in.
+    """A container that is written: its name, its suffixes, the subtypes it takes (a new one is of the first).
 
     video: it takes other streams along. delay: whether players are told how much the encoder put before the sound; "at
     0" only if the sound begins with the file; "beside" only by when other streams begin. exact: whether it says how
@@ -138,6 +139,7 @@ class Muxer:
     """
 
     name: str
+    suffixes: str
     subtypes: tuple[str, ...]
     video: bool = False
     delay: Literal["always", "at 0", "beside", "never"] = "always"
@@ -149,87 +151,42 @@ _PCM = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")
 _FLAC, _ALAC = ("FLAC_16", "FLAC_24"), ("ALAC_16", "ALAC_24")
 _MP4 = ("AAC", *_ALAC, *_FLAC, "OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "AC3", "EAC3")
 _MATROSKA = ("AAC", *_FLAC, *_PCM, *_ALAC, "OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "AC3", "EAC3")
+_MOV = ("AAC", *_PCM, "PCM_U8", "ULAW", "ALAW", *_ALAC, "MPEG_LAYER_III", "AC3")
+_AVI = ("MPEG_LAYER_III", "PCM_16", "MPEG_LAYER_II", "AC3")
+_TS = ("AAC", "MPEG_LAYER_II", "MPEG_LAYER_III", "AC3", "EAC3")
+_NUT = ("AAC", "MPEG_LAYER_III", "MPEG_LAYER_II", *_PCM, "AC3")
 MUXERS = {
     # Of its own muxer, "ipod", PyAV believes that it has no room for a cover.
-    "M4A": Muxer("mp4", ("AAC", *_ALAC, "AC3"), delay="at 0", brand="M4A "),
-    "MP4": Muxer("mp4", _MP4, video=True, delay="at 0"),
-    "MOV": Muxer(
-        "mov", ("AAC", *_PCM, "PCM_U8", "ULAW", "ALAW", *_ALAC, "MPEG_LAYER_III", "AC3"), video=True, delay="at 0"
-    ),
-    "3GP": Muxer("3gp", ("AAC", "AMR_NB"), video=True, delay="at 0"),
-    "3G2": Muxer("3g2", ("AAC", "AMR_NB"), video=True, delay="at 0"),
-    "MATROSKA": Muxer("matroska", _MATROSKA, video=True),
-    "MKA": Muxer("matroska", _MATROSKA),
-    "WEBM": Muxer("webm", ("OPUS",), video=True),
-    "AVI": Muxer("avi", ("MPEG_LAYER_III", "PCM_16", "MPEG_LAYER_II", "AC3"), video=True, delay="never", exact=False),
-    "MPEGTS": Muxer("mpegts", ("AAC", "MPEG_LAYER_II", "MPEG_LAYER_III", "AC3", "EAC3"), True, "beside", exact=False),
-    "MPEG": Muxer("mpeg", ("MPEG_LAYER_II", "AC3"), video=True, delay="beside", exact=False),
-    "VOB": Muxer("vob", ("AC3", "MPEG_LAYER_II", "MPEG_LAYER_III"), video=True, delay="beside", exact=False),
-    "NUT": Muxer(
-        "nut", ("AAC", "MPEG_LAYER_III", "MPEG_LAYER_II", *_PCM, "AC3"), video=True, delay="beside", exact=False
-    ),
-    "OGV": Muxer("ogv", ("OPUS", *_FLAC), video=True),
-    "FLV": Muxer("flv", ("AAC", "MPEG_LAYER_III"), video=True, delay="beside", exact=False),
-    "F4V": Muxer("f4v", ("AAC", "MPEG_LAYER_III"), video=True, delay="beside"),
-    "ASF": Muxer("asf", ("WMAV2", "WMAV1"), video=True, exact=False),
-    "WMA": Muxer("asf", ("WMAV2", "WMAV1"), exact=False),
-    "AAC": Muxer("adts", ("AAC",), delay="never", exact=False),
-    "MP2": Muxer("mp2", ("MPEG_LAYER_II",), delay="never", exact=False),
-    "AC3": Muxer("ac3", ("AC3",), delay="never", exact=False),
-    "EAC3": Muxer("eac3", ("EAC3",), delay="never", exact=False),
-    "AMR": Muxer("amr", ("AMR_NB",), delay="never", exact=False),
-    "G722": Muxer("g722", ("G722",), delay="never", exact=False),
-    "WV": Muxer("wv", ("WAVPACK_16", "WAVPACK_8", "WAVPACK_32", "WAVPACK_FLOAT")),
-    "TTA": Muxer("tta", ("TTA_16", "TTA_8", "TTA_24")),
-    "VOC": Muxer("voc", ("PCM_16", "PCM_U8", "ULAW", "ALAW")),
-    "OGG": Muxer("ogg", _FLAC),  # Vorbis and Opus are libsndfile's
+    "M4A": Muxer("mp4", ".m4a .m4b .m4r", ("AAC", *_ALAC, "AC3"), delay="at 0", brand="M4A "),
+    "MP4": Muxer("mp4", ".mp4 .m4v", _MP4, video=True, delay="at 0"),
+    "MOV": Muxer("mov", ".mov .qt", _MOV, video=True, delay="at 0"),
+    "3GP": Muxer("3gp", ".3gp .3gpp .3ga", ("AAC", "AMR_NB"), video=True, delay="at 0"),
+    "3G2": Muxer("3g2", ".3g2", ("AAC", "AMR_NB"), video=True, delay="at 0"),
+    "MATROSKA": Muxer("matroska", ".mkv", _MATROSKA, video=True),
+    "MKA": Muxer("matroska", ".mka", _MATROSKA),
+    "WEBM": Muxer("webm", ".webm .weba", ("OPUS",), video=True),
+    "OGV": Muxer("ogv", ".ogv", ("OPUS", *_FLAC), video=True),
+    "AVI": Muxer("avi", ".avi .divx", _AVI, video=True, delay="never", exact=False),
+    "MPEGTS": Muxer("mpegts", ".ts .mts .m2ts .m2t", _TS, video=True, delay="beside", exact=False),
+    "MPEG": Muxer("mpeg", ".mpg .mpeg", ("MPEG_LAYER_II", "AC3"), video=True, delay="beside", exact=False),
+    "VOB": Muxer("vob", ".vob", ("AC3", "MPEG_LAYER_II", "MPEG_LAYER_III"), video=True, delay="beside", exact=False),
+    "NUT": Muxer("nut", ".nut", _NUT, video=True, delay="beside", exact=False),
+    "FLV": Muxer("flv", ".flv", ("AAC", "MPEG_LAYER_III"), video=True, delay="beside", exact=False),
+    "F4V": Muxer("f4v", ".f4v", ("AAC", "MPEG_LAYER_III"), video=True, delay="beside"),
+    "WMA": Muxer("asf", ".wma", ("WMAV2", "WMAV1"), exact=False),
+    "ASF": Muxer("asf", ".wmv .asf", ("WMAV2", "WMAV1"), video=True, exact=False),
+    "AAC": Muxer("adts", ".aac .adts", ("AAC",), delay="never", exact=False),
+    "MP2": Muxer("mp2", ".mp2 .m2a .mpa", ("MPEG_LAYER_II",), delay="never", exact=False),
+    "AC3": Muxer("ac3", ".ac3", ("AC3",), delay="never", exact=False),
+    "EAC3": Muxer("eac3", ".eac3 .ec3", ("EAC3",), delay="never", exact=False),
+    "AMR": Muxer("amr", ".amr", ("AMR_NB",), delay="never", exact=False),
+    "G722": Muxer("g722", ".g722", ("G722",), delay="never", exact=False),
+    "WV": Muxer("wv", ".wv", ("WAVPACK_16", "WAVPACK_8", "WAVPACK_32", "WAVPACK_FLOAT")),
+    "TTA": Muxer("tta", ".tta", ("TTA_16", "TTA_8", "TTA_24")),
+    "VOC": Muxer("voc", ".voc", ("PCM_16", "PCM_U8", "ULAW", "ALAW")),
+    "OGG": Muxer("ogg", "", _FLAC),  # Vorbis and Opus are libsndfile's
 }
-CONTAINERS = {
-    ".m4a": "M4A",
-    ".m4b": "M4A",
-    ".m4r": "M4A",
-    ".mp4": "MP4",
-    ".m4v": "MP4",
-    ".mov": "MOV",
-    ".qt": "MOV",
-    ".3gp": "3GP",
-    ".3gpp": "3GP",
-    ".3ga": "3GP",
-    ".3g2": "3G2",
-    ".mkv": "MATROSKA",
-    ".mka": "MKA",
-    ".webm": "WEBM",
-    ".weba": "WEBM",
-    ".ogv": "OGV",
-    ".avi": "AVI",
-    ".divx": "AVI",
-    ".ts": "MPEGTS",
-    ".mts": "MPEGTS",
-    ".m2ts": "MPEGTS",
-    ".m2t": "MPEGTS",
-    ".mpg": "MPEG",
-    ".mpeg": "MPEG",
-    ".vob": "VOB",
-    ".nut": "NUT",
-    ".flv": "FLV",
-    ".f4v": "F4V",
-    ".wma": "WMA",
-    ".wmv": "ASF",
-    ".asf": "ASF",
-    ".aac": "AAC",
-    ".adts": "AAC",
-    ".mp2": "MP2",
-    ".m2a": "MP2",
-    ".mpa": "MP2",
-    ".ac3": "AC3",
-    ".eac3": "EAC3",
-    ".ec3": "EAC3",
-    ".amr": "AMR",
-    ".g722": "G722",
-    ".wv": "WV",
-    ".tta": "TTA",
-    ".voc": "VOC",
-}
+CONTAINERS = {suffix: container for container, muxer in MUXERS.items() for suffix in muxer.suffixes.split()}
 READ_ONLY = {  # for whose sound there is no encoder, or whose muxer drops what outlasts the picture (MXF)
     ".ape": "Monkey's Audio",
     ".awb": "AMR-WB",
@@ -280,12 +237,12 @@ def named(streams: Iterable[Any], chapters: int = 0) -> list[str]:
         kind = "cover picture" if is_still(stream) else kind
         context = stream.codec_context
         found.setdefault(kind, []).append(context.codec.canonical_name if context else "")
-    told = []
+    words = []
     for kind, codecs in (found | {"chapter": [""] * chapters}).items():
         shown = ", ".join(dict.fromkeys(filter(None, codecs)))
         plural = "s" if len(codecs) > 1 else ""
-        told += [f"{len(codecs)} {kind}{plural}" + (f" ({shown})" if shown else "")] if codecs else []
-    return told
+        words += [f"{len(codecs)} {kind}{plural}" + (f" ({shown})" if shown else "")] if codecs else []
+    return words
 
 
 def raw_tags() -> dict[str, Any]:

@@ -245,18 +245,18 @@ def changes(path: str | Path, source: AudioFormat, target: AudioFormat, ignore_s
 
     ignore_subtype: somebody asked for another one.
     """
-    told = []
+    changed = []
     if source.valid_bits and (source.container, source.subtype) == (target.container, target.subtype):
-        told.append(f"{source.valid_bits} valid bits per sample become {target.integer_bits}")
+        changed.append(f"{source.valid_bits} valid bits per sample become {target.integer_bits}")
     suffix = Path(path).suffix.lower()
     family = _CONTAINERS.get(suffix, (target.container,))
     is_same = source.container in family or any({source.container, target.container} <= kin for kin in _KIN)
     if (is_same or source.suffix == suffix) and source.subtype != target.subtype and not ignore_subtype:
         lies = "" if is_same else f": the input is {source.container} despite its suffix"
-        told.append(f"{source.subtype} becomes {target.subtype}{lies}")
+        changed.append(f"{source.subtype} becomes {target.subtype}{lies}")
     if source.layout and target.layout not in ("", source.layout) and source.channels == target.channels:
-        told.append(f"the channels {source.layout} become {target.layout}")
-    return told
+        changed.append(f"the channels {source.layout} become {target.layout}")
+    return changed
 
 
 def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | None) -> AudioFormat:

@@ -43,7 +43,7 @@ class SoundReader:
     replace_nan: read NaN, infinite and absurdly large samples as 0 instead of refusing the file.
     stream: which of several audio streams, from 1; without it the one that players play.
     Of a pipe that cannot seek, only its beginning is read on opening if it is a WAV, all of it otherwise.
-    notes: what is to be told of the file, though it is no error; complete when all is read.
+    notes: what to report of the file, though it is no error; complete when all is read.
 
     Raises AudioError, on opening, for a path that is no readable file, for one that cannot be decoded, and for a file
     that is shorter than its header says; while reading, for a truncated or damaged stream and for NaN.

@@ -10,7 +10,7 @@ from sbm_cli.audio.segments import CHUNK, Bytes, Segment, sniff, tag_length
 
 AAC_RATES = dict(enumerate((96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)))
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # by version
-_KBPS = {  # by whether it is MPEG-1, and the layer
+KBPS = {  # by whether it is MPEG-1, and the layer
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -45,13 +45,13 @@ def mpeg_segments(file: BinaryIO) -> tuple[list[Segment], int]:
     while place < bytes_.size:
         frame = _frame_at(bytes_.read(place, 4))
         if frame and (start >= 0 or frames or _follows(bytes_, place, frame)):
-            told = _count_in(bytes_.read(place, min(frame.length, 200)))
-            if told is not None:
+            count = _count_in(bytes_.read(place, min(frame.length, 200)))
+            if count is not None:
                 close(end)
             if start < 0:
                 start = place if segments or strange else 0  # with the tags
-            if told is not None:
-                promised = told
+            if count is not None:
+                promised = count
             elif place + frame.length <= bytes_.size:
                 frames, seconds = frames + 1, seconds + frame.seconds
                 kbps.add(frame.kbps)
@@ -109,7 +109,7 @@ def _frame_at(head: bytes) -> _Frame | None:
     rates, bits = _RATES.get(version), head[2] >> 4
     if rates is None or layer == 4 or bits in (0, 15) or (rate := head[2] >> 2 & 3) == 3:
         return None
-    kbps, padding = _KBPS[version == 3, layer][bits - 1], head[2] >> 1 & 1
+    kbps, padding = KBPS[version == 3, layer][bits - 1], head[2] >> 1 & 1
     samples = 384 if layer == 1 else 576 if layer == 3 and version != 3 else 1152
     if layer == 1:
         length = (12000 * kbps // rates[rate] + padding) * 4

@@ -94,7 +94,7 @@ class Samples:
     """Bare samples, decoded as they come: what of `sf.SoundFile` a reader needs.
 
     head: what stood before them. metadata: what is in it, and the names of what stands behind the samples.
-    notes: what is to be told of them; complete when all are read.
+    notes: what to report of them; complete when all are read.
     """
 
     def __init__(self, file: BinaryIO, format: AudioFormat, head: bytes = b"") -> None:

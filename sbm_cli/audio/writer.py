@@ -20,15 +20,12 @@ from sbm_cli.audio.encoder import SoundEncoder
 from sbm_cli.audio.ffmpeg import opus_target
 from sbm_cli.audio.format import AudioFormat, Waveform, storable
 from sbm_cli.audio.metadata import Metadata
+from sbm_cli.audio.mpeg import KBPS
 from sbm_cli.audio.pipe import Pipe, PipeWriter, temporary_folder
 from sbm_cli.errors import DISK_FULL, FULL, AudioError, exists_error
 
 _WRITE_FRAMES = 4096  # libsndfile overflows its stack on a Vorbis block of three million samples
 _UNREADABLE_WHEN_EMPTY = {"FLAC", "OPUS", "MP3"}  # libsndfile 1.2 writes them without a complaint and cannot open them
-_MP3_KBPS = {  # by whether the rate is one of MPEG-1
-    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
 _VORBIS_ORDER = {  # of channels, by their places in a WAV
     3: [0, 2, 1],
     5: [0, 2, 1, 3, 4],
@@ -129,8 +126,8 @@ class SoundWriter:
             if self.format.is_lossy and self._written and not self.bit_rate:
                 self.bit_rate = round(8 * self._part.stat().st_size * self.format.rate / self._written)
             if isinstance(self._file, SoundEncoder):  # which brings what FFmpeg read, and tags
-                untold = () if self.format.origin else self._metadata.untold
-                self.not_carried = (*self._file.not_carried, *untold)
+                others = () if self.format.origin else self._metadata.beyond_tags
+                self.not_carried = (*self._file.not_carried, *others)
             else:
                 with self._failing_as_audio_error():
                     self.not_carried = self._metadata.write(self._part, self.format)
@@ -140,7 +137,7 @@ class SoundWriter:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be told of the file that was written."""
+        """What to report of the file that was written."""
         return self._file.notes if isinstance(self._file, SoundEncoder) else []
 
     def _open(self) -> sf.SoundFile | SoundEncoder:
@@ -249,7 +246,7 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
     kbps = form.bit_rate / 1000
     if form.subtype == "MPEG_LAYER_III":
         least, most = (32, 320) if form.rate >= 32000 else (8, 160) if form.rate >= 16000 else (8, 64)
-        rates = [rate for rate in _MP3_KBPS[form.rate >= 32000] if kbps <= rate + 0.5]
+        rates = [rate for rate in KBPS[form.rate >= 32000, 3] if kbps <= rate + 0.5]
         # A variable rate was lowered by every pause: the sound between them had more.
         kbps = min(1.25 * kbps if form.variable else min(rates, default=most), most)
         frame = (144 if form.rate >= 32000 else 72) * kbps * 1000 / form.rate

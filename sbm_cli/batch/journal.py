@@ -75,8 +75,8 @@ class Entry:
 class Journal:
     """The journal of an output folder, for outputs of one model and one set of options.
 
-    model: its .safetensors file. Reading is possible at any time, writing only inside a `with` block. say: is told what
-    a `with` block waits for.
+    model: its .safetensors file. note: called with what a `with` block waits for. Reading is possible at any time,
+    writing only inside such a block.
 
     Raises SbmError on entering if another process writes to it, or to another shard of another number of them.
     """
@@ -87,12 +87,12 @@ class Journal:
         model: Path,
         options: Options,
         shard: Shard = WHOLE,
-        say: Callable[[str], None] = lambda text: None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._out = out
         self.path = out / (NAME if shard.count == 1 else SHARD_NAME.format(shard.index, shard.count))
         self._siblings = SHARD_NAME.format("*", shard.count)
-        self._say = say
+        self._note = note
         self._settings = {"model": _name_and_digest(model), **asdict(options)}
         self._entries = _read(_journals(out))
         self._file: BinaryIO | None = None
@@ -124,7 +124,7 @@ class Journal:
         self._file = None
 
     def _keep_others_out(self, file: BinaryIO) -> None:
-        if lock(file.fileno()) and self._lease.take(self._tell_of_wait) is None:
+        if lock(file.fileno()) and self._lease.take(self._report_wait) is None:
             others = (path for path in _journals(self._out) if path != self.path and not path.match(self._siblings))
             if not any(self._is_written(path) for path in others):
                 return
@@ -138,10 +138,10 @@ class Journal:
         with open(journal, "rb") as file:
             if not lock(file.fileno()):
                 return True
-        return Lease(journal.with_suffix(".lock")).holder(self._tell_of_wait) is not None
+        return Lease(journal.with_suffix(".lock")).holder(self._report_wait) is not None
 
-    def _tell_of_wait(self, holder: str) -> None:
-        self._say(f"{self._out}: waiting for a sign of life from process {holder}, which was writing to it")
+    def _report_wait(self, holder: str) -> None:
+        self._note(f"{self._out}: waiting for a sign of life from process {holder}, which was writing to it")
 
     def state(self, job: Job) -> tuple[State, str]:
         """Return whether an output is "new" (to be made), "done" or "outdated", and why.

@@ -23,7 +23,7 @@ from sbm_cli import __version__
 from sbm_cli.atomic import process_name
 from sbm_cli.batch.plan import Job
 from sbm_cli.batch.work import PROGRESS_INTERVAL, Begun, Done, Event, Failed, Queue, Task, Work, perform, portable
-from sbm_cli.errors import DependencyError, SbmError
+from sbm_cli.errors import SbmError, needing
 
 _POLL = 0.2  # seconds between two looks whether to stop
 _EVENTS = 100  # a second of progress, of all processes together
@@ -48,7 +48,7 @@ class RayWorkers:
     address: of the cluster; None: that of RAY_ADDRESS, the one of this machine, or one that is started for the batch.
     device: "cpu", "cuda", or "auto" for GPUs if the cluster has any. share: of a GPU that a process takes.
     shared: a file in the output folder, by which a machine knows that it has the same one.
-    say: is told of processes that do not start.
+    note: called with what kept processes from starting.
 
     Raises SbmError on entering if there is no such cluster, or none in which a process has room.
     """
@@ -62,10 +62,10 @@ class RayWorkers:
         address: str | None = None,
         device: str = "auto",
         share: float = 1.0,
-        say: Callable[[str], None] = lambda text: None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._work, self._shared, self._address, self._device = work, shared, address, device
-        self._most, self._count, self._share, self._say = most, count, share, say
+        self._most, self._count, self._share, self._note = most, count, share, note
         self._busy: dict[Any, _Worker] = {}  # by what they will tell next
         self._idle: list[_Worker] = []
         self._lost: list[tuple[float, _Worker]] = []  # those that died, and when
@@ -151,7 +151,7 @@ class RayWorkers:
         """Start another worker in the place of one that died, or did not start."""
         if not worker.name:
             self._failed_starts += 1
-            self._say(f"{_in_short(error)}; {len(self._busy) + len(self._idle)} others go on")
+            self._note(f"{_in_short(error)}; {len(self._busy) + len(self._idle)} others go on")
             if isinstance(error, SbmError) or self._failed_starts >= _FAILED_STARTS:
                 if not self._busy and not self._idle:
                     raise SbmError(_in_short(error), getattr(error, "hint", "") or _EVERYWHERE)
@@ -222,10 +222,8 @@ class _Actor:
 
 def _connect(address: str | None) -> Any:
     """Return the package, connected to a cluster."""
-    try:
+    with needing("ray", "--engine ray"):
         import ray
-    except ImportError as error:
-        raise DependencyError("--engine ray needs the package ray", 'pip install "sbm-cli[ray]"') from error
     if address is not None and address.startswith("ray://"):
         raise SbmError(
             f"{address}: the address of a Ray client, and not of a cluster.",

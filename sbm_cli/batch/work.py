@@ -1,4 +1,4 @@
-"""What an engine does: take jobs, in processes that have a model each, and tell what becomes of them.
+"""What an engine does: take jobs, in processes that have a model each, and report what becomes of them.
 
 An engine is a context manager whose `run` takes jobs and yields events: see `Engine`. There is one for
 this machine, and one for a Ray cluster.
@@ -156,28 +156,28 @@ def perform(
     enhancer: Enhancer,
     options: Options,
     task: Task,
-    tell: Callable[[Event], None],
+    report: Callable[[Event], None],
     interval: float = PROGRESS_INTERVAL,
 ) -> None:
-    """Do the jobs of a task, and tell of their progress every so many seconds, and of their ends."""
+    """Do the jobs of a task, and report their progress every so many seconds, and their ends."""
     try:
-        ends = _enhance(enhancer, options, task, tell, interval)
+        ends = _enhance(enhancer, options, task, report, interval)
     except Exception as error:
         ends = [Failed(job, portable(error)) for job in task.jobs]
     for end in ends:
-        tell(end)
+        report(end)
 
 
 def _enhance(
-    enhancer: Enhancer, options: Options, task: Task, tell: Callable[[Event], None], interval: float
+    enhancer: Enhancer, options: Options, task: Task, report: Callable[[Event], None], interval: float
 ) -> list[Event]:
-    jobs, told = task.jobs, time.monotonic()
+    jobs, last = task.jobs, time.monotonic()
 
     def progress(index: int, done: float, _: float) -> None:
-        nonlocal told
-        if time.monotonic() - told > interval:
-            told = time.monotonic()
-            tell(Progress(jobs[index], done))
+        nonlocal last
+        if time.monotonic() - last > interval:
+            last = time.monotonic()
+            report(Progress(jobs[index], done))
 
     for job in jobs:
         job.target.parent.mkdir(parents=True, exist_ok=True)

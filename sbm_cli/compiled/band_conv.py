@@ -17,17 +17,16 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from sbm_cli.compiled.jit import jit
-from sbm_cli.compiled.llvm import FLAGS, constant, exp2, floats, integers, multiply_add, splat
+from sbm_cli.compiled.llvm import FLAGS, constant, exp2, floats, has, integers, multiply_add, splat
 from sbm_cli.compiled.vector import LOG2E
 
 LANES = 8  # channels of a vector; also the smallest group that fills one
-WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512vl"))  # 32 registers instead of 16
+WIDE = has("avx512vl")  # 32 registers instead of 16
 ROWS = (16, 4, 1) if WIDE else (8, 4, 1)  # bands of a tile, the most that fit: independent sums hide the latency
 SUMS = 24 if WIDE else 10  # sums of tap gradients kept in registers
 LINE = 64  # bytes of a cache line

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -19,7 +18,7 @@ from sbm_cli.compiled import llvm
 from sbm_cli.compiled.jit import apart
 from sbm_cli.compiled.vector import LANES
 
-WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512vl"))  # 32 registers instead of 16
+WIDE = llvm.has("avx512vl")  # 32 registers instead of 16
 ROWS = 8 if WIDE else 4  # of a tile; independent sums hide the latency
 PANEL = 2 * LANES  # outputs of a tile
 

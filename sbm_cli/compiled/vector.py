@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, overload, register_model
@@ -15,7 +14,7 @@ from numba.extending import intrinsic, models, overload, register_model
 from sbm_cli.compiled import llvm
 from sbm_cli.compiled.jit import jit
 
-LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
+LANES = 16 if llvm.has("avx512f") else 8
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
 

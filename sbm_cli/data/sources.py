@@ -123,8 +123,8 @@ def open_sources(data: DataConfig, mix: MixConfig, device: torch.device) -> Sour
     paths = {clip.path for clip in noises if any(Path(clip.path).is_relative_to(folder) for folder in folders)}
     ours, theirs = ([clip for clip in noises if (clip.path in paths) == own] for own in (True, False))
     rest = [clip for clip in corpus.clips if clip.kind != "noise"]
-    heard = any(clip.split == "valid" for clip in ours)  # one recording alone is trained on, and validated on too
-    scored = ours if heard else [replace(clip, split="valid") for clip in ours]
+    has_valid = any(clip.split == "valid" for clip in ours)  # one recording alone is trained on, and validated on too
+    scored = ours if has_valid else [replace(clip, split="valid") for clip in ours]
     own = mixers(corpus.of([*rest, *ours]), corpus.of([*rest, *scored]), "own")
     if not theirs:
         return own

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from sbm_cli.compiled.network import run as run_network
@@ -58,7 +58,8 @@ class CompiledChain:
         count = max(0, (self._samples.shape[1] - stft.window) // stft.hop + 1)
         if not count:
             return np.zeros((3 if self._high else 1, len(samples), 0), np.float32)
-        frames = sliding_window_view(self._samples, stft.window, axis=1)[:, : count * stft.hop : stft.hop]
+        row, sample = self._samples.strides
+        frames = as_strided(self._samples, (len(samples), count, stft.window), (row, stft.hop * sample, sample))
         spectrum = np.fft.rfft(frames * self._analysis_window, stft.n_fft).astype(np.complex64, copy=False)
         self._samples = self._samples[:, count * stft.hop :]
         clean = self._enhance(spectrum.transpose(0, 2, 1))

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
+import math
+import queue
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +46,7 @@ class Streams:
         self._used = 0  # channels
         self._enhancer: Enhancer | None = None
         self._loading = asyncio.Lock()
-        self._workers = ThreadPoolExecutor(cores(), "streams")
+        self._workers = _Workers(cores())
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve a client from its first sample to its last."""
@@ -53,7 +59,7 @@ class Streams:
             if not LEAST_RATE <= form.rate <= MOST_RATE:
                 raise ValueError(f"rate must be between {LEAST_RATE} and {MOST_RATE} Hz, got {form.rate}")
             options = replace(parse_options(query, FOR_LIVE), replace_nan=True)
-            chain = await self._run(_Chain, await self._loaded(), form, options)
+            chain = await self._workers.run(0.0, _Chain, await self._loaded(), form, options)
         except (ValueError, SbmError) as error:
             await _refuse(socket, _REFUSED, str(error), getattr(error, "hint", ""))
             return
@@ -75,16 +81,13 @@ class Streams:
             self._used -= form.channels
 
     def close(self) -> None:
-        self._workers.shutdown(cancel_futures=True)
+        self._workers.close()
 
     async def _loaded(self) -> Enhancer:
         async with self._loading:
             if self._enhancer is None:
-                self._enhancer = await self._run(self._load)
+                self._enhancer = await self._workers.run(0.0, self._load)
             return self._enhancer
-
-    async def _run(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, action, *arguments)
 
     async def _pass_on(self, socket: WebSocket, chain: _Chain) -> None:
         inbox = _Inbox(socket, chain)
@@ -93,12 +96,12 @@ class Streams:
         try:
             while data := await inbox.take():
                 patience.renew()
-                if clean := await self._run(chain.feed, data):
+                if clean := await self._workers.run(chain.ahead, chain.feed, data):
                     # Waits until the client takes it; meanwhile what it sends stays where it is.
                     await socket.send_bytes(clean)
                     patience.renew()
             await reading  # raises if the client is gone
-            await socket.send_bytes(await self._run(chain.flush))
+            await socket.send_bytes(await self._workers.run(chain.ahead, chain.flush))
             await socket.close()
         except asyncio.CancelledError:
             if not patience.lost:
@@ -110,6 +113,41 @@ class Streams:
             patience.end()
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+
+class _Workers:
+    """Threads that give streams their turns; first those that are least ahead of real time.
+
+    A client that sends faster than anybody speaks, and perhaps takes nothing of what comes, holds up no other.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._queue: queue.PriorityQueue[tuple[float, int, Future[Any], Callable[[], Any] | None]]
+        self._queue = queue.PriorityQueue()
+        self._order = itertools.count()
+        self._count = count
+        for _ in range(count):
+            threading.Thread(target=self._work, name="streams", daemon=True).start()
+
+    async def run(self, ahead: float, action: Callable[..., Any], *arguments: Any) -> Any:
+        future: Future[Any] = Future()
+        self._queue.put((ahead, next(self._order), future, functools.partial(action, *arguments)))
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        for _ in range(self._count):
+            self._queue.put((-math.inf, next(self._order), Future(), None))
+
+    def _work(self) -> None:
+        while True:
+            _, _, future, action = self._queue.get()
+            if action is None:
+                return
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(action())
+                except BaseException as error:  # for whoever waits for it
+                    future.set_exception(error)
 
 
 class _Patience:
@@ -196,6 +234,12 @@ class _Chain:
         self._width = form.channels * SAMPLE_BYTES[form.subtype]
         self._rest = b""  # of a sample whose other bytes are still to come
         self._samples = 0
+        self._start = time.monotonic()
+
+    @property
+    def ahead(self) -> float:
+        """By how many seconds more sound came than time went by since the beginning."""
+        return self._samples / self._form.rate - (time.monotonic() - self._start)
 
     @property
     def turn_bytes(self) -> int:
@@ -217,6 +261,8 @@ class _Chain:
             return b""
         samples = decoded(data, self._form).T
         self._samples += samples.shape[1]
+        # Who paused is not owed that time.
+        self._start = max(self._start, time.monotonic() - self._samples / self._form.rate - _WAITING)
         heard = self._to_model.feed(np.ascontiguousarray(samples))
         return encoded(self._from_model.feed(self._stream.feed(heard)), self._form)
 

@@ -147,7 +147,7 @@ class _Lane:
         self._to_model = StreamResampler(rate, model.config.rate, self.width)
         self._from_model = StreamResampler(model.config.rate, self._rates[1], self.width * (3 if self.high else 1))
         self._to_output = StreamResampler(*self._rates, self.width)
-        self._fed = self._heard = self._returned = 0  # samples; the last two at the model's rate
+        self._fed = self._received = self._returned = 0  # samples; the last two at the model's rate
         self._ended = self.finished = False
         self._waiting = np.zeros((self.width, 0), np.float32)  # for the network
         # Each waits for the other, if they are mixed.
@@ -171,7 +171,7 @@ class _Lane:
             return
         self._hear(self._to_model.flush())
         self._ended = True
-        stft, total = self._config.stft, self._heard
+        stft, total = self._config.stft, self._received
         zeros = (stft.frames(total) + self._late) * stft.hop - total if total else 0
         self._waiting = _joined(self._waiting, np.zeros((self.width, zeros), np.float32))
         if self._mixed:
@@ -186,10 +186,10 @@ class _Lane:
     def put(self, clean: Samples) -> Samples:
         """Return what is ready of the output after the next samples from the network."""
         if self._ended:
-            clean = clean[:, : self._heard - self._returned]
+            clean = clean[:, : self._received - self._returned]
         self._returned += clean.shape[1]
         enhanced = self._from_model.feed(clean) if not self.finished else clean
-        if self._ended and self._returned == self._heard and not self.finished:
+        if self._ended and self._returned == self._received and not self.finished:
             self.finished = True
             length = resampled_length(self._fed, *self._rates)
             enhanced = np.concatenate([enhanced, self._from_model.flush(length)], axis=1)
@@ -208,7 +208,7 @@ class _Lane:
         return share * enhanced + (1 - share) * given if share < 1 else enhanced
 
     def _hear(self, samples: Samples) -> None:
-        self._heard += samples.shape[1]
+        self._received += samples.shape[1]
         self._waiting = _joined(self._waiting, samples)
 
 

@@ -38,11 +38,11 @@ def disturbance(estimate: Tensor, clean: Tensor) -> Tensor:
     scale = torch.where(active, scale, 0.0)  # silence stays so, else its gradient would not be a number
     degraded, reference = (power * scale[:, None, None] for power in powers)
     loudness = [_loudness(power, threshold) for power in (degraded, reference)]
-    heard = ((loudness[0] - loudness[1]).abs() - 0.25 * torch.minimum(*loudness)).clamp_min(0.0) * width
+    disturbance = ((loudness[0] - loudness[1]).abs() - 0.25 * torch.minimum(*loudness)).clamp_min(0.0) * width
     added = ((degraded.detach() + 50.0) / (reference + 50.0)) ** 1.2
     added = torch.where(added < 3.0, 0.0, added.clamp_max(12.0))
-    symmetric = (heard.square().sum(1) / (BANDS * width) + 1e-12).sqrt() * (BANDS * width)
-    asymmetric = (heard * added).sum(1)
+    symmetric = (disturbance.square().sum(1) / (BANDS * width) + 1e-12).sqrt() * (BANDS * width)
+    asymmetric = (disturbance * added).sum(1)
     loud = ((reference.sum(1) + 1e5) / 1e7) ** 0.04
     total = 0.1 * _over_time(symmetric / loud) + 0.0309 * _over_time(asymmetric / loud)
     return torch.where(active, total, 0.0)

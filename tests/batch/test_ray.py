@@ -92,7 +92,7 @@ def test_long_messages_in_short() -> None:
 def test_without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     workers = RayWorkers(Work(tmp_path, Options(), 1), tmp_path, 1)
-    with pytest.raises(DependencyError, match="needs the package ray") as caught, workers:
+    with pytest.raises(DependencyError, match="needs ray") as caught, workers:
         pass
     assert caught.value.hint == 'pip install "sbm-cli[ray]"'
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sbm_cli.cli.serve import serve
+from sbm_cli.cli.serve import _listen, serve
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
@@ -120,6 +120,13 @@ def test_a_port_that_is_in_use(sbm: Run) -> None:
         result = sbm("serve", "--port", port)
     assert result.status == 1
     assert result.err == f"sbm: port {port} is in use.\n     Choose another one with --port; 0 takes a free one.\n"
+
+
+def test_what_is_sent_does_not_wait_in_the_socket() -> None:
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_an_address_that_is_not_ours(sbm: Run) -> None:

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from sbm_cli.compiled import jit as module
+from sbm_cli.compiled import llvm
 from sbm_cli.compiled.jit import compiled_before, digest, jit
 
 
@@ -138,6 +139,11 @@ def test_without_a_home_no_folder_is_made_for_the_cache(monkeypatch: pytest.Monk
     monkeypatch.setenv("NUMBA_CACHE_DIR", "somewhere")
     jit(twice)
     assert asked == [twice]
+
+
+def test_kernels_are_as_wide_as_the_processor_that_numba_compiles_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.config.CPU_FEATURES", "+avx2,-avx512vl,+avx512fp16")
+    assert llvm.has("avx2") and not llvm.has("avx512vl") and not llvm.has("avx512f")
 
 
 APART = """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -136,6 +138,21 @@ def test_a_client_that_takes_nothing_costs_the_others_nothing(server: Server) ->
             socket.send("end")
             assert len(rest(socket)) == 8000
         stalled.socket.close()
+
+
+def test_who_is_late_has_the_next_turn_and_who_is_ahead_the_last() -> None:
+    workers, order, begin = streams._Workers(1), [], threading.Event()
+
+    async def take_turns() -> None:
+        first = asyncio.create_task(workers.run(0.0, begin.wait))
+        others = [asyncio.create_task(workers.run(ahead, order.append, ahead)) for ahead in (3.0, -1.0, 0.0)]
+        await asyncio.sleep(0.05)
+        begin.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(take_turns())
+    workers.close()
+    assert order == [-1.0, 0.0, 3.0]
 
 
 def test_a_silent_client_is_let_go(serving: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:

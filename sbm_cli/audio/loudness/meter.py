@@ -47,10 +47,10 @@ class LoudnessMeter:
         self._graph.push(frame)
         while True:
             try:
-                told = self._graph.pull().metadata["lavfi.r128.I"]
+                loudness = self._graph.pull().metadata["lavfi.r128.I"]
             except (av.BlockingIOError, av.EOFError):
                 return
-            self._found = float(told)
+            self._found = float(loudness)
 
     @property
     def loudness(self) -> float | None:

@@ -205,8 +205,8 @@ def _same(sounds: Iterable[tuple[Clip, Sound]]) -> Iterator[Finding]:
 
 
 def _spoiled(sounds: Sequence[tuple[Clip, Sound]]) -> Iterator[Finding]:
-    heard = [(clip, sound) for clip, sound in sounds if sound.listened]
-    audible = [(clip, sound) for clip, sound in heard if sound.peak >= SILENT]
+    listened = [(clip, sound) for clip, sound in sounds if sound.listened]
+    audible = [(clip, sound) for clip, sound in listened if sound.peak >= SILENT]
 
     def where(chosen: Iterable[tuple[Clip, Sound]], value: Callable[[Sound], str]) -> list[str]:
         return [f"{clip.path}: {value(sound)}" for clip, sound in chosen]
@@ -214,8 +214,8 @@ def _spoiled(sounds: Sequence[tuple[Clip, Sound]]) -> Iterator[Finding]:
     clipped = [pair for pair in audible if pair[1].clipped > CLIPPED]
     noisy = [pair for pair in audible if pair[0].kind == "speech" and pair[1].floor_db < FLOOR_DB]
     offset = [pair for pair in audible if pair[0].kind != "rir" and pair[1].offset > OFFSET]
-    yield Finding("warning", "silent", [clip.path for clip, sound in heard if sound.peak < SILENT])
-    yield Finding("warning", "samples that are no numbers", [clip.path for clip, sound in heard if not sound.finite])
+    yield Finding("warning", "silent", [clip.path for clip, sound in listened if sound.peak < SILENT])
+    yield Finding("warning", "samples that are no numbers", [clip.path for clip, sound in listened if not sound.finite])
     yield Finding("warning", f"clipped, over {CLIPPED:.2%} of samples", where(clipped, lambda s: f"{s.clipped:.2%}"))
     yield Finding(
         "warning",

@@ -93,8 +93,8 @@ def _likelihood_ratios(estimate: Samples, clean: Samples) -> Array:
     Frames that are silent in one of the signals, where that is undefined, are left out.
     """
     both = (_frames(clean), _frames(estimate))
-    heard = both[0].any(1) & both[1].any(1)
-    lags, others = (_autocorrelation(frames[heard], ORDER) for frames in both)
+    nonzero = both[0].any(1) & both[1].any(1)
+    lags, others = (_autocorrelation(frames[nonzero], ORDER) for frames in both)
     return np.log(_error(_predictors(others), lags) / _error(_predictors(lags), lags))
 
 

@@ -87,9 +87,9 @@ class SBCTM(Objective):
         with torch.no_grad():
             walked = walk(config, networks[TEACHER], spectra, state, torch.lerp(t, u, parts[:, None]))
             goal = jump(average, jump(average, walked, u, s), s, end)
-            heard = config.model.to_waveform(goal, spectra.level, batch.clean.shape[-1])
+            sound = config.model.to_waveform(goal, spectra.level, batch.clean.shape[-1])
         arrived = jump(average, jump(student, state, t, s), s, end)
-        consistency = data_loss(config, replace(batch, clean=heard), replace(spectra, clean=goal), arrived)
+        consistency = data_loss(config, replace(batch, clean=sound), replace(spectra, clean=goal), arrived)
 
         t = self.draw_denoising_time(config, batch)
         state = draw_state(config, batch, spectra.clean, spectra.noisy, t, SECOND_NOISE)
