@@ -189,7 +189,8 @@ def test_fail_fast(copy: Any, folder: Path) -> None:
     result = copy("--fail-fast")
     assert result.status == 1
     assert contents(folder / "out") == {}
-    assert "sbm: 1 of 3 files failed:\n     in/bad.wav\n3 files: 1 failed, 2 left (1.0 s of audio): run " in result.err
+    assert "sbm: 1 of 3 files failed:\n     in/bad.wav\n3 files: 1 failed, 2 left (1.0 s of audio): mend " in result.err
+    assert "Ctrl-C again" not in result.err
 
 
 def test_dry_run(copy: Any, folder: Path) -> None:

@@ -87,7 +87,7 @@ class Account:
         csv.writer(table).writerows([COLUMNS, *(map(cell, row) for row in self._rows)])
         write_atomically(path, table.getvalue().encode("utf-8", "backslashreplace"))
 
-    def sum_up(self, files: int) -> None:
+    def sum_up(self, files: int, fail_fast: bool) -> None:
         """Say what failed, what is outdated, and how much was done in which time."""
         if self._clipped:
             console.warn(
@@ -111,7 +111,9 @@ class Account:
         parts = [f"{count} {status}" for status, count in self._counts.items()]
         if left := files - self._counts.total():
             amount = f" ({_amount(self.left)} of audio)" if self.left else ""
-            parts.append(f"{left} left{amount}: run the same command again")
+            failed = "mend or --exclude what failed, or leave out --fail-fast, and run the command again"
+            again = failed if fail_fast and self.failed else "run the same command again"
+            parts.append(f"{left} left{amount}: {again}")
         summary = f"{console.count(files, 'file')}: {', '.join(parts) or 'nothing to do'}"
         if self._bytes_left:
             summary += f"; {_amount(self.left)} of audio, {self._bytes_left / 1e6:.1f} MB to read"
