@@ -101,7 +101,8 @@ def train(
         check_data(recipe.data)
     if resume and not (folder / LAST).exists():
         console.note(f"{folder}: nothing to resume; the training starts from the beginning")
-    console.note(f"{recipe.model.name}: {recipe.steps} steps of {recipe.batch} mixtures -> {folder}")
+    steps, mixtures = console.count(recipe.steps, "step"), console.count(recipe.batch, "mixture")
+    console.note(f"{recipe.model.name}: {steps} of {mixtures} -> {folder}")
     with interrupted_by_signals():
         outcome = run(
             recipe,
