@@ -280,9 +280,16 @@ def configure(context: Any, subtype: str, rate: int, layout: str, bit_rate: int)
     kind = ENCODERS[subtype]
     context.sample_rate, context.time_base = rate, Fraction(1, rate)
     context.layout, context.format = layout, kind.samples
+    context.options = {"bits_per_raw_sample": str(kind.bits)} if kind.bits else {}
+    if subtype == "OPUS":
+        context.options, bit_rate = {"vbr": "constrained"}, opus_target(bit_rate)
     if bit_rate:
         context.bit_rate = bit_rate
-    context.options = {"bits_per_raw_sample": str(kind.bits)} if kind.bits else {}
+
+
+def opus_target(bit_rate: int) -> int:
+    """Return what libopus is to be asked for: under 64 kbit/s it stays a fifth below that."""
+    return max(bit_rate, min(bit_rate * 5 // 4, 64_000))
 
 
 def layout_of(channels: int) -> str:

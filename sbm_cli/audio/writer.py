@@ -17,6 +17,7 @@ import soundfile as sf
 
 from sbm_cli import atomic
 from sbm_cli.audio.encoder import SoundEncoder
+from sbm_cli.audio.ffmpeg import opus_target
 from sbm_cli.audio.format import AudioFormat, Waveform, storable
 from sbm_cli.audio.metadata import Metadata
 from sbm_cli.audio.mpeg import KBPS
@@ -251,8 +252,11 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
         frame = (144 if form.rate >= 32000 else 72) * kbps * 1000 / form.rate
         # In a smaller frame of a constant rate LAME does not tell how much it put before the sound.
         mode = "AVERAGE" if form.variable or frame < 200 else "CONSTANT"
+        if mode == "AVERAGE" and not form.variable:
+            kbps *= 1.1  # it stays as much below what it is asked for
         return {"bitrate_mode": mode, "compression_level": min(0.99, (most - kbps) / (most - least))}
     if form.subtype == "OPUS":
+        kbps = opus_target(form.bit_rate) / 1000
         return {"compression_level": min(0.99, max(0.0, (256 - kbps / form.channels) / 250))}
     if form.subtype == "VORBIS" and form.takes_bit_rate:
         return {"compression_level": 1 - _vorbis_quality(form.rate, form.channels, form.bit_rate)}

@@ -330,6 +330,27 @@ def test_vorbis_keeps_its_nominal_bit_rate(tmp_path: Path, rate: int, channels: 
     assert before <= after < 1.03 * before
 
 
+@pytest.mark.parametrize(
+    ("name", "muxer", "codec"),
+    [("in.opus", "ogg", "libopus"), ("in.webm", "webm", "libopus"), ("in.mp3", "mp3", "libmp3lame")],
+)
+@pytest.mark.parametrize("bit_rate", [24_000, 64_000, 128_000])
+def test_no_bit_rate_falls_below_the_input(
+    tmp_path: Path, record: Callable[..., Any], name: str, muxer: str, codec: str, bit_rate: int
+) -> None:
+    """Though LAME at a mean rate, and Opus at low ones, stay below what they are asked for."""
+    source, target = tmp_path / name, tmp_path / f"out{Path(name).suffix}"
+    record(name, muxer, codec, 48000, samples=10 * 48000, bit_rate=max(bit_rate, 32_000 * (codec == "libmp3lame")))
+    rewrite(source, target)
+    assert 0.99 * stored(source) < stored(target) < 1.5 * stored(source)
+
+
+def stored(path: Path) -> int:
+    """Return the bytes of the sound in a file."""
+    with av.open(str(path)) as file:
+        return sum(packet.size for packet in file.demux(audio=0))
+
+
 @pytest.mark.parametrize("suffix", [".mp2", ".ac3", ".eac3", ".wma", ".aac", ".mp3", ".ogg"])
 @pytest.mark.parametrize("samples", [9216, 9519, 10038, 10557])
 def test_the_end_comes_out_of_every_encoder(tmp_path: Path, suffix: str, samples: int) -> None:
