@@ -46,8 +46,8 @@ def export(
 ) -> None:
     """Write a model as an ONNX graph: a hop of samples in, a hop of clean samples out.
 
-    The graph is checked before it is written: onnxruntime enhances a recording with it, and in float32 every sample
-    must be within 1e-4 of our own. docs/export.md says how to run it; examples/onnx_stream.py does.
+    The graph is checked before it is written: onnxruntime enhances a recording with it, and the result must hardly
+    differ from our own. docs/export.md says how to run it; examples/onnx_stream.py does.
 
     \b
     Examples:
