@@ -41,7 +41,8 @@ class Options:
     their own to know the whole file.
 
     Raises TypeError for an unknown name, ValueError for a value out of range, for both strength and attenuation limit,
-    and for both clip mode "rescale" and loudness."""
+    and for both clip mode "rescale" and loudness.
+    """
 
     strength: Annotated[float, Knob("Share of enhanced sound, 0 to 1; the rest is the input.", "SHARE", 0, 1)] = 1.0
     attenuation_limit: Annotated[

@@ -256,6 +256,8 @@ def _check_format(source: Path | Pipe, target: Path | Pipe, options: Options) ->
 
 def _check_folder(path: Path) -> None:
     folder = path.parent
+    if folder.exists() and not folder.is_dir():
+        raise SbmError(f"{folder}: not a folder.", "Choose another place.")
     if not folder.exists():
         raise SbmError(f"{folder}: no such folder.", f"Make it first: {shlex.join(['mkdir', '-p', str(folder)])}")
 

@@ -47,8 +47,8 @@ def export(
     """Write a model as an ONNX graph that cleans hop by hop.
 
     It takes and returns a hop of samples. The graph is checked before it is written: onnxruntime enhances a recording
-    with it, and in float32 every sample must be within 1e-4 of our own. docs/export.md says how to run it;
-    examples/onnx_stream.py does.
+    with it, and the result must hardly differ from our own. docs/export.md says how to run it; examples/onnx_stream.py
+    does.
 
     \b
     Examples:

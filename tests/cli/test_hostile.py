@@ -247,7 +247,7 @@ GROUPS = {
         Case(
             "an output below a file",
             write,
-            "in.wav/out.wav: cannot be written (not a directory)",
+            "in.wav: not a folder",
             target="in.wav/out.wav",
         ),
         Case(
