@@ -177,6 +177,14 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -
         Options(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("strenght", "unknown option 'strenght', did you mean 'strength'"), ("keep_room", "dereverb=0")]
+)
+def test_unknown_options_are_told_the_known_ones(name: str, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        Options(**{name: 1})
+
+
 @given(gain=st.floats(0, 1), limit=st.floats(0, 60), rate=st.sampled_from([16000, 44100]))
 def test_nothing_is_lowered_by_more_than_the_limit(gain: float, limit: float, rate: int) -> None:
     """Where the model is a gain: one of nothing at all comes out at the limit, one of one as it was."""

@@ -120,9 +120,10 @@ def verify(
 
 @app.command("info")
 def info(name: Name = None, json: Json = False) -> None:
-    """Print the source, size, digests, licence, training data, scores and latency of a model.
+    """Print what is known of a model, from its size to its latency.
 
-    The algorithmic latency of a stream is its window plus look-ahead; at other rates the resampler adds its own.
+    Its source, digests, licence, training data and scores are there too. The algorithmic latency of a stream is its
+    window plus look-ahead; at other rates the resampler adds its own.
 
     \b
     Examples:
