@@ -141,6 +141,12 @@ def test_names_are_shown_and_nothing_else(server: Server, name: str) -> None:
     assert server("DELETE", f"/jobs/{job['id']}").status == 204 and server.is_empty()
 
 
+def test_a_form_is_told_from_a_body(server: Server) -> None:
+    answer = server("POST", "/enhance/a.wav", b"--x", **{"Content-Type": "multipart/form-data; boundary=x"})
+    assert answer.status == 415 and answer.json["error"] == "a.wav: sent as a form."
+    assert "--data-binary" in answer.json["hint"] and server.is_empty()
+
+
 def test_an_empty_upload_is_refused_at_once(server: Server) -> None:
     answer = server("POST", "/jobs?name=a.wav")
     assert answer.status == 422 and answer.json["error"] == "a.wav: not a sound file (it is empty, 0 bytes)."
