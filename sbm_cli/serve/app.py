@@ -26,13 +26,12 @@ from sbm_cli.errors import DISK_FULL, FULL
 from sbm_cli.options import Options
 from sbm_cli.serve.guard import Guard
 from sbm_cli.serve.jobs import Job, Jobs, Limits, Refused
-from sbm_cli.serve.requests import describe_options, output_suffix, page_knobs, parse_options, shown_name
+from sbm_cli.serve.requests import LISTED, describe_options, output_suffix, page_knobs, parse_options, shown_name
 from sbm_cli.serve.streams import Streams
 
 _PAGE = Path(__file__).with_name("page")
 _ASSETS = {"": "text/html", "style.css": "text/css", "script.js": "text/javascript", "recorder.js": "text/javascript"}
 _SUFFIXES_ON_PAGE = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus")
-_ALL_ADDRESSES = "docs/serve.md lists what there is."
 _SWEEP = 60.0  # seconds between two looks for recordings that nobody asks for
 _PIECE = 2**20  # bytes of an upload that are written at a time
 
@@ -253,7 +252,7 @@ def _wishes(request: Request, name: str) -> tuple[Options, str, str]:
         suffix = output_suffix(query.pop("ext", ""), name)
         return parse_options(query), suffix, asked
     except ValueError as error:
-        raise Refused(400, f"{error}.", describe_options(query) or _ALL_ADDRESSES) from error
+        raise Refused(400, f"{error}.", describe_options(query) or LISTED) from error
 
 
 async def _refused(request: Request, error: Any) -> Response:
@@ -262,7 +261,7 @@ async def _refused(request: Request, error: Any) -> Response:
 
 async def _not_served(request: Request, error: Any) -> Response:
     what = f"{request.method} {request.url.path}: {error.detail.lower()}."
-    return JSONResponse({"error": what, "hint": _ALL_ADDRESSES}, error.status_code, error.headers)
+    return JSONResponse({"error": what, "hint": LISTED}, error.status_code, error.headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

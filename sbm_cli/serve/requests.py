@@ -11,6 +11,7 @@ from sbm_cli.options import DEFAULTS, KEEP_ROOM, Knob, Options, knobs
 
 # Offered on the page, as far as they exist; the interfaces for programs take all of them.
 _ON_PAGE = ("strength", "attenuation_limit", "keep_room", "keep_high_band", "loudness")
+LISTED = "docs/serve.md lists what there is."
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _LONGEST_STEM, _LONGEST_SUFFIX = 100, 10  # characters
 
@@ -42,7 +43,7 @@ def describe_options(names: Collection[str]) -> str:
         if name in names:
             ends = f" from {knob.least}" if knob.least is not None else ""
             ends += f" to {knob.most}" if knob.most is not None else ""
-            lines.append(f"{name}{ends}: {knob.help}")
+            lines.append(f"{name}{ends}: {knob.help.replace(', 0 to 1', '')}")  # which `ends` says
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import SbmError
 from sbm_cli.hardware import cores
 from sbm_cli.options import FOR_LIVE, LEAST_RATE, MOST_RATE, Options
-from sbm_cli.serve.requests import parse_options
+from sbm_cli.serve.requests import LISTED, describe_options, parse_options
 
 END = "end"  # the text after which no more samples come
 MOST_CHANNELS = 2
@@ -61,7 +61,8 @@ class Streams:
             options = replace(parse_options(query, FOR_LIVE), replace_nan=True)
             chain = await self._workers.run(0.0, _Chain, await self._loaded(), form, options)
         except (ValueError, SbmError) as error:
-            await _refuse(socket, _REFUSED, str(error), getattr(error, "hint", ""))
+            hint = error.hint if isinstance(error, SbmError) else describe_options(query.keys() & FOR_LIVE) or LISTED
+            await _refuse(socket, _REFUSED, str(error), hint)
             return
         except MemoryError:
             await _refuse(socket, _TOO_MANY, "the server is out of memory.", "Try again later.")
@@ -251,7 +252,7 @@ class _Chain:
     def describe(self) -> dict[str, Any]:
         form = self._form
         described: dict[str, Any] = {"model": self._config.name, "rate": form.rate, "channels": form.channels}
-        return described | {"subtype": form.subtype, "latency": self._latency}
+        return described | {"subtype": form.subtype, "latency": round(self._latency, 6)}
 
     def feed(self, data: bytes) -> bytes:
         data = self._rest + data

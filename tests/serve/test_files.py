@@ -171,7 +171,7 @@ def test_what_there_is_not_is_told_in_json(server: Server) -> None:
 
 def test_a_value_out_of_range_is_answered_with_the_range(server: Server) -> None:
     answer = server("PUT", "/enhance/a.wav?loudness=-16&strength=2", wav())
-    assert answer.status == 400 and answer.json["hint"].startswith("strength from 0 to 1: Share of enhanced sound")
+    assert answer.status == 400 and answer.json["hint"].startswith("strength from 0 to 1: Share of enhanced sound;")
     assert "loudness from -70 to 0: " in answer.json["hint"]
 
 
