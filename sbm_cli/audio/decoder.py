@@ -162,7 +162,8 @@ class Decoder:
         seconds = seconds or (container.duration or 0) / 1e6
         alone = len(container.streams) == 1 and seconds
         size = sum(segment.end - segment.start for segment in self._segments)
-        bit_rate = bit_rate or (round(size * 8 / seconds) if alone else 0)
+        if not bit_rate or bit_rate >= 2**31:  # Vorbis above 50 kHz states a negative one, read as 4.29 Gbit/s
+            bit_rate = round(size * 8 / seconds) if alone else 0
         if codec == "aac" and name in _FIRST_FRAMES:
             bit_rate = max(bit_rate, ffmpeg.ENCODERS["AAC"].bit_rate * context.channels)
         if codec == "aac" and str(context.profile).startswith("HE"):

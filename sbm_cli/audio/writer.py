@@ -157,6 +157,9 @@ class SoundWriter:
                 **_quality(form),
             )
         except (sf.LibsndfileError, ValueError) as error:
+            if cause := self._refusal():
+                with self._failing_as_audio_error():
+                    raise cause from error
             reason = error.error_string if isinstance(error, sf.LibsndfileError) else str(error)
             raise AudioError(
                 f"{self.path}: {form.container} {form.subtype} with {form.channels} channels at {form.rate} Hz "

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 
 FLAGS = ("contract", "arcp", "nsz")  # neither nnan nor ninf: a NaN must come out as one
 
 
 def has(feature: str) -> bool:
-    """Return whether Numba compiles for processors that have a feature: this one, or what NUMBA_CPU_FEATURES says."""
+    """Return whether Numba compiles for processors that have a feature: this one, or what its settings say."""
     named = numba.config.CPU_FEATURES
-    if named is None:
-        return bool(llvmlite.binding.get_host_cpu_features().get(feature))
-    return f"+{feature}" in named.split(",")
+    return f"+{feature}" in (get_host_cpu_features() if named is None else named).split(",")
 
 
 def floats(lanes: int) -> Any:

@@ -330,6 +330,13 @@ def test_vorbis_keeps_its_nominal_bit_rate(tmp_path: Path, rate: int, channels: 
     assert before <= after < 1.03 * before
 
 
+@pytest.mark.parametrize("rate", [64000, 96000, 192000])
+def test_vorbis_that_states_no_bit_rate_has_that_of_its_size(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "in.ogg"
+    sf.write(path, speech(rate, rate, 1).T, rate, "VORBIS")
+    assert read(path)[0].bit_rate == pytest.approx(8 * path.stat().st_size, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("name", "muxer", "codec"),
     [("in.opus", "ogg", "libopus"), ("in.webm", "webm", "libopus"), ("in.mp3", "mp3", "libmp3lame")],

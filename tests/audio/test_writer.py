@@ -75,11 +75,12 @@ def test_a_killed_process_leaves_no_output(tmp_path: Path, number: signal.Signal
     assert not list(tmp_path.rglob("*.wav"))
 
 
+@pytest.mark.parametrize("room", [0, 50_000])
 @pytest.mark.parametrize("suffix", [".wav", ".m4a", ".tta"])
-def test_a_full_disc_is_an_error_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+def test_a_full_disc_is_an_error_and_leaves_nothing(tmp_path: Path, suffix: str, room: int) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         with pytest.raises(AudioError, match=rf"a\{suffix}: writing failed at .* s \(file too large\)") as caught:
             write(tmp_path / f"a{suffix}", speechlike(16000, 100_000, 1), format_for(f"a{suffix}", WAV))

@@ -144,6 +144,9 @@ def test_without_a_home_no_folder_is_made_for_the_cache(monkeypatch: pytest.Monk
 def test_kernels_are_as_wide_as_the_processor_that_numba_compiles_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("numba.config.CPU_FEATURES", "+avx2,-avx512vl,+avx512fp16")
     assert llvm.has("avx2") and not llvm.has("avx512vl") and not llvm.has("avx512f")
+    monkeypatch.setattr("numba.config.CPU_FEATURES", None)
+    monkeypatch.setattr("numba.config.ENABLE_AVX", 0)
+    assert not llvm.has("avx2") and not llvm.has("avx512f")
 
 
 APART = """
