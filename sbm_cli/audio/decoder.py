@@ -121,10 +121,10 @@ class Decoder:
         return opened
 
     def _unreadable(self) -> AudioError:
-        return AudioError(
-            f"{self._path}: not a sound file ({self._reason}).",
-            "Check whether it plays elsewhere, or copy it again.",
-        )
+        hint = "Check whether it plays elsewhere, or copy it again."
+        if str(self._path) == "-":
+            hint += " Of bare samples, tell the format: `raw=RATE:CHANNELS`."
+        return AudioError(f"{self._path}: not a sound file ({self._reason}).", hint)
 
     def _chosen(self, container: Any) -> Any:
         """Return the stream that is meant: of several, the one that players play."""

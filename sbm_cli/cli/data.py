@@ -273,7 +273,8 @@ def pack(
         data = DataConfig(speeds=tuple(map(float, filter(None, speeds.split(",")))))
     with console.progress("decoding", "files") as progress:
         corpus = open_corpus(cache, manifest, speeds=data.speeds, progress=progress)
-    bank = open_responses(cache, rooms or data.rooms, ROOM_SEED, corpus)
+    with console.progress("simulating", "rooms") as progress:
+        bank = open_responses(cache, rooms or data.rooms, ROOM_SEED, corpus, progress=progress)
     with console.progress("packing", "files") as progress:
         made = write_pack(corpus, bank, output, shard_mb=shard_mb, progress=progress)
     for (kind, split), minutes in made.minutes.items():

@@ -113,6 +113,7 @@ def train(
             report=_report,
             start=weights,
             device=device,
+            bars=None if quiet else console.progress,
         )
     if weights is not None:
         _compare(outcome)

@@ -59,7 +59,7 @@ def open_corpus(
     noise: Sequence[Path] = (),
     rir: Sequence[Path] = (),
     speeds: Sequence[float] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Corpus:
     """Open the recordings of manifests and of plain folders, decoding them into `cache` at the first time.
 

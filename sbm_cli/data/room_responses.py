@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -102,12 +102,18 @@ class Responses:
 
 
 def open_responses(
-    cache: Path, count: int, seed: int, corpus: Corpus | None = None, split: str = "train"
+    cache: Path,
+    count: int,
+    seed: int,
+    corpus: Corpus | None = None,
+    split: str = "train",
+    progress: Callable[[int, int], object] | None = None,
 ) -> ResponseBank:
     """Open the responses of `count` simulated rooms, made into `cache` at the first time, and a split's measured ones.
 
-    2000 rooms take about half a minute and 50 MB. Measured responses with an RT60 above 1.5 s are left out (people
+    2000 rooms take half a minute or more, and 50 MB. Measured responses with an RT60 above 1.5 s are left out (people
     rarely record speech in churches), and so are those whose direct sound is coloured like a device's (see `is_flat`).
+    progress is called with (rooms simulated, rooms in all).
 
     Raises ValueError if count is not positive.
     """
@@ -118,6 +124,8 @@ def open_responses(
         for index in range(count):
             response, rt60_s = simulate_room(seed, index)
             yield RoomResponse(f"shoebox-{seed}-{index}", rt60_s, "", 0, 0).record(), _full_scale(response)
+            if progress is not None:
+                progress(index + 1, count)
 
     records, store = cached_store(cache, f"rooms-v{ROOMS_VERSION}-{count}-{seed}", simulate)
     responses = [RoomResponse.of(record) for record in records]

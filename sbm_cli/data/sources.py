@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,8 @@ from sbm_cli.hardware import cores
 
 ROOM_SEED = 1  # the simulated rooms of `data.test_sets` have others
 AHEAD = 2  # steps that each thread makes in advance
+# Makes a bar from a name and a unit; the bar takes how many are done, and how many there are.
+Bars = Callable[[str, str], AbstractContextManager[Callable[[float, float], object] | None]]
 
 
 @dataclass(frozen=True)
@@ -87,16 +90,16 @@ class Blend:
         return torch.stack(noisy), torch.stack(clean)
 
 
-def open_sources(data: DataConfig, mix: MixConfig, device: torch.device) -> Sources:
+def open_sources(data: DataConfig, mix: MixConfig, device: torch.device, bars: Bars | None = None) -> Sources:
     """Open what a recipe names: a pack, or corpora, decoded and with simulated rooms at the first time.
 
     On a GPU the mixtures are made there. Validation is on the split `valid`, on the same mixtures everywhere. Where the
     user's own noise has a share of its own (`own_share`), there are two sets, "own" with it and "general" with that of
-    the manifests, if they have any.
+    the manifests, if they have any. bars: show how far decoding and simulating have come.
 
     Raises ConfigError if there is no speech or no noise to train on, or if a pack lacks the speeds of the recipe.
     """
-    cache = Path(data.cache)
+    cache, bars = Path(data.cache), bars or (lambda *_: nullcontext())
     if data.pack:
         corpus, rooms = open_pack(Path(data.pack))
         if missing := sorted({*data.speeds} - {clip.speed for clip in corpus.clips}):
@@ -106,8 +109,10 @@ def open_sources(data: DataConfig, mix: MixConfig, device: torch.device) -> Sour
             )
     else:
         manifests, speech, noise, rir = _paths(data)
-        corpus = open_corpus(cache, manifests, speech, noise, rir, data.speeds)
-        rooms = open_responses(cache, data.rooms, ROOM_SEED, corpus)
+        with bars("decoding, once", "files") as report:
+            corpus = open_corpus(cache, manifests, speech, noise, rir, data.speeds, report)
+        with bars("simulating, once", "rooms") as report:
+            rooms = open_responses(cache, data.rooms, ROOM_SEED, corpus, progress=report)
 
     def mixers(train: Corpus, valid: Corpus, name: str) -> Sources:
         complete = all(valid.where(kind, "valid") for kind in ("speech", "noise"))

@@ -191,6 +191,10 @@ class _Server:
         """Take an upload whole, and let it be enhanced."""
         name = shown_name(name)
         wishes = _wishes(request, name)  # before a byte is taken
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise Refused(
+                415, f"{name}: sent as a form.", "Send the file as the body: curl --data-binary @FILE, not -F."
+            )
         length = request.headers.get("content-length", "0")
         self._check_size(int(length) if length.isdecimal() else 0)
         job = self._jobs.new(name, shown)

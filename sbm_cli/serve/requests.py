@@ -95,11 +95,14 @@ def known_suffix(name: str) -> str:
 
 
 def output_suffix(ext: str, name: str) -> str:
-    """Return the suffix of the output: that of the input unless another is asked for.
+    """Return the suffix of the output: that of the input, which may have none, unless another is asked for.
 
     Raises ValueError for one that is not written.
     """
     if not ext:
+        given = PurePath(name).suffix
+        if given and not known_suffix(name):
+            raise ValueError(f"{name}: no sound format for suffix {given}; choose another with ext, such as ext=wav")
         return known_suffix(name)
     suffix = f".{ext.lower().lstrip('.')}"
     if suffix not in OUTPUT_SUFFIXES:

@@ -116,8 +116,10 @@ class Stream:
         if samples.ndim in (1, 2) and not samples.size:
             rows = np.zeros((self._channels, 0), np.float32)
         if samples.ndim not in (1, 2) or len(rows) != self._channels:
-            given = f"{len(rows)} in a block of shape {list(samples.shape)}"
-            raise ValueError(f"expected {self._channels} channels, [samples] or [channels, samples], got {given}")
+            raise ValueError(
+                f"expected a block [{self._channels}, samples], got shape {list(samples.shape)}: "
+                "transpose it, or make a stream with other `channels`"
+            )
         fit = usable(rows)
         if not fit.all():
             if not self._options.replace_nan:

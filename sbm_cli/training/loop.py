@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sbm_cli.data.sources import Sources, batches, open_sources
+from sbm_cli.data.sources import Bars, Sources, batches, open_sources
 from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.hardware import chosen_device, cores
 from sbm_cli.training.config import TrainConfig
@@ -84,6 +84,7 @@ def train(
     start: Path | None = None,
     device: str = "auto",
     sources: Sources | None = None,
+    bars: Bars | None = None,
 ) -> Outcome:
     """Train a model and leave `{name}.safetensors` (the moving average) with its JSON in `output`, the best in `best`.
 
@@ -94,6 +95,7 @@ def train(
     start: begin with the weights of this model file instead of random ones.
     device: "auto" (CUDA if there is one), "cpu" or "cuda".
     sources: mixtures to take instead of the recipe's, by one process.
+    bars: of process 0 while it opens the recipe's, sent to it like `report`.
 
     Raises ConfigError if `output` holds a checkpoint and resume is not set, or the checkpoint is of another model, or
     another training writes into it;
@@ -110,7 +112,7 @@ def train(
             check_output(config, output, resume, start)  # another may have ended since
             make_folder(output)
             processes = min(processes, config.batch)
-            outcome = launch(_run, device, processes, config, output, max_minutes, report, start, sources)
+            outcome = launch(_run, device, processes, config, output, max_minutes, report, start, sources, bars)
     except BaseException:
         with suppress(OSError):  # not empty: the training had begun
             (output / BEST).rmdir()
@@ -145,9 +147,10 @@ def _run(
     report: Callable[[Progress], None] | None,
     start: Path | None,
     sources: Sources | None,
+    bars: Bars | None,
 ) -> Outcome:
     with worker.first():  # decodes and simulates; the others find it done
-        sources = sources or open_sources(config.data, config.mix, worker.device)
+        sources = sources or open_sources(config.data, config.mix, worker.device, None if worker.rank else bars)
     stop = threading.Event()
     with closing(_Training(worker, config, output, start, sources)) as training, on_stop(stop.set):
         return training.run(stop, math.inf if max_minutes is None else 60 * max_minutes, report)

@@ -23,7 +23,7 @@ class Asked(dict[str, Any]):
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
     noted = Asked()
 
-    def train(recipe: Any, output: Path, *, report: Any, **options: Any) -> Outcome:
+    def train(recipe: Any, output: Path, *, report: Any, bars: Any, **options: Any) -> Outcome:
         output.mkdir(parents=True)
         (output / "train.csv").write_text("step,loss\n50,12.34567\n200,1.0\n")
         noted.update(recipe=recipe, output=output, **options)

@@ -100,7 +100,10 @@ def test_bank_caches_simulated_rooms_and_takes_measured_ones_of_its_split(tmp_pa
             ("d", "church", "train", 4.0),
         ]
     ]
-    bank, again = open_responses(tmp_path, 3, 7, Corpus(clips, pulse)), open_responses(tmp_path, 3, 7)
+    told: list[tuple[int, int]] = []
+    bank = open_responses(tmp_path, 3, 7, Corpus(clips, pulse), progress=lambda *done: told.append(done))
+    again = open_responses(tmp_path, 3, 7, progress=lambda *done: told.append(done))
+    assert told == [(1, 3), (2, 3), (3, 3)]
     assert [(room.name, room.place) for room in bank.responses[3:]] == [("a", "hall"), ("b", "hall")]
     assert again.responses == bank.responses[:3]
     np.testing.assert_array_equal(again.store, bank.store[: len(again.store)])

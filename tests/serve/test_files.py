@@ -90,7 +90,7 @@ def test_wrong_options_are_told_before_anything_is_sent(server: Server, query: s
         ("talk.wav", b"", "talk.wav: not a sound file (it is empty, 0 bytes)."),
         ("talk.wav", wav()[:9000], "talk.wav: truncated"),
         ("talk.mp3", b"\x89PNG" + bytes(5000), "talk.mp3: "),
-        ("talk.exe", wav(), "talk-clean: no sound format for a name without suffix."),
+        ("talk", wav(), "talk-clean: no sound format for a name without suffix."),
         ("talk.opus", wav(rate=44100), "talk-clean.opus: Opus does not support 44100 Hz"),
     ],
 )
@@ -139,6 +139,21 @@ def test_names_are_shown_and_nothing_else(server: Server, name: str) -> None:
     file = server("GET", f"/jobs/{job['id']}/file")
     assert "set-cookie" not in file.headers and file.headers["content-disposition"].isascii()
     assert server("DELETE", f"/jobs/{job['id']}").status == 204 and server.is_empty()
+
+
+def test_an_unknown_suffix_is_named(server: Server) -> None:
+    answer = server("PUT", "/enhance/talk.exe", wav())
+    assert answer.status == 400
+    assert answer.json["error"] == (
+        "talk.exe: no sound format for suffix .exe; choose another with ext, such as ext=wav."
+    )
+    assert server("PUT", "/enhance/talk.exe?ext=wav", wav()).status == 200
+
+
+def test_a_form_is_told_from_a_body(server: Server) -> None:
+    answer = server("POST", "/enhance/a.wav", b"--x", **{"Content-Type": "multipart/form-data; boundary=x"})
+    assert answer.status == 415 and answer.json["error"] == "a.wav: sent as a form."
+    assert "--data-binary" in answer.json["hint"] and server.is_empty()
 
 
 def test_an_empty_upload_is_refused_at_once(server: Server) -> None:
