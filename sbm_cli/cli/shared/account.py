@@ -49,7 +49,7 @@ class Account:
             if self._json_lines:
                 console.data_line({"status": "ignored", "source": str(path), "reason": reason})
             else:
-                (console.data if self.dry_run else console.detail)(f"ignored   {path}  ({reason})")
+                self._tell(f"ignored   {path}  ({reason})")
         if plan.ignored and not self.dry_run:
             files = console.count(len(plan.ignored), "file")
             console.note(f"{files} ignored ({reason}): {console.listed(plan.ignored)}")
@@ -73,7 +73,10 @@ class Account:
             console.data_line(record | ({"reason": reason} if reason else {}))
         else:
             line = f"{status:8}  {job.source} -> {job.target}" + (f"  ({reason})" if reason else "")
-            (console.data if self.dry_run else console.detail)(line)
+            self._tell(line)
+
+    def _tell(self, line: str) -> None:
+        (console.data if self.dry_run else console.detail)(console.printable(line))
 
     def fail(self, job: Job, error: Exception) -> None:
         self.failed.append(job.source)
