@@ -79,7 +79,7 @@ class Enhancer:
 
     @property
     def latency_seconds(self) -> float:
-        """Algorithmic delay between an input sample and its output: window plus look-ahead, without the resampler."""
+        """Algorithmic delay of a stream at the model's rate: window plus look-ahead. A stream states its own."""
         return self.model.latency_seconds
 
     def enhance(self, samples: ArrayLike, rate: float, options: Options = DEFAULTS) -> Samples:

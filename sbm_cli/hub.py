@@ -108,7 +108,9 @@ def resolve(name_or_path: str | Path | None = None) -> Path:
     if path.is_file():
         raise ModelError(f"{path}: not a model: expected NAME{_SUFFIX}", "Other formats can run code when loaded.")
     if path.suffix == _SUFFIX or len(path.parts) > 1:
-        raise ModelError(f"{path}: no such file or folder")
+        raise ModelError(
+            f"{path}: no such file or folder", f"Give a {_SUFFIX} file or its folder, or a name of `sbm models list`."
+        )
     raise _unknown(str(name), known)
 
 

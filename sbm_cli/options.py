@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from sbm_cli.config import did_you_mean
+
 Sampler = Literal["ode", "sde", "heun", "jump"]
 Dtype = Literal["float32", "bfloat16"]
 ClipMode = Literal["clamp", "rescale", "none"]
@@ -38,8 +40,8 @@ class Options:
     clip_mode, loudness and audio_stream; arrays and streams refuse them. Rescaling and loudness take a pass of
     their own to know the whole file.
 
-    Raises ValueError for a value out of range, for both strength and attenuation limit, and for both clip mode
-    "rescale" and loudness.
+    Raises TypeError for an unknown name, ValueError for a value out of range, for both strength and attenuation limit,
+    and for both clip mode "rescale" and loudness.
     """
 
     strength: Annotated[float, Knob("Share of enhanced sound, 0 to 1; the rest is the input.", "SHARE", 0, 1)] = 1.0
@@ -93,6 +95,14 @@ class Options:
             "Audio stream of a video to enhance, counted from 1, or all.", "N|all", absent="the one that players choose"
         ),
     ] = None
+
+    def __new__(cls, *values: Any, **named: Any) -> Options:
+        for name in named:
+            if name == "keep_room":
+                raise TypeError("keep_room is dereverb=0 in Python")
+            if name not in cls.__dataclass_fields__:
+                raise TypeError(f"unknown option {name!r}{did_you_mean(name, cls.__dataclass_fields__)}")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for name, default in ((field.name, field.default) for field in fields(self)):

@@ -89,7 +89,17 @@ def test_stream_returns_sound_as_it_arrives(enhancer: Enhancer) -> None:
     for i in range(40):
         out += stream.feed(sound(100)[0]).shape[0]
         assert out >= 100 * (i + 1) - 512
-    assert enhancer.latency_seconds == 512 / 16000
+    assert stream.latency_seconds == enhancer.latency_seconds == 512 / 16000
+
+
+@pytest.mark.parametrize(("rate", "options"), [(48000, Options()), (44100, Options()), (48000, Options(rate=8000))])
+def test_a_stream_states_how_much_it_holds_back(enhancer: Enhancer, rate: int, options: Options) -> None:
+    stream = enhancer.stream(rate, options=options)
+    returned, held = 0, []
+    for _ in range(80):
+        returned += stream.feed(sound(rate // 50)[0]).shape[0]
+        held.append(stream.fed / rate - returned / (options.rate or rate))
+    assert stream.latency_seconds - 0.04 < max(held) <= stream.latency_seconds
 
 
 def test_blocks_come_out_shaped_as_they_went_in(enhancer: Enhancer) -> None:
@@ -170,6 +180,14 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -
 
 def test_the_softest_and_loudest_outputs_are_taken() -> None:
     assert [Options(loudness=bound).loudness for bound in (-70, 0)] == [-70, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("strenght", "unknown option 'strenght', did you mean 'strength'"), ("keep_room", "dereverb=0")]
+)
+def test_unknown_options_are_told_the_known_ones(name: str, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        Options(**{name: 1})
 
 
 @given(gain=st.floats(0, 1), limit=st.floats(0, 60), rate=st.sampled_from([16000, 44100]))

@@ -164,19 +164,35 @@ def test_spectra_in_place_of_samples(tmp_path: Path) -> None:
     np.testing.assert_allclose(clean[256 * 3 :][: len(samples)], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("before", [None, b"mine"])
+@pytest.mark.parametrize(
+    ("dtype", "factor", "before"),
+    [("float32", 1.001, None), ("float16", 0, b"mine"), ("int8", 0, None), ("int8", np.nan, None)],
+)
 def test_a_graph_that_differs_is_not_written(
-    before: bytes | None, model: Model, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: Dtype,
+    factor: float,
+    before: bytes | None,
+    model: Model,
+    graph: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "small.onnx"
     if before:
         path.write_bytes(before)
     enhanced = export_module._enhanced
     monkeypatch.setattr(export_module, "_traced", lambda hop: _without_metadata(graph))
-    monkeypatch.setattr(export_module, "_enhanced", lambda *arguments: enhanced(*arguments) + np.float32(2e-4))
-    with pytest.raises(ModelError, match=r"small was not exported: onnxruntime's output is 0.0002 from our own"):
-        export(model, path)
+    monkeypatch.setattr(export_module, "_enhanced", lambda *arguments: enhanced(*arguments) * np.float32(factor))
+    with pytest.raises(ModelError, match=r"small was not exported: onnxruntime's output differs .* allows -\d\d dB"):
+        export(model, path, dtype=dtype)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == ([before] if before else [])
+
+
+def test_silence_checks_nothing(model: Model, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16000), 16000)
+    monkeypatch.setattr(export_module, "_traced", lambda hop: _without_metadata(graph))
+    with pytest.raises(ModelError, match="comes out silent"):
+        export(model, tmp_path / "small.onnx", tmp_path / "silence.wav")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_machine_that_is_silent_loses_it_after_a_while(path: Path) -> None:
     lease.release()
 
 
-@pytest.mark.parametrize("number", ["999999999", str(os.getpid())])
+@pytest.mark.parametrize("number", ["999999999", str(os.getpid())], ids=["none", "mine"])
 def test_a_process_that_ended_on_this_machine_loses_it_at_once(path: Path, number: str) -> None:
     """So does one whose number is now ours: in a container, each is the first."""
     host = process_name().rpartition("-")[0]

@@ -57,7 +57,7 @@ class SoundReader:
             _check_readable(self.path)
         with contextlib.ExitStack() as opened:
             bytes_ = opened.enter_context(source.open() if isinstance(source, Pipe) else self.path.open("rb"))
-            self._bytes, self._flac = bytes_, 0  # where its last FLAC begins, if it is one
+            self._bytes, self._flac, self._first = bytes_, 0, 0  # byte and sample where its last FLAC begins
             self._file: Samples | Decoder | sf.SoundFile
             if isinstance(bytes_, Samples):
                 self._file, self.notes = bytes_, bytes_.notes
@@ -110,7 +110,9 @@ class SoundReader:
             try:
                 frames = self._file.read(count, dtype="float32", always_2d=True)  # [n, channels]
             except sf.LibsndfileError as error:
-                raise _damaged(self.path, start, self.format, error.error_string) from error
+                assert isinstance(self._file, sf.SoundFile)
+                decoded = self._first + self._file.tell()  # also of the block that could not be finished
+                raise _damaged(self.path, decoded, self.format, error.error_string) from error
             if not len(frames):
                 if start == samples and self._go_on():
                     continue
@@ -128,7 +130,7 @@ class SoundReader:
         start = next_flac(self._bytes, last)
         if start is None:
             return False
-        self._flac = start
+        self._flac, self._first = start, self._position
         self._file = self._opened.enter_context(_Forward(Window(self._bytes, start)))
         more = _format_of(self._file, b"")
         if (more.rate, more.channels) != (self.format.rate, self.format.channels):

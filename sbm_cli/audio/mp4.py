@@ -12,18 +12,23 @@ from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from typing import Any, BinaryIO, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sbm_cli.audio.segments import Bytes, Window
 from sbm_cli.audio.truncation import BOXES
 
 _SHOWN = 2**14  # packets, at least
 _ENTRIES = 2**14  # of a table that are read at a time
+_LEAST = 8  # bytes of packets that are all of one size
+_SIGNED = 2**31  # numbers from here on are negative to some readers
 _WHOLE = {"aac", "alac", "amr_nb", "amr_wb", "flac", "opus"}  # codecs whose packets FFmpeg leaves as they are stored
 
 
 def shortened(file: Window) -> Window:
     """Return a file, as a `LongSound` if it is an MP4 with one long track of sound that plays in one piece."""
     track = _only_sound(cast(BinaryIO, file))
-    shown = track and track.shown()
+    shown = track and track.plain() and track.shown()
     return LongSound(file, track, *shown) if track and shown else file
 
 
@@ -67,10 +72,8 @@ class LongSound(Window):
             if number <= self._shown:
                 late = last.pts - time
                 continue
-            if time >= self._track.end or place + min(1, size) > data.size:
+            if time >= self._track.end or place >= data.size:
                 return
-            if not size:  # an empty packet would be the last
-                continue
             packet = av.Packet(data.read(place, size))
             packet.pts = packet.dts = time + late
             packet.duration, packet.time_base = duration, last.time_base
@@ -93,6 +96,23 @@ class _Track:
     clock: int
     start: int
     end: float
+
+    def plain(self) -> bool:
+        """Whether the tables hold nothing odd, which FFmpeg knows best how to take."""
+        runs = np.concatenate([np.zeros((1, 3), np.int64), *self.runs.arrays()])
+        chunk, packets, _ = runs.T
+        if self.size:
+            sizes = _LEAST <= self.size <= self.file.seek(0, 2) / max(1, self.sizes.count)
+        else:
+            sizes = all(((array > 0) & (array < _SIGNED)).all() for array in self.sizes.arrays())
+        return bool(
+            sizes
+            and 0 < self.clock < _SIGNED
+            and chunk[:2].tolist() == [0, 1]
+            and (np.diff(chunk) > 0).all()
+            and (packets[1:] > 0).all()
+            and all((array < _SIGNED).all() for array in self.durations.arrays())
+        )
 
     def shown(self) -> tuple[int, int, int] | None:
         """Return how many packets, chunks and runs of chunks FFmpeg is shown, None if it may have all."""
@@ -136,11 +156,20 @@ class _Table:
     entry: str
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
+        for data in self._parts():
+            yield from struct.iter_unpack(self.entry, data)
+
+    def arrays(self) -> Iterator[NDArray[np.int64]]:
+        """Yield entries of 32-bit numbers, [entries, numbers]."""
+        for data in self._parts():
+            yield np.frombuffer(data, ">u4").reshape(-1, len(self.entry) - 1).astype(np.int64)
+
+    def _parts(self) -> Iterator[bytes]:
         size = struct.calcsize(self.entry)
         for first in range(0, self.count, _ENTRIES):
             self.file.seek(self.place + 4 + first * size)
             data = self.file.read(size * min(_ENTRIES, self.count - first))
-            yield from struct.iter_unpack(self.entry, data[: len(data) // size * size])
+            yield data[: len(data) // size * size]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Streaming sample-rate conversion with exact length and without delay: by soxr, or by a short filter for live use."""
 
+import functools
 import math
 
 import numpy as np
@@ -20,8 +21,8 @@ class StreamResampler:
     """Convert a waveform in blocks of any size from one rate to another.
 
     The blocks returned by `feed` and `flush`, put together, do not depend on how the input was cut (bit for bit), are
-    not delayed against it, and have exactly `resampled_length` samples. Between calls up to about 40 ms of input is
-    held back. With equal rates the blocks pass untouched.
+    not delayed against it, and have exactly `resampled_length` samples. Between calls some input is held back: see
+    `resampling_delay`. With equal rates the blocks pass untouched.
 
     rate_in, rate_out: Hz. quality: QQ, LQ, MQ, HQ or VHQ, as soxr names them; or LIVE, which holds back no more than
     `latency_seconds` and rolls off above 0.88 of the band.
@@ -126,3 +127,17 @@ class _Polyphase:
 def resampled_length(samples: int, rate_in: int, rate_out: int) -> int:
     """Return samples · rate_out / rate_in, rounded half up, in whole numbers so that no file is too long for it."""
     return (2 * samples * rate_out + rate_in) // (2 * rate_in)
+
+
+@functools.cache
+def resampling_delay(rate_in: int, rate: int, rate_out: int) -> float:
+    """Return how many seconds of sound the conversion from `rate_in` to `rate` and on to `rate_out` holds at most."""
+    there, back = StreamResampler(rate_in, rate, 1), StreamResampler(rate, rate_out, 1)
+    block = np.zeros((1, max(1, rate_in // 1000)), np.float32)
+    fed = returned = 0
+    most = 0.0
+    while fed < 2 * rate_in:
+        fed += block.shape[1]
+        returned += back.feed(there.feed(block)).shape[1]
+        most = max(most, fed / rate_in - returned / rate_out)
+    return most

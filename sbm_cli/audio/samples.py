@@ -39,6 +39,10 @@ def whole_rate(rate: float) -> int:
 
     Raises ValueError if it is none, or below 1 Hz.
     """
-    if not (rate >= 1 and float(rate).is_integer()):
-        raise ValueError(f"the sampling rate must be a whole number of Hz, at least 1, got {rate}")
+    try:
+        is_whole = rate >= 1 and float(rate).is_integer()
+    except TypeError:  # no number
+        is_whole = False
+    if not is_whole:
+        raise ValueError(f"the sampling rate must be a whole number of Hz, at least 1, got {rate!r}")
     return int(rate)

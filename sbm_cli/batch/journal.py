@@ -160,8 +160,11 @@ class Journal:
         known = asdict(DEFAULTS) | entry.settings  # an option newer than the entry had its default
         made = {name: known.get(name) for name in self._settings}
         if made != self._settings:
-            differing = (f"{name} {value}" for name, value in made.items() if value != self._settings[name])
-            return "outdated", f"made with {', '.join(differing)}"
+            differing = [
+                (name.replace("_", " "), value) for name, value in made.items() if value != self._settings[name]
+            ]
+            shown = (f"no {name}" if value is None else f"{name} {value}" for name, value in differing)
+            return "outdated", f"made with {', '.join(shown)}"
         if entry.finished and entry.bytes != job.target.stat().st_size:
             return "outdated", "changed since it was made"
         if not self._same_input(job, entry):

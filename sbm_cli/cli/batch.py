@@ -184,7 +184,7 @@ def batch(
     finally:
         if report and not dry_run:
             account.write_report(report)
-    account.sum_up(len(jobs))
+    account.sum_up(len(jobs), fail_fast)
     if interrupted:
         raise KeyboardInterrupt
     if plan.empty or plan.unreadable or (not dry_run and (account.failed or account.outdated)):
@@ -271,10 +271,10 @@ def _enhance(
                 if isinstance(event, Done | Failed):
                     done += event.job.seconds
                     del running[event.job]
-                if stopping() and not announced:
+                if stopping() and running and not announced:
                     announced = True
-                    files = console.count(len(running), "file")
-                    console.note(f"finishing {files} before stopping; press Ctrl-C again to stop at once")
+                    how = "; press Ctrl-C again to stop at once" if interrupted() else ""
+                    console.note(f"finishing {console.count(len(running), 'file')} before stopping{how}")
                 now = done + sum(running.values())
                 if now > before:
                     progress(now, total, f"RTF {(time.monotonic() - working) / (now - before):.3f}")

@@ -173,12 +173,12 @@ def curate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Clean the speech of corpora for use as training targets, and leave out what stays poor.
+    """Clean the speech of corpora for use as training targets.
 
-    A network cannot become cleaner than its targets. A model or any other program cleans the speech, by --limit at
-    most; it is written as FLAC at 16 kHz with a manifest for training, and scores.csv lists the score of every
-    utterance. Speech for validation and reporting is cleaned too, but none of it is left out. Noise and rooms are not
-    touched. To resume, run the same command again.
+    A network cannot become cleaner than its targets; what stays poor is left out. A model or any other program cleans
+    the speech, by --limit at most; it is written as FLAC at 16 kHz with a manifest for training, and scores.csv lists
+    the score of every utterance. Speech for validation and reporting is cleaned too, but none of it is left out. Noise
+    and rooms are not touched. To resume, run the same command again.
 
     \b
     Examples:
@@ -252,10 +252,10 @@ def pack(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Pack corpora and rooms into a folder that training reads with PyTorch and NumPy alone.
+    """Pack corpora and rooms into a folder for training.
 
-    Speech and noise for training and validation are stored at 16 kHz in 8 bits (mu-law). Every shard is a sample of the
-    whole, so that a machine short of space can use just a few.
+    Reading it takes PyTorch and NumPy alone. Speech and noise for training and validation are stored at 16 kHz in 8
+    bits (mu-law). Every shard is a sample of the whole, so that a machine short of space can use just a few.
 
     \b
     Examples:

@@ -32,7 +32,7 @@ from sbm_cli.cli.shared.options import (
     takes_options,
 )
 from sbm_cli.cli.shared.process import interrupted_by_signals
-from sbm_cli.errors import OutputExistsError, SbmError, exists_error
+from sbm_cli.errors import AudioError, OutputExistsError, SbmError, exists_error
 from sbm_cli.options import Options
 
 if TYPE_CHECKING:
@@ -124,8 +124,10 @@ def enhance(
         return
     device = chosen_device(device)
     _, first = wanted[0]
-    if len(wanted) == 1 and isinstance(first, Path) and first.is_file() and not overwrite:
-        raise exists_error(first)  # before the model is loaded
+    if len(wanted) == 1 and isinstance(first, Path):  # before the model is loaded
+        if first.is_file() and not overwrite:
+            raise exists_error(first)
+        _check_format(*wanted[0], options)
 
     enhancer = load_enhancer(model, device, threads)
     reports: list[FileReport] = []
@@ -150,6 +152,8 @@ def enhance(
             continue
         reports.append(report)
         _summarise(report)
+        if spectrogram is not None:
+            console.note(f"    spectrograms: {spectrogram}")
     if json:
         documents = [dataclasses.asdict(report) for report in reports]
         console.data_json(documents if len(jobs) > 1 else documents[0])
@@ -233,6 +237,31 @@ def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:
     return sources
 
 
+def _check_format(source: Path | Pipe, target: Path | Pipe, options: Options) -> None:
+    """Refuse a file that cannot be read, and an output that its format or the options make impossible."""
+    from sbm_cli.audio.format import format_for
+    from sbm_cli.audio.io import SoundReader
+
+    if not isinstance(source, Path) or not isinstance(target, Path):
+        return
+    _check_folder(target)
+    stream = None if options.audio_stream == "all" else options.audio_stream
+    with SoundReader(source, options.replace_nan, stream) as reader:
+        form = reader.format.converted(options.rate, options.mono)
+    try:
+        format_for(target, form, options.subtype, options.bit_rate)
+    except AudioError as error:
+        raise errors.WrongUsage(error.message, error.hint) from error
+
+
+def _check_folder(path: Path) -> None:
+    folder = path.parent
+    if folder.exists() and not folder.is_dir():
+        raise SbmError(f"{folder}: not a folder.", "Choose another place.")
+    if not folder.exists():
+        raise SbmError(f"{folder}: no such folder.", f"Make it first: {shlex.join(['mkdir', '-p', str(folder)])}")
+
+
 def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], overwrite: bool) -> None:
     """Refuse a picture that could not be drawn in the end, before any work is done."""
     from sbm_cli.evaluation.spectrogram import require_pillow
@@ -245,10 +274,7 @@ def _check_picture(path: Path, jobs: list[tuple[Path | Pipe, Path | Pipe]], over
         raise typer.BadParameter(f"{path}: the picture is a PNG, so name it .png", param_hint="--spectrogram")
     if path.exists() and not overwrite:
         raise exists_error(path)
-    if not path.parent.is_dir():
-        raise SbmError(
-            f"{path.parent}: no such folder.", f"Make it first: {shlex.join(['mkdir', '-p', str(path.parent)])}"
-        )
+    _check_folder(path)
     require_pillow()
 
 
@@ -283,7 +309,8 @@ def _summarise(report: FileReport) -> None:
             "--clip-mode rescale lowers the whole file instead; --subtype FLOAT keeps them.",
         )
     if report.not_carried:
-        console.warn(f"{report.target}: not carried over: {', '.join(report.not_carried)}")
+        target = "stdout" if report.target == PIPE else report.target
+        console.warn(f"{target}: not carried over: {', '.join(report.not_carried)}")
     codec = {"MPEG_LAYER_III": "MP3", "MPEG_LAYER_II": "MP2"}.get(report.subtype, report.subtype)
     lossy = f" ({codec}, {report.bit_rate / 1000:.0f} kbit/s)" if report.bit_rate else ""
     console.note(f"{report.source} -> {report.target}{lossy}")

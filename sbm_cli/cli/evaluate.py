@@ -142,6 +142,12 @@ def evaluate(
     console.adjust(quiet or json, verbose)
     if not paths:
         raise _without_path(set_name)
+    if set_name == "mixtures" and (folders := [path for path in paths if path.is_dir()]):
+        pair = "sbm evaluate --set pair NOISY CLEAN: a noisy and a clean folder\n"
+        raise errors.WrongUsage(
+            f"{folders[0]} is a folder; expected a manifest, or --set with the folder of a test set.",
+            f"{pair}sbm evaluate --set folder DIR: without references",
+        )
     console.note("loading the test set and the systems")
 
     from sbm_cli.evaluation.html_report import chosen, make_player
@@ -183,7 +189,7 @@ def evaluate(
 
     title = f"{set_name} {split}" if set_name == "mixtures" else set_name
     names = [one.name for one in systems] or ["unprocessed"]
-    with interrupted_by_signals(), console.progress(f"{', '.join(names)} on {title}", unit="signals") as progress:
+    with interrupted_by_signals(), console.progress(f"{', '.join(names)} on {title}", unit="recordings") as progress:
         records = run(
             items,
             systems,
@@ -191,7 +197,7 @@ def evaluate(
             workers or cores(),
             level,
             show,
-            lambda done: progress(done, total * (1 + len(systems))),
+            lambda signals: progress(signals / (1 + len(systems)), total),
         )
     result = Evaluation(title, records, summarise(records, present), absent, unmatched, level)
     if output is not None:

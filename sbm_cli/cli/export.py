@@ -44,10 +44,11 @@ def export(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write a model as an ONNX graph: a hop of samples in, a hop of clean samples out.
+    """Write a model as an ONNX graph that cleans hop by hop.
 
-    The graph is checked before it is written: onnxruntime enhances a recording with it, and in float32 every sample
-    must be within 1e-4 of our own. docs/export.md says how to run it; examples/onnx_stream.py does.
+    It takes and returns a hop of samples. The graph is checked before it is written: onnxruntime enhances a recording
+    with it, and the result must hardly differ from our own. docs/export.md says how to run it; examples/onnx_stream.py
+    does.
 
     \b
     Examples:
@@ -55,6 +56,8 @@ def export(
       sbm export -o small.onnx --dtype int8 --check talk.wav
     """
     console.adjust(quiet or json, verbose)
+    if output.suffix.lower() != ".onnx":
+        raise typer.BadParameter(f"{output}: the graph is ONNX, so name it .onnx", param_hint="--output")
     if output.exists() and not overwrite:
         raise exists_error(output)
     from sbm_cli.export import export as write

@@ -21,7 +21,7 @@ from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.loading import load_enhancer
 from sbm_cli.cli.shared.options import PIPE, Model, Quiet, Raw, Verbose, raw_format, takes_options
 from sbm_cli.cli.shared.process import interrupted_by_signals
-from sbm_cli.errors import SbmError
+from sbm_cli.errors import DependencyError, SbmError
 from sbm_cli.options import FOR_LIVE, Options
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def live(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Clean speech as it is spoken, into headphones, a call, a file or a pipe.
+    """Clean speech as it is spoken, for headphones, a call or a file.
 
     Press space or b to compare with the input, Ctrl-C to stop. Wear headphones, or the microphone hears the output.
     Devices need the extra "live"; raw samples through pipes do not.
@@ -112,7 +112,11 @@ def live(
     if form is None or place is None:
         from sbm_cli.live.devices import sound_system
 
-        sound_system()  # before the model is loaded: it may be missing
+        try:
+            sound_system()  # before the model is loaded: it may be missing
+        except DependencyError as error:
+            pipe = "" if form is None else "\nWithout a loudspeaker, send the sound on: -o - or -o clean.wav"
+            raise DependencyError(error.message, f"{error.hint}{pipe}") from error
 
     from sbm_cli.audio.format import AudioFormat
     from sbm_cli.live.session import Session

@@ -120,9 +120,10 @@ def verify(
 
 @app.command("info")
 def info(name: Name = None, json: Json = False) -> None:
-    """Print the source, size, digests, licence, training data, scores and latency of a model.
+    """Print what is known of a model, from its size to its latency.
 
-    The algorithmic latency of a stream is its window plus look-ahead; at 48 kHz the resampler adds its own.
+    Its source, digests, licence, training data and scores are there too. The algorithmic latency of a stream is its
+    window plus look-ahead; at other rates the resampler adds its own.
 
     \b
     Examples:
@@ -151,8 +152,8 @@ def _document(model: hub.ModelEntry, default: str) -> dict[str, Any]:
 
 def _latency(model: hub.ModelEntry) -> dict[str, float] | None:
     """Return the parts of a stream's latency in milliseconds; None if the model is absent or damaged."""
+    from sbm_cli.audio.resample import resampling_delay
     from sbm_cli.model import load_config
-    from sbm_cli.timing.rtf import resampler_delay
 
     path = hub.local_file(model)
     if path is None:
@@ -168,7 +169,8 @@ def _latency(model: hub.ModelEntry) -> dict[str, float] | None:
         "hop": hop,
         "lookahead": lookahead,
         "algorithmic": window + lookahead,
-        "resampler_48_khz": resampler_delay(48_000, config.rate),
+        "resampler_48_khz": resampling_delay(48_000, config.rate, 48_000),
+        "resampler_44_khz": resampling_delay(44_100, config.rate, 44_100),
     }
     return {f"{name}_ms": round(1e3 * value, 1) for name, value in seconds.items()}
 

@@ -41,11 +41,12 @@ def rtf(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure the real-time factor (RTF): processing time over audio duration; smaller is faster.
+    """Measure the real-time factor (RTF) of models and programs.
 
-    The report names the machine and the conditions, so that you can quote it. Every round times each clip with each
-    system in turn; the result is the median over the rounds. Programs named by --against read and write WAV files, run
-    without a shell, and get the number of threads in OMP_NUM_THREADS and the like.
+    It is the processing time over the duration of the audio: smaller is faster. The report names the machine and the
+    conditions, so that you can quote it. Every round times each clip with each system in turn; the result is the median
+    over the rounds. Programs named by --against read and write WAV files, run without a shell, and get the number of
+    threads in OMP_NUM_THREADS and the like.
 
     \b
     Examples:

@@ -83,8 +83,10 @@ def train(
         raise typer.BadParameter("give a recipe, or --from a model to fine-tune", param_hint="--config")
 
     from sbm_cli import hub
+    from sbm_cli.data.sources import check_data
     from sbm_cli.training.config import load_recipe
     from sbm_cli.training.logs import draw_losses
+    from sbm_cli.training.loop import check_output
     from sbm_cli.training.loop import train as run
     from sbm_cli.training.state import LAST, tuned_model
 
@@ -94,9 +96,13 @@ def train(
     changes += [f"loop.precision={precision}"] if precision is not None else []
     recipe = load_recipe(config or "finetune", changes, tuned_model(weights) if weights is not None else None)
     folder = output or Path("runs") / recipe.model.name
+    check_output(recipe, folder, resume, weights)
+    if os.environ.get("RANK", "0") == "0":
+        check_data(recipe.data)
     if resume and not (folder / LAST).exists():
         console.note(f"{folder}: nothing to resume; the training starts from the beginning")
-    console.note(f"{recipe.model.name}: {recipe.steps} steps of {recipe.batch} mixtures -> {folder}")
+    steps, mixtures = console.count(recipe.steps, "step"), console.count(recipe.batch, "mixture")
+    console.note(f"{recipe.model.name}: {steps} of {mixtures} -> {folder}")
     with interrupted_by_signals():
         outcome = run(
             recipe,

@@ -71,13 +71,7 @@ def open_corpus(
     Raises ConfigError for a manifest that does not hold together or a folder without audio, AudioError for a
     file that is missing or cannot be decoded.
     """
-    clips = [clip for manifest in manifests for clip in read_manifest(Path(manifest))]
-    for kind, folders in zip(KINDS, (speech, noise, rir), strict=True):
-        clips += [clip for folder in folders for clip in _read_folder(Path(folder), kind)]
-    if not clips:
-        raise ConfigError("no training data was named", "Give a manifest, or folders of speech and of noise.")
-    report = report_set()
-    clips = [set_aside(clip, report) for clip in clips]
+    clips = find_clips(manifests, speech, noise, rir)
     voices = [clip for clip in clips if clip.kind == "speech" and clip.split == "train"]
     clips += [_at_speed(clip, speed) for speed in speeds for clip in voices]
     digest = hashlib.sha256(f"corpus {CACHE_VERSION}".encode())
@@ -97,6 +91,23 @@ def open_corpus(
     records, store = cached_store(cache, f"corpus-{digest.hexdigest()[:16]}", decode)
     found = [Clip(**record) for record in records]  # type: ignore[arg-type]
     return Corpus([c for c in found if c.samples], store, [c.path for c in found if not c.samples])
+
+
+def find_clips(
+    manifests: Sequence[Path] = (), speech: Sequence[Path] = (), noise: Sequence[Path] = (), rir: Sequence[Path] = ()
+) -> list[Clip]:
+    """Return the recordings that `open_corpus` opens; nothing is decoded. Raises what it raises for paths."""
+    clips = [clip for manifest in manifests for clip in read_manifest(Path(manifest))]
+    for kind, folders in zip(KINDS, (speech, noise, rir), strict=True):
+        clips += [clip for folder in folders for clip in _read_folder(Path(folder), kind)]
+    if not clips:
+        raise ConfigError("no training data was named", "Give a manifest, or folders of speech and of noise.")
+    report = report_set()
+    return [set_aside(clip, report) for clip in clips]
+
+
+def none_error(kind: str, split: str) -> ConfigError:
+    return ConfigError(f"no {kind} in the {split} split", f"Add {kind} to the manifest, or a folder of it.")
 
 
 def cached_store(

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbm_cli.data.corpus import LEVEL_DBFS, Corpus
+from sbm_cli.data.corpus import LEVEL_DBFS, Corpus, none_error
 from sbm_cli.data.filters import db_ratio, filtered, frequencies
 from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.random import Draws, Rows
-from sbm_cli.errors import ConfigError
 
 PLACEMENTS_PER_SECOND = 4  # at most so many short recordings are set beside each other
 FADE = RATE // 200  # 5 ms: what is cut must not click
@@ -144,7 +143,7 @@ class Segments:
             speech = [i for i, snr_db in stated.items() if snr_db is None or snr_db >= min_speech_snr_db]
         for kind, found in (("speech", speech), ("noise", noise)):
             if not found:
-                raise ConfigError(f"no {kind} in the {split} split", f"Add {kind} to the manifest, or a folder of it.")
+                raise none_error(kind, split)
         self.store = torch.from_numpy(corpus.store).to(device)
         self.utterances = Recordings(corpus, speech, lambda clip: clip.speaker or clip.source, device)
         self.noises = Recordings(corpus, noise, lambda clip: clip.group, device)

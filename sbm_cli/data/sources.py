@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sbm_cli.data.corpus import Corpus, open_corpus
+from sbm_cli.data.corpus import Corpus, find_clips, none_error, open_corpus
 from sbm_cli.data.mixing import MixConfig, Mixer
 from sbm_cli.data.pack import open_pack
 from sbm_cli.data.random import OWN_NOISE, uniforms
@@ -105,9 +105,7 @@ def open_sources(data: DataConfig, mix: MixConfig, device: torch.device) -> Sour
                 "Pack again with --speeds, or train without: --set data.speeds=[]",
             )
     else:
-        manifests, speech, noise, rir = (
-            [Path(path) for path in paths] for paths in (data.manifests, data.speech, data.noise, data.rir)
-        )
+        manifests, speech, noise, rir = _paths(data)
         corpus = open_corpus(cache, manifests, speech, noise, rir, data.speeds)
         rooms = open_responses(cache, data.rooms, ROOM_SEED, corpus)
 
@@ -131,6 +129,23 @@ def open_sources(data: DataConfig, mix: MixConfig, device: torch.device) -> Sour
     others = corpus.of([*rest, *theirs])
     general = mixers(others, others, "general")
     return Sources(Blend(own.train, general.train, data.own_share), {**own.valid, **general.valid})
+
+
+def check_data(data: DataConfig) -> None:
+    """Raise the errors of `open_sources` about paths, and about kinds of recordings that are absent, at once."""
+    if data.pack:
+        if not Path(data.pack).is_dir():
+            raise ConfigError(f"{data.pack}: not a folder", "Give a folder that `sbm data pack` wrote.")
+        return
+    clips = find_clips(*_paths(data))
+    for kind in ("speech", "noise"):
+        if not any((clip.kind, clip.split) == (kind, "train") for clip in clips):
+            raise none_error(kind, "train")
+
+
+def _paths(data: DataConfig) -> Iterator[list[Path]]:
+    """Yield the paths of manifests, speech, noise and room responses."""
+    return ([Path(path) for path in paths] for paths in (data.manifests, data.speech, data.noise, data.rir))
 
 
 def batches(

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sbm_cli.audio.resample import StreamResampler, resampled_length
+from sbm_cli.audio.resample import StreamResampler, resampled_length, resampling_delay
 from sbm_cli.audio.samples import LIMIT, Samples, full_scale_one, usable, whole_rate
 from sbm_cli.bridge.sampler import SAMPLERS
 from sbm_cli.bridge.schedule import BridgeSchedule
@@ -87,11 +87,18 @@ class Stream:
         if options.for_files:
             raise ValueError(f"{', '.join(options.for_files)}: for files only, not for arrays and streams")
         self.fed = 0  # samples
-        self._channels = channels
-        self._replace_nan = options.replace_nan
-        self._streams = Streams(model, [(whole_rate(rate), channels)], options, threads)
+        self._model, self._rate, self._channels, self._options = model, whole_rate(rate), channels, options
+        self._streams = Streams(model, [(self._rate, channels)], options, threads)
         self._ended = False
         self._flat = channels == 1  # whether blocks come as [samples]
+
+    @property
+    def latency_seconds(self) -> float:
+        """How many seconds of sound are held back at most: by window, look-ahead and resampling."""
+        config, options = self._model.config, self._options
+        late = self._model.frames_late(options.sampler, options.steps) * config.stft.hop
+        resampling = resampling_delay(self._rate, config.rate, options.rate or self._rate)
+        return (config.stft.window + late) / config.rate + resampling
 
     def feed(self, samples: ArrayLike) -> Samples:
         """Return what is ready of the enhanced sound after the next block, [channels, n] or [n] like the block.
@@ -113,7 +120,7 @@ class Stream:
             raise ValueError(f"expected {self._channels} channels, [samples] or [channels, samples], got {given}")
         fit = usable(rows)
         if not fit.all():
-            if not self._replace_nan:
+            if not self._options.replace_nan:
                 first = self.fed + int(np.flatnonzero(~fit.all(axis=0))[0])
                 raise ValueError(
                     f"sample {first} is NaN, infinite or beyond {LIMIT:.0e}; replace_nan replaces it with silence"

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sbm_cli.audio.resample import StreamResampler
+from sbm_cli.audio.resample import resampling_delay
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.stream import block_samples
 from sbm_cli.timing.clips import Clip, speech_like, write_clip
@@ -48,8 +48,8 @@ class Row:
 class Latency:
     """In seconds; median, p99 and most: processing time of one hop of a stream at the model's rate.
 
-    algorithmic: delay between a sample and its output, from window and look-ahead. resampler: delay that conversion
-    from 48 kHz to the model's rate and back adds.
+    algorithmic: delay between a sample and its output, from window and look-ahead. resampler, resampler_44_khz: what
+    conversion from 48 or 44.1 kHz to the model's rate and back adds at most.
     """
 
     hop: float
@@ -58,6 +58,7 @@ class Latency:
     most: float
     algorithmic: float
     resampler: float
+    resampler_44_khz: float
 
 
 @dataclass(frozen=True)
@@ -186,20 +187,9 @@ def stream_latency(enhancer: Enhancer) -> Latency:
         p99=float(np.quantile(times, 0.99)),
         most=max(times),
         algorithmic=enhancer.latency_seconds,
-        resampler=resampler_delay(48_000, rate),
+        resampler=resampling_delay(48_000, rate, 48_000),
+        resampler_44_khz=resampling_delay(44_100, rate, 44_100),
     )
-
-
-def resampler_delay(rate: int, model_rate: int) -> float:
-    """Return how many seconds of sound the conversion from `rate` to `model_rate` and back holds at most."""
-    there, back = StreamResampler(rate, model_rate, 1), StreamResampler(model_rate, rate, 1)
-    fed = returned = most = 0
-    block = np.zeros((1, rate // 100), np.float32)
-    for _ in range(100):
-        fed += block.shape[1]
-        returned += back.feed(there.feed(block)).shape[1]
-        most = max(most, fed - returned)
-    return most / rate
 
 
 def network_passes(enhancer: Enhancer, clip: Clip) -> tuple[int, int]:
@@ -257,7 +247,8 @@ def _conditions(report: Report) -> Iterator[str]:
     )
     yield (
         f"- algorithmic latency: {1e3 * latency.algorithmic:g} ms (window and look-ahead); "
-        f"the resampler adds {1e3 * latency.resampler:.0f} ms at 48 kHz"
+        f"the resampler adds up to {1e3 * latency.resampler:.0f} ms at 48 kHz, "
+        f"{1e3 * latency.resampler_44_khz:.0f} ms at 44.1 kHz"
     )
     memory = {"resident": report.peak_memory, "on the device": report.peak_device_memory}
     known = [f"{held / 2**20:.0f} MiB {where}" for where, held in memory.items() if held is not None]

@@ -100,26 +100,14 @@ def train(
     TrainingError if loss or gradient stay infinite; DependencyError for a GPU that is not there;
     KeyboardInterrupt if it was interrupted, after a checkpoint.
     """
-    last = output / LAST
-    in_use = ConfigError(
-        f"{output}: holds a training already", "Use --resume to continue it, or choose another --output."
-    )
-    if last.exists() and not resume:
-        raise in_use
-    if last.exists():
-        check(last, config)
-    elif start is not None:
-        check_start(start, config)
-    elif config.objective.wants_start:
-        raise ConfigError(f"{config.model.name} begins with a trained model", "Name it with --from.")
+    check_output(config, output, resume, start)
     device = chosen_device(device)
     if processes is None:
         processes = cores() if device == "cpu" and sources is None else 1
     made = not output.exists()
     try:
         with locked(output):
-            if last.exists() and not resume:  # by one that has ended since
-                raise in_use
+            check_output(config, output, resume, start)  # another may have ended since
             make_folder(output)
             processes = min(processes, config.batch)
             outcome = launch(_run, device, processes, config, output, max_minutes, report, start, sources)
@@ -132,6 +120,21 @@ def train(
     if outcome.interrupted:
         raise KeyboardInterrupt
     return outcome
+
+
+def check_output(config: TrainConfig, output: Path, resume: bool, start: Path | None) -> None:
+    """Raise the ConfigErrors of `train` about its folder and the model that it begins with."""
+    last = output / LAST
+    if last.exists() and not resume:
+        raise ConfigError(
+            f"{output}: holds a training already", "Use --resume to continue it, or choose another --output."
+        )
+    if last.exists():
+        check(last, config)
+    elif start is not None:
+        check_start(start, config)
+    elif config.objective.wants_start:
+        raise ConfigError(f"{config.model.name} begins with a trained model", "Name it with --from.")
 
 
 def _run(

@@ -142,6 +142,16 @@ def test_flac_of_unknown_length_is_read_to_its_end(tmp_path: Path, samples: int)
     np.testing.assert_allclose(read(path), waveform[:, :samples], atol=2**-16)
 
 
+def test_a_flac_cut_short_says_how_much_is_readable_whatever_the_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    write(path, speechlike(16000, 32000, 1), replace(WAV, container="FLAC"))
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2])  # of which 3 frames of 4096 samples are whole
+    for size in (300, 32000):
+        with SoundReader(path) as reader, pytest.raises(AudioError, match=r"readable for 2\.768 of 4\.000 s"):
+            list(reader.blocks(size))
+
+
 def test_wav_of_unknown_length_becomes_rf64_only_where_it_must(tmp_path: Path) -> None:
     form = format_for(tmp_path / "a.wav", replace(WAV, samples=None))
     assert form.container == "RF64"

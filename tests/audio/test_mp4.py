@@ -137,6 +137,34 @@ def test_several_pieces_are_left_to_ffmpeg(
     assert not is_shortened(tmp_path / "a.mp4")
 
 
+@pytest.mark.parametrize(
+    ("box", "place", "value"),
+    [
+        ("stsz", 28, 0),  # an empty packet
+        ("stsz", 28, 2**31),
+        ("stsz", 8, 1),  # all packets are of one byte, and as many as can be
+        ("stts", 16, 2**32 - 1024),  # back in time
+        ("stsc", 12, 2),  # a first chunk that is not the first
+        ("stsc", 16, 0),  # an empty chunk
+        ("mdhd", 16, 0),  # no clock
+    ],
+)
+def test_odd_tables_are_left_to_ffmpeg(
+    tmp_path: Path, video: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, box: str, place: int, value: int
+) -> None:
+    video("a.mp4", "mp4")
+    monkeypatch.setattr(mp4, "_SHOWN", SHOWN)
+    assert is_shortened(tmp_path / "a.mp4")
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    sound = data.index(b"soun")  # in its header's box, which lies behind the clock and before the tables
+    place += data.rindex(b"mdhd", 0, sound) if box == "mdhd" else data.index(box.encode(), sound)
+    data[place : place + 4] = value.to_bytes(4, "big")
+    if (box, value) == ("stsz", 1):
+        data[place + 4 : place + 8] = b"\xff" * 4
+    (tmp_path / "a.mp4").write_bytes(data)
+    assert not is_shortened(tmp_path / "a.mp4")
+
+
 def test_two_streams_are_left_to_ffmpeg(
     tmp_path: Path, video: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

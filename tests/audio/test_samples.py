@@ -43,7 +43,7 @@ def test_rates_of_any_type(rate: Any) -> None:
     assert whole_rate(rate) == 44100 and type(whole_rate(rate)) is int
 
 
-@pytest.mark.parametrize("rate", [0, -1, 44100.5, float("nan"), float("inf")])
-def test_rates_that_are_none(rate: float) -> None:
+@pytest.mark.parametrize("rate", [0, -1, 44100.5, float("nan"), float("inf"), "16000", None])
+def test_rates_that_are_none(rate: Any) -> None:
     with pytest.raises(ValueError, match="the sampling rate must be a whole number of Hz"):
         whole_rate(rate)

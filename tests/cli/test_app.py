@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -226,3 +227,11 @@ def test_without_home_or_password_entry(command: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"é.wav", "run.py"}
     if command == "doctor":
         assert "~/.cache/huggingface/hub cannot be written (there is no home)" in done.stdout
+
+
+@pytest.mark.parametrize("group", [(), ("data",), ("models",)])
+def test_summaries_of_commands_fit_a_terminal(
+    sbm: Any, monkeypatch: pytest.MonkeyPatch, group: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert re.findall(r"\w\.\.\.$", sbm(*group, "--help").out, re.M) == []

@@ -177,6 +177,7 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
         return Fake()
 
     monkeypatch.setattr(Enhancer, "load", load)
+    monkeypatch.setattr("sbm_cli.cli.enhance._check_format", lambda *_: None)  # no format takes all these options
     options = "--overwrite --model m --device cpu --threads 3 --subtype FLOAT --clip-mode none --replace-nan"
     options += (
         " --attenuation-limit 12 --rate 8000 --mono --steps 5 --sampler sde --seed 3 --dtype bfloat16"
@@ -313,8 +314,17 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (["noisy.wav", "--strength", "1.5"], 2, "sbm: invalid value for '--strength': expected 0 (the input) to 1 "),
         (["noisy.wav", "--strength", "50%"], 2, "sbm: invalid value for '--strength': expected 0 (the input) to 1 "),
         (["noisy.wav", "--bit-rate", "128"], 2, "sbm: invalid value for '--bit-rate': expected 128k or 128000"),
-        (["noisy.wav", "--bit-rate", "128k"], 1, "sbm: noisy-clean.wav: WAV PCM_24 at 16000 Hz has no bit rate"),
-        (["noisy.wav", "--loudness", "16"], 2, "sbm: invalid value for '--loudness'"),
+        (["noisy.wav", "--bit-rate", "128k"], 2, "sbm: noisy-clean.wav: WAV PCM_24 at 16000 Hz has no bit rate"),
+        (["noisy.wav", "--subtype", "PCM_17"], 2, "sbm: noisy-clean.wav: WAV has no subtype PCM_17"),
+        (["noisy.wav", "-o", "a.xyz"], 2, "sbm: a.xyz: no sound format for suffix .xyz"),
+        (["noisy.wav", "-o", "no/a.mp4"], 1, "sbm: no: no such folder.\n     Make it first: mkdir -p no"),
+        (
+            ["noisy.wav", "--loudness", "16"],
+            2,
+            "sbm: invalid value for '--loudness': expected at most 0, got 16, did you mean -16?\n",
+        ),
+        (["noisy.wav", "--steps", "0"], 2, "sbm: invalid value for '--steps': expected at least 1, got 0\n"),
+        (["noisy.wav", "--seed", "x"], 2, "sbm: invalid value for '--seed': expected a whole number, got x\n"),
         (["noisy.wav", "--loudness", "-16", "--clip-mode", "rescale"], 2, "sbm: invalid value: clip mode rescale and "),
         (["noisy.wav", "-o", "clean.wav", "--ext", "flac"], 2, "sbm: invalid value for --ext: clean.wav has a suffix"),
         (["noisy.wav", "-o", "out/", "--ext", "raw"], 2, "sbm: invalid value for --ext: unknown format 'raw'; "),
@@ -386,7 +396,7 @@ def test_a_picture_of_before_and_after(
     from PIL import Image
 
     arguments = ["enhance", "noisy.wav", "-o", "noisy.wav", "-y", "-m", model_file, "--rate", "8000"]
-    assert sbm(*arguments, "--spectrogram", "a.png").status == 0
+    assert sbm(*arguments, "--spectrogram", "a.png").err.endswith("    spectrograms: a.png\n")
     picture = np.asarray(Image.open("a.png").convert("L")).astype(float)
     upper, lower = np.split(picture[: len(picture) // 2 * 2], 2)
     assert upper[40:170].mean() > 3 * lower[40:170].mean()  # above 4 kHz there was noise, and is nothing

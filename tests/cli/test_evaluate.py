@@ -162,3 +162,8 @@ def test_what_is_not_there_is_named(sbm: Any, pair: Path) -> None:
     assert result.status == 1 and "none.csv" in result.err and "Traceback" not in result.err
     result = sbm("evaluate", "--set", "voicebank-demand", pair)
     assert result.status == 1 and "noisy_testset_wav/NAME.wav" in result.err
+
+
+def test_a_folder_in_place_of_a_manifest_is_told_its_set(sbm: Any, pair: Path) -> None:
+    result = sbm("evaluate", pair / "noisy", pair / "clean")
+    assert result.status == 2 and "is a folder; expected a manifest" in result.err and "--set pair" in result.err

@@ -38,6 +38,11 @@ def test_an_unknown_model_is_an_error(sbm: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_graph_is_named_as_what_it_is(sbm: Any) -> None:
+    result = sbm("export", "-o", "live.txt")
+    assert result.status == 2 and "name it .onnx" in result.err
+
+
 def test_nothing_but_the_output_has_to_be_said(sbm: Any) -> None:
     result = sbm("export")
     assert result.status == 2

@@ -220,7 +220,8 @@ def test_what_is_missing_or_contradicts_itself_is_told_at_once(
     assert room.status == 1 and "not trained to keep the room" in room.err
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     absent = sbm("live")
-    assert absent.status == 1 and "sbm-cli[live]" in absent.err
+    assert absent.status == 1 and "sbm-cli[live]" in absent.err and "-o -" not in absent.err
+    assert sbm("live", "--raw", "16000").err.endswith("send the sound on: -o - or -o clean.wav\n")
 
 
 class Levels:

@@ -33,6 +33,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
 
     monkeypatch.chdir(tmp_path)  # where the picture of the loss goes
     monkeypatch.setattr("sbm_cli.training.loop.train", train)
+    monkeypatch.setattr("sbm_cli.data.sources.check_data", lambda data: None)
+    monkeypatch.setattr("sbm_cli.training.loop.check_start", lambda path, config: None)
     monkeypatch.delenv("RANK", raising=False)
     return noted
 
@@ -115,3 +117,30 @@ def test_what_cannot_be_trained_is_one_message(
     result = sbm("train", *arguments)
     assert (result.status, asked) == (status, {})
     assert message in result.err and "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("data.speech=[nope]", "sbm: nope: not a folder"),
+        ("data.speech=[voices]", "sbm: no noise in the train split"),
+        ("data.pack=nope", "sbm: nope: not a folder"),
+        ("data.cache=elsewhere", "sbm: no training data was named"),
+    ],
+)
+def test_paths_are_checked_before_anything_else(
+    sbm: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "voices").mkdir()
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / "voices" / name).touch()  # nothing is decoded
+    result = sbm("train", "-c", "sbm-tiny", "--set", value)
+    assert result.status == 1 and result.err.startswith(message)
+    assert [path.name for path in tmp_path.iterdir()] == ["voices"]
+
+
+def test_a_folder_in_use_is_refused_first(sbm: Any, asked: Asked, tmp_path: Path) -> None:
+    (tmp_path / "last.pt").touch()
+    assert sbm("train", "-c", "sbm-tiny", "-o", tmp_path).err.startswith(f"sbm: {tmp_path}: holds a training already")
+    assert asked == {}

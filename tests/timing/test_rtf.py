@@ -120,11 +120,6 @@ def test_latency_of_a_stream(enhancer: Enhancer, monkeypatch: pytest.MonkeyPatch
     assert 0 < latency.median <= latency.p99 <= latency.most
 
 
-def test_the_resampler_delays_only_other_rates() -> None:
-    assert rtf.resampler_delay(16000, 16000) == 0
-    assert 0.02 < rtf.resampler_delay(48000, 16000) < 0.1
-
-
 @pytest.mark.parametrize("text", ["ffmpeg", "=cp {in} {out}", "cp=cp {in}", "cp=cp {out}"])
 def test_commands_need_a_name_an_input_and_an_output(text: str) -> None:
     with pytest.raises(ValueError, match="expected NAME=PROGRAM"):

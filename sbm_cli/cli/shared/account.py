@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("status", "source", "target", "reason", "hint")  # of the report
 
+_WIDTH = len("unreadable")  # of the longest status
+
 
 class Account:
     """Reports what becomes of each file, and sums up at the end."""
@@ -49,7 +51,7 @@ class Account:
             if self._json_lines:
                 console.data_line({"status": "ignored", "source": str(path), "reason": reason})
             else:
-                self._tell(f"ignored   {path}  ({reason})")
+                self._tell(f"{'ignored':{_WIDTH}}  {path}  ({reason})")
         if plan.ignored and not self.dry_run:
             files = console.count(len(plan.ignored), "file")
             console.note(f"{files} ignored ({reason}): {console.listed(plan.ignored)}")
@@ -72,7 +74,8 @@ class Account:
             record = {"status": status, "source": str(job.source), "target": str(job.target), **report}
             console.data_line(record | ({"reason": reason} if reason else {}))
         else:
-            line = f"{status:8}  {job.source} -> {job.target}" + (f"  ({reason})" if reason else "")
+            why = reason.removeprefix(f"{job.source}: ")
+            line = f"{status:{_WIDTH}}  {job.source} -> {job.target}" + (f"  ({why})" if why else "")
             self._tell(line)
 
     def _tell(self, line: str) -> None:
@@ -90,7 +93,7 @@ class Account:
         csv.writer(table).writerows([COLUMNS, *(map(cell, row) for row in self._rows)])
         write_atomically(path, table.getvalue().encode("utf-8", "backslashreplace"))
 
-    def sum_up(self, files: int) -> None:
+    def sum_up(self, files: int, fail_fast: bool) -> None:
         """Say what failed, what is outdated, and how much was done in which time."""
         if self._clipped:
             console.warn(
@@ -101,9 +104,9 @@ class Account:
             names = (f"{name} ({count})" for name, count in self._not_carried.items())
             console.warn(f"not carried over (from how many files): {', '.join(names)}")
         for reason, paths in self.outdated.items():
-            outputs = "output was" if len(paths) == 1 else "outputs were"
+            kept = "would be" if self.dry_run else "was" if len(paths) == 1 else "were"
             console.error(
-                f"{len(paths)} outdated {outputs} kept: {reason}: {console.listed(paths)}",
+                f"{console.count(len(paths), 'outdated output')} {kept} kept: {reason}: {console.listed(paths)}",
                 "Use --overwrite to redo them, --skip-existing to keep them, or another output folder.",
             )
         if self.failed:
@@ -114,7 +117,9 @@ class Account:
         parts = [f"{count} {status}" for status, count in self._counts.items()]
         if left := files - self._counts.total():
             amount = f" ({_amount(self.left)} of audio)" if self.left else ""
-            parts.append(f"{left} left{amount}: run the same command again")
+            failed = "mend or --exclude what failed, or leave out --fail-fast, and run the command again"
+            again = failed if fail_fast and self.failed else "run the same command again"
+            parts.append(f"{left} left{amount}: {again}")
         summary = f"{console.count(files, 'file')}: {', '.join(parts) or 'nothing to do'}"
         if self._bytes_left:
             summary += f"; {_amount(self.left)} of audio, {self._bytes_left / 1e6:.1f} MB to read"

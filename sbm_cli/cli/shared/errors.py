@@ -10,6 +10,7 @@ import os
 import re
 import traceback
 from dataclasses import dataclass
+from typing import Any
 
 import typer
 
@@ -50,7 +51,7 @@ def describe(error: BaseException) -> Report:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "sbm"
         hint = getattr(error, "hint", f"See {command} --help")
-        return Report(_lower(error.format_message()), hint, USAGE)
+        return Report(_lower(_reworded(error)), _as_options(hint), USAGE)
     if isinstance(error, OSError) and error.errno is not None:
         return _describe_os(error)
     return Report(
@@ -58,6 +59,32 @@ def describe(error: BaseException) -> Report:
         "This is a bug. Please report it with the output of `sbm doctor`; SBM_DEBUG=1 shows the traceback.",
         FAILED,
     )
+
+
+_LIBRARY = (  # what pydantic says through newer versions of Typer, and what we say
+    (re.compile(r"Input should be less than or equal to"), "expected at most"),
+    (re.compile(r"Input should be greater than or equal to"), "expected at least"),
+    (re.compile(r"Input should be a valid integer.*"), "expected a whole number"),
+    (re.compile(r"Input should be a valid number.*"), "expected a number"),
+    (re.compile(r"Value error, "), ""),
+)
+_BOUND = re.compile(r"expected at (most|least) (\S+)")
+
+
+def _reworded(error: Any) -> str:
+    """Return the message of a usage error in our words, with the value where a library leaves it out."""
+    before = message = str(error.format_message())
+    for pattern, ours in _LIBRARY:
+        message = pattern.sub(ours, message)
+    found = getattr(error.__cause__, "errors", None)
+    if message == before or not found or "expected" not in message:
+        return message
+    given = str(found()[0]["input"])
+    if bound := _BOUND.search(message):
+        value, limit = float(given), float(bound[2])
+        if limit <= 0 < value if bound[1] == "most" else value < 0 <= limit <= -value:
+            return f"{message}, got {given}, did you mean {-value:g}?"
+    return f"{message}, got {given}"
 
 
 _ARGUMENTS = re.compile(r"`(\w+(?:=[^`,]+)?(?:, \w+=[^`,]+)*)`")  # `rate`, `mono=True, rate=8000`

@@ -49,7 +49,7 @@ def _strength(text: str) -> float:
             return float(text)
     raise typer.BadParameter(
         f"expected 0 (the input) to 1 (all enhanced), such as 0.7, got {text!r}; "
-        "--attenuation-limit says it in decibels, and --model NAME takes another model (sbm models list)"
+        "--attenuation-limit says it in decibels"
     )
 
 
