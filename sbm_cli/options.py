@@ -127,7 +127,7 @@ class Options:
         if self.bit_rate is not None and not (isinstance(self.bit_rate, int) and self.bit_rate >= LEAST_BIT_RATE):
             raise ValueError(f"bit rate must be a whole number of bit/s, such as 128000, got {self.bit_rate!r}")
         if self.loudness is not None:
-            if not -70 < self.loudness <= 0:
+            if not -70 <= self.loudness <= 0:
                 raise ValueError(f"loudness must be between -70 and 0 LUFS, such as -16, got {self.loudness}")
             if self.clip_mode == "rescale":
                 raise ValueError("clip mode rescale and loudness set the same thing: give only one of them")
