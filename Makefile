@@ -15,13 +15,15 @@ demo: $(VENV)/.installed
 	$(BIN)/sbm enhance examples/noisy.wav -o $(RESULT) --overwrite
 	@$(BIN)/python examples/compare.py examples/noisy.wav $(RESULT)
 
+# One process for each core; who has done with its tests takes over some of the other's.
+PARALLEL := -n auto --dist worksteal
 test: $(VENV)/.dev-installed
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q $(PARALLEL)
 
 # What runs in this process, by and large: no commands, no documents, no trainings of every recipe.
 SLOW := cli test_benchmarks.py test_docs.py test_examples.py test_memory.py test_readme.py test_recipes.py test_wheel.py
 test-quick: $(VENV)/.dev-installed
-	@$(BIN)/python -m pytest -q $(SLOW:%=--ignore=tests/%)
+	@$(BIN)/python -m pytest -q $(PARALLEL) $(SLOW:%=--ignore=tests/%)
 
 lint: $(VENV)/.dev-installed
 	@$(BIN)/ruff check .

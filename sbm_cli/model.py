@@ -55,7 +55,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         # It becomes part of file names.
-        if not self.name or Path(self.name).name != self.name or self.name.startswith(".") or "\\" in self.name:
+        plain = self.name.isprintable() and Path(self.name).name == self.name
+        if not self.name or not plain or self.name.startswith(".") or "\\" in self.name:
             raise ValueError(f"name must be a plain file name without suffix, got {self.name!r}")
         if not 1000 <= self.rate <= 192_000:
             raise ValueError(f"rate must be between 1000 and 192000 Hz, got {self.rate}")

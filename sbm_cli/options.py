@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -96,14 +98,6 @@ class Options:
         ),
     ] = None
 
-    def __new__(cls, *values: Any, **named: Any) -> Options:
-        for name in named:
-            if name == "keep_room":
-                raise TypeError("keep_room is dereverb=0 in Python")
-            if name not in cls.__dataclass_fields__:
-                raise TypeError(f"unknown option {name!r}{did_you_mean(name, cls.__dataclass_fields__)}")
-        return super().__new__(cls)
-
     def __post_init__(self) -> None:
         for name, default in ((field.name, field.default) for field in fields(self)):
             value = getattr(self, name)
@@ -133,7 +127,7 @@ class Options:
         if self.bit_rate is not None and not (isinstance(self.bit_rate, int) and self.bit_rate >= LEAST_BIT_RATE):
             raise ValueError(f"bit rate must be a whole number of bit/s, such as 128000, got {self.bit_rate!r}")
         if self.loudness is not None:
-            if not -70 < self.loudness <= 0:
+            if not -70 <= self.loudness <= 0:
                 raise ValueError(f"loudness must be between -70 and 0 LUFS, such as -16, got {self.loudness}")
             if self.clip_mode == "rescale":
                 raise ValueError("clip mode rescale and loudness set the same thing: give only one of them")
@@ -162,6 +156,21 @@ class Options:
         return self.strength if self.attenuation_limit is None else 1 - 10 ** (-self.attenuation_limit / 20)
 
 
+def _checking_names(init: Callable[..., None]) -> Callable[..., None]:
+    """Return the initialiser of the options with words of our own for an unknown name."""
+
+    @functools.wraps(init)
+    def checked(self: Options, *values: Any, **named: Any) -> None:
+        known = [field.name for field in fields(self)]
+        if unknown := [name for name in named if name not in known]:
+            hint = ": it is dereverb=0" if unknown[0] == "keep_room" else did_you_mean(unknown[0], known)
+            raise TypeError(f"unknown option {unknown[0]!r}{hint}")
+        init(self, *values, **named)
+
+    return checked
+
+
+Options.__init__ = _checking_names(Options.__init__)  # type: ignore[method-assign]
 DEFAULTS = Options()
 FOR_LIVE = ("strength", "attenuation_limit", "dereverb", "keep_room")  # those that live sound takes, frame by frame
 KEEP_ROOM = Knob("Remove noise but keep the reverberation: dereverb 0.")

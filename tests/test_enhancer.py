@@ -165,6 +165,7 @@ def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
         ({"steps": 0}, "steps must be between 1 and 1000, got 0"),
         ({"steps": 1001}, "steps must be between 1 and 1000, got 1001"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"loudness": -70.1}, "loudness must be between -70 and 0 LUFS"),
         ({"loudness": 1.0}, "loudness must be between -70 and 0 LUFS, such as -16, got 1.0"),
         ({"loudness": -16, "clip_mode": "rescale"}, "give only one of them"),
         ({"bit_rate": 128}, "bit rate must be a whole number of bit/s, such as 128000, got 128"),
@@ -175,6 +176,10 @@ def test_strength_of_a_file(enhancer: Enhancer, tmp_path: Path) -> None:
 def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Options(**wrong)
+
+
+def test_the_softest_and_loudest_outputs_are_taken() -> None:
+    assert [Options(loudness=bound).loudness for bound in (-70, 0)] == [-70, 0]
 
 
 @pytest.mark.parametrize(

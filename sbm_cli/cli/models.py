@@ -47,10 +47,10 @@ def download(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Download models from Hugging Face, check their digests and print their paths.
+    """Download models from Hugging Face and print their paths.
 
-    `sbm enhance --model NAME` does so by itself. Models are kept in the Hugging Face cache: HF_HOME sets its folder,
-    HF_HUB_OFFLINE=1 prevents network access, HF_TOKEN opens private repositories.
+    Their digests are checked. `sbm enhance --model NAME` does so by itself. Models are kept in the Hugging Face cache:
+    HF_HOME sets its folder, HF_HUB_OFFLINE=1 prevents network access, HF_TOKEN opens private repositories.
 
     \b
     Examples:

@@ -280,7 +280,7 @@ def test_json_lines_are_all_that_is_said(copy: Any, folder: Path) -> None:
     records = [json.loads(line) for line in copy("--json-lines").out.splitlines()]
     assert [record["status"] for record in records] == ["ignored", "skipped", "skipped", "failed"]
     assert records[3]["reason"] == f"in/{name}: bad"
-    assert "planned     in/bad\n\\udce4.wav -> out/bad\n\\udce4.wav\n" in copy("--dry-run").out
+    assert "planned     in/bad\\n\\udce4.wav -> out/bad\\n\\udce4.wav\n" in copy("--dry-run").out
 
 
 def test_another_format(copy: Any, folder: Path) -> None:

@@ -126,7 +126,7 @@ def test_json_needs_no_yaml_reader(tmp_path: Path) -> None:
         load_recipe(path)
 
 
-@pytest.mark.parametrize("name", ["../../x", "a/b", "", ".", "..", ".hidden", "a\\b", "/x"])
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", ".", "..", ".hidden", "a\\b", "/x", "\x1b[31mevil\n"])
 def test_a_model_is_not_called_like_a_path(name: str) -> None:
     """Files are named after it, and whose recipe or model it is may be anybody."""
     with pytest.raises(ConfigError, match="name must be a plain file name"):

@@ -51,7 +51,7 @@ class Account:
             if self._json_lines:
                 console.data_line({"status": "ignored", "source": str(path), "reason": reason})
             else:
-                (console.data if self.dry_run else console.detail)(f"{'ignored':{_WIDTH}}  {path}  ({reason})")
+                self._tell(f"{'ignored':{_WIDTH}}  {path}  ({reason})")
         if plan.ignored and not self.dry_run:
             files = console.count(len(plan.ignored), "file")
             console.note(f"{files} ignored ({reason}): {console.listed(plan.ignored)}")
@@ -76,7 +76,10 @@ class Account:
         else:
             why = reason.removeprefix(f"{job.source}: ")
             line = f"{status:{_WIDTH}}  {job.source} -> {job.target}" + (f"  ({why})" if why else "")
-            (console.data if self.dry_run else console.detail)(line)
+            self._tell(line)
+
+    def _tell(self, line: str) -> None:
+        (console.data if self.dry_run else console.detail)(console.printable(line))
 
     def fail(self, job: Job, error: Exception) -> None:
         self.failed.append(job.source)
