@@ -26,7 +26,7 @@ ROOMS = {
     "hub": {"config", "errors"},
     "lock": {"atomic", "errors"},
     "audio": {"atomic", "errors"},
-    "options": {"audio"},
+    "options": {"audio", "config"},
     "dsp": set(),
     "bridge": set(),
     "compiled": set(),
