@@ -22,11 +22,7 @@ from sbm_cli.errors import AudioError
 # Seconds without sound beside a picture that become silence: less is the coarseness of time stamps, more another clock.
 _GAP, _MOST_GAP = 0.02, 600.0
 _SILENCE = 1.0  # seconds of it at a time
-_FIRST_FRAMES = {
-    "mpegts",
-    "mpeg",
-    "loas",
-}  # of whose AAC FFmpeg knows the first frames' bit rate
+_FIRST_FRAMES = {"mpegts", "mpeg", "loas"}  # of whose AAC FFmpeg knows the first frames' bit rate
 _MOVIE_CLOCKS = (600, 1000)  # Hz, of most MP4
 _OPUS_RATES = (8000, 12000, 16000, 24000)  # of what was encoded, which Opus decodes to 48 kHz all the same
 TAGS = {name: name for name in ("title", "artist", "album", "comment", "copyright", "date", "genre")}

@@ -152,7 +152,10 @@ def live(
 def _list_devices() -> None:
     from sbm_cli.live.devices import list_devices
 
-    for device in list_devices():
+    devices = list_devices()
+    if not devices:
+        console.note("no sound devices; --raw and -o - take sound from and to other programs")
+    for device in devices:
         default = f"  (default {' and '.join(device.default)})" if device.default else ""
         ends = f"{device.inputs} in, {device.outputs} out, {device.rate} Hz"
         console.data(f"{device.index:>3}  {device.name}  [{device.system}: {ends}]{default}")

@@ -209,6 +209,14 @@ def test_devices_are_listed(sbm: Run, sounddevice: FakeSounddevice) -> None:
     ]
 
 
+def test_a_machine_without_devices_says_so(
+    sbm: Run, sounddevice: FakeSounddevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sounddevice, "query_devices", lambda: [])
+    result = sbm("live", "--list-devices")
+    assert (result.status, result.out) == (0, "") and "no sound devices" in result.err
+
+
 def test_what_is_missing_or_contradicts_itself_is_told_at_once(
     sbm: Run, sounddevice: FakeSounddevice, monkeypatch: pytest.MonkeyPatch, model_file: Path
 ) -> None:
