@@ -1,10 +1,12 @@
 """The table of docs/systems.md, from what `sbm evaluate` found of models that were trained side by side.
 
     sbm evaluate corpus.csv --split report --model models/tiny-0.safetensors --model ... --json > one-step.json
-    python benchmarks/systems.py models one-step.json [more.json ...] [--plot docs/images/systems.svg]
+    sbm rtf --seconds 10 --model models/tiny-0.safetensors --json > tiny-0.json
+    python benchmarks/systems.py models one-step.json [more.json ...] [--rtf tiny-0.json ...] [--plot systems.svg]
 
-A model lies in the folder `models` under the name that it has in the scores. M/s: million multiply-adds a second, those
-of products and convolutions as PyTorch counts them in a forward pass over ten seconds; scans are left out.
+A model lies in the folder `models` under the name that it has in the scores. Seeds of a system share a real-time
+factor. M/s: million multiply-adds a second, those of products and convolutions as PyTorch counts them in a forward pass
+over ten seconds; scans are left out.
 """
 
 from __future__ import annotations
@@ -52,10 +54,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path)
     parser.add_argument("scores", type=Path, nargs="+", help="JSON of `sbm evaluate`")
+    parser.add_argument("--rtf", type=Path, nargs="*", default=[], help="JSON of `sbm rtf`, instead of the scores' own")
     parser.add_argument(
         "--plot", type=Path, help="SVG: PESQ with noise alone over the real-time factor, means of seeds"
     )
     options = parser.parse_args()
+    timed = [json.loads(path.read_text()) for path in options.rtf]
+    factors = {document["model"].rpartition("-")[0]: document["rows"][0]["rtf"] for document in timed}
     heads = ("system", "PESQ-wb", "ESTOI", "SI-SDR, dB", "DNSMOS OVRL", "NISQA", "RTF", "parameters", "M/s")
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     places: dict[str, Point] = {}
@@ -63,6 +68,7 @@ def main() -> None:
         document = json.loads(path.read_text())
         for system in document["systems"]:
             name = system["name"]
+            system["rtf"] = factors.get(name.rpartition("-")[0], system["rtf"])
             if name not in places:
                 places[name] = system["rtf"], document["scores"]["noise"]["pesq"][name]["mean"]["mean"]
                 print(row(document, system, options.models))
