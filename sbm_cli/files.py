@@ -210,7 +210,7 @@ class _File:
         self.read = 0  # samples of the source, in all passes
         self._options = options
         self._samples = self._clipped = 0  # of the target
-        self._peak: float | None = None
+        self._peak = 0.0
         self._meter: LoudnessMeter | None = None
         self._limiter: Limiter | None = None
         self._found: os.stat_result | None = None  # of the source
@@ -278,7 +278,7 @@ class _File:
 
     def measure(self, noisy: Samples, clean: Samples) -> None:
         if self._options.loudness is None:
-            self._peak = max(self._peak or 0.0, float(np.abs(clean).max(initial=0.0)))
+            self._peak = max(self._peak, float(np.abs(clean).max(initial=0.0)))
             return
         if self._meter is None:
             self._meter = LoudnessMeter(self._options.rate or self.reader.format.rate, len(clean))
