@@ -134,9 +134,7 @@ class Model:
     def to(self, device: str | torch.device) -> Model:
         """Move the model to a device for enhancement; it cannot be trained afterwards."""
         if self._network is not None or str(device) != "cpu":
-            from sbm_cli.nn.prepare import prepare
-
-            prepare(self.network.to(device))
+            self.network.to(device).prepare()
             self._folded.clear()
             self._plans.clear()
         self.device = str(device)
@@ -149,9 +147,7 @@ class Model:
 
     def folded(self, room: float = 0.0) -> Network:
         """Return the network folded for one step, block by block; room: share of reverberation to keep, 0 to 1."""
-        from sbm_cli.nn.prepare import prepare
-
-        return _kept(self._folded, room, lambda: self._streamed(prepare(self.network.fold(room=room))))
+        return _kept(self._folded, room, lambda: self._streamed(self.network.fold(room=room).prepare()))
 
     def plan(self, room: float = 0.0) -> Plan | None:
         """Return the network folded for one step as compiled kernels take it; None if they do not, or not here."""
