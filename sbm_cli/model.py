@@ -22,7 +22,7 @@ from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.errors import ModelError
-from sbm_cli.nn.configs import Backbone, OSpatialNetConfig
+from sbm_cli.nn.configs import WINDOW, Backbone, OSpatialNetConfig
 
 if TYPE_CHECKING:
     import torch
@@ -169,11 +169,7 @@ class Model:
     @property
     def lookahead(self) -> int:
         """Frames by which estimates are late, block by block."""
-        if self.config.network.causal:
-            return self.config.network.lookahead
-        from sbm_cli.nn.network import WINDOW
-
-        return WINDOW
+        return self.config.network.lookahead if self.config.network.causal else WINDOW
 
     def frames_late(self, sampler: str, steps: int) -> int:
         """Return by how many frames the output is late: the look-ahead of all network calls."""

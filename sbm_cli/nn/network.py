@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sbm_cli.nn.blocks import CrossBandBlock
-from sbm_cli.nn.configs import NetworkConfig
+from sbm_cli.nn.configs import WINDOW, NetworkConfig
 from sbm_cli.nn.mamba import Mamba
 
 Carry = dict[str, Tensor]
-WINDOW = 512  # frames of a window, for networks that see whole utterances
 
 
 class Network(nn.Module):
