@@ -282,6 +282,7 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
             f"Use `mono=True, rate={only}`, or choose another format, such as .wav or .flac.",
         )
     usual = ffmpeg.layout_of(source.channels)
+    muxer = ffmpeg.MUXERS.get("MP2" if source.container == "MP3" else source.container)
     for layout in dict.fromkeys([source.layout or usual, usual]):
         try:
             ffmpeg.encoder(subtype, source.rate, layout, bit_rate)
@@ -294,18 +295,13 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
             endian="FILE",
             bit_rate=bit_rate,
             layout=layout,
-            source_delay=_delay_of(source.container) if subtype == source.subtype else "always",
+            source_delay=muxer.delay if muxer and subtype == source.subtype else "always",
         )
     _check_rate(path, subtype, source.rate, av.Codec(ffmpeg.ENCODERS[subtype].name, "w").audio_rates or ())
     raise AudioError(
         f"{path}: {container} {subtype} with {source.channels} channels at {source.rate} Hz cannot be written.",
         "Choose another format, such as .wav or .flac, or `mono` and `rate`.",
     )
-
-
-def _delay_of(container: str) -> str:
-    muxer = ffmpeg.MUXERS.get("MP2" if container == "MP3" else container)
-    return muxer.delay if muxer else "always"
 
 
 def _without_encoder(path: Path, name: str) -> AudioError:

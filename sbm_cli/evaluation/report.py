@@ -155,7 +155,7 @@ def to_latex(evaluation: Evaluation) -> str:
     """Return the tables in LaTeX, for booktabs."""
     blocks = []
     for found in tables(evaluation):
-        rows = [" & ".join(map(_latex, cells)) + r" \\" for cells in (found.head, *found.rows)]
+        rows = [" & ".join(cell.translate(_LATEX) for cell in cells) + r" \\" for cells in (found.head, *found.rows)]
         body = [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
         columns = "ll" + "r" * (len(found.head) - 2)
         blocks.append("\n".join([f"% {found.title}", rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}", ""]))
@@ -245,7 +245,3 @@ _LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
 )
-
-
-def _latex(text: str) -> str:
-    return text.translate(_LATEX)
