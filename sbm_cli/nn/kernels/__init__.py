@@ -86,16 +86,8 @@ def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Ten
 
     x: [batch, time, band, channel]; gain, offset: [channel], of the LayerNorm; weight: [channel, channel // groups,
     kernel] and bias: [channel] as in nn.Conv1d, padded with zeros to the same length.
-
-    Raises ValueError if the shapes do not fit together.
     """
-    parts = gain, offset, weight, bias
-    channels, size, _ = weight.shape
-    vectors = gain.shape == offset.shape == bias.shape == (channels,)
-    if not (vectors and x.ndim == 4 and x.shape[-1] == channels == size * groups):
-        shapes = ", ".join(str(list(part.shape)) for part in (x, *parts))
-        raise ValueError(f"{shapes} do not fit [batch, time, band, channel] and {groups} groups")
-    y: Tensor = kernel("band_conv", x)(x, *parts, groups)
+    y: Tensor = kernel("band_conv", x)(x, gain, offset, weight, bias, groups)
     return y
 
 
