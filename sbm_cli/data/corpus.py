@@ -59,7 +59,7 @@ def open_corpus(
     noise: Sequence[Path] = (),
     rir: Sequence[Path] = (),
     speeds: Sequence[float] = (),
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Corpus:
     """Open the recordings of manifests and of plain folders, decoding them into `cache` at the first time.
 
@@ -85,8 +85,7 @@ def open_corpus(
                 part = clips[first : first + 64]
                 for clip, (audio, gain) in zip(part, pool.map(_decode, part), strict=True):
                     yield asdict(replace(clip, gain=gain)), audio
-                if progress is not None:
-                    progress(min(first + 64, len(clips)), len(clips))
+                progress(min(first + 64, len(clips)), len(clips))
 
     records, store = cached_store(cache, f"corpus-{digest.hexdigest()[:16]}", decode)
     found = [Clip(**record) for record in records]  # type: ignore[arg-type]

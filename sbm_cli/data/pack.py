@@ -66,7 +66,7 @@ def write_pack(
     folder: Path,
     splits: Sequence[str] = ("train", "valid"),
     shard_mb: float = 50.0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Pack:
     """Write speech, noise and room responses into `folder`, in shards of at most `shard_mb` MB.
 
@@ -91,8 +91,7 @@ def write_pack(
             noise = audio - DECODED[encode(audio)].astype(np.float32)
             snrs_db.append(10 * math.log10(np.square(audio, dtype=np.float32).sum() / (noise @ noise + 1e-3)))
             yield asdict(replace(clip, path=Path(clip.path).name)), audio
-            if progress is not None:
-                progress(done, len(clips))
+            progress(done, len(clips))
 
     responses = ((one.record(), bank.store[one.start : one.start + one.samples]) for one in bank.responses)
     for kind, source in (("rooms", responses), ("clips", records())):
