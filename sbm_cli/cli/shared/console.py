@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Protocol, TextIO
 
 _PLAIN_INTERVAL = 10.0  # seconds
@@ -27,13 +27,7 @@ class Progress(Protocol):
     def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
 
-@dataclass
-class _Voice:
-    quiet: bool = False
-    verbose: bool = False
-
-
-_voice = _Voice()
+_voice = SimpleNamespace(quiet=False, verbose=False)
 
 
 def configure(quiet: bool, verbose: bool) -> None:
