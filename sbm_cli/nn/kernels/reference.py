@@ -16,10 +16,6 @@ from sbm_cli.nn.kernels import MambaCarry, MambaWeights
 from sbm_cli.nn.kernels.dispatch import kernel
 
 
-def missing() -> str:
-    return ""
-
-
 def selective_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, carry: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
