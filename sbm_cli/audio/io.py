@@ -37,7 +37,7 @@ def read_format(path: str | Path) -> AudioFormat:
         return reader.format
 
 
-class SoundReader:
+class SoundReader(contextlib.AbstractContextManager["SoundReader"]):
     """Read a sound file, or a pipe, in blocks, whatever its format; a context manager with the file's `format`.
 
     replace_nan: read NaN, infinite and absurdly large samples as 0 instead of refusing the file.
@@ -90,9 +90,6 @@ class SoundReader:
         if isinstance(self._file, Decoder):
             found.lost.extend(self._file.beside())
         return found
-
-    def __enter__(self) -> "SoundReader":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._opened.close()
