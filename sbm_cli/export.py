@@ -95,7 +95,8 @@ def export(
             "Use a recording of speech as `check`.",
         )
     error = _enhanced(hop, data, recording) - expected
-    decibels = _decibels(error, expected)
+    smallest = np.finfo(np.float32).tiny
+    decibels = float(10 * np.log10((np.square(error).sum() + smallest) / (np.square(expected).sum() + smallest)))
     if not decibels <= TOLERANCES[dtype]:  # NaN is not
         raise ModelError(
             f"{config.name} was not exported: onnxruntime's output differs from our own by {decibels:.0f} dB of its "
@@ -307,11 +308,6 @@ def _enhanced(hop: Hop, data: bytes, recording: Samples) -> Samples:
         clean, _ = stft.synthesize(spectrum)
     enhanced: Samples = clean.flatten()[hop.delay : hop.delay + count].numpy()
     return enhanced
-
-
-def _decibels(error: Samples, expected: Samples) -> float:
-    smallest = np.finfo(np.float32).tiny
-    return float(10 * np.log10((np.square(error).sum() + smallest) / (np.square(expected).sum() + smallest)))
 
 
 @contextmanager

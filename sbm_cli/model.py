@@ -22,7 +22,7 @@ from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.errors import ModelError
-from sbm_cli.nn.configs import Backbone, OSpatialNetConfig
+from sbm_cli.nn.configs import WINDOW, Backbone, OSpatialNetConfig
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from sbm_cli.nn.network import Network
 
 FORMAT = 2  # of NAME.json
-WINDOW = 512  # frames that networks for whole utterances see at a time
 FOLDED = 4  # networks that are kept for as many shares of the room
 Weights = Mapping[str, "NDArray[np.float32]"]
 Form = TypeVar("Form")  # of a folded network
@@ -135,9 +134,7 @@ class Model:
     def to(self, device: str | torch.device) -> Model:
         """Move the model to a device for enhancement; it cannot be trained afterwards."""
         if self._network is not None or str(device) != "cpu":
-            from sbm_cli.nn.prepare import prepare
-
-            prepare(self.network.to(device))
+            self.network.to(device).prepare()
             self._folded.clear()
             self._plans.clear()
         self.device = str(device)
@@ -145,9 +142,7 @@ class Model:
 
     def folded(self, room: float = 0.0) -> Network:
         """Return the network folded for one step; room: share of reverberation to keep, 0 to 1."""
-        from sbm_cli.nn.prepare import prepare
-
-        return _kept(self._folded, room, lambda: prepare(self.network.fold(room=room)))
+        return _kept(self._folded, room, lambda: self.network.fold(room=room).prepare())
 
     def plan(self, room: float = 0.0) -> Plan | None:
         """Return the network folded for one step as compiled kernels take it; None if they do not, or not here."""

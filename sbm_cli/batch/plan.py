@@ -240,8 +240,5 @@ def _is_sound(path: Path) -> bool:
 
 def _matches(path: Path, patterns: Sequence[str]) -> bool:
     whole, name = path.as_posix().lower(), path.name.lower()
-    for pattern in patterns:
-        pattern = pattern.lower().rstrip("/")
-        if fnmatchcase(whole if "/" in pattern else name, pattern):
-            return True
-    return False
+    lowered = (pattern.lower().rstrip("/") for pattern in patterns)
+    return any(fnmatchcase(whole if "/" in pattern else name, pattern) for pattern in lowered)

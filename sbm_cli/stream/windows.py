@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sbm_cli.model import WINDOW
+from sbm_cli.nn.configs import WINDOW
 
 
 @dataclass
