@@ -11,6 +11,7 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from sbm_cli.audio import ffmpeg
+from sbm_cli.audio.ffmpeg import av
 from sbm_cli.audio.resample import resampled_length
 from sbm_cli.errors import AudioError
 
@@ -263,8 +264,6 @@ def changes(path: str | Path, source: AudioFormat, target: AudioFormat, ignore_s
 
 def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | None) -> AudioFormat:
     """Return the format of an output that FFmpeg writes, which its encoder was asked about."""
-    import av
-
     choice = [name for name in ffmpeg.MUXERS[container].subtypes if ffmpeg.is_available(name)]
     if not choice:
         raise _without_encoder(path, ffmpeg.MUXERS[container].subtypes[0])

@@ -29,10 +29,6 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="Device to run on: auto, cpu, cuda or cuda:N.")]
-Ext = Annotated[
-    str | None,
-    typer.Option(metavar="EXT", help="Output format by suffix, such as flac, for folders and stdout."),
-]
 Name = Annotated[
     str | None,
     typer.Option(
