@@ -132,7 +132,7 @@ class Hop(nn.Module):
         for name, tensor in zip(("analysis_window", "synthesis_window", "dft", "weights"), tensors, strict=True):
             self.register_buffer(name, tensor)
         self.scale = 1 / float(self.analysis_window.max())  # by which the windows were divided
-        self.delay = stft.overlap + model.lookahead * stft.hop  # samples
+        self.delay = stft.overlap + model.frames_late() * stft.hop  # samples
         # Tensors of their own: the exporter takes one that is given twice for one input.
         overlaps = {} if spectra else {name: torch.zeros(1, stft.overlap) for name in ("analysis", "synthesis")}
         self.start = overlaps | self._start()
@@ -274,7 +274,7 @@ def _metadata(hop: Hop, dtype: Dtype, license: str) -> dict[str, str]:
         "input": "spectra" if hop.spectra else "samples",
         "rate": config.rate,
         **asdict(config.stft),
-        "lookahead": hop.model.lookahead,
+        "lookahead": hop.model.frames_late(),
         "delay": hop.delay,
         "latency": hop.delay + config.stft.hop,
         "dereverb": hop.options.dereverb,

@@ -27,7 +27,7 @@ class NetworkConfig:
     keep_room: bool = False
     jumps: bool = False
 
-    causal: ClassVar[bool] = True  # except for the look-ahead; others see whole utterances, or `Windows` of them
+    causal: ClassVar[bool] = True  # except for the look-ahead; others see whole utterances, or windows of them
 
     @property
     def timed(self) -> bool:
