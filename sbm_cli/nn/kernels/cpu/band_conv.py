@@ -71,7 +71,7 @@ def takes(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> bool:
 
 
 def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """Run the compiled convolution (as `sbm_cli.nn.kernels.band_conv`); it keeps x alone for backward."""
+    """Run the compiled convolution (as `reference.band_conv`); it keeps x alone for backward."""
     weights = gain, offset, weight, bias
     if x.dtype != torch.float32 or not takes(*weights):
         return reference.band_conv(x, *weights, groups)

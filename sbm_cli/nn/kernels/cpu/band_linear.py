@@ -69,7 +69,7 @@ def takes(squeeze: Tensor, squeeze_bias: Tensor, weight: Tensor, *others: Tensor
 
 
 def band_linear(x: Tensor, *weights: Tensor) -> Tensor:
-    """Run the compiled map (as `sbm_cli.nn.kernels.band_linear`); it keeps x alone for backward."""
+    """Run the compiled map (as `reference.band_linear`); it keeps x alone for backward."""
     if x.dtype != torch.float32 or not takes(*weights):
         return reference.band_linear(x, *weights)
     y: Tensor = _BandLinear.apply(x, *weights) if differentiates(x, *weights) else run_stage(stage(*weights), x)

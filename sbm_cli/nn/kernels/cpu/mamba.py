@@ -158,7 +158,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
-    """Run a Mamba block (as `sbm_cli.nn.kernels.mamba`); convolution and scan compute in float32."""
+    """Run a Mamba block (as `reference.mamba`); convolution and scan compute in float32."""
     dtype = _products_in(x)
     if dtype is None or not _takes(weights):
         return reference.mamba(x, weights, carry)
