@@ -65,9 +65,8 @@ def _fill(builder: Any, pointer: Any) -> Any:
 
 
 def _sigmoid(builder: Any, x: Any) -> Any:
-    low, high, one = _constant(-125.0), _constant(125.0), _constant(1.0)
+    high, one = _constant(125.0), _constant(1.0)
     z = builder.fmul(x, _constant(-LOG2E))  # 2**z = exp(-x)
-    z = builder.select(builder.fcmp_ordered("<", z, low), low, z)
     z = builder.select(builder.fcmp_ordered(">", z, high), high, z)
     return builder.fdiv(one, builder.fadd(one, exp2(builder, z)), flags=FLAGS)
 

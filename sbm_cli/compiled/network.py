@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from sbm_cli.compiled import conv, scan
 from sbm_cli.compiled.conv import TAPS
 from sbm_cli.compiled.jit import apart, jit
-from sbm_cli.compiled.product import product
+from sbm_cli.compiled.product import product, product_of_pairs
 from sbm_cli.compiled.rows import Rows
 from sbm_cli.compiled.scan import SEGMENT
-from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, sigmoid, splat, store
+from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, silu, splat, store
 
 conv_forward, scan_forward = apart(conv.conv_forward), apart(scan.scan_forward)
 
@@ -40,6 +40,7 @@ class Sizes(NamedTuple):
     channels: int
     kernel: int  # of the convolution along the bands
     group: int  # channels that it joins
+    paired: bool  # whether they are two groups, whose channels alternate
     states: int
     squeeze: int
     fullband: int  # channels per band of the full-band Mamba
@@ -72,7 +73,7 @@ def whole(count):
 def activate_all(values, count):
     for i in range(0, count, LANES):
         total = load(values, i)
-        store(values, i, total * sigmoid(total))
+        store(values, i, silu(total))
 
 
 @jit
@@ -155,7 +156,7 @@ def map_bands(frames, sizes, weights, at, work):
                         work.normed, k * n.bands * n.channels, n.channels)  # fmt: skip
     for i in range(0, rows * n.channels, LANES):
         total = load(work.normed, i)
-        store(work.wide, i, load(work.wide, i) + total * sigmoid(total))
+        store(work.wide, i, load(work.wide, i) + silu(total))
     return after
 
 
@@ -178,7 +179,7 @@ def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
                 for tap in range(3):
                     bins = load(spectra, noisy + part * n.width + n.padding + i + tap - 1)
                     total = total + fill(weights, at + 1 + part * 3 + tap) * bins
-            store(full, to, total * sigmoid(total))
+            store(full, to, silu(total))
         full[h * n.width + n.padding - 1] = full[h * n.width + n.padding + n.bins] = 0.0
         at += LANES
     for i in range(0, n.bins, LANES):
@@ -229,26 +230,27 @@ def head_sums(full, i, sizes, weights, at):
     return a, b, c, d
 
 
-@jit
-def normalise(x, x_at, weights, at, channels, out, out_at, group, apart):
-    """Write gain * norm(x) + offset of a row; its channels in groups, each so far from the one before."""
-    total = splat(0.0)
-    for i in range(0, channels, LANES):
-        total = total + load(x, x_at + i)
-    mean, total = across(total) * (1.0 / channels), splat(0.0)
-    for i in range(0, channels, LANES):
-        value = load(x, x_at + i) - mean
-        total = total + value * value
-    scale = inverse_root(across(total) * (1.0 / channels) + EPS)
-    for i in range(0, channels, LANES):
-        value = (load(x, x_at + i) - mean) * scale * load(weights, at + i) + load(weights, at + channels + i)
-        store(out, out_at + i // group * apart + i % group, value)
-
-
-@jit
-def normalise_all(x, rows, weights, at, channels, out):
+@apart
+def normalise(x, x_at, step, rows, weights, at, channels, out, out_at, out_step, group, apart):
+    """Write gain * norm(x) + offset of rows; their channels in groups, each so far from the one before."""
+    share = splat(1.0 / channels)
     for row in range(rows):
-        normalise(x, row * channels, weights, at, channels, out, row * channels, channels, 0)
+        total = splat(0.0)
+        for i in range(0, channels, LANES):
+            total = total + load(x, x_at + i)
+        mean, total = across(total) * share, splat(0.0)
+        for i in range(0, channels, LANES):
+            value = load(x, x_at + i) - mean
+            total = total + value * value
+        scale = inverse_root(across(total) * share + EPS)
+        to = out_at
+        for first in range(0, channels, group):
+            for i in range(0, group, LANES):
+                j = first + i
+                value = (load(x, x_at + j) - mean) * scale * load(weights, at + j) + load(weights, at + channels + j)
+                store(out, to + i, value)
+            to += apart
+        x_at, out_at = x_at + step, out_at + out_step
 
 
 @apart
@@ -260,16 +262,20 @@ def convolve_bands(frames, sizes, weights, at, x, x_at, y, y_at, work):
         store(work.frame, i, splat(0.0))
     for k in range(frames):
         source, out = x_at + k * n.bands * channels, y_at + k * n.bands * channels
-        for band in range(n.bands):
-            place = (before + band) * group  # [group, band, channel]
-            normalise(x, source + band * channels, weights, at, channels, work.frame, place, group, apart)
+        normalise(x, source, channels, n.bands, weights, at, channels,
+                  work.frame, before * group, group, group, apart)  # [group, band, channel]  # fmt: skip
         after = at + 2 * channels
         for i in range(0, channels, group):
-            after = product(work.frame, i // group * apart, group, 1, n.bands, weights, after, n.kernel * group, group,
-                            False, work.gate, i, channels)  # fmt: skip
+            place = i // group * apart
+            if n.paired:
+                after = product_of_pairs(work.frame, place, group, n.bands, weights, after, n.kernel * group // 2,
+                                         work.gate, i, channels)  # fmt: skip
+            else:
+                after = product(work.frame, place, group, 1, n.bands, weights, after, n.kernel * group, group,
+                                False, work.gate, i, channels)  # fmt: skip
         for i in range(0, n.bands * channels, LANES):
             total = load(work.gate, i)
-            store(y, out + i, load(x, source + i) + total * sigmoid(total))
+            store(y, out + i, load(x, source + i) + silu(total))
     return after
 
 
@@ -278,16 +284,15 @@ def block(frames, sizes, weights, at, carry, kept, x, start, work):
     bands, channels = sizes.bands, sizes.channels
     frame, rows, inner = bands * channels, frames * bands, 2 * channels
     at = convolve_bands(frames, sizes, weights, at, x, start, work.wide, 0, work)
-    normalise_all(work.wide, rows, weights, at, channels, work.normed)
+    normalise(work.wide, 0, channels, rows, weights, at, channels, work.normed, 0, channels, channels, 0)
     at = map_bands(frames, sizes, weights, at + 2 * channels, work)
     at = convolve_bands(frames, sizes, weights, at, work.wide, 0, x, start, work)
     inputs, many = bands * (TAPS - 1) * inner, max(1, NEAR // frames)
     for first in range(0, bands, many):
         count = min(many, bands - first)
         for band in range(count):
-            for k in range(frames):
-                source, to = start + k * frame + (first + band) * channels, (band * frames + k) * channels
-                normalise(x, source, weights, at, channels, work.normed, to, channels, 0)
+            normalise(x, start + (first + band) * channels, frame, frames, weights, at, channels,
+                      work.normed, band * frames * channels, channels, channels, 0)  # fmt: skip
         last = mamba(frames, count, first, sizes, channels, weights, at + 2 * channels,
                      carry, kept, kept + inputs, work)  # fmt: skip
         for band in range(count):
@@ -303,7 +308,7 @@ def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
     for row in range(rows):
         for j in range(sizes.fullband):
             work.wide[row * sizes.fullband + j] = work.narrow[row * narrow + j]
-    normalise_all(work.wide, frames, weights, at, tokens, work.normed)
+    normalise(work.wide, 0, tokens, frames, weights, at, tokens, work.normed, 0, tokens, tokens, 0)
     at = mamba(frames, 1, 0, sizes, tokens, weights, at + 2 * tokens, carry, kept, kept + (TAPS - 1) * 2 * tokens, work)
     at = product(work.inner, 0, 2 * tokens, 1, frames, weights, at, 2 * tokens, tokens, False, work.wide, 0, tokens)
     product(work.wide, 0, sizes.fullband, 1, rows, weights, at, sizes.fullband, channels, True, x, start, channels)
@@ -313,7 +318,8 @@ def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
 def decode(frames, start, sizes, weights, at, spectra, x, work, estimates):
     n, channels, width = sizes, sizes.channels, whole(sizes.stride * sizes.head)
     for k in range(start, start + frames):
-        normalise_all(x[k * n.bands * channels :], n.bands, weights, at, channels, work.normed)
+        normalise(x, k * n.bands * channels, channels, n.bands, weights, at, channels,
+                  work.normed, 0, channels, channels, 0)  # fmt: skip
         after = product(work.normed, 0, channels, 1, n.bands, weights, at + 2 * channels, channels, width, False,
                         work.gate, 0, width)  # fmt: skip
         decode_frame(k, sizes, width, weights, after, spectra, work, estimates)

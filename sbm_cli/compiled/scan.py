@@ -21,6 +21,7 @@ from sbm_cli.compiled.vector import (
     load4,
     move,
     sigmoid,
+    silu,
     softplus,
     splat,
     store,
@@ -94,7 +95,7 @@ def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, s
                     for i in range(0, channels, LANES):
                         gate = load(z.data, z_base + k * z.strides[1] + i)
                         total = load(scratch, FORWARD_ROWS * (SEGMENT * i + k * LANES) + SUM)
-                        store(y.data, y_base + k * y.strides[1] + i, total * (gate * sigmoid(gate)))
+                        store(y.data, y_base + k * y.strides[1] + i, total * silu(gate))
 
 
 @jit

@@ -158,11 +158,21 @@ def where_negative(typing_context: Any, value: Any, then: Any, other: Any) -> An
 
 @intrinsic
 def exp2_negative(typing_context: Any, value: Any) -> Any:
-    """2**x for x <= 0; below -125 as at -125."""
+    """2**x for x <= 0; below -125 no more than there."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        low = _constant(-125.0)
-        return llvm.exp2(builder, builder.select(builder.fcmp_ordered("<", args[0], low), low, args[0]))
+        return llvm.exp2(builder, args[0])
+
+    return VECTOR(VECTOR), generate
+
+
+@intrinsic
+def exp2_bounded(typing_context: Any, value: Any) -> Any:
+    """2**x; above 125 as at 125."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        high = _constant(125.0)
+        return llvm.exp2(builder, builder.select(builder.fcmp_ordered(">", args[0], high), high, args[0]))
 
     return VECTOR(VECTOR), generate
 
@@ -215,9 +225,12 @@ def inverse_root(typing_context: Any, value: Any) -> Any:
 
 @jit
 def sigmoid(x):
-    tail = exp2_negative(negative_magnitude(x) * LOG2E)
-    upper = 1.0 / (1.0 + tail)
-    return where_negative(x, tail * upper, upper)
+    return 1.0 / (1.0 + exp2_bounded(x * -LOG2E))
+
+
+@jit
+def silu(x):
+    return x / (1.0 + exp2_bounded(x * -LOG2E))
 
 
 @jit
@@ -225,14 +238,12 @@ def softplus(x):
     """Return softplus and its derivative, the sigmoid."""
     # max(x, 0) + log1p(e), e = exp(-|x|); log1p(e) = 2 artanh(s), s = e / (2 + e): relative precision for every x
     tail = exp2_negative(negative_magnitude(x) * LOG2E)
-    inverse = 1.0 / ((1.0 + tail) * (2.0 + tail))  # one division for both
-    s = tail * (1.0 + tail) * inverse
+    s, upper = tail / (2.0 + tail), 1.0 / (1.0 + tail)
     q = s * s
     series = q * 0.28181658304931984 + 0.27959726279664016
     series = series * q + 0.40024992819909333
     series = series * q + 0.6666631183589535
     series = series * q + 2.000000008043254
-    upper = (2.0 + tail) * inverse
     return where_negative(x, splat(0.0), x) + s * series, where_negative(x, tail * upper, upper)
 
 
