@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
 
 from sbm_cli.compiled import llvm
 from sbm_cli.compiled.jit import jit
 
 LANES = 16 if llvm.has("avx512f") else 8
+LINE = 64  # bytes of a cache line
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
 
@@ -137,6 +138,25 @@ def move(typing_context: Any, target: Any, at: Any, source: Any, index: Any) -> 
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp), generate
+
+
+@intrinsic
+def prefetch(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
+    """Bring numbers into the cache; they may lie beyond the array's end."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        line, number, index = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [line, number, number, number])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [line], kind)
+        start = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+        options = [ir.Constant(number, value) for value in (0, 3, 1)]  # to read, into the nearest cache, data
+        step = ir.Constant(index, LINE // 4)
+        with cgutils.for_range(builder, builder.sdiv(args[2], step)) as loop:
+            place = builder.gep(start, [builder.mul(loop.index, step)])
+            builder.call(hint, [builder.bitcast(place, line), *options])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), generate
 
 
 @intrinsic
