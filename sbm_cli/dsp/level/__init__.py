@@ -74,12 +74,12 @@ class Level:
         power = np.maximum(power, np.float32(self.floor))
         if not power.shape[1]:
             return power, np.zeros(len(power), np.float32) if carry is None else carry
-        frames = power.T
-        start = frames[0] if carry is None else np.where(carry > 0, carry, frames[0])
-        followed = np.empty_like(frames)
-        for k, now in enumerate(_follow(frames, start, *self._rates(frame_seconds), np.maximum)):
-            followed[k] = now
-        return followed.T, followed[-1]
+        start = power[:, 0] if carry is None else np.where(carry > 0, carry, power[:, 0])
+        rates = self._rates(frame_seconds)
+        # Plain numbers: an operator of NumPy costs more than a step of ten recordings.
+        known = [list(_follow(*row, *rates, max)) for row in zip(power.tolist(), start.tolist(), strict=True)]
+        followed = np.array(known)
+        return followed.astype(np.float32), followed[:, -1]
 
     def _rates(self, frame_seconds: float) -> tuple[float, float]:
         """Return by how much of the difference the level rises and falls in a frame."""
