@@ -164,12 +164,11 @@ def map_bands(frames, sizes, weights, at, work):
 def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
     """Write the estimate of frame k of a block; the decoder has left a row of `wide` for each band in work.gate."""
     n, noisy, full = sizes, (k + sizes.history - sizes.lookahead) * 2 * sizes.width, work.frame
-    for band in range(n.bands):  # [channel of the head, bin]
-        for h in range(n.head):
-            source, to = band * wide + h * n.stride, h * n.width + n.padding + band * n.stride
-            for s in range(n.stride):
-                full[to + s] = work.gate[source + s]
     for h in range(n.head):
+        for band in range(n.bands):  # [channel of the head, bin]; what a vector holds too much is written anew
+            for i in range(0, n.stride, LANES):
+                source, to = band * wide + h * n.stride + i, h * n.width + n.padding + band * n.stride + i
+                store(full, to, load(work.gate, source))
         for i in range(n.bins - 1, whole(n.bins)):  # the highest bin has no band of its own
             full[h * n.width + n.padding + i] = 0.0
         for i in range(0, n.bins, LANES):
@@ -233,24 +232,31 @@ def head_sums(full, i, sizes, weights, at):
 @apart
 def normalise(x, x_at, step, rows, weights, at, channels, out, out_at, out_step, group, apart):
     """Write gain * norm(x) + offset of rows; their channels in groups, each so far from the one before."""
-    share = splat(1.0 / channels)
-    for row in range(rows):
-        total = splat(0.0)
+    share, last = splat(1.0 / channels), rows - 1
+    for row in range(0, rows, 4):  # four at a time hide the latency; what lies beyond the last is the last again
+        r1, r2, r3 = min(row + 1, last), min(row + 2, last), min(row + 3, last)
+        x0, x1, x2, x3 = x_at + row * step, x_at + r1 * step, x_at + r2 * step, x_at + r3 * step
+        s0, s1, s2, s3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
         for i in range(0, channels, LANES):
-            total = total + load(x, x_at + i)
-        mean, total = across(total) * share, splat(0.0)
+            s0, s1 = s0 + load(x, x0 + i), s1 + load(x, x1 + i)
+            s2, s3 = s2 + load(x, x2 + i), s3 + load(x, x3 + i)
+        m0, m1, m2, m3 = across(s0) * share, across(s1) * share, across(s2) * share, across(s3) * share
+        s0, s1, s2, s3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
         for i in range(0, channels, LANES):
-            value = load(x, x_at + i) - mean
-            total = total + value * value
-        scale = inverse_root(across(total) * share + EPS)
-        to = out_at
+            v0, v1 = load(x, x0 + i) - m0, load(x, x1 + i) - m1
+            v2, v3 = load(x, x2 + i) - m2, load(x, x3 + i) - m3
+            s0, s1, s2, s3 = s0 + v0 * v0, s1 + v1 * v1, s2 + v2 * v2, s3 + v3 * v3
+        s0, s1 = inverse_root(across(s0) * share + EPS), inverse_root(across(s1) * share + EPS)
+        s2, s3 = inverse_root(across(s2) * share + EPS), inverse_root(across(s3) * share + EPS)
+        y0, y1, y2, y3 = row * out_step, r1 * out_step, r2 * out_step, r3 * out_step
         for first in range(0, channels, group):
-            for i in range(0, group, LANES):
-                j = first + i
-                value = (load(x, x_at + j) - mean) * scale * load(weights, at + j) + load(weights, at + channels + j)
-                store(out, to + i, value)
-            to += apart
-        x_at, out_at = x_at + step, out_at + out_step
+            to = out_at + first // group * apart - first
+            for i in range(first, first + group, LANES):
+                gain, offset = load(weights, at + i), load(weights, at + channels + i)
+                store(out, to + y0 + i, (load(x, x0 + i) - m0) * s0 * gain + offset)
+                store(out, to + y1 + i, (load(x, x1 + i) - m1) * s1 * gain + offset)
+                store(out, to + y2 + i, (load(x, x2 + i) - m2) * s2 * gain + offset)
+                store(out, to + y3 + i, (load(x, x3 + i) - m3) * s3 * gain + offset)
 
 
 @apart

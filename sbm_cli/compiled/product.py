@@ -99,19 +99,13 @@ def strip(
                 for place, target in zip(row, written, strict=True):
                     builder.store(builder.load(place), target, align=4)
 
-        height, one = ir.Constant(index, ROWS), ir.Constant(index, 1)
-        left = builder.srem(rows, height)
-        # A row that is left alone would wait for every sum: it joins the last tile.
-        joins = builder.and_(builder.icmp_signed("==", left, one), builder.icmp_signed(">", rows, height))
-        tiles = builder.sub(builder.sdiv(rows, height), builder.zext(joins, index))
+        height = ir.Constant(index, ROWS)
+        tiles = builder.sdiv(rows, height)
+        done = builder.mul(tiles, height)
         with cgutils.for_range(builder, tiles) as loop:
             tile(builder.mul(loop.index, height), ROWS)
-        done = builder.mul(tiles, height)
-        with builder.if_else(joins) as (then, otherwise):
-            with then:
-                tile(done, ROWS + 1)
-            with otherwise, cgutils.for_range(builder, builder.sub(rows, done)) as loop:
-                tile(builder.add(done, loop.index), 1)
+        with cgutils.for_range(builder, builder.sub(rows, done)) as loop:
+            tile(builder.add(done, loop.index), 1)
         return context.get_dummy_value()
 
     n = types.intp

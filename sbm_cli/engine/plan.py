@@ -180,11 +180,11 @@ def _work(c: OSpatialNetConfig, sizes: Sizes) -> tuple[int, ...]:
         SEGMENT * whole(_rank(tokens) + 2 * c.d_state),
     )
     return (
-        max((c.bands + c.cross_kernel - 1) * channels, c.head * sizes.width),
+        max((c.bands + c.cross_kernel - 1) * channels, c.head * sizes.width + LANES),
         max(rows * channels, many * channels, tokens * SEGMENT),
         max(rows * channels, rows * c.fullband_squeeze, inner),
         max(c.squeeze * SEGMENT * whole(c.bands), inner),
-        max(c.squeeze * rows, c.bands * whole(c.stride * c.head), c.bands * channels, inner),
+        max(c.squeeze * rows, c.bands * whole(c.stride * c.head) + LANES, c.bands * channels, inner),
         narrow,
         max(CHUNK * (2 * TAPS - 2), FORWARD_ROWS * SEGMENT) * 2 * max(channels, tokens),
     )
