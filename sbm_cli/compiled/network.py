@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sbm_cli.compiled import conv, scan
 from sbm_cli.compiled.conv import TAPS
 from sbm_cli.compiled.jit import apart, jit
-from sbm_cli.compiled.product import product, product_of_pairs
+from sbm_cli.compiled.product import product, product_of_few, product_of_pairs
 from sbm_cli.compiled.rows import Rows
 from sbm_cli.compiled.scan import SEGMENT
 from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, silu, splat, store
@@ -89,11 +89,12 @@ def mamba(frames, bands, sequence, sizes, channels, weights, at, carry, inputs_a
     sequence: the first of so many bands, in the carry. Returns where the weights of the last projection begin.
     """
     inner, rank, rows, states = 2 * channels, (channels + 15) // 16, frames * bands, sizes.states
-    narrow = whole(rank + 2 * states)
+    # Behind b and c of all rows lies what their steps are projected from.
+    narrow, low, lows = whole(2 * states), whole(rank), rows * whole(2 * states)
     at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.wide, 0, inner)
     at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.gate, 0, inner)
     # Band after band: the frames of each adjoin.
-    beside, short = (0, inner, frames * inner), (0, narrow, frames * narrow)
+    beside, short, least = (0, inner, frames * inner), (0, narrow, frames * narrow), (0, low, frames * low)
     past = (TAPS - 1) * inner
     before = carry[inputs_at + sequence * past : inputs_at + (sequence + bands) * past]
     conv_forward(
@@ -109,13 +110,14 @@ def mamba(frames, bands, sequence, sizes, channels, weights, at, carry, inputs_a
                 copy(work.wide, (band * frames + frame) * inner, before, to, inner)
     at += (TAPS + 1) * inner
     at = product(work.inner, 0, inner, 1, rows, weights, at, inner, narrow, False, work.narrow, 0, narrow)
+    at = product_of_few(work.inner, 0, inner, rows, weights, at, inner, rank, work.narrow, lows)
     step, bias, rates = at, at + rank * inner, at + (rank + 1) * inner
     skip = rates + states * inner
     h = carry[states_at + sequence * states * inner : states_at + (sequence + bands) * states * inner]
     scan_forward(
-        0, bands, bands, frames, Rows(work.inner, beside), Rows(work.narrow, short), weights[step:bias],
-        weights[bias:rates], weights[rates:skip], Rows(work.narrow[rank:], short),
-        Rows(work.narrow[rank + states :], short), weights[skip : skip + inner], Rows(work.gate, beside),
+        0, bands, bands, frames, Rows(work.inner, beside), Rows(work.narrow[lows:], least), weights[step:bias],
+        weights[bias:rates], weights[rates:skip], Rows(work.narrow, short),
+        Rows(work.narrow[states:], short), weights[skip : skip + inner], Rows(work.gate, beside),
         h, h, h[:0], Rows(work.inner, beside), work.staged,
     )  # fmt: skip
     return skip + inner
@@ -143,7 +145,7 @@ def map_bands(frames, sizes, weights, at, work):
     n, rows = sizes, frames * sizes.bands
     narrow, mixed = whole(n.squeeze), whole(n.bands)
     squeezed, turned, channel = work.narrow, work.gate, frames * n.bands
-    at = product(work.normed, 0, n.channels, 1, rows, weights, at, n.channels, narrow, False, squeezed, 0, narrow)
+    at = product_of_few(work.normed, 0, n.channels, rows, weights, at, n.channels, n.squeeze, squeezed, 0)
     activate_all(squeezed, rows * narrow)
     for row in range(rows):
         for j in range(n.squeeze):
@@ -310,7 +312,7 @@ def block(frames, sizes, weights, at, carry, kept, x, start, work):
 def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
     channels, rows, narrow = sizes.channels, frames * sizes.bands, whole(sizes.fullband)
     tokens = sizes.bands * sizes.fullband
-    at = product(x, start, channels, 1, rows, weights, at, channels, narrow, False, work.narrow, 0, narrow)
+    at = product_of_few(x, start, channels, rows, weights, at, channels, sizes.fullband, work.narrow, 0)
     for row in range(rows):
         for j in range(sizes.fullband):
             work.wide[row * sizes.fullband + j] = work.narrow[row * narrow + j]

@@ -15,8 +15,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from sbm_cli.compiled import llvm
-from sbm_cli.compiled.jit import apart
-from sbm_cli.compiled.vector import LANES
+from sbm_cli.compiled.jit import apart, jit
+from sbm_cli.compiled.vector import LANES, load, pair_sums, store
 
 WIDE = llvm.has("avx512vl")  # 32 registers instead of 16
 ROWS = 8 if WIDE else 4  # of a tile; independent sums hide the latency
@@ -37,6 +37,19 @@ def packed(weight: NDArray[np.float32], bias: NDArray[np.float32] | None = None)
         padded[0, :outputs] = bias
     panels = [padded[1:, start : start + PANEL].ravel() for start in range(0, whole(outputs), PANEL)]
     return [padded[0], *panels]
+
+
+def together(outputs: int) -> int:
+    """Return how many inputs a vector of weights meets at once for so few outputs, each its own lanes."""
+    return next(own for own in (4, 2, 1) if outputs * own <= LANES or own == 1)
+
+
+def packed_few(weight: NDArray[np.float32], bias: NDArray[np.float32] | None = None) -> list[NDArray[np.float32]]:
+    """Return a weight [input, output] and its bias, 0 if None, as `product_of_few` reads them."""
+    inputs, outputs = weight.shape
+    own = together(outputs)
+    joined = weight.reshape(inputs // own, own, outputs).swapaxes(1, 2).reshape(-1, own * outputs)
+    return packed(joined, None if bias is None else np.eye(1, own).T.dot(bias[None]).T.ravel().astype(np.float32))
 
 
 def _place(context: Any, builder: Any, signature: Any, args: Sequence[Any], i: int) -> Any:
@@ -127,6 +140,33 @@ def product(x, x_at, step, apart, rows, weight, at, inputs, outputs, add, out, o
         else:
             strip(x, x_at, step, apart, rows, weight, w, inputs, weight, at + j, add, out, o, out_step, 1, 1)
     return panels + outputs * inputs
+
+
+@jit
+def first_sums(values, at, rows):
+    """Replace rows of one vector by the sums of neighbouring lanes, which fill half of it."""
+    for i in range(at, at + rows * LANES, LANES):
+        store(values, i, pair_sums(load(values, i)))
+
+
+@apart
+def product_of_few(x, x_at, step, rows, weight, at, inputs, outputs, out, out_at):
+    """Write rows of x times a weight with few outputs, as `product` does; those of a row are filled up to vectors.
+
+    Lanes that outputs leave free take further inputs: partial sums, which are added at the end.
+    """
+    bias, begin = at, at + LANES
+    if outputs * 4 <= LANES:
+        strip(x, x_at, step, 4, rows, weight, begin, inputs // 4, weight, bias, False, out, out_at, LANES, 1, 4)
+        first_sums(out, out_at, rows)
+        first_sums(out, out_at, rows)
+        return begin + inputs // 4 * LANES
+    if outputs * 2 <= LANES:
+        strip(x, x_at, step, 2, rows, weight, begin, inputs // 2, weight, bias, False, out, out_at, LANES, 1, 2)
+        first_sums(out, out_at, rows)
+        return begin + inputs // 2 * LANES
+    wide = (outputs + LANES - 1) // LANES * LANES
+    return product(x, x_at, step, 1, rows, weight, at, inputs, wide, False, out, out_at, wide)
 
 
 @apart

@@ -216,6 +216,18 @@ def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
+def pair_sums(typing_context: Any, value: Any) -> Any:
+    """Sum pairs of neighbouring lanes; the sums fill the first half of the result."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        even, odd = (ir.Constant(INTS, [(first + 2 * lane) % LANES for lane in range(LANES)]) for first in (0, 1))
+        undefined = ir.Constant(FLOATS, ir.Undefined)
+        return builder.fadd(*(builder.shuffle_vector(args[0], undefined, lanes) for lanes in (even, odd)))
+
+    return VECTOR(VECTOR), generate
+
+
+@intrinsic
 def across(typing_context: Any, value: Any) -> Any:
     """Sum over the lanes, in every lane."""
 

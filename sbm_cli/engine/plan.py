@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sbm_cli.compiled.conv import TAPS
 from sbm_cli.compiled.jit import compiled_before
 from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work, run
-from sbm_cli.compiled.product import packed, whole
+from sbm_cli.compiled.product import packed, packed_few, whole
 from sbm_cli.compiled.rows import CHUNK
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT
 from sbm_cli.compiled.vector import LANES, LOG2E
@@ -88,7 +88,7 @@ def plan(config: OSpatialNetConfig, weights: Weights, room: float = 0.0) -> Plan
         tokens = c.bands * c.fullband_squeeze
         if tokens and i == c.blocks // 2:
             begin(FULL_BAND, (TAPS - 1 + c.d_state) * 2 * tokens)
-            parts += packed(
+            parts += packed_few(
                 source.take("full.squeeze.weight", c.fullband_squeeze, order).T,
                 source.take("full.squeeze.bias", c.fullband_squeeze),
             )
@@ -176,8 +176,8 @@ def _work(c: OSpatialNetConfig, sizes: Sizes) -> tuple[int, ...]:
     inner = max(2 * channels * many, 2 * tokens * SEGMENT)
     narrow = max(
         rows * whole(max(c.squeeze, c.fullband_squeeze)),
-        many * whole(_rank(channels) + 2 * c.d_state),
-        SEGMENT * whole(_rank(tokens) + 2 * c.d_state),
+        many * (whole(_rank(channels)) + whole(2 * c.d_state)),
+        SEGMENT * (whole(_rank(tokens)) + whole(2 * c.d_state)),
     )
     return (
         max((c.bands + c.cross_kernel - 1) * channels, c.head * sizes.width + LANES),
@@ -291,7 +291,7 @@ def _convolution(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Arra
 def _cross_band(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Array]:
     full, bands, squeeze, order = f"{name}.full", c.bands, c.squeeze, _order(c)
     parts = _convolution(c, source, f"{name}.conv1") + _norm(source, f"{full}.norm", order)
-    parts += packed(
+    parts += packed_few(
         source.take(f"{full}.squeeze.weight", squeeze, order).T, source.take(f"{full}.squeeze.bias", squeeze)
     )
     weight, bias = source.take(f"{full}.weight", squeeze, bands, bands), source.take(f"{full}.bias", bands, squeeze)
@@ -306,12 +306,14 @@ def _cross_band(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Array
 
 def _mamba(source: _Weights, name: str, channels: Order, states: int) -> list[Array]:
     inner, rank = 2 * len(channels), _rank(len(channels))
+    low, both = np.split(source.take(f"{name}.x_proj.weight", rank + 2 * states, inner), [rank])
     values, gates = np.split(source.take(f"{name}.in_proj.weight", 2 * inner, channels), 2)
     parts = packed(values.T) + packed(gates.T)
     parts += [
         source.take(f"{name}.conv1d.weight", inner, 1, TAPS)[:, 0].T,
         source.take(f"{name}.conv1d.bias", inner),
-        *packed(source.take(f"{name}.x_proj.weight", rank + 2 * states, inner).T),
+        *packed(both.T),
+        *packed_few(low.T),
         source.take(f"{name}.dt_proj.weight", inner, rank).T,
         source.take(f"{name}.dt_proj.bias", inner),
         -np.exp(source.take(f"{name}.A_log", inner, states).T) * np.float32(LOG2E),
