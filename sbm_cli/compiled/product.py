@@ -49,7 +49,7 @@ def packed_few(weight: NDArray[np.float32], bias: NDArray[np.float32] | None = N
     inputs, outputs = weight.shape
     own = together(outputs)
     joined = weight.reshape(inputs // own, own, outputs).swapaxes(1, 2).reshape(-1, own * outputs)
-    return packed(joined, None if bias is None else np.eye(1, own).T.dot(bias[None]).T.ravel().astype(np.float32))
+    return packed(joined, None if bias is None else np.kron(bias, np.eye(1, own))[0])
 
 
 def _place(context: Any, builder: Any, signature: Any, args: Sequence[Any], i: int) -> Any:
