@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.decoder import TAGS, open_container
+from sbm_cli.audio.ffmpeg import av
 from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.mp4 import shortened
 from sbm_cli.audio.segments import Window
@@ -55,7 +56,7 @@ class SoundEncoder:
             )
             with _as_os_error():
                 self._begin()
-            self._opened = opened.pop_all()
+            self.opened = opened.pop_all()  # closing it leaves the file as it is, to be removed
         self._rest: NDArray[Any] = np.zeros((0, form.channels), np.float32)
         self._delay = self._measured_delay()
         self._begun = False
@@ -75,7 +76,7 @@ class SoundEncoder:
 
     def close(self) -> None:
         """Finish the file."""
-        with self._opened, _as_os_error():
+        with self.opened, _as_os_error():
             self._make_room()
             self._end = self._begin_pts + self._written + len(self._rest)
             if not self._encoder.codec.delay:  # which gives nothing out but for what is put in
@@ -94,16 +95,10 @@ class SoundEncoder:
                 self._check_readable()
             self._name_lost(tags)
 
-    def abandon(self) -> None:
-        """Leave the file as it is, to be removed."""
-        self._opened.close()
-
     # --- what is copied
 
     def _begin(self) -> None:
         """Write the header, with as many of the source's other streams as the container takes."""
-        import av
-
         others = self._others()
         fitting = [stream for stream in others if self._may_hold(stream)]
         kinds = {stream.type for stream in fitting}
@@ -149,8 +144,6 @@ class SoundEncoder:
 
     def _add(self, others: list[Any]) -> None:
         """Open the output with the streams in the order of the source."""
-        import av
-
         form, source, origin = self._form, self._source, self._form.origin
         tags = {**source.metadata} if source else {}
         sound = source.streams.audio[origin.stream] if source and origin else None
@@ -201,21 +194,16 @@ class SoundEncoder:
 
     def _copy(self, until: float | None) -> None:
         """Copy the packets up to a time in seconds, or all that are left."""
-        while (entry := self._next_packet()) is not None and (until is None or entry[0] <= until):
-            packet = entry[1]
+        while waiting := self._waiting or next(self._packets, None):
+            self._waiting, (time, packet) = waiting, waiting
+            if until is not None and time > until:
+                return
             packet.stream = self._targets[packet.stream.index]
             self._output.mux(packet)
             self._waiting = None
 
-    def _next_packet(self) -> tuple[float, Any] | None:
-        if self._waiting is None:
-            self._waiting = next(self._packets, None)
-        return self._waiting
-
     def _name_lost(self, tags: set[str]) -> None:
         """Name those of the tags, chapters and streams that the file, read again, does not have."""
-        import av
-
         missing = Counter(stream.type for stream in self._copied)
         if not (tags or self._chapters or missing):
             return
@@ -258,8 +246,6 @@ class SoundEncoder:
 
     def _mux(self, packets: list[Any]) -> None:
         """Write packets of sound; a frame that ends behind it says by how much, for containers that can store that."""
-        from av.packet import PacketSideData
-
         size, rates = self._encoder.frame_size, (self._stream.codec_context.sample_rate, self._form.rate)
         ends = self._end is not None and self._kind.bit_rate  # what loses nothing has a shorter last frame
         for packet in packets:
@@ -271,7 +257,7 @@ class SoundEncoder:
             self._cut_twice = packet.pts < self._begin_pts and over > 0 and self._muxer.name != "ogv"
             if over > 0:
                 packet.duration = size if self._cut_twice else size - over
-                skip = PacketSideData(ffmpeg.SKIP_SAMPLES, ffmpeg.SKIP.size)  # type: ignore[call-arg]
+                skip = av.packet.PacketSideData(ffmpeg.SKIP_SAMPLES, ffmpeg.SKIP.size)
                 skip.update(ffmpeg.SKIP.pack(0, over * rates[0] // rates[1], 0, 0))
                 packet.set_sidedata(skip)
             self._filling = over + size * self._kind.leads
@@ -279,8 +265,6 @@ class SoundEncoder:
 
     def _check_readable(self) -> None:
         """Refuse what is too short to be told from other files, such as one frame of MP2."""
-        import av
-
         try:
             open_container(Window(self._file), self._name).close()
         except (av.FFmpegError, ValueError) as error:
@@ -336,8 +320,6 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _as_os_error() -> Iterator[None]:
-    import av
-
     try:
         yield
     except av.FFmpegError as error:

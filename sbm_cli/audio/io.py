@@ -98,12 +98,7 @@ class SoundReader:
         self._opened.close()
 
     def blocks(self, size: int) -> Iterator[Waveform]:
-        """Yield the samples in order as float32 [channels, n], 0 < n ≤ size, ±1 full scale, each sample once.
-
-        Raises ValueError if size < 1.
-        """
-        if size < 1:
-            raise ValueError(f"block size must be at least 1, got {size}")
+        """Yield the samples in order as float32 [channels, n], 0 < n ≤ size, ±1 full scale, each sample once."""
         while True:
             start, samples = self._position, self.format.samples  # a FLAC may turn out to be longer
             count = size if samples is None else min(size, samples - start)  # an array as long is made first

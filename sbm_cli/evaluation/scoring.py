@@ -40,7 +40,7 @@ def evaluate(
     workers: int = 1,
     level: float | None = None,
     on_item: Callable[[int, Item, dict[str, Samples]], None] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] = lambda records: None,
 ) -> list[Record]:
     """Return a record for the noisy input and each system on every item, in this order, whatever the `workers`.
 
@@ -58,8 +58,7 @@ def evaluate(
         while len(waiting) > most:
             record, result = waiting.popleft()
             records.append(record(*result()))
-            if progress is not None:
-                progress(len(records))
+            progress(len(records))
 
     with _Scoring(metrics, workers) as scoring:
         for number, item in enumerate(items):

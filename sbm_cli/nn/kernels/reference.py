@@ -16,16 +16,18 @@ from sbm_cli.nn.kernels import MambaCarry, MambaWeights
 from sbm_cli.nn.kernels.dispatch import kernel
 
 
-def missing() -> str:
-    return ""
-
-
 def selective_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, carry: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Run the gated selective state space recurrence step by step (shapes as in `sbm_cli.nn.kernels.selective_scan`).
+    """Run the gated selective scan: h_k = exp(s_k A) h_{k-1} + s_k u_k B_k, y_k = (<C_k, h_k> + D u_k) silu(z_k).
 
-    Source: Gu & Dao 2023 (arXiv 2312.00752), `selective_scan_ref` of state-spaces/mamba with delta_softplus.
+    u, dt, z: [batch, time, band, channel], s = softplus(dt); A: [channel, state], negative; D: [channel];
+    B, C: [batch, time, band, state]; carry: h before the first frame, [batch, band, channel, state], zeros if absent.
+    Slices of wider tensors are read in place. Returns y, shaped like u, and h after the last frame.
+    Differentiable in everything; only with "mamba_ssm" the returned carry has no gradient. Half precision is computed
+    in float32.
+
+    Source: Gu & Dao 2023 (arXiv 2312.00752), Algorithm 2; `selective_scan_ref` of state-spaces/mamba.
     """
     dtype, out = _computed_in(u), u.dtype
     u, dt, A, B, C, D, z = (x.to(dtype) for x in (u, dt, A, B, C, D, z))
@@ -43,7 +45,13 @@ def selective_scan(
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Convolve every channel over its past and apply SiLU (shapes as in `sbm_cli.nn.kernels.causal_conv1d`)."""
+    """Convolve every channel over its own past and apply SiLU.
+
+    x: [batch, time, band, channel]; weight: [channel, 1, K], the last tap meets the present frame; bias: [channel];
+    carry: the K - 1 inputs before the first frame, [batch, band, channel, K - 1], zeros if absent.
+    Returns y, shaped like x, and the last K - 1 inputs. Differentiable in everything. Half precision is computed in
+    float32.
+    """
     dtype, out = _computed_in(x), x.dtype
     x, weight, total = (part.to(dtype) for part in (x, weight, bias))
     past = weight.shape[-1] - 1

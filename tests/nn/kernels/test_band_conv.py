@@ -126,13 +126,6 @@ def test_other_types_and_groups_take_the_plain_formulation(x_type: torch.dtype) 
         assert ours.dtype == x_type and torch.equal(ours, plain)
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 3, 8), (2, 3, 16)])
-def test_refuses_shapes_that_do_not_fit(shape: tuple[int, ...]) -> None:
-    _, *weights, _ = draw((1, 2, 3), 16, 2, 3)
-    with pytest.raises(ValueError, match="do not fit"):
-        band_conv(torch.zeros(shape), *weights, 2)
-
-
 def test_no_frames_give_no_frames() -> None:
     _, *weights, _ = draw((1, 2, 3), 16, 2, 3)
     assert band_conv(torch.zeros(1, 0, 5, 16), *weights, 2).shape == (1, 0, 5, 16)

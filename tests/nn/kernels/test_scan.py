@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sbm_cli.nn import kernels
-from sbm_cli.nn.kernels import causal_conv1d, dispatch, mamba_ssm, reference, selective_scan
+from sbm_cli.nn.kernels import dispatch, mamba_ssm, reference
+from tests.nn.kernels.conftest import causal_conv1d, selective_scan
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 SHAPES = [(1, 33, 5, 32, 16), (2, 1, 3, 16, 4), (2, 17, 2, 24, 6)]  # batch, time, band, channel, state; segments are 16
@@ -336,21 +337,3 @@ def test_cpu_does_not_look_for_mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> Non
     run_scan(selective_scan, scan_inputs(SHAPES[1]))
     with kernels.use("cpu"):
         run_scan(selective_scan, scan_inputs(SHAPES[1]))
-
-
-@pytest.mark.parametrize("where", range(8))
-def test_wrong_shapes_are_named(where: int) -> None:
-    name = ("u", "dt", "A", "B", "C", "D", "z", "carry")[where]
-    inputs = list(plain(scan_inputs(SHAPES[1])))
-    inputs[where] = inputs[where][..., None]
-    with pytest.raises(ValueError, match=f"^{name} has shape"):
-        selective_scan(*inputs)
-
-
-@pytest.mark.parametrize("where", range(4))
-def test_wrong_shapes_of_a_convolution_are_named(where: int) -> None:
-    inputs = conv_inputs(1, 5, 2, 16)
-    inputs[0] = inputs[0][..., :16]
-    inputs[where] = inputs[where][..., None]
-    with pytest.raises(ValueError, match=f"^{('x', 'weight', 'bias', 'carry')[where]} has shape"):
-        causal_conv1d(*inputs)

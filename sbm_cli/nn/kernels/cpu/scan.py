@@ -95,7 +95,7 @@ class _Scan(torch.autograd.Function):
 def selective_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, carry: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Run the compiled scan in float32 (shapes as in `sbm_cli.nn.kernels.selective_scan`)."""
+    """Run the compiled scan in float32 (shapes as in `reference.selective_scan`)."""
     (channel, state), dtype = A.shape, u.dtype
     u, dt, A, B, C, D, z = (x.float() for x in (u, dt, A, B, C, D, z))
     odd, odd_state = -channel % LANES, -state % GROUP
