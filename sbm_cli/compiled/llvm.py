@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -28,8 +29,12 @@ def integers(lanes: int) -> Any:
     return ir.VectorType(ir.IntType(32), lanes)
 
 
+def constants(values: Sequence[float]) -> Any:
+    return ir.Constant(floats(len(values)), [ir.Constant(ir.FloatType(), float(np.float32(value))) for value in values])
+
+
 def constant(value: float, lanes: int) -> Any:
-    return ir.Constant(floats(lanes), [ir.Constant(ir.FloatType(), float(np.float32(value)))] * lanes)
+    return constants([value] * lanes)
 
 
 def integer(value: int, lanes: int) -> Any:
@@ -66,28 +71,29 @@ def _exp2_by_polynomial(builder: Any, x: Any) -> Any:
     return builder.bitcast(builder.add(builder.bitcast(power, integers(lanes)), exponent), x.type)
 
 
-# x = whole + k / 32 + fraction, and 2**fraction = SQUARE ((fraction + APART)**2 + REST), a Taylor series of degree 2 with a
-# slope that spreads the error. The table holds SQUARE * 2**(k / 32); APART is a multiple of 1 / 32 that is lost in the
-# magic number, by which whole is less than it should be.
-APART = 46 / 32
-SQUARE = (math.log(2) + 1.02e-5) / (2 * APART)
-REST = 1 / SQUARE - APART**2
-TABLE = [SQUARE * 2.0 ** (k / 32 + (1 if k >= 14 else 2)) for k in range(32)]
+# For AVX-512, which picks from a table of 32 numbers and scales by a power of 2 in an instruction each: x is a multiple
+# of 1 / 32 and a fraction f, and 2**f = SQUARE * ((f + ROOT)**2 + REST), the polynomial of degree 2 that is right at 0.
+# Its slope spreads the error. ROOT comes in where the multiple is subtracted, and lowers that by 1 or 2.
+ROOT = 46 / 32
+SQUARE = (math.log(2) + 1.02e-5) / (2 * ROOT)
+REST = 1 / SQUARE - ROOT**2
+TABLE = [SQUARE * 2.0 ** (k / 32 + (1 if k / 32 >= ROOT - 1 else 2)) for k in range(32)]
 
 
 def _exp2_by_table(builder: Any, x: Any) -> Any:
-    """Seven instructions of AVX-512; the polynomial takes ten."""
+    """Seven instructions, where the polynomial takes ten."""
     lanes, magic = x.type.count, 1.5 * 2**18
     shifted = builder.fadd(x, constant(magic, lanes))  # leaves the nearest multiple of 1 / 32 in the low bits
-    lower = builder.fsub(shifted, constant(magic + APART, lanes))
-    fraction = builder.fsub(x, lower)
-    halves = [ir.Constant(x.type, [ir.Constant(ir.FloatType(), float(np.float32(c))) for c in part]) for part in (TABLE[:16], TABLE[16:])]
-    indices = integers(lanes)
-    kind = ir.FunctionType(x.type, [x.type, indices, x.type])
-    pick = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpermi2var.ps.512")
-    factor = builder.call(pick, [halves[0], builder.bitcast(shifted, indices), halves[1]])
-    power = builder.fmul(factor, multiply_add(builder, fraction, fraction, constant(REST, lanes)))
-    mask, mode = ir.IntType(16), ir.IntType(32)
-    kind = ir.FunctionType(x.type, [x.type, x.type, x.type, mask, mode])
-    scale = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.mask.scalef.ps.512")
-    return builder.call(scale, [power, lower, power, ir.Constant(mask, -1), ir.Constant(mode, 4)])
+    lower = builder.fsub(shifted, constant(magic + ROOT, lanes))
+    root = builder.fsub(x, lower)
+    pick, table = builder.bitcast(shifted, integers(lanes)), [constants(TABLE[:lanes]), constants(TABLE[lanes:])]
+    factor = _call(builder, "llvm.x86.avx512.vpermi2var.ps.512", table[0], pick, table[1])
+    power = builder.fmul(factor, multiply_add(builder, root, root, constant(REST, lanes)))
+    mask, mode = ir.Constant(ir.IntType(16), -1), ir.Constant(ir.IntType(32), 4)
+    return _call(builder, "llvm.x86.avx512.mask.scalef.ps.512", power, lower, power, mask, mode)
+
+
+def _call(builder: Any, name: str, first: Any, *others: Any) -> Any:
+    """Call an intrinsic that returns what its first argument is."""
+    kind = ir.FunctionType(first.type, [first.type, *(other.type for other in others)])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [first, *others])

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sbm_cli.compiled import conv, scan
+from sbm_cli.compiled import scan
 from sbm_cli.compiled.conv import TAPS
 from sbm_cli.compiled.jit import apart, jit
 from sbm_cli.compiled.product import product, product_of_few, product_of_pairs
 from sbm_cli.compiled.rows import Rows
 from sbm_cli.compiled.scan import SEGMENT
-from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, silu, splat, store
+from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, load4, silu, splat, store
 
-conv_forward, scan_forward = apart(conv.conv_forward), apart(scan.scan_forward)
+scan_forward = apart(scan.scan_forward)
 
 ENCODER, BLOCK, FULL_BAND, DECODER = range(4)
 NEAR = 64  # rows of a Mamba at a time: they stay in the caches beside the weights
@@ -76,10 +76,24 @@ def activate_all(values, count):
         store(values, i, silu(total))
 
 
-@jit
-def copy(source, at, target, to, count):
-    for i in range(0, count, LANES):
-        store(target, to + i, load(source, at + i))
+@apart
+def convolve_time(frames, bands, channels, weights, at, carry, kept, work):
+    """Write silu(conv(work.wide)) along time to work.inner, [band, frame, channel]; carry: the frames before."""
+    for band in range(bands):
+        for i in range(0, channels, LANES):
+            tap0, tap1, tap2, tap3 = load4(weights, at + i, channels)
+            bias = load(weights, at + TAPS * channels + i)
+            first, second, third = kept + i, kept + channels + i, kept + 2 * channels + i
+            oldest, older, old = load(carry, first), load(carry, second), load(carry, third)
+            for k in range(frames):
+                place = (band * frames + k) * channels + i
+                new = load(work.wide, place)
+                store(work.inner, place, silu(bias + oldest * tap0 + older * tap1 + old * tap2 + new * tap3))
+                oldest, older, old = older, old, new
+            store(carry, first, oldest)
+            store(carry, second, older)
+            store(carry, third, old)
+        kept += (TAPS - 1) * channels
 
 
 @apart
@@ -95,19 +109,7 @@ def mamba(frames, bands, sequence, sizes, channels, weights, at, carry, inputs_a
     at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.gate, 0, inner)
     # Band after band: the frames of each adjoin.
     beside, short, least = (0, inner, frames * inner), (0, narrow, frames * narrow), (0, low, frames * low)
-    past = (TAPS - 1) * inner
-    before = carry[inputs_at + sequence * past : inputs_at + (sequence + bands) * past]
-    conv_forward(
-        0, bands, bands, frames, Rows(work.wide, beside), weights[at : at + TAPS * inner],
-        weights[at + TAPS * inner : at + (TAPS + 1) * inner], before, Rows(work.inner, beside), work.staged,
-    )  # fmt: skip
-    for band in range(bands):
-        for tap in range(TAPS - 1):
-            frame, to = frames - TAPS + 1 + tap, band * past + tap * inner
-            if frame < 0:
-                copy(before, to + frames * inner, before, to, inner)
-            else:
-                copy(work.wide, (band * frames + frame) * inner, before, to, inner)
+    convolve_time(frames, bands, inner, weights, at, carry, inputs_at + sequence * (TAPS - 1) * inner, work)
     at += (TAPS + 1) * inner
     at = product(work.inner, 0, inner, 1, rows, weights, at, inner, narrow, False, work.narrow, 0, narrow)
     at = product_of_few(work.inner, 0, inner, rows, weights, at, inner, rank, work.narrow, lows)

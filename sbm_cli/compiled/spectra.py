@@ -15,9 +15,8 @@ ONE, TINY = np.float32(1), np.float32(1e-24)  # in double precision everything w
 
 
 @jit
-def follow(power, floor, rise, fall, last):
-    """Return the level of every frame, as `Level.track` does; power: [group, frame], last: the levels before, or 0."""
-    levels = np.empty_like(power)
+def follow(power, floor, rise, fall, last, levels):
+    """Write the level of every frame, as `Level.track` does; power: [group, frame], last: the levels before, or 0."""
     for group in range(power.shape[0]):
         level = last[group]
         for k in range(power.shape[1]):
@@ -27,7 +26,6 @@ def follow(power, floor, rise, fall, last):
             level += max(rise * step, fall * step)
             levels[group, k] = level
         last[group] = level
-    return levels
 
 
 @jit

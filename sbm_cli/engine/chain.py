@@ -107,7 +107,8 @@ class CompiledChain:
     def _tracked(self, level: Level, power: Array, last: Array) -> Array:
         """Return the level of every frame as `Level.track` does, [groups, frames]; last: before them, and after."""
         rise, fall = level.rates(self._config.stft.hop / self._config.rate)
-        levels: Array = follow(power, np.float32(level.floor), np.float32(rise), np.float32(fall), last)
+        levels = np.empty_like(power)
+        follow(power, np.float32(level.floor), np.float32(rise), np.float32(fall), last, levels)
         return levels
 
     def _synthesize(self, spectrum: Array) -> Array:

@@ -15,7 +15,6 @@ from sbm_cli.compiled.conv import TAPS
 from sbm_cli.compiled.jit import compiled_before
 from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work, run
 from sbm_cli.compiled.product import packed, packed_few, whole
-from sbm_cli.compiled.rows import CHUNK
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT
 from sbm_cli.compiled.vector import LANES, LOG2E
 from sbm_cli.nn.configs import NetworkConfig, OSpatialNetConfig
@@ -186,7 +185,7 @@ def _work(c: OSpatialNetConfig, sizes: Sizes) -> tuple[int, ...]:
         max(c.squeeze * SEGMENT * whole(c.bands), inner),
         max(c.squeeze * rows, c.bands * whole(c.stride * c.head) + LANES, c.bands * channels, inner),
         narrow,
-        max(CHUNK * (2 * TAPS - 2), FORWARD_ROWS * SEGMENT) * 2 * max(channels, tokens),
+        FORWARD_ROWS * SEGMENT * 2 * max(channels, tokens),
     )
 
 
