@@ -124,7 +124,10 @@ class Hop(nn.Module):
 
     def __init__(self, model: Model, options: Options, spectra: bool) -> None:
         super().__init__()
-        _check(model)
+        if not model.config.network.causal:
+            raise _unsuitable(model, "it sees whole windows of a recording, not one frame after the other")
+        if model.config.schedule.end_std:
+            raise _unsuitable(model, "it starts from noise that is drawn anew for every frame")
         self.model, self.options, self.spectra = model, options, spectra
         self.network = model.folded(1 - options.dereverb)  # a module's parameters are those of its modules
         stft = model.config.stft
@@ -163,22 +166,11 @@ class Hop(nn.Module):
     @torch.no_grad()
     def _start(self) -> dict[str, Tensor]:
         _, first = self._enhance(torch.zeros_like(self.weights), {})
-        _, second = self._enhance(torch.zeros_like(self.weights), _present(first))
+        start = {name: torch.zeros_like(x) for name, x in first.items() if x.numel()}
+        _, second = self._enhance(torch.zeros_like(self.weights), dict(start))
         if any(first[name].shape != x.shape for name, x in second.items()):
             raise _unsuitable(self.model, "what it carries from frame to frame grows")
-        return {name: torch.zeros_like(x) for name, x in _present(first).items()}
-
-
-def _present(carry: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the parts of a carry that hold anything."""
-    return {name: x for name, x in carry.items() if x.numel()}
-
-
-def _check(model: Model) -> None:
-    if not model.config.network.causal:
-        raise _unsuitable(model, "it sees whole windows of a recording, not one frame after the other")
-    if model.config.schedule.end_std:
-        raise _unsuitable(model, "it starts from noise that is drawn anew for every frame")
+        return start
 
 
 def _unsuitable(model: Model, reason: str) -> ModelError:
