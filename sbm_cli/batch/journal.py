@@ -45,7 +45,6 @@ _KINDS = (
 )
 _PROCESS = re.compile(r"(\w+-)?\d+")  # without a host: as journals had it before there were shards
 
-
 State = Literal["new", "done", "outdated"]
 
 

@@ -39,7 +39,6 @@ BLOCK = 900_000  # samples; what bzip2 compresses at a time
 _SIZES = np.expm1(np.arange(128) / 127 * np.log(256)) / 255 * 32767
 DECODED = np.round(np.concatenate([_SIZES, -_SIZES])).astype(np.int16)
 
-
 _Record = tuple[dict[str, Any], NDArray[np.int16]]
 
 
