@@ -14,7 +14,7 @@ from sbm_cli.compiled.network import run as run_network
 from sbm_cli.compiled.scan import SEGMENT
 from sbm_cli.compiled.threads import pool
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, frame_power
-from sbm_cli.dsp.link import linked
+from sbm_cli.dsp.link import linked, linked_ratio, shares
 from sbm_cli.dsp.stft import windows
 from sbm_cli.engine.plan import Plan, aligned
 
@@ -46,7 +46,7 @@ class CompiledChain:
         self._samples = np.zeros((rows, stft.overlap), np.float32)
         self._total = np.zeros((rows * (3 if high else 1), stft.overlap), np.float32)
         self._level: Array | None = None
-        self._late_level = np.zeros((len(channels), lookahead), np.float32)
+        self._late_level = np.zeros((len(channels) + (rows if links else 0), lookahead), np.float32)
         self._spectrum = np.zeros((rows, stft.bins, lookahead if high or links else 0), np.complex64)
         self._gains: Array | None = None
         self._networks = [_Network(plan) for _ in range(rows)]
@@ -69,7 +69,10 @@ class CompiledChain:
     def _enhance(self, spectrum: Array) -> Array:
         """Return the spectra to synthesize, [1 or 3 times channels, bins, frames], from those of the channels."""
         config, lookahead = self._config, self._plan.sizes.lookahead
-        power = np.add.reduceat(config.power(spectrum), self._starts) / self._counts
+        channels = config.power(spectrum)
+        power = np.add.reduceat(channels, self._starts) / self._counts
+        if self._links:
+            power = np.concatenate([power, channels])
         level, self._level = config.track(power, self._level)
         compressed = config.compress(spectrum, level[self._recordings])
         estimate = self._estimate(compressed)
@@ -78,20 +81,22 @@ class CompiledChain:
         if not (self._high or self._links):
             return clean
         spectrum, self._spectrum = _late(spectrum, self._spectrum, lookahead)
-        for rows in self._links:
-            clean[rows] = linked(clean[rows], spectrum[rows])
+        share = [shares(level[len(self._starts) :][rows]) for rows in self._links]
+        for rows, own in zip(self._links, share, strict=True):
+            clean[rows] = linked(clean[rows], spectrum[rows], own)
         if not self._high:
             return clean
         top = config.stft.bins // 2  # the uppermost octave
         powers = np.stack([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
-        for rows in self._links:
-            powers[:, rows] = powers[:, rows].mean(1, keepdims=True)
         frame_seconds = config.stft.hop / config.rate
         powers, self._gains = HIGH_BAND.track(powers.reshape(-1, powers.shape[2]), frame_seconds, self._gains)
         lowered, heard = np.split(powers, 2)
         ones = np.fft.rfft(self._analysis_window, config.stft.n_fft)
+        ratio = lowered / heard
+        for rows, own in zip(self._links, share, strict=True):
+            ratio[rows] = linked_ratio(lowered[rows], heard[rows], own)
         # One gain per frame, shaped like its window: overlap-add interpolates smoothly.
-        gains = np.sqrt(lowered / heard).clip(max=1)[:, None] * ones[:, None]
+        gains = np.sqrt(ratio).clip(max=1)[:, None] * ones[:, None]
         return np.concatenate([clean, spectrum, gains.astype(np.complex64)])
 
     def _estimate(self, noisy: Array) -> Array:
