@@ -100,7 +100,7 @@ def room_rows(enhancer: Enhancer, corpus: Corpus) -> Iterator[tuple[str, list[fl
         speech = segments.speech(rng, 5 * RATE, segments.speakers[number % len(segments.speakers)])
         response = torch.from_numpy(simulate_room(ROOM_SEEDS["valid"], 500 + number)[0])
         wet, dry = reverberate(speech, scaled(response)[None])
-        noise, _ = segments.noise(rng, 5 * RATE)
+        noise = segments.noise(rng, 5 * RATE)
         noisy = wet + noise_gain(wet, noise, torch.tensor([8.0])) * noise
         noisy, wet, dry = ((0.3 * x[0]).numpy() for x in (noisy, wet, dry))
         outputs = {

@@ -74,10 +74,8 @@ def publish_new(part: Path, path: Path) -> None:
     """Give a complete file its name. Raises FileExistsError if it is taken, even if only just."""
     try:
         os.link(part, path)  # unlike a rename it never replaces
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links, such as FAT
-        if path.exists():
+    except OSError:  # it is taken, or a file system has no links, such as FAT
+        if os.path.lexists(path):
             raise FileExistsError from None
         part.rename(path)
     else:
@@ -125,14 +123,7 @@ def keep_mode(part: Path, replaced: Path) -> None:
     with contextlib.suppress(OSError):  # FAT has no modes
         part.chmod(mode)
     if made.st_gid == found.st_gid and hasattr(os, "listxattr"):
-        for name in _attributes(replaced):
-            with contextlib.suppress(OSError):
-                os.setxattr(part, name, os.getxattr(replaced, name))
-
-
-def _attributes(path: Path) -> list[str]:
-    """List the extended attributes of a file, the access list among them."""
-    try:
-        return os.listxattr(path)
-    except OSError:  # the file system has none
-        return []
+        with contextlib.suppress(OSError):  # the file system has none
+            for name in os.listxattr(replaced):  # the access list among them
+                with contextlib.suppress(OSError):
+                    os.setxattr(part, name, os.getxattr(replaced, name))

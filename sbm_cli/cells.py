@@ -1,6 +1,9 @@
 """Cells of CSV files that spreadsheets do not run as formulas: anybody may have named the files in them."""
 
+import csv
+import io
 import re
+from collections.abc import Iterable
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -14,6 +17,13 @@ def cell(value: Value) -> Value | str:
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value
+
+
+def table(rows: Iterable[Iterable[object]], end: str = "\n") -> str:
+    """Return rows of values as the text of a CSV file."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator=end).writerows(map(cell, row) for row in rows)
+    return text.getvalue()
 
 
 def text_of(cell: str) -> str:

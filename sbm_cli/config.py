@@ -122,6 +122,6 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if not abs(value) <= _LARGEST:  # false for NaN too, which JSON and YAML can express
             raise ConfigError(f"{where}: expected a finite number, got {_brief.repr(value)}")
         return float(value)
-    if hint is Any or (isinstance(value, hint) and not (hint is int and isinstance(value, bool))):
+    if hint is Any or (isinstance(value, get_origin(hint) or hint) and not (hint is int and isinstance(value, bool))):
         return value
     raise ConfigError(f"{where}: expected {hint.__name__}, got {_brief.repr(value)}")

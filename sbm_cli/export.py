@@ -95,7 +95,8 @@ def export(
             "Use a recording of speech as `check`.",
         )
     error = _enhanced(hop, data, recording) - expected
-    decibels = _decibels(error, expected)
+    smallest = np.finfo(np.float32).tiny
+    decibels = float(10 * np.log10((np.square(error).sum() + smallest) / (np.square(expected).sum() + smallest)))
     if not decibels <= TOLERANCES[dtype]:  # NaN is not
         raise ModelError(
             f"{config.name} was not exported: onnxruntime's output differs from our own by {decibels:.0f} dB of its "
@@ -131,7 +132,7 @@ class Hop(nn.Module):
         for name, tensor in zip(("analysis_window", "synthesis_window", "dft", "weights"), tensors, strict=True):
             self.register_buffer(name, tensor)
         self.scale = 1 / float(self.analysis_window.max())  # by which the windows were divided
-        self.delay = stft.overlap + model.lookahead * stft.hop  # samples
+        self.delay = stft.overlap + model.frames_late() * stft.hop  # samples
         # Tensors of their own: the exporter takes one that is given twice for one input.
         overlaps = {} if spectra else {name: torch.zeros(1, stft.overlap) for name in ("analysis", "synthesis")}
         self.start = overlaps | self._start()
@@ -273,7 +274,7 @@ def _metadata(hop: Hop, dtype: Dtype, license: str) -> dict[str, str]:
         "input": "spectra" if hop.spectra else "samples",
         "rate": config.rate,
         **asdict(config.stft),
-        "lookahead": hop.model.lookahead,
+        "lookahead": hop.model.frames_late(),
         "delay": hop.delay,
         "latency": hop.delay + config.stft.hop,
         "dereverb": hop.options.dereverb,
@@ -307,11 +308,6 @@ def _enhanced(hop: Hop, data: bytes, recording: Samples) -> Samples:
         clean, _ = stft.synthesize(spectrum)
     enhanced: Samples = clean.flatten()[hop.delay : hop.delay + count].numpy()
     return enhanced
-
-
-def _decibels(error: Samples, expected: Samples) -> float:
-    smallest = np.finfo(np.float32).tiny
-    return float(10 * np.log10((np.square(error).sum() + smallest) / (np.square(expected).sum() + smallest)))
 
 
 @contextmanager

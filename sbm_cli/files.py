@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
@@ -88,11 +87,14 @@ def enhance_files(
     if options.audio_stream == "all":
         return [_enhance_all_streams(model, *pair, options, overwrite, threads) for pair in places]
     results: list[FileReport | Exception] = []
+    report = progress or (lambda index, done, total: None)
     while len(results) < len(places):
-        group = places[len(results) :][: model.side_by_side]
-        forward = None if progress is None else partial(_shifted, progress, len(results))
+        first = len(results)
+        group = places[first:][: model.side_by_side]
         try:
-            results += _enhance_group(model, group, options, overwrite, threads, forward)
+            results += _enhance_group(
+                model, group, options, overwrite, threads, lambda i, *at, first=first: report(first + i, *at)
+            )
         except RuntimeError as error:
             if not gpu_is_full(error):
                 raise
@@ -154,13 +156,13 @@ def _enhance_group(
     options: Options,
     overwrite: bool,
     threads: int,
-    progress: Callable[[int, float, float], None] | None,
+    progress: Callable[[int, float, float], None],
 ) -> list[FileReport | Exception]:
     start = time.monotonic()
     files = [_File(source, target, options) for source, target in pairs]
     with contextlib.ExitStack() as leaving:
         for file in files:
-            leaving.push(file.leave)
+            leaving.push(file.opened)
         if options.needs_whole_file:
             for file in files:
                 file.attempt(file.open_source)
@@ -183,7 +185,7 @@ def _run(
     options: Options,
     threads: int,
     use: Callable[[_File, Samples, Samples], None],
-    progress: Callable[[int, float, float], None] | None,
+    progress: Callable[[int, float, float], None],
 ) -> None:
     """Run the files that have no error from beginning to end, side by side."""
     opened = [(index, file) for index, file in enumerate(files) if not file.error]
@@ -194,7 +196,7 @@ def _run(
         inputs = [file.attempt(next, source, None) for (_, file), source in zip(opened, blocks, strict=True)]
         for (index, file), block, clean in zip(opened, inputs, streams.feed(inputs), strict=True):
             file.attempt(use, file, clean[:, :0] if block is None else block, clean)
-            if progress is not None and block is not None:
+            if block is not None:
                 file.read += block.shape[1]
                 passes = 2 if options.needs_whole_file else 1
                 progress(index, file.read / passes / file.reader.format.rate, file.reader.format.seconds)
@@ -210,11 +212,11 @@ class _File:
         self.read = 0  # samples of the source, in all passes
         self._options = options
         self._samples = self._clipped = 0  # of the target
-        self._peak: float | None = None
+        self._peak = 0.0
         self._meter: LoudnessMeter | None = None
         self._limiter: Limiter | None = None
         self._found: os.stat_result | None = None  # of the source
-        self._opened = contextlib.ExitStack()
+        self.opened = contextlib.ExitStack()
 
     def attempt(self, action: Callable[..., Result], *arguments: Any) -> Result | None:
         """Return the result of an action, None if it fails, which ends this file and no other."""
@@ -224,17 +226,14 @@ class _File:
             return action(*arguments)
         except Exception as error:
             self.error = error
-            self.leave(type(error), error, error.__traceback__)
+            self.opened.__exit__(type(error), error, error.__traceback__)
             return None
-
-    def leave(self, *error: Any) -> None:
-        self._opened.__exit__(*error)
 
     def close(self) -> None:
         self._check_unchanged()
         if self._limiter is not None:
             self._store(self._limiter.flush())
-        self._opened.close()
+        self.opened.close()
 
     def _check_unchanged(self) -> None:
         """Raise AudioError if the source has changed since the first call.
@@ -253,11 +252,11 @@ class _File:
 
     def open_source(self) -> None:
         if self._options.needs_whole_file and isinstance(self.source, Pipe):
-            self.source = self._opened.enter_context(self.source.rewindable())
+            self.source = self.opened.enter_context(self.source.rewindable())
         self._check_unchanged()
         stream = self._options.audio_stream
         assert stream != "all"
-        self.reader = self._opened.enter_context(SoundReader(self.source, self._options.replace_nan, stream))
+        self.reader = self.opened.enter_context(SoundReader(self.source, self._options.replace_nan, stream))
 
     def open_target(self, overwrite: bool) -> None:
         options = self._options
@@ -265,7 +264,7 @@ class _File:
         converted = self.reader.format.converted(options.rate, options.mono)
         self._form = format_for(self._name, converted, options.subtype, options.bit_rate)
         source = None if isinstance(self.source, Pipe) else self.source
-        self._writer = self._opened.enter_context(
+        self._writer = self.opened.enter_context(
             open_writer(self.target, self._form, overwrite, self.reader.metadata(), source)
         )
 
@@ -278,7 +277,7 @@ class _File:
 
     def measure(self, noisy: Samples, clean: Samples) -> None:
         if self._options.loudness is None:
-            self._peak = max(self._peak or 0.0, float(np.abs(clean).max(initial=0.0)))
+            self._peak = max(self._peak, float(np.abs(clean).max(initial=0.0)))
             return
         if self._meter is None:
             self._meter = LoudnessMeter(self._options.rate or self.reader.format.rate, len(clean))
@@ -329,7 +328,3 @@ class _File:
             levels=self._levels.levels(),
             loudness=None if self._meter is None else self._meter.loudness,
         )
-
-
-def _shifted(progress: Callable[[int, float, float], None], first: int, index: int, done: float, total: float) -> None:
-    progress(first + index, done, total)

@@ -11,11 +11,11 @@ import queue
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sbm_cli.config import did_you_mean, parse_json
+from sbm_cli.config import build, did_you_mean, parse_json
 from sbm_cli.errors import ModelError
 
 _PACKAGE = Path(__file__).parent
@@ -77,10 +77,10 @@ def checkpoints_path() -> Path:
 def entries() -> dict[str, ModelEntry]:
     """Return all models in checkpoints.json.
 
-    Raises ModelError if the file is missing or invalid.
+    Raises ModelError or ConfigError if the file is missing or invalid.
     """
-    models = _read()["models"]
-    return {name: _entry(name, record) for name, record in models.items()}
+    models = _read()["models"].items()
+    return {name: build(ModelEntry, {"name": name} | record, f"checkpoints.json: {name}") for name, record in models}
 
 
 def default_name() -> str:
@@ -165,22 +165,10 @@ def _read() -> dict[str, Any]:
         raise ModelError(f"{path}: no such file", _REINSTALL) from None
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error})") from None
-    keys = set(document) if isinstance(document, dict) else set()
-    if keys != {"default", "models"} or not isinstance(document["models"], dict):
-        raise ModelError(f"{path}: expected exactly the keys 'default' and 'models'")
+    models = document["models"] if isinstance(document, dict) and document.keys() == {"default", "models"} else None
+    if not isinstance(models, dict) or not all(isinstance(record, dict) for record in models.values()):
+        raise ModelError(f"{path}: expected exactly the keys 'default' and 'models', and an entry for every model")
     return document
-
-
-def _entry(name: str, record: dict[str, Any]) -> ModelEntry:
-    if not isinstance(record, dict):
-        raise ModelError(f"{name}: expected keys and values in checkpoints.json")
-    known = {field.name for field in fields(ModelEntry)} - {"name"}
-    required = known - {"repository", "revision"}
-    if unknown := set(record) - known:
-        raise ModelError(f"{name}: checkpoints.json has unknown keys: {', '.join(sorted(unknown))}")
-    if missing := required - set(record):
-        raise ModelError(f"{name}: checkpoints.json lacks the keys: {', '.join(sorted(missing))}")
-    return ModelEntry(name=name, **{**record, "training_data": tuple(record["training_data"])})
 
 
 def _obtain(model: ModelEntry) -> Path:

@@ -22,7 +22,7 @@ from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.errors import ModelError
-from sbm_cli.nn.configs import Backbone, OSpatialNetConfig
+from sbm_cli.nn.configs import WINDOW, Backbone, OSpatialNetConfig
 
 if TYPE_CHECKING:
     import torch
@@ -134,24 +134,15 @@ class Model:
     def to(self, device: str | torch.device) -> Model:
         """Move the model to a device for enhancement; it cannot be trained afterwards."""
         if self._network is not None or str(device) != "cpu":
-            from sbm_cli.nn.prepare import prepare
-
-            prepare(self.network.to(device))
+            self.network.to(device).prepare()
             self._folded.clear()
             self._plans.clear()
         self.device = str(device)
         return self
 
-    @property
-    def timed(self) -> Network:
-        """The network for several steps, block by block."""
-        return self._streamed(self.network)
-
     def folded(self, room: float = 0.0) -> Network:
-        """Return the network folded for one step, block by block; room: share of reverberation to keep, 0 to 1."""
-        from sbm_cli.nn.prepare import prepare
-
-        return _kept(self._folded, room, lambda: self._streamed(prepare(self.network.fold(room=room))))
+        """Return the network folded for one step; room: share of reverberation to keep, 0 to 1."""
+        return _kept(self._folded, room, lambda: self.network.fold(room=room).prepare())
 
     def plan(self, room: float = 0.0) -> Plan | None:
         """Return the network folded for one step as compiled kernels take it; None if they do not, or not here."""
@@ -170,29 +161,16 @@ class Model:
             weights = {name: tensor.float().numpy() for name, tensor in self.network.state_dict().items()}
         return _kept(self._plans, room, lambda: plan(network, weights, room))
 
-    @property
-    def lookahead(self) -> int:
-        """Frames by which estimates are late, block by block."""
-        if self.config.network.causal:
-            return self.config.network.lookahead
-        from sbm_cli.nn.network import WINDOW
-
-        return WINDOW
-
-    def frames_late(self, sampler: str, steps: int) -> int:
-        """Return by how many frames the output is late: the look-ahead of all network calls."""
-        return self.lookahead * SAMPLERS[sampler].nfe(steps)
+    def frames_late(self, sampler: str = "ode", steps: int = 1) -> int:
+        """Return by how many frames the output is late: by the look-ahead of all network calls, or by a window."""
+        network = self.config.network
+        return network.lookahead * SAMPLERS[sampler].nfe(steps) if network.causal else WINDOW
 
     @property
     def latency_seconds(self) -> float:
         """Algorithmic delay between an input sample and its output: window and look-ahead."""
         stft = self.config.stft
-        return (stft.window + self.lookahead * stft.hop) / self.config.rate
-
-    def _streamed(self, network: Network) -> Network:
-        from sbm_cli.nn.network import Windows
-
-        return network if self.config.network.causal else Windows(network)
+        return (stft.window + self.frames_late() * stft.hop) / self.config.rate
 
     @classmethod
     def load(cls, path: str | Path) -> Model:

@@ -300,7 +300,7 @@ def test_steps_are_those_of_the_sampler(enhancer: Enhancer) -> None:
     spectrum = config.stft.forward(noisy)
     level = config.level.track(frame_power(spectrum), config.stft.hop / config.rate)[0].sqrt()[:, None]
     estimate = sample(
-        lambda state, noisy, t: enhancer.model.timed(state, noisy, t)[0],
+        lambda state, noisy, t: enhancer.model.network(state, noisy, t)[0],
         config.schedule,
         config.compression.compress(spectrum / level),
         3,

@@ -74,7 +74,7 @@ def streamed(model: Model, samples: Samples, options: Options = DEFAULTS) -> Sam
 def test_hops_are_the_stream(network: OSpatialNetConfig, changes: dict[str, Any]) -> None:
     model, rng = model_of(network, **changes), np.random.default_rng(0)
     hop, stft = Hop(model, Options(), spectra=False), model.config.stft
-    late = stft.overlap + model.lookahead * stft.hop
+    late = stft.overlap + model.frames_late() * stft.hop
     # Silence is no level to begin with, and comes out as silence.
     samples = np.concatenate([np.zeros(700), rng.normal(0, 0.1, 20 * stft.hop), np.zeros(40 * stft.hop)])
     hops = torch.from_numpy(samples[: len(samples) // stft.hop * stft.hop].astype(np.float32)).view(-1, 1, stft.hop)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sbm_cli import hub
-from sbm_cli.errors import ModelError
+from sbm_cli.errors import ConfigError, ModelError, SbmError
 
 
 def test_checkpoints_are_found_beside_the_package(bundle: Any) -> None:
@@ -88,7 +88,8 @@ def test_paths_that_hold_no_model_say_so(bundle: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"extra": 1}, "unknown keys: extra"),
+        ({"extra": 1}, "checkpoints.json: small: unknown key 'extra'"),
+        ({"bytes": "many"}, "checkpoints.json: small: bytes: expected int, got 'many'"),
         ({"source": "ftp"}, "source is 'ftp'"),
         ({"sha256": "abc"}, "'abc' is not a sha256"),
         ({"config": "other.json"}, "expected NAME.safetensors and NAME.json"),
@@ -100,7 +101,7 @@ def test_paths_that_hold_no_model_say_so(bundle: Any, tmp_path: Path) -> None:
 )
 def test_entries_are_strict(bundle: Any, change: dict[str, Any], message: str) -> None:
     bundle.describe({"small": bundle.record() | change})
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(SbmError, match=message):
         hub.entries()
 
 
@@ -108,7 +109,7 @@ def test_entries_lack_nothing(bundle: Any) -> None:
     whole = bundle.record()
     del whole["license"]
     bundle.describe({"small": whole})
-    with pytest.raises(ModelError, match="lacks the keys: license"):
+    with pytest.raises(ConfigError, match="checkpoints.json: small: .* missing .* 'license'"):
         hub.entries()
 
 
@@ -120,7 +121,7 @@ def test_entries_lack_nothing(bundle: Any) -> None:
         ("[]", "exactly the keys"),
         ("{}", "exactly the keys"),
         ('{"default": "a", "models": []}', "exactly the keys"),
-        ('{"default": "a", "models": {"a": 1}}', "a: expected keys and values in checkpoints.json"),
+        ('{"default": "a", "models": {"a": 1}}', "an entry for every model"),
     ],
 )
 def test_a_broken_checkpoints_file_is_one_message(bundle: Any, text: str, message: str) -> None:

@@ -397,7 +397,8 @@ def is_mpeg(beginning: bytes) -> bool:
 
 def _waveform(frame: Any) -> Waveform:
     """Return a decoded frame as float32 [channels, samples], ±1 full scale."""
-    frame = ffmpeg.rearranged(frame, planar=False) if ffmpeg.is_beyond_pyav(frame) else frame
+    if frame.format.is_planar and len(frame.layout.channels) >= ffmpeg.PLANES:
+        frame = ffmpeg.rearranged(frame, planar=False)
     samples: NDArray[Any] = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T

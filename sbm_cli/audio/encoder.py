@@ -55,7 +55,7 @@ class SoundEncoder:
             )
             with _as_os_error():
                 self._begin()
-            self._opened = opened.pop_all()
+            self.opened = opened.pop_all()  # closing it leaves the file as it is, to be removed
         self._rest: NDArray[Any] = np.zeros((0, form.channels), np.float32)
         self._delay = self._measured_delay()
         self._begun = False
@@ -75,7 +75,7 @@ class SoundEncoder:
 
     def close(self) -> None:
         """Finish the file."""
-        with self._opened, _as_os_error():
+        with self.opened, _as_os_error():
             self._make_room()
             self._end = self._begin_pts + self._written + len(self._rest)
             if not self._encoder.codec.delay:  # which gives nothing out but for what is put in
@@ -93,10 +93,6 @@ class SoundEncoder:
             if not self._muxer.exact:
                 self._check_readable()
             self._name_lost(tags)
-
-    def abandon(self) -> None:
-        """Leave the file as it is, to be removed."""
-        self._opened.close()
 
     # --- what is copied
 
@@ -201,16 +197,13 @@ class SoundEncoder:
 
     def _copy(self, until: float | None) -> None:
         """Copy the packets up to a time in seconds, or all that are left."""
-        while (entry := self._next_packet()) is not None and (until is None or entry[0] <= until):
-            packet = entry[1]
+        while waiting := self._waiting or next(self._packets, None):
+            self._waiting, (time, packet) = waiting, waiting
+            if until is not None and time > until:
+                return
             packet.stream = self._targets[packet.stream.index]
             self._output.mux(packet)
             self._waiting = None
-
-    def _next_packet(self) -> tuple[float, Any] | None:
-        if self._waiting is None:
-            self._waiting = next(self._packets, None)
-        return self._waiting
 
     def _name_lost(self, tags: set[str]) -> None:
         """Name those of the tags, chapters and streams that the file, read again, does not have."""

@@ -16,7 +16,7 @@ from sbm_cli.audio.mpeg import KBPS
 
 SKIP_SAMPLES = 11  # by number, what a packet says beside its data of samples that are no sound
 SKIP = struct.Struct("<IIBB")  # and what it says: how many before, how many behind, and why
-_PLANES = 8  # channels, each in an array of its own, at which PyAV reads beyond them
+PLANES = 8  # channels, each in an array of its own, from which on PyAV reads beyond them, and crashes
 
 # Containers of sound and video that are read. Not among them: playlists and scripts, which name other files and
 # addresses, raw streams without any header, and pictures.
@@ -303,18 +303,13 @@ def frame_of(samples: NDArray[Any], format: str, layout: str, rate: int) -> Any:
     import av
 
     planar = format.endswith("p")
-    if planar and samples.shape[1] < _PLANES:
+    if planar and samples.shape[1] < PLANES:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format=format, layout=layout)
     else:
         row = np.ascontiguousarray(samples).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(row, format=format.rstrip("p"), layout=layout)
     frame.sample_rate = rate
     return rearranged(frame, planar=True) if planar and not frame.format.is_planar else frame
-
-
-def is_beyond_pyav(frame: Any) -> bool:
-    """Whether PyAV would read beyond the planes of a decoded frame: it crashes from eight of them on."""
-    return frame.format.is_planar and len(frame.layout.channels) >= _PLANES
 
 
 def rearranged(frame: Any, planar: bool) -> Any:

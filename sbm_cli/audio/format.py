@@ -1,6 +1,7 @@
 """What a sound file is made of, and what its cleaned copy shall be made of."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -213,7 +214,8 @@ def _format_for(path: Path, source: AudioFormat, subtype: str | None) -> AudioFo
     elif subtype.upper() not in choice:
         raise AudioError(f"{path}: {container} has no subtype {subtype}.", f"Use one of {', '.join(choice)}")
     subtype = subtype.upper()
-    _check_limits(path, source, container, subtype)
+    _check_rate(path, "Opus" if subtype == "OPUS" else container, source.rate, _RATES.get(subtype, ()))
+    _check_channels(path, source, container)
     samples = round(source.seconds * source.rate) if source.samples is None else source.samples
     size = samples * source.channels * SAMPLE_BYTES.get(subtype, 0)
     # An estimate may be wrong, by less than that.
@@ -280,6 +282,7 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
             f"Use `mono=True, rate={only}`, or choose another format, such as .wav or .flac.",
         )
     usual = ffmpeg.layout_of(source.channels)
+    muxer = ffmpeg.MUXERS.get("MP2" if source.container == "MP3" else source.container)
     for layout in dict.fromkeys([source.layout or usual, usual]):
         try:
             ffmpeg.encoder(subtype, source.rate, layout, bit_rate)
@@ -292,23 +295,13 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
             endian="FILE",
             bit_rate=bit_rate,
             layout=layout,
-            source_delay=_delay_of(source.container) if subtype == source.subtype else "always",
+            source_delay=muxer.delay if muxer and subtype == source.subtype else "always",
         )
-    rates = av.Codec(ffmpeg.ENCODERS[subtype].name, "w").audio_rates or []
-    if rates and source.rate not in rates:
-        raise AudioError(
-            f"{path}: {subtype} does not support {source.rate} Hz, only {', '.join(map(str, sorted(rates)))}.",
-            "Choose one with `rate`, or another format, such as .wav or .flac.",
-        )
+    _check_rate(path, subtype, source.rate, av.Codec(ffmpeg.ENCODERS[subtype].name, "w").audio_rates or ())
     raise AudioError(
         f"{path}: {container} {subtype} with {source.channels} channels at {source.rate} Hz cannot be written.",
         "Choose another format, such as .wav or .flac, or `mono` and `rate`.",
     )
-
-
-def _delay_of(container: str) -> str:
-    muxer = ffmpeg.MUXERS.get("MP2" if container == "MP3" else container)
-    return muxer.delay if muxer else "always"
 
 
 def _without_encoder(path: Path, name: str) -> AudioError:
@@ -399,15 +392,12 @@ def _nearest(subtype: str, choice: list[str], container: str) -> str:
     return min(enough, key=_depth) if enough else max(linear, key=_depth)
 
 
-def _check_limits(path: Path, source: AudioFormat, container: str, subtype: str) -> None:
-    rates = _RATES.get(subtype)
-    if rates and source.rate not in rates:
-        name = "Opus" if subtype == "OPUS" else container
+def _check_rate(path: Path, name: str, rate: int, rates: Collection[int]) -> None:
+    if rates and rate not in rates:
         raise AudioError(
-            f"{path}: {name} does not support {source.rate} Hz, only {', '.join(map(str, rates))}.",
+            f"{path}: {name} does not support {rate} Hz, only {', '.join(map(str, sorted(rates)))}.",
             "Choose one with `rate`, or another format, such as .wav or .flac.",
         )
-    _check_channels(path, source, container)
 
 
 def _check_channels(path: Path, source: AudioFormat, container: str) -> None:

@@ -14,7 +14,6 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -163,9 +162,7 @@ class PipeWriter:
         self._file.write(encoded(block, self._format))
         self._file.flush()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self._file.write(self._padding)
             self._file.flush()

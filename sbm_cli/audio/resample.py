@@ -26,12 +26,10 @@ class StreamResampler:
 
     rate_in, rate_out: Hz. quality: QQ, LQ, MQ, HQ or VHQ, as soxr names them; or LIVE, which holds back no more than
     `latency_seconds` and rolls off above 0.88 of the band.
-    Raises ValueError for a rate or channel count below 1 and an unknown quality, AudioError for rates too odd for LIVE.
+    Raises ValueError for an unknown quality, AudioError for rates too odd for LIVE.
     """
 
     def __init__(self, rate_in: int, rate_out: int, channels: int, quality: str = "HQ") -> None:
-        if rate_in < 1 or rate_out < 1 or channels < 1:
-            raise ValueError(f"rates and channels must be at least 1, got {rate_in}, {rate_out}, {channels}")
         self.rate_in, self.rate_out, self.channels = rate_in, rate_out, channels
         # Made even for equal rates, so that a wrong quality is refused whatever the file.
         self._stream = (
@@ -40,7 +38,6 @@ class StreamResampler:
             else soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality=quality)
         )
         self._fed = self._given = 0
-        self._open = True
 
     @property
     def latency_seconds(self) -> float:
@@ -48,14 +45,7 @@ class StreamResampler:
         return 0.0 if self.rate_in == self.rate_out else _ZERO_CROSSINGS / min(self.rate_in, self.rate_out)
 
     def feed(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take the next samples [channels, n], n ≥ 0; return those that are ready [channels, m], m ≥ 0.
-
-        Raises ValueError for another channel count, or after `flush`.
-        """
-        if block.ndim != 2 or block.shape[0] != self.channels:
-            raise ValueError(f"expected a block [{self.channels}, samples], got shape {list(block.shape)}")
-        if not self._open:
-            raise ValueError("the resampler has been flushed; make a new one")
+        """Take the next samples [channels, n], n ≥ 0; return those that are ready [channels, m], m ≥ 0."""
         self._fed += block.shape[1]
         result = block if self.rate_in == self.rate_out else self._convert(block)
         self._given += result.shape[1]
@@ -68,11 +58,8 @@ class StreamResampler:
         44.1 to 16 kHz and back two roundings may miss the file's length by a sample. What is missing is continued as if
         silence followed the input.
 
-        Raises ValueError if more than `length` samples came out already, or after a first `flush`.
+        Raises ValueError if more than `length` samples came out already.
         """
-        if not self._open:
-            raise ValueError("the resampler has been flushed; make a new one")
-        self._open = False
         total = resampled_length(self._fed, self.rate_in, self.rate_out) if length is None else length
         missing = total - self._given
         if missing < 0:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -106,13 +105,11 @@ class SoundWriter:
                 self._file.write(frames[start : start + _WRITE_FRAMES])
         self._written += len(frames)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is not None:
                 with contextlib.suppress(sf.LibsndfileError, OSError):
-                    self._file.abandon() if isinstance(self._file, SoundEncoder) else self._file.close()
+                    (self._file.opened if isinstance(self._file, SoundEncoder) else self._file).close()
                 return
             with self._failing_as_audio_error():
                 self._file.close()

@@ -93,7 +93,9 @@ class Journal:
         self.path = out / (NAME if shard.count == 1 else SHARD_NAME.format(shard.index, shard.count))
         self._siblings = SHARD_NAME.format("*", shard.count)
         self._note = note
-        self._settings = {"model": _name_and_digest(model), **asdict(options)}
+        both = digest(model) + digest(model.with_suffix(".json"))
+        name = f"{model.stem} {hashlib.sha256(both.encode()).hexdigest()[:12]}"
+        self._settings = {"model": name, **asdict(options)}
         self._entries = _read(_journals(out))
         self._file: BinaryIO | None = None
         self._lease = Lease(self.path.with_suffix(".lock"))
@@ -249,8 +251,9 @@ def _read(journals: Iterable[Path]) -> dict[str, Entry]:
 
 def _is_valid(entry: Entry) -> bool:
     """Whether an entry is one of ours: a forged journal must not make us delete elsewhere."""
+    output = PurePath(entry.output)
     return (
-        _is_inside(entry.output)
+        not (output.is_absolute() or output.drive or ".." in output.parts)
         and all(isinstance(getattr(entry, name), kind) for name, kind in _KINDS)
         and _PROCESS.fullmatch(str(entry.process)) is not None
         and 0 <= entry.time < 2**40  # a number that can be dated later
@@ -263,20 +266,9 @@ def _check_regular(path: Path) -> None:
         raise SbmError(f"{path}: is not a regular file.", "Remove it, or choose another output folder.")
 
 
-def _is_inside(output: str) -> bool:
-    """Whether a path lies in the output folder."""
-    path = PurePath(output)
-    return not path.is_absolute() and not path.drive and ".." not in path.parts
-
-
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError:  # reading it will fail, and report why
         return -1, -1
     return status.st_size, status.st_mtime_ns
-
-
-def _name_and_digest(model: Path) -> str:
-    both = digest(model) + digest(model.with_suffix(".json"))
-    return f"{model.stem} {hashlib.sha256(both.encode()).hexdigest()[:12]}"

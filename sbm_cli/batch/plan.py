@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
+from string import Formatter
 
 from sbm_cli.audio.format import SUFFIXES
 from sbm_cli.audio.io import read_format
@@ -78,6 +79,33 @@ class Filter:
 
 
 @dataclass(frozen=True)
+class Naming:
+    """What outputs are called: a template in which {stem} and {ext} stand for those parts of the input's name.
+
+    suffix: what {ext} becomes instead (".flac"), and so the format; None keeps it.
+
+    Raises ValueError for another template: one that does not end in {ext}, or names another field or a folder.
+    """
+
+    template: str = "{stem}{ext}"
+    suffix: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            parsed = list(Formatter().parse(self.template))
+        except ValueError:  # a brace without its other half
+            parsed = [("", "", "", "")]
+        fields = {f"{field}{spec}{conversion or ''}" for _, field, spec, conversion in parsed if field is not None}
+        plain = fields <= {"stem", "ext"} and Path(self.template).name == self.template
+        if not plain or not self.template.endswith("{ext}"):
+            raise ValueError(f"expected a name that ends in {{ext}}, like {{stem}}-clean{{ext}}, got {self.template!r}")
+
+    def __call__(self, path: Path) -> Path:
+        """Return the path of the output for that of an input."""
+        return path.with_name(self.template.format(stem=path.stem, ext=self.suffix or path.suffix))
+
+
+@dataclass(frozen=True)
 class Plan:
     """The jobs, and everything in the folders that is none.
 
@@ -115,29 +143,29 @@ def _spaces_hint(inputs: Sequence[str], missing: int) -> str:
     return ""
 
 
-def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), suffix: str | None = None) -> Plan:
+def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), naming: Naming = Naming()) -> Plan:
     """Return a job for every file among the inputs and in the folders among them, in the order of their names.
 
-    The output in `out` keeps the name of a file, and the path of a file inside its folder. suffix (".flac") replaces
-    its suffix, and so its format; then, unless there are patterns, files without a known suffix count if their content
-    is sound. Links to files are followed, links to folders are not. Hidden names (macOS keeps notes in ._talk.wav) are
-    left out, and so is `out` if it lies inside a folder.
+    The output in `out` keeps the path of a file inside its folder; its name is up to the naming. If that sets a suffix
+    and there are no patterns, files without a known suffix count if their content is sound. Links to files are
+    followed, links to folders are not. Hidden names (macOS keeps notes in ._talk.wav) are left out, and so is `out` if
+    it lies inside a folder.
 
     Raises SbmError if two files would become one, or an output would replace an input.
     """
     plan = Plan()
     jobs: dict[Path, Job] = {}
     for given in inputs:
-        found = list(_files(given, out, filter, suffix is not None, plan))
+        found = list(_files(given, out, filter, naming.suffix is not None, plan))
         if not found:
             plan.empty.append(given)
         for source, path in found:
-            target = out / (path if suffix is None else path.with_suffix(suffix))
+            target = out / naming(path)
             other = jobs.setdefault(target, Job(source, target)).source
             if other != source and not os.path.samefile(other, source):
                 raise SbmError(
                     f"{other} and {source} would both become {target}.",
-                    "Give the folder that holds both, keep their suffixes, or choose with --include and --exclude.",
+                    "Give the folder that holds both, keep their names, or choose with --include and --exclude.",
                 )
     sources = {os.path.realpath(job.source): job.source for job in jobs.values()}
     for target in jobs:
@@ -212,8 +240,5 @@ def _is_sound(path: Path) -> bool:
 
 def _matches(path: Path, patterns: Sequence[str]) -> bool:
     whole, name = path.as_posix().lower(), path.name.lower()
-    for pattern in patterns:
-        pattern = pattern.lower().rstrip("/")
-        if fnmatchcase(whole if "/" in pattern else name, pattern):
-            return True
-    return False
+    lowered = (pattern.lower().rstrip("/") for pattern in patterns)
+    return any(fnmatchcase(whole if "/" in pattern else name, pattern) for pattern in lowered)

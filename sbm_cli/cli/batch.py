@@ -17,11 +17,12 @@ from sbm_cli.cli.shared.account import Account, check_report
 from sbm_cli.cli.shared.loading import announce_compiling
 from sbm_cli.cli.shared.options import (
     Model,
+    Name,
     Quiet,
     Verbose,
     check_existing,
     chosen_device,
-    suffix_of,
+    naming_of,
     takes_options,
     wrong_usage,
 )
@@ -60,6 +61,7 @@ def batch(
         str | None,
         typer.Option(metavar="EXT", help="Output format by suffix, such as flac.", show_default="the input's"),
     ] = None,
+    name: Name = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no more files after a failure.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List on stdout what would be done, and do nothing.")
@@ -111,9 +113,9 @@ def batch(
 ) -> None:
     """Remove noise and reverberation from all recordings in folders.
 
-    Each output keeps the name of its input and its place inside DIR. To resume, run the same command again: finished
-    files are skipped. Outputs whose input, model or options have changed since are outdated: they are kept and reported
-    with exit status 1, unless --overwrite or --skip-existing says what to do with them.
+    Each output keeps its place inside DIR and, without --name, the name of its input. To resume, run the same command
+    again: finished files are skipped. Outputs whose input, model or options have changed since are outdated: they are
+    kept and reported with exit status 1, unless --overwrite or --skip-existing says what to do with them.
 
     A file that fails does not stop the others. Ctrl-C lets the files in progress finish; a second one stops at once.
 
@@ -122,6 +124,7 @@ def batch(
       sbm batch recordings/ -o cleaned/
       sbm batch recordings/ -o cleaned/ --include '*.wav' --exclude drafts --dry-run
       sbm batch day1/ day2/talk.wav -o cleaned/ --ext flac --strength 0.8
+      sbm batch recordings/ -o cleaned/ --name '{stem}-clean{ext}'
       sbm batch recordings/ -o cleaned/ --json-lines | jq -r 'select(.status == "failed") | .source'
     """
     console.adjust(quiet or json_lines, verbose)
@@ -143,9 +146,9 @@ def batch(
     with wrong_usage("--shard"):
         part = Shard.parse(shard) if shard else WHOLE
 
-    suffix = suffix_of(ext)
+    naming = naming_of(name, ext)
     weights = hub.resolve(model)
-    plan = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), suffix)
+    plan = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), naming)
     jobs = [job for job in plan.jobs if part.takes(job.target.relative_to(output))]
     account = Account(json_lines, dry_run)
     if report and part != WHOLE:

@@ -22,11 +22,13 @@ from sbm_cli.cli.shared.options import (
     Ext,
     Json,
     Model,
+    Name,
     Quiet,
     Raw,
     Verbose,
     check_existing,
     chosen_device,
+    naming_of,
     raw_format,
     suffix_of,
     takes_options,
@@ -37,6 +39,7 @@ from sbm_cli.options import Options
 
 if TYPE_CHECKING:
     from sbm_cli.audio.pipe import Pipe
+    from sbm_cli.batch.plan import Naming
     from sbm_cli.files import FileReport
 
 
@@ -62,6 +65,7 @@ def enhance(
         bool, typer.Option("--skip-existing", "-n", help="Keep an existing OUTPUT and skip the file.")
     ] = False,
     ext: Ext = None,
+    name: Name = None,
     raw: Raw = None,
     options: Options,
     model: Model = None,
@@ -93,6 +97,7 @@ def enhance(
       sbm enhance talk.wav -o episode.mp3 --loudness -16 --bit-rate 128k
       sbm enhance talk.flac -o cleaned/                # keep the name
       sbm enhance day1.wav day2.wav -o cleaned/ --skip-existing
+      sbm enhance day1.wav day2.wav --name '{stem} (quiet){ext}'
       sbm enhance talk.wav -o softer.wav --attenuation-limit 12
       sbm enhance talk.wav -o live.wav --keep-room     # remove the noise, keep the room
       sbm enhance talk.wav -o walked.wav --steps 5 --sampler sde --seed 1
@@ -110,7 +115,7 @@ def enhance(
 
     if json and output == PIPE:
         raise typer.BadParameter("only one of them can use stdout", param_hint="--json, --output")
-    jobs = _jobs(inputs, output, ext, raw)
+    jobs = _jobs(inputs, output, ext, name, raw)
     if spectrogram is not None:
         _check_picture(spectrogram, jobs, overwrite)
     kept = {target for _, target in jobs if skip_existing and isinstance(target, Path) and target.exists()}
@@ -162,7 +167,7 @@ def enhance(
 
 
 def _jobs(
-    inputs: list[str], output: str | None, ext: str | None, raw: str | None
+    inputs: list[str], output: str | None, ext: str | None, name: str | None, raw: str | None
 ) -> list[tuple[Path | Pipe, Path | Pipe]]:
     """Pair inputs and outputs; in a folder, which `name/` also means, each input keeps its name."""
     from sbm_cli.audio.format import SUFFIXES
@@ -171,8 +176,10 @@ def _jobs(
 
     sources = _sources(inputs, raw)
     if output is None:
-        return _beside(sources, suffix_of(ext))
+        return _beside(sources, naming_of(name, ext, "{stem}-clean{ext}"))
     if output == PIPE:
+        if name is not None:
+            raise typer.BadParameter("stdout has no name", param_hint="--name")
         if len(sources) > 1:
             raise typer.BadParameter(f"{len(sources)} inputs need a folder, not stdout", param_hint="--output")
         if sys.stdout.isatty():
@@ -182,6 +189,8 @@ def _jobs(
     if len(sources) == 1 and not path.is_dir() and not output.endswith(slashes):
         if suffix:
             raise typer.BadParameter(f"{path} has a suffix, which decides its format", param_hint="--ext")
+        if name is not None:
+            raise typer.BadParameter(f"{path} has a name; write {path}/ if it is a folder", param_hint="--name")
         return [(sources[0], path)]
     files = [source for source in sources if isinstance(source, Path)]
     if not files:
@@ -198,19 +207,19 @@ def _jobs(
             param_hint="--output",
         )
     path.mkdir(parents=True, exist_ok=True)
+    naming = naming_of(name, ext)
     if len(files) == 1:
-        name = files[0].name if suffix is None else files[0].with_suffix(suffix).name
-        return [(files[0], path / name)]
-    return [(job.source, job.target) for job in find_jobs(files, path, suffix=suffix).jobs]
+        return [(files[0], path / naming(files[0]).name)]
+    return [(job.source, job.target) for job in find_jobs(files, path, naming=naming).jobs]
 
 
-def _beside(sources: list[Path] | list[Pipe], suffix: str | None) -> list[tuple[Path | Pipe, Path | Pipe]]:
-    """Pair each file with NAME-clean.EXT beside it, unless another one becomes it, as on a second run over a folder."""
+def _beside(sources: list[Path] | list[Pipe], naming: Naming) -> list[tuple[Path | Pipe, Path | Pipe]]:
+    """Pair each file with one beside it, unless another one becomes it, as on a second run over a folder."""
     made: dict[Path, Path] = {}
     for source in sources:
         if not isinstance(source, Path):
             raise typer.BadParameter("give a file, or - for stdout: stdin has no name", param_hint="--output")
-        target = source.with_name(f"{source.stem}-clean{suffix or source.suffix}")
+        target = naming(source)
         if (other := made.setdefault(target, source)) != source:
             raise SbmError(f"{other} and {source} would both become {target}.", "Leave out --ext, or one of them.")
     return [(source, target) for target, source in made.items() if source not in made]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,7 +19,6 @@ from sbm_cli.hardware import cores
 
 if TYPE_CHECKING:
     from sbm_cli.audio.samples import Samples
-    from sbm_cli.data.test_sets import Mixture
     from sbm_cli.evaluation.folders import Item
     from sbm_cli.evaluation.html_report import Player
     from sbm_cli.evaluation.report import Evaluation
@@ -236,16 +236,13 @@ def _items(
 
     if set_name == "mixtures":
         made = evaluation_set(open_corpus(cache, paths), split, count)
-        return (Item(one.id, one.subset, partial(_pair, one)) for one in made), count, True, ()
+        pair = attrgetter("noisy", "clean")
+        return (Item(one.id, one.subset, partial(pair, one)) for one in made), count, True, ()
     found = find_set(set_name, paths)
     if found.unmatched:
         files = console.count(len(found.unmatched), "file")
         console.warn(f"ignored {files} without a counterpart: {console.listed(found.unmatched)}")
     return iter(found.items), len(found.items), found.has_clean, found.unmatched
-
-
-def _pair(made: Mixture) -> tuple[Samples, Samples]:
-    return made.noisy, made.clean
 
 
 def _systems(

@@ -114,11 +114,7 @@ def open_responses(
     2000 rooms take half a minute or more, and 50 MB. Measured responses with an RT60 above 1.5 s are left out (people
     rarely record speech in churches), and so are those whose direct sound is coloured like a device's (see `is_flat`).
     progress is called with (rooms simulated, rooms in all).
-
-    Raises ValueError if count is not positive.
     """
-    if count < 1:
-        raise ValueError(f"count is {count}; at least one room is needed")
 
     def simulate() -> Iterator[tuple[Mapping[str, object], NDArray[np.int16]]]:
         for index in range(count):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from sbm_cli.cells import cell
+from sbm_cli.cells import table
 from sbm_cli.evaluation.metrics import METRICS
 from sbm_cli.evaluation.scoring import Record, real_time_factor
 from sbm_cli.evaluation.statistics import Interval, difference_interval, mean_interval
@@ -145,9 +143,9 @@ def tables(evaluation: Evaluation) -> list[Table]:
 def to_markdown(evaluation: Evaluation) -> str:
     """Return the tables in Markdown, all but the first with a title, and what is absent from them."""
     blocks: list[str] = []
-    for table in tables(evaluation):
-        lines = [_line(table.head), "|" + "---|" * len(table.head), *map(_line, table.rows)]
-        blocks.append("\n".join(lines if not blocks else [f"{table.title}:", "", *lines]))
+    for found in tables(evaluation):
+        lines = [_line(found.head), "|" + "---|" * len(found.head), *map(_line, found.rows)]
+        blocks.append("\n".join(lines if not blocks else [f"{found.title}:", "", *lines]))
     if evaluation.absent:
         blocks.append(absence(evaluation))
     return "\n\n".join(blocks)
@@ -156,24 +154,21 @@ def to_markdown(evaluation: Evaluation) -> str:
 def to_latex(evaluation: Evaluation) -> str:
     """Return the tables in LaTeX, for booktabs."""
     blocks = []
-    for table in tables(evaluation):
-        rows = [" & ".join(map(_latex, cells)) + r" \\" for cells in (table.head, *table.rows)]
+    for found in tables(evaluation):
+        rows = [" & ".join(cell.translate(_LATEX) for cell in cells) + r" \\" for cells in (found.head, *found.rows)]
         body = [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
-        columns = "ll" + "r" * (len(table.head) - 2)
-        blocks.append("\n".join([f"% {table.title}", rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}", ""]))
+        columns = "ll" + "r" * (len(found.head) - 2)
+        blocks.append("\n".join([f"% {found.title}", rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}", ""]))
     return "\n".join([*blocks, *[f"% {absence(evaluation)}\n"] * bool(evaluation.absent)])
 
 
 def to_csv(evaluation: Evaluation) -> str:
     """Return the scores of every file and system; one that could not be computed is an empty field."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "half", "system", "seconds", *evaluation.metrics, "problem"])
+    rows: list[Sequence[str]] = [("file", "half", "system", "seconds", *evaluation.metrics, "problem")]
     for record in evaluation.records:
         scores = ["" if value is None else f"{value:.6g}" for value in map(record.scores.get, evaluation.metrics)]
-        row = (record.id, record.subset, record.system, f"{record.seconds:.3f}", *scores, record.problem)
-        writer.writerow(map(cell, row))
-    return text.getvalue()
+        rows.append((record.id, record.subset, record.system, f"{record.seconds:.3f}", *scores, record.problem))
+    return table(rows)
 
 
 def to_json(evaluation: Evaluation) -> dict[str, object]:
@@ -250,7 +245,3 @@ _LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
 )
-
-
-def _latex(text: str) -> str:
-    return text.translate(_LATEX)

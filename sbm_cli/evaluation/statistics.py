@@ -50,7 +50,5 @@ def difference_interval(values: Sequence[float | None], baseline: Sequence[float
 
     Pairs with a missing side are left out. Raises ValueError if the lengths differ.
     """
-    if len(values) != len(baseline):
-        raise ValueError(f"paired values must have equal lengths, not {len(values)} and {len(baseline)}")
     pairs = zip(values, baseline, strict=True)
     return mean_interval([None if a is None or b is None else a - b for a, b in pairs], seed)

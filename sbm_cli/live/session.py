@@ -9,7 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+from sbm_cli.audio.pipe import PipeWriter
 from sbm_cli.audio.samples import Samples, usable
+from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.options import Options
 
@@ -44,10 +46,6 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-class Recorder(Protocol):
-    def write(self, block: Samples) -> None: ...
-
-
 class Session:
     """Enhance what comes from a source into a sink until it ends, `stop` is called or `seconds` are over.
 
@@ -61,7 +59,7 @@ class Session:
         source: Source,
         sink: Sink,
         options: Options,
-        record: Recorder | None = None,
+        record: SoundWriter | PipeWriter | None = None,
         seconds: float | None = None,
     ) -> None:
         self.bypassed = False

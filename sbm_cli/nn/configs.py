@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 if TYPE_CHECKING:
     from sbm_cli.nn.network import Network
 
+WINDOW = 512  # frames of a window, for networks that see whole utterances
 SEQUENCES = ("mamba", "lstm", "attention")  # of `nn/sequence.py`
 OUTPUTS = {"mask+residual": (1.0, 0.0, 0.0, 0.0), "mask": (1.0, 0.0), "direct": (0.0, 0.0)}  # and the untrained G, R
 
@@ -26,7 +27,7 @@ class NetworkConfig:
     keep_room: bool = False
     jumps: bool = False
 
-    causal: ClassVar[bool] = True  # except for the look-ahead; others see whole utterances, or `Windows` of them
+    causal: ClassVar[bool] = True  # except for the look-ahead; others see whole utterances, or windows of them
 
     @property
     def timed(self) -> bool:

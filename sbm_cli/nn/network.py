@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from sbm_cli.nn.blocks import CrossBandBlock
 from sbm_cli.nn.configs import NetworkConfig
+from sbm_cli.nn.mamba import Mamba
 
 Carry = dict[str, Tensor]
-WINDOW = 512  # frames of a window, for networks that see whole utterances
 
 
 class Network(nn.Module):
@@ -63,6 +64,19 @@ class Network(nn.Module):
         """
         return Fixed(self, t, room)
 
+    @torch.no_grad()
+    def prepare(self) -> Network:
+        """Return this network for inference only: its blocks pack their weights once, as the kernels read them.
+
+        Do not change the weights or move them to another device afterwards: the blocks would still use the packed ones.
+        Forward hooks inside the blocks are not called.
+        """
+        self.eval().requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, CrossBandBlock | Mamba):
+                module.prepare()
+        return self
+
 
 class Fixed(Network):
     """A network at one time and for one room."""
@@ -83,48 +97,3 @@ class Fixed(Network):
         wanted = noisy.real.new_tensor([self.room]) if self.config.keep_room else None
         found: tuple[Tensor, Carry] = self.network(noisy, noisy, torch.full_like(t, self.t), carry, wanted)
         return found
-
-
-class Windows(Network):
-    """A network for whole utterances, run block by block on overlapping windows with cross-fades.
-
-    An approximation: the network sees one window at a time. Memory does not grow with the recording, and estimates are
-    `length` frames late.
-
-    length, hop: frames of a window, and from one to the next; hop divides length.
-    """
-
-    def __init__(self, network: Network, length: int = WINDOW, hop: int = WINDOW // 2) -> None:
-        super().__init__()
-        if not 0 < hop <= length or length % hop:
-            raise ValueError(f"hop must divide length, got {hop} and {length}")
-        self.config, self.network, self.length, self.hop = network.config, network, length, hop
-        ramp = torch.linspace(0, 1, length - hop + 2)[1:-1]
-        # Weights fall towards both ends and are divided by their sum over all windows that cover a frame.
-        weight = torch.minimum(torch.cat([ramp, torch.ones(hop)]), torch.cat([torch.ones(hop), ramp.flip(0)]))
-        self.register_buffer("weight", weight / weight.view(-1, hop).sum(0).repeat(length // hop), persistent=False)
-
-    def forward(
-        self,
-        state: Tensor,
-        noisy: Tensor,
-        t: Tensor,
-        carry: Carry | None = None,
-        room: Tensor | None = None,
-        to: Tensor | None = None,
-    ) -> tuple[Tensor, Carry]:
-        pair = torch.stack([state, noisy])
-        # The first window begins before the recording, so that all frames are covered equally often.
-        before = pair.new_zeros(*pair.shape[:3], self.length - self.hop)
-        seen, total = (carry["seen"], carry["total"]) if carry else (before, noisy[..., :0])
-        ready = carry["ready"] if carry else noisy.new_zeros(*noisy.shape[:2], self.hop)
-        seen = torch.cat([seen, pair], -1)
-        while seen.shape[-1] >= self.length:
-            window = seen[..., : self.length]
-            estimate, _ = self.network(*window, t, None, room, to)
-            faded = estimate * self.weight
-            faded[..., : total.shape[-1]] += total
-            ready = torch.cat([ready, faded[..., : self.hop]], -1)
-            total, seen = faded[..., self.hop :], seen[..., self.hop :]
-        count = noisy.shape[-1]
-        return ready[..., :count], {"seen": seen, "total": total, "ready": ready[..., count:]}

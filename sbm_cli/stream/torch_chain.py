@@ -20,6 +20,7 @@ from sbm_cli.dsp.link import linked, linked_ratio, shares
 from sbm_cli.model import Model
 from sbm_cli.nn import network as nn
 from sbm_cli.options import Options
+from sbm_cli.stream import windows
 
 _PROCESS = os.getpid()  # that imported this module, to notice a fork
 
@@ -56,6 +57,7 @@ class Carry:
     analysis: Tensor | None = None
     level: Tensor | None = None
     network: dict[int, nn.Carry] = field(default_factory=dict)  # of every step
+    windows: windows.Carry | None = None
     # Of the frames that the look-ahead holds back: state and noisy of every step, the level of the recordings and, if
     # any are linked, of the channels, [rows, frames], and the spectrum.
     states: dict[int, Tensor] = field(default_factory=dict)
@@ -133,46 +135,54 @@ def _late(x: Tensor, frames: int, held: Tensor | None) -> tuple[Tensor, Tensor]:
 def _estimate(model: Model, noisy: Tensor, options: Options, carry: Carry) -> Tensor:
     """Return the estimate of clean, shaped like the compressed spectrum `noisy` [channels, freq, frames].
 
-    Each step has its own carry: it sees all frames of its own time in order, however they are cut into blocks.
+    Each step of a causal network has its own carry: it sees all frames of its own time in order, however they are cut
+    into blocks.
     """
-    left = 1 - options.dereverb
+    config, left = model.config, 1 - options.dereverb
     network: Callable[..., tuple[Tensor, nn.Carry]] = model.folded(left)
-    if options.steps > 1 or model.config.schedule.end_std:  # the folded network takes the noisy signal alone
-        network = partial(model.timed, room=noisy.real.new_tensor([left]) if left else None)
-    count = (options.steps - 1) * SAMPLERS[options.sampler].draws + (model.config.schedule.end_std > 0)
-    draws = _draws(noisy, count, carry) if count else iter(())
+    if options.steps > 1 or config.schedule.end_std:  # the folded network takes the noisy signal alone
+        network = partial(model.network, room=noisy.real.new_tensor([left]) if left else None)
+    count = (options.steps - 1) * SAMPLERS[options.sampler].draws + (config.schedule.end_std > 0)
+    noise = _draws(noisy, count, carry) if count else ()
 
-    numbers, waits = itertools.count(), itertools.count()
+    def walk(noisy: Tensor, *noise: Tensor) -> Tensor:
+        numbers, waits, draws = itertools.count(), itertools.count(), iter(noise)
+        carries = carry.network if config.network.causal else {}
 
-    def step(state: Tensor, noisy: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
-        number = next(numbers)
-        jump = {} if to is None else {"to": to[:1]}
-        estimate: Tensor
-        # Entering autocast takes as long as a small operator: only where it has an effect.
-        kind, half = noisy.device.type, options.dtype == "bfloat16"
-        cast = half or torch.is_autocast_enabled(kind)
-        with torch.autocast(kind, torch.bfloat16, enabled=half) if cast else contextlib.nullcontext():
-            estimate, carry.network[number] = network(state, noisy, t[:1], carry.network.get(number), **jump)
-        return estimate
+        def step(state: Tensor, noisy: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
+            number = next(numbers)
+            jump = {} if to is None else {"to": to[:1]}
+            estimate: Tensor
+            # Entering autocast takes as long as a small operator: only where it has an effect.
+            kind, half = noisy.device.type, options.dtype == "bfloat16"
+            cast = half or torch.is_autocast_enabled(kind)
+            with torch.autocast(kind, torch.bfloat16, enabled=half) if cast else contextlib.nullcontext():
+                estimate, carries[number] = network(state, noisy, t[:1], carries.get(number), **jump)
+            return estimate
 
-    def wait(*tensors: Tensor) -> tuple[Tensor, ...]:
-        number = next(waits)
-        late, carry.states[number] = _late(torch.stack(tensors), model.lookahead, carry.states.get(number))
-        return late.unbind()
+        def wait(*tensors: Tensor) -> tuple[Tensor, ...]:
+            number = next(waits)
+            late, carry.states[number] = _late(torch.stack(tensors), config.network.lookahead, carry.states.get(number))
+            return late.unbind()
 
-    schedule, draw = model.config.schedule, lambda _: next(draws)
-    return sample(step, schedule, noisy, options.steps, options.sampler, draw, wait=wait)
+        return sample(step, config.schedule, noisy, options.steps, options.sampler, lambda _: next(draws), wait=wait)
+
+    if config.network.causal:
+        return walk(noisy, *noise)
+    frames = torch.stack([noisy, *noise])
+    estimate, carry.windows = windows.enhance_windows(lambda seen: walk(*seen), frames, carry.windows)
+    return estimate
 
 
-def _draws(noisy: Tensor, count: int, carry: Carry) -> Iterator[Tensor]:
-    """Yield noise `count` times, drawn frame by frame, so that it does not depend on the blocks."""
+def _draws(noisy: Tensor, count: int, carry: Carry) -> Tensor:
+    """Return noise [count, channels, freq, frames], drawn frame by frame, so that it does not depend on the blocks."""
     _, bins, frames = noisy.shape
     draws = [
         generator.standard_normal((frames, count, channels, bins, 2), np.float32)
         for generator, channels in zip(carry.noise, carry.channels, strict=True)
     ]
     parts = np.concatenate(draws, axis=2) * np.float32(0.5**0.5)
-    yield from torch.view_as_complex(torch.from_numpy(parts)).to(noisy.device).permute(1, 2, 3, 0)
+    return torch.view_as_complex(torch.from_numpy(parts)).to(noisy.device).permute(1, 2, 3, 0)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -103,7 +105,7 @@ def benchmark(
 
     Raises SbmError if a program fails.
     """
-    plan = enhancer.model.plan()
+    plan, cuda = enhancer.model.plan(), _cuda(enhancer)
     where = machine()  # before our own load
     passes, calls = network_passes(enhancer, clips(0)[0])
     rows = measure(enhancer, (clips(number) for number in range(rounds + 1)), rounds + 1, commands, progress)
@@ -112,7 +114,7 @@ def benchmark(
         software=software(),
         model=enhancer.config.name,
         parameters=plan.parameters if plan else sum(p.numel() for p in enhancer.model.folded().parameters()),
-        device=_device_name(enhancer),
+        device=f"{enhancer.device} ({cuda.get_device_name(enhancer.device)})" if cuda else enhancer.model.device,
         dtype="float32",
         scan=scan,
         threads=enhancer.threads,
@@ -123,7 +125,7 @@ def benchmark(
         calls=calls,
         latency=stream_latency(enhancer),
         peak_memory=peak_memory(),
-        peak_device_memory=_peak_device_memory(enhancer),
+        peak_device_memory=cuda.max_memory_allocated(enhancer.device) if cuda else None,
         rows=tuple(rows),
     )
 
@@ -168,10 +170,12 @@ def measure(
 
 def timed(work: Callable[[], object], enhancer: Enhancer) -> float:
     """Return how many seconds a call takes, with no GPU work pending before or after."""
-    _synchronize(enhancer)
+    cuda = _cuda(enhancer)
+    synchronize = partial(cuda.synchronize, enhancer.device) if cuda else lambda: None
+    synchronize()
     start = time.perf_counter()
     work()
-    _synchronize(enhancer)
+    synchronize()
     return time.perf_counter() - start
 
 
@@ -270,28 +274,6 @@ def _row(system: str, clip: str, seconds: float, times: Sequence[float], start: 
     return Row(system, clip, seconds, median, min(times), max(times), start, max(0.0, median - start) / seconds)
 
 
-def _device_name(enhancer: Enhancer) -> str:
-    if not _on_gpu(enhancer):
-        return enhancer.model.device
-    import torch
-
-    return f"{enhancer.device} ({torch.cuda.get_device_name(enhancer.device)})"
-
-
-def _synchronize(enhancer: Enhancer) -> None:
-    if _on_gpu(enhancer):
-        import torch
-
-        torch.cuda.synchronize(enhancer.device)
-
-
-def _peak_device_memory(enhancer: Enhancer) -> int | None:
-    if not _on_gpu(enhancer):
-        return None
-    import torch
-
-    return int(torch.cuda.max_memory_allocated(enhancer.device))
-
-
-def _on_gpu(enhancer: Enhancer) -> bool:
-    return enhancer.model.device.startswith("cuda")
+def _cuda(enhancer: Enhancer) -> ModuleType | None:
+    """Return torch.cuda if the enhancer is on a GPU: on a CPU it may do without PyTorch."""
+    return import_module("torch.cuda") if enhancer.model.device.startswith("cuda") else None

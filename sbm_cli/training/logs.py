@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import threading
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sbm_cli.atomic import write_atomically
-from sbm_cli.cells import cell
+from sbm_cli.cells import table
 from sbm_cli.errors import naming
 from sbm_cli.model import ModelConfig
 from sbm_cli.plot.chart import Point, lines
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 TRAIN, VALID, PICTURE = "train.csv", "valid.csv", "loss.svg"
+END = "\r\n"  # of a row
 SAMPLES = 4  # mixtures of a set to listen to
 RANGE_DB = 80.0  # of a spectrogram
 
@@ -37,7 +37,7 @@ class Logs:
         for name in (TRAIN, VALID):
             rows = [row for row in read_rows(folder / name) if int(row["step"]) <= first]
             if rows:
-                write_atomically(folder / name, _csv(rows, header=True).encode())
+                write_atomically(folder / name, table([rows[0], *(row.values() for row in rows)], END).encode())
             else:
                 (folder / name).unlink(missing_ok=True)
         self._board: SummaryWriter | None = None
@@ -88,7 +88,7 @@ class Logs:
         path = self._folder / name
         new = not path.exists()
         with naming(path), open(path, "a", encoding="utf-8", newline="") as file:
-            file.write(_csv([row], header=new))
+            file.write(table([row] * new + [row.values()], END))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -117,12 +117,3 @@ def read_scores(folder: Path, step: int) -> dict[str, Score]:
     rows = [row for row in read_rows(folder / VALID) if int(row["step"]) == step]
     names = Score.__dataclass_fields__
     return {row["set"]: Score(*(float(row[name]) for name in names)) for row in rows}
-
-
-def _csv(rows: list[Mapping[str, object]] | list[dict[str, str]], header: bool) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    if header:
-        writer.writeheader()
-    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
-    return text.getvalue()

@@ -132,16 +132,8 @@ def test_output_is_contiguous_float32() -> None:
 
 def test_wrong_use_is_refused() -> None:
     resampler = StreamResampler(48000, 16000, 2)
-    with pytest.raises(ValueError, match="2, samples"):
-        resampler.feed(np.zeros((1, 10), np.float32))
     resampler.feed(tone(48000, 48000))
     with pytest.raises(ValueError, match="out already"):
         resampler.flush(10)
-    with pytest.raises(ValueError, match="flushed"):
-        resampler.feed(tone(48000, 10))
-    with pytest.raises(ValueError, match="flushed"):
-        resampler.flush()
-    with pytest.raises(ValueError, match="at least 1"):
-        StreamResampler(0, 16000, 1)
     with pytest.raises(ValueError, match="[Qq]uality"):
         StreamResampler(16000, 16000, 1, quality="best")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sbm_cli.batch.plan import Filter, Job, Shard, expand, find_jobs, longest_first
+from sbm_cli.batch.plan import Filter, Job, Naming, Shard, expand, find_jobs, longest_first
 from sbm_cli.errors import SbmError
 
 
@@ -78,16 +78,38 @@ def test_the_output_folder_is_not_read(tmp_path: Path) -> None:
 
 def test_another_suffix(tmp_path: Path) -> None:
     tree(tmp_path / "in", "a.b.wav", "x/c.mp3")
-    assert set(found(tmp_path / "in", suffix=".flac").values()) == {"a.b.flac", "x/c.flac"}
+    assert set(found(tmp_path / "in", naming=Naming(suffix=".flac")).values()) == {"a.b.flac", "x/c.flac"}
+
+
+def test_outputs_are_called_what_the_template_says(tmp_path: Path) -> None:
+    tree(tmp_path / "in", "a.b.wav", "x/c.mp3")
+    names = found(tmp_path / "in", naming=Naming("new {stem}-{ext}{{1}}{ext}")).values()
+    assert set(names) == {"new a.b-.wav{1}.wav", "x/new c-.mp3{1}.mp3"}
+    names = found(tmp_path / "in", naming=Naming("{stem}-clean{ext}", ".flac")).values()
+    assert set(names) == {"a.b-clean.flac", "x/c-clean.flac"}
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["", "clean", "{stem}", "{stem}.wav", "{stem}{ext", "}{ext}", "{}{ext}", "{stem.name}{ext}", "{stem!r}{ext}"]
+    + ["{stem:>9}{ext}", "{parent}{ext}", "x/{stem}{ext}", "/{ext}", "{0}{ext}"],
+)
+def test_templates_of_something_else(template: str) -> None:
+    with pytest.raises(ValueError, match=r"expected a name that ends in \{ext\}, like"):
+        Naming(template)
 
 
 def test_names_that_meet_are_refused(tmp_path: Path) -> None:
     folder = tree(tmp_path, "in/a.wav", "in/a.flac", "more/a.wav")
     with pytest.raises(SbmError, match=r"in/a.*and .*in/a.* would both become .*out/a\.ogg") as caught:
-        find_jobs([folder / "in"], folder / "out", suffix=".ogg")
+        find_jobs([folder / "in"], folder / "out", naming=Naming(suffix=".ogg"))
     assert "--include" in caught.value.hint
     with pytest.raises(SbmError, match="would both become"):
         find_jobs([folder / "in", folder / "more"], folder / "out")
+    with pytest.raises(SbmError, match=r"would both become .*out/talk\.wav"):
+        find_jobs(
+            [folder / "in/a.wav", tree(folder, "in/b.wav") / "in/b.wav"], folder / "out", naming=Naming("talk{ext}")
+        )
 
 
 def test_nothing_is_written_over_what_is_read(tmp_path: Path) -> None:
@@ -123,9 +145,9 @@ def test_what_is_passed_over_is_noted(tmp_path: Path, record: Any) -> None:
     plan = find_jobs([folder, tmp_path / "empty"], tmp_path / "out", Filter(exclude=["left"]))
     names = [path.relative_to(folder).as_posix() for path in plan.ignored]
     assert (names, plan.empty) == (["c", "sound.dat", "x/b.txt"], [tmp_path / "empty"])
-    plan = find_jobs([folder], tmp_path / "out", Filter(exclude=["left"]), suffix=".flac")
+    plan = find_jobs([folder], tmp_path / "out", Filter(exclude=["left"]), naming=Naming(suffix=".flac"))
     assert [job.target.name for job in plan.jobs] == ["a.flac", "sound.flac"] and len(plan.ignored) == 2
-    assert find_jobs([folder], tmp_path / "out", Filter(include=["*.wav"]), suffix=".flac").ignored == []
+    assert find_jobs([folder], tmp_path / "out", Filter(include=["*.wav"]), naming=Naming(suffix=".flac")).ignored == []
 
 
 def test_patterns_that_the_shell_left_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,25 +257,6 @@ def test_a_network_that_jumps_is_told_where_to(steps: int) -> None:
     assert network.targets == pytest.approx(jump_grid(steps).tolist()[1:])
 
 
-def test_wrong_arguments_are_refused() -> None:
-    clean, noisy = pair()
-    network = Oracle(clean)
-    with pytest.raises(ValueError, match="steps"):
-        sample(network, VE(), noisy, 0)
-    with pytest.raises(ValueError, match="t_min"):
-        sample(network, VE(), noisy, 1, t_min=0)
-    with pytest.raises(ValueError, match="euler"):
-        sample(network, VE(), noisy, 1, "euler")  # type: ignore[arg-type]
-    low, high = torch.full((2,), 0.1), torch.full((2,), 0.2)
-    with pytest.raises(ValueError, match="down"):
-        ode_step(VE(), noisy, clean, noisy, low, high)
-    with pytest.raises(ValueError, match="down"):
-        sde_step(VE(), noisy, clean, low, high)
-    with pytest.raises(ValueError, match="t = 0"):
-        sde_step(VE(), noisy, clean, torch.zeros(2), torch.zeros(2))
-    assert network.times == []
-
-
 @pytest.mark.parametrize("sigma", [0.0, 0.5])
 @pytest.mark.parametrize("method", ["ode", "heun"])
 def test_a_straight_flow_is_integrated_exactly(sigma: float, method: Method) -> None:

@@ -55,6 +55,12 @@ def test_without_an_output_the_name_follows_the_input(sbm: Any, folder: Path, mo
     assert names(folder) == {"noisy.wav", "noisy-clean.wav", "noisy-clean.flac"}
 
 
+def test_names_follow_a_template(sbm: Any, folder: Path, model_file: Path) -> None:
+    for options in (["-o", "out/"], ["--ext", "flac"]):
+        assert sbm("enhance", "noisy.wav", "-m", model_file, "--name", "my {stem}{ext}", *options).status == 0
+    assert names(folder) == {"noisy.wav", "out", "out/my noisy.wav", "my noisy.flac"}
+
+
 def test_json_is_all_that_is_said(sbm: Any, folder: Path, model_file: Path) -> None:
     result = sbm("enhance", "noisy.wav", "-o", "clean.wav", "-m", model_file, "--json", "--attenuation-limit", "9")
     assert (result.status, result.err) == (0, "")
@@ -308,6 +314,12 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
             1,
             "sbm: noisy.wav is also the input or the output",
         ),
+        (
+            ["noisy.wav", "--name", "{name}{ext}"],
+            2,
+            "sbm: invalid value for --name: expected a name that ends in {ext}",
+        ),
+        (["noisy.wav", "-o", "a.wav", "--name", "{stem}{ext}"], 2, "sbm: invalid value for --name: a.wav has a name"),
         (["*.mp3", "-o", "out"], 1, "sbm: *.mp3: no such file or folder"),
         (["own", "talk.wav"], 1, "sbm: own: no such file or folder\n     Put a name with spaces in quotes: 'own talk"),
         (["-"], 2, "sbm: invalid value for --output: give a file, or - for stdout"),

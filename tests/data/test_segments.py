@@ -92,7 +92,7 @@ def test_segments_are_those_of_the_evaluation_sets() -> None:
     # the sets' speakers take turns; here both draw them alike
     speakers = [f"{'abc'[i // 2]}{i % 2 + 1}" for i in ours.utterances.name[ours.utterances.draw(draws(n, 1))].tolist()]
     other_talk = torch.cat([theirs.speech(rng, samples, speaker) for speaker in speakers])
-    other_sound = torch.cat([theirs.noise(rng, samples)[0] for _ in range(n)])
+    other_sound = torch.cat([theirs.noise(rng, samples) for _ in range(n)])
     measures: list[Callable[[Tensor], Tensor]] = [
         lambda x: (x != 0).float().mean(1),  # fraction of the segment that is filled
         lambda x: (x[:, : RATE // 2] != 0).float().mean(1),

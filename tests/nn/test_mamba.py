@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sbm_cli.nn.mamba import Mamba
-from sbm_cli.nn.prepare import prepare
+from tests.nn.conftest import prepare
 
 
 def test_parameters_are_those_of_mamba_ssm() -> None:

@@ -16,7 +16,7 @@ from sbm_cli.dsp.stft import Stft
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.nn.configs import BACKBONES, NetworkConfig
-from sbm_cli.nn.network import Carry, Network, Windows
+from sbm_cli.nn.network import Carry, Network
 from sbm_cli.options import Options
 
 STFT = Stft(64, 64, 32)
@@ -90,28 +90,6 @@ def test_a_causal_gain_is_that_gain(enhancer: Enhancer) -> None:
         assert enhancer.latency_seconds == STFT.window / 16000
     else:
         assert enhancer.latency_seconds == (STFT.window + 512 * STFT.hop) / 16000
-
-
-@pytest.mark.parametrize(("length", "hop"), [(8, 8), (8, 4), (12, 3), (6, 1)])
-@pytest.mark.parametrize("cuts", [[50], [1] * 50, [3, 0, 17, 30]])
-def test_windows_of_what_needs_none_change_nothing(length: int, hop: int, cuts: list[int]) -> None:
-    windows = Windows(Gain(GainConfig()), length, hop)
-    noisy, t = torch.randn(2, 33, 50, dtype=torch.complex64), torch.ones(1)
-    carry, parts = None, []
-    padded = torch.cat([noisy, noisy.new_zeros(2, 33, length)], -1)
-    for block in padded.split([*cuts, length], -1):
-        estimate, carry = windows(block, block, t, carry)
-        assert estimate.shape == block.shape
-        parts.append(estimate)
-    late = torch.cat(parts, -1)[..., windows.length :]
-    torch.testing.assert_close(late, 0.5 * noisy, rtol=0, atol=1e-6)
-    assert carry is not None
-    assert carry["seen"].shape[-1] < length and carry["ready"].shape[-1] < 2 * hop  # however long it went on
-
-
-def test_windows_are_whole() -> None:
-    with pytest.raises(ValueError, match="hop must divide length, got 3 and 8"):
-        Windows(Gain(GainConfig()), 8, 3)
 
 
 def test_what_cannot_fold_is_called_with_what_it_was_folded_for() -> None:

@@ -12,8 +12,7 @@ from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.blocks import CrossBandBlock
 from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.nn.mamba import Mamba
-from sbm_cli.nn.prepare import prepare
-from tests.nn.conftest import perturbed
+from tests.nn.conftest import perturbed, prepare
 
 CONFIG = OSpatialNetConfig(bins=129, channels=16, blocks=2, cross_groups=2, embedding=0)  # whole vectors everywhere
 END = torch.ones(1)
@@ -32,7 +31,7 @@ def network() -> OSpatialNet:
 def test_a_prepared_network_computes_the_same(network: OSpatialNet) -> None:
     noisy = spectrum()
     expected, _ = network(noisy, noisy, END)
-    assert prepare(network) is network and not network.training
+    assert network.prepare() is network and not network.training
     torch.testing.assert_close(network(noisy, noisy, END)[0], expected, rtol=1e-5, atol=1e-6)
     with kernels.use("reference"):
         torch.testing.assert_close(network(noisy, noisy, END)[0], expected, rtol=1e-4, atol=1e-5)

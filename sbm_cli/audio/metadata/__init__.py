@@ -126,13 +126,8 @@ def _write(file: BinaryIO, home: str, items: Sequence[Item], tags: Sequence[tupl
     """Put items into a file that has room for such; return whether it has."""
     if home == "MP3":
         id3.write_mp3(file, items, tags)
-    elif home == "FLAC":
-        return write_flac(file, items)
-    elif home == "OGG":
-        return write_ogg(file, items)
-    else:
-        return write_chunks(file, items)
-    return True
+        return True
+    return {"FLAC": write_flac, "OGG": write_ogg}.get(home, write_chunks)(file, items)
 
 
 def _home(form: AudioFormat) -> str:

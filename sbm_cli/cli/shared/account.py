@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbm_cli.atomic import write_atomically
-from sbm_cli.cells import cell
+from sbm_cli.cells import table
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.errors import OutputExistsError
 
@@ -89,9 +87,7 @@ class Account:
 
     def write_report(self, path: Path) -> None:
         """Write what failed or is outdated so far as a table."""
-        table = io.StringIO(newline="")
-        csv.writer(table).writerows([COLUMNS, *(map(cell, row) for row in self._rows)])
-        write_atomically(path, table.getvalue().encode("utf-8", "backslashreplace"))
+        write_atomically(path, table([COLUMNS, *self._rows], "\r\n").encode("utf-8", "backslashreplace"))
 
     def sum_up(self, files: int, fail_fast: bool) -> None:
         """Say what failed, what is outdated, and how much was done in which time."""

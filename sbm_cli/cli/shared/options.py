@@ -13,6 +13,7 @@ from sbm_cli.options import DEFAULTS, KEEP_ROOM, LEAST_BIT_RATE, Knob, Options, 
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
+    from sbm_cli.batch.plan import Naming
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
@@ -31,6 +32,14 @@ Device = Annotated[str, typer.Option(metavar="DEVICE", help="Device to run on: a
 Ext = Annotated[
     str | None,
     typer.Option(metavar="EXT", help="Output format by suffix, such as flac, for folders and stdout."),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEMPLATE",
+        help="What outputs in a folder are called, such as '{stem}-clean{ext}'.",
+        show_default="like their input",
+    ),
 ]
 Raw = Annotated[
     str | None,
@@ -140,6 +149,14 @@ def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
         known = " ".join(OUTPUT_SUFFIXES + more)
         raise typer.BadParameter(f"unknown format {ext!r}; choose one of {known}", param_hint="--ext")
     return suffix
+
+
+def naming_of(name: str | None, ext: str | None, default: str = "{stem}{ext}") -> "Naming":
+    """Return the naming that --name and --ext stand for."""
+    from sbm_cli.batch.plan import Naming
+
+    with wrong_usage("--name"):
+        return Naming(default if name is None else name, suffix_of(ext))
 
 
 def raw_format(text: str) -> "AudioFormat":

@@ -20,7 +20,7 @@ import numpy as np
 
 from sbm_cli.atomic import write_atomically
 from sbm_cli.audio.samples import Samples
-from sbm_cli.cells import cell, text_of
+from sbm_cli.cells import table, text_of
 from sbm_cli.config import parse_json
 from sbm_cli.data.corpus import decode_mono
 from sbm_cli.data.manifest import RATE, Clip, read_manifest, report_set, set_aside, write_manifest
@@ -105,7 +105,8 @@ def curate(
                 if progress is not None:
                     progress(len(found), len(speech))
     finally:
-        _write_scores(output / SCORES, known)
+        rows = ((name, f"{before:.3f}", f"{after:.3f}") for name, (before, after) in sorted(known.items()))
+        write_atomically(output / SCORES, table([COLUMNS, *rows]).encode())
     rest = [clip for clip in clips if clip.kind != "speech"]
     write_manifest(output / MANIFEST, [(clip, None) for clip in [*(one.clip for one in found if one.kept), *rest]])
     return found
@@ -145,12 +146,3 @@ def _known(path: Path) -> dict[str, tuple[float, float]]:
         return {}
     with path.open(newline="", encoding="utf-8") as file:
         return {text_of(row["path"]): (float(row["before"]), float(row["after"])) for row in csv.DictReader(file)}
-
-
-def _write_scores(path: Path, known: dict[str, tuple[float, float]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, (before, after) in sorted(known.items()):
-        writer.writerow((cell(name), f"{before:.3f}", f"{after:.3f}"))
-    write_atomically(path, text.getvalue().encode())

@@ -53,20 +53,8 @@ def selective_scan(
     Differentiable in everything; only with "mamba_ssm" the returned carry has no gradient. Half precision is computed
     in float32.
 
-    Raises ValueError if shapes do not fit.
     Source: Gu & Dao 2023 (arXiv 2312.00752), Algorithm 2.
     """
-    _check("u", u, u.shape if u.dim() == 4 else ("batch", "time", "band", "channel"))
-    batch, time, band, channel = u.shape
-    _check("A", A, (channel, A.shape[-1] if A.dim() else "state"))
-    state = A.shape[1]
-    _check("dt", dt, u.shape)
-    _check("z", z, u.shape)
-    _check("B", B, (batch, time, band, state))
-    _check("C", C, (batch, time, band, state))
-    _check("D", D, (channel,))
-    if carry is not None:
-        _check("carry", carry, (batch, band, channel, state))
     y, after = kernel("selective_scan", u)(u, dt, A, B, C, D, z, carry)
     return y, after
 
@@ -78,15 +66,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None 
     carry: the K - 1 inputs before the first frame, [batch, band, channel, K - 1], zeros if absent.
     Returns y, shaped like x, and the last K - 1 inputs. Differentiable in everything. Half precision is computed in
     float32.
-
-    Raises ValueError if shapes do not fit.
     """
-    _check("x", x, x.shape if x.dim() == 4 else ("batch", "time", "band", "channel"))
-    batch, _, band, channel = x.shape
-    _check("weight", weight, (channel, 1, weight.shape[-1] if weight.dim() else "K"))
-    _check("bias", bias, (channel,))
-    if carry is not None:
-        _check("carry", carry, (batch, band, channel, weight.shape[2] - 1))
     y, after = kernel("causal_conv1d", x)(x, weight, bias, carry)
     return y, after
 
@@ -129,8 +109,3 @@ def band_linear(
     """
     y: Tensor = kernel("band_linear", x)(x, squeeze, squeeze_bias, weight, bias, expand, expand_bias)
     return y
-
-
-def _check(name: str, x: Tensor, expected: tuple[int | str, ...]) -> None:
-    if x.shape != expected:
-        raise ValueError(f"{name} has shape {list(x.shape)}, expected {list(expected)}")

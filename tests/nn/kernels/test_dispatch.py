@@ -15,7 +15,7 @@ from sbm_cli.nn import kernels
 from sbm_cli.nn.blocks import CrossBandBlock
 from sbm_cli.nn.kernels import dispatch, mamba_ssm, reference
 from sbm_cli.nn.mamba import Mamba
-from sbm_cli.nn.prepare import prepare
+from tests.nn.conftest import prepare
 from tests.nn.kernels.conftest import forget
 
 

@@ -336,21 +336,3 @@ def test_cpu_does_not_look_for_mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> Non
     run_scan(selective_scan, scan_inputs(SHAPES[1]))
     with kernels.use("cpu"):
         run_scan(selective_scan, scan_inputs(SHAPES[1]))
-
-
-@pytest.mark.parametrize("where", range(8))
-def test_wrong_shapes_are_named(where: int) -> None:
-    name = ("u", "dt", "A", "B", "C", "D", "z", "carry")[where]
-    inputs = list(plain(scan_inputs(SHAPES[1])))
-    inputs[where] = inputs[where][..., None]
-    with pytest.raises(ValueError, match=f"^{name} has shape"):
-        selective_scan(*inputs)
-
-
-@pytest.mark.parametrize("where", range(4))
-def test_wrong_shapes_of_a_convolution_are_named(where: int) -> None:
-    inputs = conv_inputs(1, 5, 2, 16)
-    inputs[0] = inputs[0][..., :16]
-    inputs[where] = inputs[where][..., None]
-    with pytest.raises(ValueError, match=f"^{('x', 'weight', 'bias', 'carry')[where]} has shape"):
-        causal_conv1d(*inputs)

@@ -156,7 +156,9 @@ class _Mamba(torch.autograd.Function):
             gbefore[:, :, own:] += gafter[:, :, : TAPS - 1 - own]
         gx = (gwide @ in_proj).to(x_dtype)
         pairs = (gwide, x), (gnarrow, u), (gout, y)
-        gin_proj, gx_proj, gout_proj = (_product(grad, part).to(weight_dtype) for grad, part in pairs)
+        gin_proj, gx_proj, gout_proj = (
+            (grad.flatten(0, -2).t() @ part.flatten(0, -2)).to(weight_dtype) for grad, part in pairs
+        )
         return (
             gx, gin_proj, gtaps, gconv_bias, gbefore, gx_proj, gweight, gbias, grates * LN2, gD, gout_proj, gh,
             None, None, None,
@@ -165,11 +167,6 @@ class _Mamba(torch.autograd.Function):
 
 def _flat(x: Tensor) -> Tensor:
     return x.view(-1, x.shape[-1])
-
-
-def _product(grad: Tensor, x: Tensor) -> Tensor:
-    """Return the gradient of a weight [output, input]."""
-    return grad.reshape(-1, grad.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
 
 
 def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
