@@ -20,5 +20,6 @@ def limit_offset(spectrum: Array, constant: Array, bin_hz: float) -> Array:
     offset = spectrum.real[:, 0]
     most = (_MOST * frame_power(spectrum, math.ceil(_LOW_HZ / bin_hz))) ** 0.5
     excess = offset - offset.clip(-most, most)
-    limited: Array = spectrum - excess[:, None] * (constant / constant.real[0])[:, None]
+    # Transposed, as the spectrum lies in memory: sums over bins then go the same way for blocks of any length.
+    limited: Array = spectrum - (excess[..., None] * (constant / constant.real[0])).swapaxes(1, 2)
     return limited

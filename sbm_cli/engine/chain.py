@@ -15,6 +15,7 @@ from sbm_cli.compiled.scan import SEGMENT
 from sbm_cli.compiled.threads import pool
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, frame_power
 from sbm_cli.dsp.link import linked, linked_ratio, shares
+from sbm_cli.dsp.offset import limit_offset
 from sbm_cli.dsp.stft import windows
 from sbm_cli.engine.plan import Plan, aligned
 
@@ -38,7 +39,7 @@ class CompiledChain:
         threads: int,
     ) -> None:
         self._config, self._plan, self._links, self._high, self._threads = config, plan, links, high, threads
-        self._analysis_window, self._synthesis_window = windows(config.stft)
+        self._analysis_window, self._synthesis_window, self._constant = windows(config.stft)
         self._recordings = np.repeat(np.arange(len(channels)), channels)  # of each channel
         self._starts = np.cumsum([0, *channels[:-1]])
         self._counts = np.array(channels, np.float32)[:, None]
@@ -69,12 +70,13 @@ class CompiledChain:
     def _enhance(self, spectrum: Array) -> Array:
         """Return the spectra to synthesize, [1 or 3 times channels, bins, frames], from those of the channels."""
         config, lookahead = self._config, self._plan.sizes.lookahead
-        channels = config.power(spectrum)
+        noisy = limit_offset(spectrum, self._constant, config.bin_hz)
+        channels = config.power(noisy)
         power = np.add.reduceat(channels, self._starts) / self._counts
         if self._links:
             power = np.concatenate([power, channels])
         level, self._level = config.track(power, self._level)
-        compressed = config.compress(spectrum, level[self._recordings])
+        compressed = config.compress(noisy, level[self._recordings])
         estimate = self._estimate(compressed)
         level, self._late_level = _late(np.where(power > SILENCE, level, 0), self._late_level, lookahead)
         clean = config.expand(estimate, level[self._recordings])
@@ -83,7 +85,7 @@ class CompiledChain:
         spectrum, self._spectrum = _late(spectrum, self._spectrum, lookahead)
         share = [shares(level[len(self._starts) :][rows]) for rows in self._links]
         for rows, own in zip(self._links, share, strict=True):
-            clean[rows] = linked(clean[rows], spectrum[rows], own)
+            clean[rows] = linked(clean[rows], limit_offset(spectrum[rows], self._constant, config.bin_hz), own)
         if not self._high:
             return clean
         top = config.stft.bins // 2  # the uppermost octave
@@ -91,13 +93,12 @@ class CompiledChain:
         frame_seconds = config.stft.hop / config.rate
         powers, self._gains = HIGH_BAND.track(powers.reshape(-1, powers.shape[2]), frame_seconds, self._gains)
         lowered, heard = np.split(powers, 2)
-        ones = np.fft.rfft(self._analysis_window, config.stft.n_fft)
         ratio = lowered / heard
         for rows, own in zip(self._links, share, strict=True):
             ratio[rows] = linked_ratio(lowered[rows], heard[rows], own)
         # One gain per frame, shaped like its window: overlap-add interpolates smoothly.
-        gains = np.sqrt(ratio).clip(max=1)[:, None] * ones[:, None]
-        return np.concatenate([clean, spectrum, gains.astype(np.complex64)])
+        gains = np.sqrt(ratio).clip(max=1)[:, None] * self._constant[:, None]
+        return np.concatenate([clean, spectrum, gains])
 
     def _estimate(self, noisy: Array) -> Array:
         """Return the network's estimates, shaped like noisy [channels, bins, frames]."""
