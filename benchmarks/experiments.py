@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sbm_cli import hub
 from sbm_cli.bridge.sampler import draw_noise, sample
-from sbm_cli.bridge.schedule import marginal, sample_state
+from sbm_cli.bridge.schedule import sample_state
 from sbm_cli.data.corpus import open_corpus
 from sbm_cli.data.test_sets import SUBSETS, Mixture, evaluation_set
 from sbm_cli.evaluation.metrics import METRICS, score
@@ -106,7 +106,7 @@ def time(models: dict[str, Model], mixtures: Sequence[Mixture], out: Path) -> No
                 row(name, kind, t, scores=scores)
                 curves.setdefault(f"{name}, {kind}", []).append((t, float(np.mean(scores["pesq"]))))
                 if kind == "noisy":
-                    weight = marginal(config.schedule, torch.tensor([t]))[0].item()
+                    weight = config.schedule.marginal(torch.tensor([t]))[0].item()
                     share, cosine = np.mean(along, 0)
                     moved.append(f"| {name} | {t} | {weight:.3f} | {share:+.4f} | {cosine:+.3f} |")
     print("\n| model | t | weight of clean in the mean | moved, as a share of clean - noisy | cosine |")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sbm_cli.nn.kernels import available, selective_scan, use
+from sbm_cli.nn.kernels import available, kernel, use
 
 SHAPES = {  # batch, time, band, channel, state
     "one second of a file": (1, 62, 32, 128, 16),
@@ -40,6 +40,12 @@ def make(shape: tuple[int, int, int, int, int]) -> list[Tensor]:
     return [u, torch.randn(*rows, channel) - 4, A, B, C, torch.ones(channel), z]
 
 
+def scan(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the scan by the implementation in use."""
+    y, after = kernel("selective_scan", tensors[0])(*tensors)
+    return y, after
+
+
 def best(call: Callable[[], object], seconds: float) -> float:
     """Return the shortest time of a call within some seconds, the first call left out."""
     call()
@@ -55,12 +61,12 @@ def measure(shape: tuple[int, int, int, int, int], seconds: float) -> tuple[floa
     """Return the seconds of the compiled forward, of forward and backward, and of the reference's forward."""
     tensors = make(shape)
     with torch.no_grad():
-        forward = best(lambda: selective_scan(*tensors), seconds)
+        forward = best(lambda: scan(*tensors), seconds)
         with use("reference"):
-            plain = best(lambda: selective_scan(*tensors), seconds)
+            plain = best(lambda: scan(*tensors), seconds)
     leaves = [x.detach().requires_grad_() for x in tensors]
     grad = torch.randn(leaves[0].shape)
-    both = best(lambda: torch.autograd.grad(selective_scan(*leaves)[0], leaves, grad), seconds)
+    both = best(lambda: torch.autograd.grad(scan(*leaves)[0], leaves, grad), seconds)
     return forward, both, plain
 
 
@@ -79,11 +85,11 @@ def on_cuda(seconds: float) -> None:
 
             def forward(leaves: list[Tensor] = leaves) -> None:
                 with torch.no_grad():
-                    selective_scan(*leaves)
+                    scan(*leaves)
                 torch.cuda.synchronize()
 
             def both(leaves: list[Tensor] = leaves, grad: Tensor = grad) -> None:
-                torch.autograd.grad(selective_scan(*leaves)[0], leaves, grad)
+                torch.autograd.grad(scan(*leaves)[0], leaves, grad)
                 torch.cuda.synchronize()
 
             for name in names:

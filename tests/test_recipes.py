@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sbm_cli.bridge.schedule import Schedule, marginal
+from sbm_cli.bridge.schedule import Schedule
 from sbm_cli.nn.configs import NCSNppConfig
 from sbm_cli.training.config import TrainConfig, list_recipes, load_recipe
 from sbm_cli.training.objectives.objective import STUDENT, Batch
@@ -76,7 +76,7 @@ def test_an_ablation_changes_one_thing_of_sbm_tiny(name: str) -> None:
 
 
 def loudest(schedule: Schedule) -> float:
-    return float(marginal(schedule, torch.linspace(0, 1, 10001, dtype=torch.float64))[2].max())
+    return float(schedule.marginal(torch.linspace(0, 1, 10001, dtype=torch.float64))[2].max())
 
 
 @pytest.mark.parametrize(("name", "factor"), [("vp", 1), ("gmax", 1), ("noise-x2", 2), ("noise-d3", 1 / 3)])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbm_cli.audio import ffmpeg
+from sbm_cli.audio.ffmpeg import av
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Origin, Waveform
 from sbm_cli.audio.mp4 import LongSound, shortened
 from sbm_cli.audio.mpeg import AAC_RATES, aac_segments, is_aac, mpeg_segments
@@ -102,8 +103,6 @@ class Decoder:
     # --- opening
 
     def _open(self, segment: Segment) -> Any:
-        import av
-
         window = Window(self._file, segment.start, segment.end)
         shown = shortened(window)
         try:
@@ -245,8 +244,6 @@ class Decoder:
 
     def _segment(self, segment: Segment) -> Iterator[tuple[Waveform, int]]:
         """Decode one segment, with silence in place of what cannot be decoded, and of gaps where there is a picture."""
-        import av
-
         stream = self._chosen(self._opened)
         context = stream.codec_context
         warms_up = segment.warms_up
@@ -339,8 +336,6 @@ def _mend_delay(packet: Any, stream: Any) -> None:
 
 def open_container(file: Window, path: Path) -> Any:
     """Open a file for FFmpeg to read, by its content. Raises av.FFmpegError or ValueError if it cannot."""
-    import av
-
     bare = bare_format(path, sniff(cast(BinaryIO, file)))
     file.seek(0)
     return av.open(file, format=bare, options=_OPENING, **ffmpeg.raw_tags())

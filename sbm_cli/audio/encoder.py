@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.decoder import TAGS, open_container
+from sbm_cli.audio.ffmpeg import av
 from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.mp4 import shortened
 from sbm_cli.audio.segments import Window
@@ -98,10 +99,9 @@ class SoundEncoder:
 
     def _begin(self) -> None:
         """Write the header, with as many of the source's other streams as the container takes."""
-        import av
-
         others = self._others()
-        fitting = [stream for stream in others if self._may_hold(stream)]
+        has_cover = self._form.container in ("M4A", "MKA")  # of one picture; a video has room for all
+        fitting = [stream for stream in others if self._muxer.video or (has_cover and ffmpeg.is_still(stream))]
         kinds = {stream.type for stream in fitting}
         error: Exception | None = None
         for left_out in (set(), {"data"}, {"data", "attachment"}, {"data", "attachment", "subtitle"}, kinds):
@@ -139,14 +139,8 @@ class SoundEncoder:
         sound = self._source.streams.audio[self._form.origin.stream]
         return ffmpeg.others(self._source, sound)
 
-    def _may_hold(self, stream: Any) -> bool:
-        """Whether the output is a video, which has room for all, or has room for a cover, which this is."""
-        return self._muxer.video or (ffmpeg.is_still(stream) and self._form.container in ("M4A", "MKA"))
-
     def _add(self, others: list[Any]) -> None:
         """Open the output with the streams in the order of the source."""
-        import av
-
         form, source, origin = self._form, self._source, self._form.origin
         tags = {**source.metadata} if source else {}
         sound = source.streams.audio[origin.stream] if source and origin else None
@@ -207,8 +201,6 @@ class SoundEncoder:
 
     def _name_lost(self, tags: set[str]) -> None:
         """Name those of the tags, chapters and streams that the file, read again, does not have."""
-        import av
-
         missing = Counter(stream.type for stream in self._copied)
         if not (tags or self._chapters or missing):
             return
@@ -251,8 +243,6 @@ class SoundEncoder:
 
     def _mux(self, packets: list[Any]) -> None:
         """Write packets of sound; a frame that ends behind it says by how much, for containers that can store that."""
-        from av.packet import PacketSideData
-
         size, rates = self._encoder.frame_size, (self._stream.codec_context.sample_rate, self._form.rate)
         ends = self._end is not None and self._kind.bit_rate  # what loses nothing has a shorter last frame
         for packet in packets:
@@ -264,7 +254,7 @@ class SoundEncoder:
             self._cut_twice = packet.pts < self._begin_pts and over > 0 and self._muxer.name != "ogv"
             if over > 0:
                 packet.duration = size if self._cut_twice else size - over
-                skip = PacketSideData(ffmpeg.SKIP_SAMPLES, ffmpeg.SKIP.size)  # type: ignore[call-arg]
+                skip = av.packet.PacketSideData(ffmpeg.SKIP_SAMPLES, ffmpeg.SKIP.size)
                 skip.update(ffmpeg.SKIP.pack(0, over * rates[0] // rates[1], 0, 0))
                 packet.set_sidedata(skip)
             self._filling = over + size * self._kind.leads
@@ -272,8 +262,6 @@ class SoundEncoder:
 
     def _check_readable(self) -> None:
         """Refuse what is too short to be told from other files, such as one frame of MP2."""
-        import av
-
         try:
             open_container(Window(self._file), self._name).close()
         except (av.FFmpegError, ValueError) as error:
@@ -329,8 +317,6 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _as_os_error() -> Iterator[None]:
-    import av
-
     try:
         yield
     except av.FFmpegError as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,15 @@ from numpy.typing import NDArray
 
 from sbm_cli.audio.mpeg import KBPS
 
+
+class _PyAV:
+    """PyAV, imported where it is first used: that takes longer than to enhance a short WAV, which does without."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("av"), name)
+
+
+av: Any = _PyAV()
 SKIP_SAMPLES = 11  # by number, what a packet says beside its data of samples that are no sound
 SKIP = struct.Struct("<IIBB")  # and what it says: how many before, how many behind, and why
 PLANES = 8  # channels, each in an array of its own, from which on PyAV reads beyond them, and crashes
@@ -216,9 +227,7 @@ def salvage(path: Path, *options: str) -> str:
 
 def is_still(stream: Any) -> bool:
     """Whether a video stream is one picture, as that of an album."""
-    from av.stream import Disposition
-
-    return bool(stream.disposition & Disposition.attached_pic)
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def others(container: Any, sound: Any) -> list[Any]:
@@ -247,15 +256,11 @@ def named(streams: Iterable[Any], chapters: int = 0) -> list[str]:
 
 def raw_tags() -> dict[str, Any]:
     """Return the arguments by which PyAV leaves tags in other encodings as they are: from 19 on it always does."""
-    import av
-
     return {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 def is_available(subtype: str) -> bool:
     """Whether FFmpeg was built with an encoder for it."""
-    import av
-
     try:
         av.Codec(ENCODERS[subtype].name, "w")
     except (KeyError, av.codec.codec.UnknownCodecError):
@@ -265,8 +270,6 @@ def is_available(subtype: str) -> bool:
 
 def encoder(subtype: str, rate: int, layout: str, bit_rate: int) -> Any:
     """Return an open encoder. Raises av.FFmpegError if it does not take such sound."""
-    import av
-
     context: Any = av.CodecContext.create(ENCODERS[subtype].name, "w")
     configure(context, subtype, rate, layout, bit_rate)
     context.open()
@@ -275,8 +278,6 @@ def encoder(subtype: str, rate: int, layout: str, bit_rate: int) -> Any:
 
 def configure(context: Any, subtype: str, rate: int, layout: str, bit_rate: int) -> None:
     """Set up the context of an encoder that is not open yet."""
-    from fractions import Fraction
-
     kind = ENCODERS[subtype]
     context.sample_rate, context.time_base = rate, Fraction(1, rate)
     context.layout, context.format = layout, kind.samples
@@ -300,8 +301,6 @@ def layout_of(channels: int) -> str:
 
 def frame_of(samples: NDArray[Any], format: str, layout: str, rate: int) -> Any:
     """Return samples [n, channels] as a frame in a format of FFmpeg's whose type they have."""
-    import av
-
     planar = format.endswith("p")
     if planar and samples.shape[1] < PLANES:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format=format, layout=layout)
@@ -314,8 +313,6 @@ def frame_of(samples: NDArray[Any], format: str, layout: str, rate: int) -> Any:
 
 def rearranged(frame: Any, planar: bool) -> Any:
     """Return a frame with its channels one after the other (planar) or sample by sample."""
-    import av
-
     wanted = frame.format.planar if planar else frame.format.packed
     (other,) = av.AudioResampler(format=wanted, layout=frame.layout, rate=frame.sample_rate).resample(frame)
     return other

@@ -37,7 +37,7 @@ def read_format(path: str | Path) -> AudioFormat:
         return reader.format
 
 
-class SoundReader:
+class SoundReader(contextlib.AbstractContextManager["SoundReader"]):
     """Read a sound file, or a pipe, in blocks, whatever its format; a context manager with the file's `format`.
 
     replace_nan: read NaN, infinite and absurdly large samples as 0 instead of refusing the file.
@@ -91,19 +91,11 @@ class SoundReader:
             found.lost.extend(self._file.beside())
         return found
 
-    def __enter__(self) -> "SoundReader":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
     def blocks(self, size: int) -> Iterator[Waveform]:
-        """Yield the samples in order as float32 [channels, n], 0 < n ≤ size, ±1 full scale, each sample once.
-
-        Raises ValueError if size < 1.
-        """
-        if size < 1:
-            raise ValueError(f"block size must be at least 1, got {size}")
+        """Yield the samples in order as float32 [channels, n], 0 < n ≤ size, ±1 full scale, each sample once."""
         while True:
             start, samples = self._position, self.format.samples  # a FLAC may turn out to be longer
             count = size if samples is None else min(size, samples - start)  # an array as long is made first

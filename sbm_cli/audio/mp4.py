@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sbm_cli.audio.ffmpeg import av
 from sbm_cli.audio.segments import Bytes, Window
 from sbm_cli.audio.truncation import BOXES
 
@@ -65,8 +66,6 @@ class LongSound(Window):
 
     def rest(self, last: Any) -> Iterator[Any]:
         """Yield the packets behind the last that FFmpeg has read, as far as they are there."""
-        import av
-
         data, late = Bytes(self._track.file), 0
         for number, (place, size, time, duration) in enumerate(self._track.packets(), 1):
             if number <= self._shown:

@@ -41,9 +41,8 @@ def karras(part: Tensor, t_min: float = JUMP_MIN) -> Tensor:
 
     Source: Karras et al. 2022 (arXiv 2206.00364), Eq. 5 with rho = 7.
     """
-    import torch
-
-    return torch.pow(1 + part * (t_min ** (1 / 7) - 1), 7)
+    time: Tensor = (1 + part * (t_min ** (1 / 7) - 1)) ** 7
+    return time
 
 
 def jump_grid(steps: int, t_min: float = T_MIN) -> Tensor:
@@ -221,6 +220,4 @@ def sample(
 
 
 def _times(noisy: Tensor, value: float) -> Tensor:
-    import torch
-
-    return torch.full((noisy.shape[0],), value, dtype=noisy.real.dtype, device=noisy.device)
+    return noisy.real.new_full(noisy.shape[:1], value)

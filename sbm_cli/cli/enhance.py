@@ -19,7 +19,6 @@ from sbm_cli.cli.shared.loading import load_enhancer
 from sbm_cli.cli.shared.options import (
     PIPE,
     Device,
-    Ext,
     Json,
     Model,
     Name,
@@ -64,7 +63,9 @@ def enhance(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", "-n", help="Keep an existing OUTPUT and skip the file.")
     ] = False,
-    ext: Ext = None,
+    ext: Annotated[
+        str | None, typer.Option(metavar="EXT", help="Output format by suffix, such as flac, for folders and stdout.")
+    ] = None,
     name: Name = None,
     raw: Raw = None,
     options: Options,

@@ -202,10 +202,7 @@ def evaluate(
     result = Evaluation(title, records, summarise(records, present), absent, unmatched, level)
     if output is not None:
         _write(output, result, shown if html else None)
-    if json:
-        console.data_json(to_json(result))
-    else:
-        console.data(to_markdown(result))
+    console.result(to_json(result), [to_markdown(result)], json)
     if _report_problems(result):
         raise typer.Exit(errors.FAILED)
 

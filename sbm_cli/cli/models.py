@@ -31,12 +31,12 @@ def list_models(json: Json = False) -> None:
     """
     default = hub.default_name()
     models = list(hub.entries().values())
-    if json:
-        console.data_json([_document(model, default) for model in models])
-        return
-    for model in models:
-        star = "*" if model.name == default else " "
-        console.data(f"{star} {model.name:<16}{model.bytes / 1e6:8.2f} MB  {_place(model):<14}{model.license}")
+    lines = (
+        f"{'*' if model.name == default else ' '} {model.name:<16}{model.bytes / 1e6:8.2f} MB  {_place(model):<14}"
+        f"{model.license}"
+        for model in models
+    )
+    console.result([_document(model, default) for model in models], lines, json)
 
 
 @app.command("download")
@@ -65,11 +65,7 @@ def download(
     if bundled:
         console.note(f"bundled with the package: {bundled}")
     paths = {model.name: str(hub.resolve(model.name)) for model in chosen}
-    if json:
-        console.data_json(paths)
-        return
-    for path in paths.values():
-        console.data(path)
+    console.result(paths, paths.values(), json)
 
 
 @app.command("path")
@@ -81,11 +77,8 @@ def path(name: Name = None, json: Json = False) -> None:
       sbm models path
       cp "$(sbm models path sbm-tiny)" my-models/
     """
-    found = hub.check(hub.entry(name))
-    if json:
-        console.data_json({"path": str(found)})
-    else:
-        console.data(str(found))
+    found = str(hub.check(hub.entry(name)))
+    console.result({"path": found}, [found], json)
 
 
 @app.command("verify")
@@ -132,13 +125,9 @@ def info(name: Name = None, json: Json = False) -> None:
     """
     model = hub.entry(name)
     document = _document(model, hub.default_name()) | {"latency": _latency(model)}
-    if json:
-        console.data_json(document)
-        return
     lines = [line for key, value in document.items() for line in _lines(key, value)]
     width = max(len(label) for label, _ in lines) + 2
-    for label, text in lines:
-        console.data(f"{label:<{width}}{text}")
+    console.result(document, (f"{label:<{width}}{text}" for label, text in lines), json)
 
 
 def _document(model: hub.ModelEntry, default: str) -> dict[str, Any]:

@@ -92,10 +92,7 @@ def rtf(
         console.warn(f"each frame passed through the network {report.passes} times: this is not one-step inference")
     if plot is not None:
         write_atomically(plot, to_svg(report).encode())
-    if json:
-        console.data_json(dataclasses.asdict(report))
-    else:
-        console.data(to_markdown(report))
+    console.result(dataclasses.asdict(report), [to_markdown(report)], json)
 
 
 def _scan(enhancer: Enhancer) -> str:

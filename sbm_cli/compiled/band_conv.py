@@ -23,13 +23,12 @@ from numba.extending import intrinsic
 
 from sbm_cli.compiled.jit import jit
 from sbm_cli.compiled.llvm import FLAGS, constant, exp2, floats, has, integers, multiply_add, splat
-from sbm_cli.compiled.vector import LOG2E
+from sbm_cli.compiled.vector import LOG2E, prefetch
 
 LANES = 8  # channels of a vector; also the smallest group that fills one
 WIDE = has("avx512vl")  # 32 registers instead of 16
 ROWS = (16, 4, 1) if WIDE else (8, 4, 1)  # bands of a tile, the most that fit: independent sums hide the latency
 SUMS = 24 if WIDE else 10  # sums of tap gradients kept in registers
-LINE = 64  # bytes of a cache line
 UNIT = 8  # frames whose tap gradients are summed together
 EPS = 1e-5  # of the normalisation, as in nn.LayerNorm
 FLOATS, INTS, INDEX = floats(LANES), integers(LANES), ir.IntType(64)
@@ -65,9 +64,8 @@ def _fill(builder: Any, pointer: Any) -> Any:
 
 
 def _sigmoid(builder: Any, x: Any) -> Any:
-    low, high, one = _constant(-125.0), _constant(125.0), _constant(1.0)
+    high, one = _constant(125.0), _constant(1.0)
     z = builder.fmul(x, _constant(-LOG2E))  # 2**z = exp(-x)
-    z = builder.select(builder.fcmp_ordered("<", z, low), low, z)
     z = builder.select(builder.fcmp_ordered(">", z, high), high, z)
     return builder.fdiv(one, builder.fadd(one, exp2(builder, z)), flags=FLAGS)
 
@@ -273,23 +271,6 @@ def differentiate_norm(typing, x, x_at, grad, grad_at, gain, gy, gy_at, gx, gx_a
 
     n = types.intp
     return types.void(x, n, grad, n, gain, gy, n, gx, n, ggain, goffset, n, n, channels), generate
-
-
-@intrinsic
-def prefetch(typing, array, at, count):
-    """Bring numbers into the cache; they may lie beyond the array's end."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        line, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [line, number, number, number])
-        hint = builder.module.declare_intrinsic("llvm.prefetch", [line], kind)
-        start = builder.bitcast(_pointer(context, builder, signature, args, 0), line)
-        options = [ir.Constant(number, value) for value in (0, 3, 1)]  # to read, into the nearest cache, data
-        with cgutils.for_range(builder, builder.sdiv(args[2], _index(LINE // 4))) as loop:
-            builder.call(hint, [_beyond(builder, start, builder.mul(loop.index, _index(LINE))), *options])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.intp), generate
 
 
 # --- kernels ---------------------------------------------------------------------------------------------------------

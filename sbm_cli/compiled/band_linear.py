@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from sbm_cli.compiled.jit import jit
-from sbm_cli.compiled.vector import LANES, fill, lane_sums, load, sigmoid, splat, store
+from sbm_cli.compiled.vector import LANES, fill, lane_sums, load, sigmoid, silu, splat, store
 
 ROWS = 4  # sums that are advanced together: independent chains hide the latency
 UNIT = 48  # frames whose weights' gradients are summed together
@@ -137,7 +137,7 @@ def forward(first, last, frames, bands, x, squeeze, squeeze_bias, weight, bias, 
         expand_frame(s, places[4], squeeze_bias.size, bands, expand, expand_bias, channels, places[0])
         for i in range(0, frame, LANES):
             total = load(s, i)
-            store(y, at + i, load(x, at + i) + total * sigmoid(total))
+            store(y, at + i, load(x, at + i) + silu(total))
 
 
 @jit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sbm_cli.compiled.jit import jit
 from sbm_cli.compiled.rows import CHUNK, origin
-from sbm_cli.compiled.vector import LANES, load, sigmoid, splat, store
+from sbm_cli.compiled.vector import LANES, load, sigmoid, silu, splat, store
 
 TAPS = 4
 
@@ -22,7 +22,7 @@ def conv_sum(x, at, step, taps, bias, i, channels):
 def conv_row(x, at, step, taps, bias, y, out):
     for i in range(0, bias.size, LANES):
         total = conv_sum(x, at + i, step, taps, bias, i, bias.size)
-        store(y, out + i, total * sigmoid(total))
+        store(y, out + i, silu(total))
 
 
 @jit

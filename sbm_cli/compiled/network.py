@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sbm_cli.compiled import conv, scan
+from sbm_cli.compiled import scan
 from sbm_cli.compiled.conv import TAPS
 from sbm_cli.compiled.jit import apart, jit
-from sbm_cli.compiled.product import product
+from sbm_cli.compiled.product import product, product_of_few, product_of_pairs
 from sbm_cli.compiled.rows import Rows
 from sbm_cli.compiled.scan import SEGMENT
-from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, sigmoid, splat, store
+from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, load4, silu, splat, store
 
-conv_forward, scan_forward = apart(conv.conv_forward), apart(scan.scan_forward)
+scan_forward = apart(scan.scan_forward)
 
 ENCODER, BLOCK, FULL_BAND, DECODER = range(4)
 NEAR = 64  # rows of a Mamba at a time: they stay in the caches beside the weights
@@ -40,6 +40,7 @@ class Sizes(NamedTuple):
     channels: int
     kernel: int  # of the convolution along the bands
     group: int  # channels that it joins
+    paired: bool  # whether they are two groups, whose channels alternate
     states: int
     squeeze: int
     fullband: int  # channels per band of the full-band Mamba
@@ -72,13 +73,27 @@ def whole(count):
 def activate_all(values, count):
     for i in range(0, count, LANES):
         total = load(values, i)
-        store(values, i, total * sigmoid(total))
+        store(values, i, silu(total))
 
 
-@jit
-def copy(source, at, target, to, count):
-    for i in range(0, count, LANES):
-        store(target, to + i, load(source, at + i))
+@apart
+def convolve_time(frames, bands, channels, weights, at, carry, kept, work):
+    """Write silu(conv(work.wide)) along time to work.inner, [band, frame, channel]; carry: the frames before."""
+    for band in range(bands):
+        for i in range(0, channels, LANES):
+            tap0, tap1, tap2, tap3 = load4(weights, at + i, channels)
+            bias = load(weights, at + TAPS * channels + i)
+            first, second, third = kept + i, kept + channels + i, kept + 2 * channels + i
+            oldest, older, old = load(carry, first), load(carry, second), load(carry, third)
+            for k in range(frames):
+                place = (band * frames + k) * channels + i
+                new = load(work.wide, place)
+                store(work.inner, place, silu(bias + oldest * tap0 + older * tap1 + old * tap2 + new * tap3))
+                oldest, older, old = older, old, new
+            store(carry, first, oldest)
+            store(carry, second, older)
+            store(carry, third, old)
+        kept += (TAPS - 1) * channels
 
 
 @apart
@@ -88,33 +103,23 @@ def mamba(frames, bands, sequence, sizes, channels, weights, at, carry, inputs_a
     sequence: the first of so many bands, in the carry. Returns where the weights of the last projection begin.
     """
     inner, rank, rows, states = 2 * channels, (channels + 15) // 16, frames * bands, sizes.states
-    narrow = whole(rank + 2 * states)
+    # Behind b and c of all rows lies what their steps are projected from.
+    narrow, low, lows = whole(2 * states), whole(rank), rows * whole(2 * states)
     at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.wide, 0, inner)
     at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.gate, 0, inner)
     # Band after band: the frames of each adjoin.
-    beside, short = (0, inner, frames * inner), (0, narrow, frames * narrow)
-    past = (TAPS - 1) * inner
-    before = carry[inputs_at + sequence * past : inputs_at + (sequence + bands) * past]
-    conv_forward(
-        0, bands, bands, frames, Rows(work.wide, beside), weights[at : at + TAPS * inner],
-        weights[at + TAPS * inner : at + (TAPS + 1) * inner], before, Rows(work.inner, beside), work.staged,
-    )  # fmt: skip
-    for band in range(bands):
-        for tap in range(TAPS - 1):
-            frame, to = frames - TAPS + 1 + tap, band * past + tap * inner
-            if frame < 0:
-                copy(before, to + frames * inner, before, to, inner)
-            else:
-                copy(work.wide, (band * frames + frame) * inner, before, to, inner)
+    beside, short, least = (0, inner, frames * inner), (0, narrow, frames * narrow), (0, low, frames * low)
+    convolve_time(frames, bands, inner, weights, at, carry, inputs_at + sequence * (TAPS - 1) * inner, work)
     at += (TAPS + 1) * inner
     at = product(work.inner, 0, inner, 1, rows, weights, at, inner, narrow, False, work.narrow, 0, narrow)
+    at = product_of_few(work.inner, 0, inner, rows, weights, at, inner, rank, work.narrow, lows)
     step, bias, rates = at, at + rank * inner, at + (rank + 1) * inner
     skip = rates + states * inner
     h = carry[states_at + sequence * states * inner : states_at + (sequence + bands) * states * inner]
     scan_forward(
-        0, bands, bands, frames, Rows(work.inner, beside), Rows(work.narrow, short), weights[step:bias],
-        weights[bias:rates], weights[rates:skip], Rows(work.narrow[rank:], short),
-        Rows(work.narrow[rank + states :], short), weights[skip : skip + inner], Rows(work.gate, beside),
+        0, bands, bands, frames, Rows(work.inner, beside), Rows(work.narrow[lows:], least), weights[step:bias],
+        weights[bias:rates], weights[rates:skip], Rows(work.narrow, short),
+        Rows(work.narrow[states:], short), weights[skip : skip + inner], Rows(work.gate, beside),
         h, h, h[:0], Rows(work.inner, beside), work.staged,
     )  # fmt: skip
     return skip + inner
@@ -142,7 +147,7 @@ def map_bands(frames, sizes, weights, at, work):
     n, rows = sizes, frames * sizes.bands
     narrow, mixed = whole(n.squeeze), whole(n.bands)
     squeezed, turned, channel = work.narrow, work.gate, frames * n.bands
-    at = product(work.normed, 0, n.channels, 1, rows, weights, at, n.channels, narrow, False, squeezed, 0, narrow)
+    at = product_of_few(work.normed, 0, n.channels, rows, weights, at, n.channels, n.squeeze, squeezed, 0)
     activate_all(squeezed, rows * narrow)
     for row in range(rows):
         for j in range(n.squeeze):
@@ -155,7 +160,7 @@ def map_bands(frames, sizes, weights, at, work):
                         work.normed, k * n.bands * n.channels, n.channels)  # fmt: skip
     for i in range(0, rows * n.channels, LANES):
         total = load(work.normed, i)
-        store(work.wide, i, load(work.wide, i) + total * sigmoid(total))
+        store(work.wide, i, load(work.wide, i) + silu(total))
     return after
 
 
@@ -163,12 +168,11 @@ def map_bands(frames, sizes, weights, at, work):
 def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
     """Write the estimate of frame k of a block; the decoder has left a row of `wide` for each band in work.gate."""
     n, noisy, full = sizes, (k + sizes.history - sizes.lookahead) * 2 * sizes.width, work.frame
-    for band in range(n.bands):  # [channel of the head, bin]
-        for h in range(n.head):
-            source, to = band * wide + h * n.stride, h * n.width + n.padding + band * n.stride
-            for s in range(n.stride):
-                full[to + s] = work.gate[source + s]
     for h in range(n.head):
+        for band in range(n.bands):  # [channel of the head, bin]; what a vector holds too much is written anew
+            for i in range(0, n.stride, LANES):
+                source, to = band * wide + h * n.stride + i, h * n.width + n.padding + band * n.stride + i
+                store(full, to, load(work.gate, source))
         for i in range(n.bins - 1, whole(n.bins)):  # the highest bin has no band of its own
             full[h * n.width + n.padding + i] = 0.0
         for i in range(0, n.bins, LANES):
@@ -178,7 +182,7 @@ def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
                 for tap in range(3):
                     bins = load(spectra, noisy + part * n.width + n.padding + i + tap - 1)
                     total = total + fill(weights, at + 1 + part * 3 + tap) * bins
-            store(full, to, total * sigmoid(total))
+            store(full, to, silu(total))
         full[h * n.width + n.padding - 1] = full[h * n.width + n.padding + n.bins] = 0.0
         at += LANES
     for i in range(0, n.bins, LANES):
@@ -229,26 +233,34 @@ def head_sums(full, i, sizes, weights, at):
     return a, b, c, d
 
 
-@jit
-def normalise(x, x_at, weights, at, channels, out, out_at, group, apart):
-    """Write gain * norm(x) + offset of a row; its channels in groups, each so far from the one before."""
-    total = splat(0.0)
-    for i in range(0, channels, LANES):
-        total = total + load(x, x_at + i)
-    mean, total = across(total) * (1.0 / channels), splat(0.0)
-    for i in range(0, channels, LANES):
-        value = load(x, x_at + i) - mean
-        total = total + value * value
-    scale = inverse_root(across(total) * (1.0 / channels) + EPS)
-    for i in range(0, channels, LANES):
-        value = (load(x, x_at + i) - mean) * scale * load(weights, at + i) + load(weights, at + channels + i)
-        store(out, out_at + i // group * apart + i % group, value)
-
-
-@jit
-def normalise_all(x, rows, weights, at, channels, out):
-    for row in range(rows):
-        normalise(x, row * channels, weights, at, channels, out, row * channels, channels, 0)
+@apart
+def normalise(x, x_at, step, rows, weights, at, channels, out, out_at, out_step, group, apart):
+    """Write gain * norm(x) + offset of rows; their channels in groups, each so far from the one before."""
+    share, last = splat(1.0 / channels), rows - 1
+    for row in range(0, rows, 4):  # four at a time hide the latency; what lies beyond the last is the last again
+        r1, r2, r3 = min(row + 1, last), min(row + 2, last), min(row + 3, last)
+        x0, x1, x2, x3 = x_at + row * step, x_at + r1 * step, x_at + r2 * step, x_at + r3 * step
+        s0, s1, s2, s3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+        for i in range(0, channels, LANES):
+            s0, s1 = s0 + load(x, x0 + i), s1 + load(x, x1 + i)
+            s2, s3 = s2 + load(x, x2 + i), s3 + load(x, x3 + i)
+        m0, m1, m2, m3 = across(s0) * share, across(s1) * share, across(s2) * share, across(s3) * share
+        s0, s1, s2, s3 = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+        for i in range(0, channels, LANES):
+            v0, v1 = load(x, x0 + i) - m0, load(x, x1 + i) - m1
+            v2, v3 = load(x, x2 + i) - m2, load(x, x3 + i) - m3
+            s0, s1, s2, s3 = s0 + v0 * v0, s1 + v1 * v1, s2 + v2 * v2, s3 + v3 * v3
+        s0, s1 = inverse_root(across(s0) * share + EPS), inverse_root(across(s1) * share + EPS)
+        s2, s3 = inverse_root(across(s2) * share + EPS), inverse_root(across(s3) * share + EPS)
+        y0, y1, y2, y3 = row * out_step, r1 * out_step, r2 * out_step, r3 * out_step
+        for first in range(0, channels, group):
+            to = out_at + first // group * apart - first
+            for i in range(first, first + group, LANES):
+                gain, offset = load(weights, at + i), load(weights, at + channels + i)
+                store(out, to + y0 + i, (load(x, x0 + i) - m0) * s0 * gain + offset)
+                store(out, to + y1 + i, (load(x, x1 + i) - m1) * s1 * gain + offset)
+                store(out, to + y2 + i, (load(x, x2 + i) - m2) * s2 * gain + offset)
+                store(out, to + y3 + i, (load(x, x3 + i) - m3) * s3 * gain + offset)
 
 
 @apart
@@ -260,16 +272,20 @@ def convolve_bands(frames, sizes, weights, at, x, x_at, y, y_at, work):
         store(work.frame, i, splat(0.0))
     for k in range(frames):
         source, out = x_at + k * n.bands * channels, y_at + k * n.bands * channels
-        for band in range(n.bands):
-            place = (before + band) * group  # [group, band, channel]
-            normalise(x, source + band * channels, weights, at, channels, work.frame, place, group, apart)
+        normalise(x, source, channels, n.bands, weights, at, channels,
+                  work.frame, before * group, group, group, apart)  # [group, band, channel]  # fmt: skip
         after = at + 2 * channels
         for i in range(0, channels, group):
-            after = product(work.frame, i // group * apart, group, 1, n.bands, weights, after, n.kernel * group, group,
-                            False, work.gate, i, channels)  # fmt: skip
+            place = i // group * apart
+            if n.paired:
+                after = product_of_pairs(work.frame, place, group, n.bands, weights, after, n.kernel * group // 2,
+                                         work.gate, i, channels)  # fmt: skip
+            else:
+                after = product(work.frame, place, group, 1, n.bands, weights, after, n.kernel * group, group,
+                                False, work.gate, i, channels)  # fmt: skip
         for i in range(0, n.bands * channels, LANES):
             total = load(work.gate, i)
-            store(y, out + i, load(x, source + i) + total * sigmoid(total))
+            store(y, out + i, load(x, source + i) + silu(total))
     return after
 
 
@@ -278,16 +294,15 @@ def block(frames, sizes, weights, at, carry, kept, x, start, work):
     bands, channels = sizes.bands, sizes.channels
     frame, rows, inner = bands * channels, frames * bands, 2 * channels
     at = convolve_bands(frames, sizes, weights, at, x, start, work.wide, 0, work)
-    normalise_all(work.wide, rows, weights, at, channels, work.normed)
+    normalise(work.wide, 0, channels, rows, weights, at, channels, work.normed, 0, channels, channels, 0)
     at = map_bands(frames, sizes, weights, at + 2 * channels, work)
     at = convolve_bands(frames, sizes, weights, at, work.wide, 0, x, start, work)
     inputs, many = bands * (TAPS - 1) * inner, max(1, NEAR // frames)
     for first in range(0, bands, many):
         count = min(many, bands - first)
         for band in range(count):
-            for k in range(frames):
-                source, to = start + k * frame + (first + band) * channels, (band * frames + k) * channels
-                normalise(x, source, weights, at, channels, work.normed, to, channels, 0)
+            normalise(x, start + (first + band) * channels, frame, frames, weights, at, channels,
+                      work.normed, band * frames * channels, channels, channels, 0)  # fmt: skip
         last = mamba(frames, count, first, sizes, channels, weights, at + 2 * channels,
                      carry, kept, kept + inputs, work)  # fmt: skip
         for band in range(count):
@@ -299,11 +314,11 @@ def block(frames, sizes, weights, at, carry, kept, x, start, work):
 def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
     channels, rows, narrow = sizes.channels, frames * sizes.bands, whole(sizes.fullband)
     tokens = sizes.bands * sizes.fullband
-    at = product(x, start, channels, 1, rows, weights, at, channels, narrow, False, work.narrow, 0, narrow)
+    at = product_of_few(x, start, channels, rows, weights, at, channels, sizes.fullband, work.narrow, 0)
     for row in range(rows):
         for j in range(sizes.fullband):
             work.wide[row * sizes.fullband + j] = work.narrow[row * narrow + j]
-    normalise_all(work.wide, frames, weights, at, tokens, work.normed)
+    normalise(work.wide, 0, tokens, frames, weights, at, tokens, work.normed, 0, tokens, tokens, 0)
     at = mamba(frames, 1, 0, sizes, tokens, weights, at + 2 * tokens, carry, kept, kept + (TAPS - 1) * 2 * tokens, work)
     at = product(work.inner, 0, 2 * tokens, 1, frames, weights, at, 2 * tokens, tokens, False, work.wide, 0, tokens)
     product(work.wide, 0, sizes.fullband, 1, rows, weights, at, sizes.fullband, channels, True, x, start, channels)
@@ -313,7 +328,8 @@ def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
 def decode(frames, start, sizes, weights, at, spectra, x, work, estimates):
     n, channels, width = sizes, sizes.channels, whole(sizes.stride * sizes.head)
     for k in range(start, start + frames):
-        normalise_all(x[k * n.bands * channels :], n.bands, weights, at, channels, work.normed)
+        normalise(x, k * n.bands * channels, channels, n.bands, weights, at, channels,
+                  work.normed, 0, channels, channels, 0)  # fmt: skip
         after = product(work.normed, 0, channels, 1, n.bands, weights, at + 2 * channels, channels, width, False,
                         work.gate, 0, width)  # fmt: skip
         decode_frame(k, sizes, width, weights, after, spectra, work, estimates)

@@ -20,7 +20,9 @@ from sbm_cli.compiled.vector import (
     load,
     load4,
     move,
+    prefetch,
     sigmoid,
+    silu,
     softplus,
     splat,
     store,
@@ -73,6 +75,7 @@ def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, s
                         j = n * channels + i
                         a0, a1, a2, a3 = load4(rates, j, channels)
                         h0, h1, h2, h3 = load4(known, state + j, channels)
+                        prefetch(known, state + size + n * channels + GROUP * i, GROUP * LANES)  # of the next sequence
                         at = FORWARD_ROWS * SEGMENT * i
                         bn = origin(b, bands, sequence, start) + n
                         cn = origin(c, bands, sequence, start) + n
@@ -94,7 +97,7 @@ def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, s
                     for i in range(0, channels, LANES):
                         gate = load(z.data, z_base + k * z.strides[1] + i)
                         total = load(scratch, FORWARD_ROWS * (SEGMENT * i + k * LANES) + SUM)
-                        store(y.data, y_base + k * y.strides[1] + i, total * (gate * sigmoid(gate)))
+                        store(y.data, y_base + k * y.strides[1] + i, total * silu(gate))
 
 
 @jit

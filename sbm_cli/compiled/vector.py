@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic, models, overload, register_model
 
 from sbm_cli.compiled import llvm
 from sbm_cli.compiled.jit import jit
 
 LANES = 16 if llvm.has("avx512f") else 8
+LINE = 64  # bytes of a cache line
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
 
@@ -140,6 +141,25 @@ def move(typing_context: Any, target: Any, at: Any, source: Any, index: Any) -> 
 
 
 @intrinsic
+def prefetch(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
+    """Bring numbers into the cache; they may lie beyond the array's end."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        line, number, index = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [line, number, number, number])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [line], kind)
+        start = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+        options = [ir.Constant(number, value) for value in (0, 3, 1)]  # to read, into the nearest cache, data
+        step = ir.Constant(index, LINE // 4)
+        with cgutils.for_range(builder, builder.sdiv(args[2], step)) as loop:
+            place = builder.gep(start, [builder.mul(loop.index, step)])
+            builder.call(hint, [builder.bitcast(place, line), *options])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), generate
+
+
+@intrinsic
 def negative_magnitude(typing_context: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.bitcast(builder.or_(builder.bitcast(args[0], INTS), _integer(-(2**31))), FLOATS)
@@ -158,11 +178,21 @@ def where_negative(typing_context: Any, value: Any, then: Any, other: Any) -> An
 
 @intrinsic
 def exp2_negative(typing_context: Any, value: Any) -> Any:
-    """2**x for x <= 0; below -125 as at -125."""
+    """2**x for x <= 0; below -125 no more than there."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        low = _constant(-125.0)
-        return llvm.exp2(builder, builder.select(builder.fcmp_ordered("<", args[0], low), low, args[0]))
+        return llvm.exp2(builder, args[0])
+
+    return VECTOR(VECTOR), generate
+
+
+@intrinsic
+def exp2_bounded(typing_context: Any, value: Any) -> Any:
+    """2**x; above 125 as at 125."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        high = _constant(125.0)
+        return llvm.exp2(builder, builder.select(builder.fcmp_ordered(">", args[0], high), high, args[0]))
 
     return VECTOR(VECTOR), generate
 
@@ -183,6 +213,18 @@ def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
         return rows[0]
 
     return VECTOR(array, types.intp), generate
+
+
+@intrinsic
+def pair_sums(typing_context: Any, value: Any) -> Any:
+    """Sum pairs of neighbouring lanes; the sums fill the first half of the result."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        even, odd = (ir.Constant(INTS, [(first + 2 * lane) % LANES for lane in range(LANES)]) for first in (0, 1))
+        undefined = ir.Constant(FLOATS, ir.Undefined)
+        return builder.fadd(*(builder.shuffle_vector(args[0], undefined, lanes) for lanes in (even, odd)))
+
+    return VECTOR(VECTOR), generate
 
 
 @intrinsic
@@ -215,9 +257,12 @@ def inverse_root(typing_context: Any, value: Any) -> Any:
 
 @jit
 def sigmoid(x):
-    tail = exp2_negative(negative_magnitude(x) * LOG2E)
-    upper = 1.0 / (1.0 + tail)
-    return where_negative(x, tail * upper, upper)
+    return 1.0 / (1.0 + exp2_bounded(x * -LOG2E))
+
+
+@jit
+def silu(x):
+    return x / (1.0 + exp2_bounded(x * -LOG2E))
 
 
 @jit
@@ -225,14 +270,12 @@ def softplus(x):
     """Return softplus and its derivative, the sigmoid."""
     # max(x, 0) + log1p(e), e = exp(-|x|); log1p(e) = 2 artanh(s), s = e / (2 + e): relative precision for every x
     tail = exp2_negative(negative_magnitude(x) * LOG2E)
-    inverse = 1.0 / ((1.0 + tail) * (2.0 + tail))  # one division for both
-    s = tail * (1.0 + tail) * inverse
+    s, upper = tail / (2.0 + tail), 1.0 / (1.0 + tail)
     q = s * s
     series = q * 0.28181658304931984 + 0.27959726279664016
     series = series * q + 0.40024992819909333
     series = series * q + 0.6666631183589535
     series = series * q + 2.000000008043254
-    upper = (2.0 + tail) * inverse
     return where_negative(x, splat(0.0), x) + s * series, where_negative(x, tail * upper, upper)
 
 

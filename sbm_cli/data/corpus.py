@@ -28,9 +28,8 @@ FRAME = 320  # 20 ms
 class Corpus:
     """Decoded recordings, each read as float32 [samples] at 16 kHz; speech and noise at -26 dBFS active RMS."""
 
-    def __init__(self, clips: Sequence[Clip], store: NDArray[np.int16], skipped: Sequence[str] = ()) -> None:
+    def __init__(self, clips: Sequence[Clip], store: NDArray[np.int16]) -> None:
         self.clips = tuple(clips)
-        self.skipped = tuple(skipped)  # files without any signal
         self.store = store  # int16, all recordings one after the other
 
     def clip(self, index: int, start: int = 0, samples: int | None = None) -> Samples:
@@ -48,9 +47,6 @@ class Corpus:
         """Return a corpus of some of the recordings."""
         return Corpus(clips, self.store)
 
-    def minutes(self, kind: str, split: str) -> float:
-        return sum(self.clips[i].minutes for i in self.where(kind, split))
-
 
 def open_corpus(
     cache: Path,
@@ -59,7 +55,7 @@ def open_corpus(
     noise: Sequence[Path] = (),
     rir: Sequence[Path] = (),
     speeds: Sequence[float] = (),
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Corpus:
     """Open the recordings of manifests and of plain folders, decoding them into `cache` at the first time.
 
@@ -85,12 +81,11 @@ def open_corpus(
                 part = clips[first : first + 64]
                 for clip, (audio, gain) in zip(part, pool.map(_decode, part), strict=True):
                     yield asdict(replace(clip, gain=gain)), audio
-                if progress is not None:
-                    progress(min(first + 64, len(clips)), len(clips))
+                progress(min(first + 64, len(clips)), len(clips))
 
     records, store = cached_store(cache, f"corpus-{digest.hexdigest()[:16]}", decode)
     found = [Clip(**record) for record in records]  # type: ignore[arg-type]
-    return Corpus([c for c in found if c.samples], store, [c.path for c in found if not c.samples])
+    return Corpus([clip for clip in found if clip.samples], store)  # the others have no signal
 
 
 def find_clips(

@@ -44,13 +44,6 @@ _Record = tuple[dict[str, Any], NDArray[np.int16]]
 
 
 @dataclass(frozen=True)
-class _Shard:
-    kind: str  # "clips" or "rooms"
-    records: list[dict[str, Any]]
-    store: NDArray[np.int16]
-
-
-@dataclass(frozen=True)
 class Pack:
     """What was packed; snr_db: a recording's power over that of its coding noise, mean over the recordings."""
 
@@ -66,7 +59,7 @@ def write_pack(
     folder: Path,
     splits: Sequence[str] = ("train", "valid"),
     shard_mb: float = 50.0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Pack:
     """Write speech, noise and room responses into `folder`, in shards of at most `shard_mb` MB.
 
@@ -91,8 +84,7 @@ def write_pack(
             noise = audio - DECODED[encode(audio)].astype(np.float32)
             snrs_db.append(10 * math.log10(np.square(audio, dtype=np.float32).sum() / (noise @ noise + 1e-3)))
             yield asdict(replace(clip, path=Path(clip.path).name)), audio
-            if progress is not None:
-                progress(done, len(clips))
+            progress(done, len(clips))
 
     responses = ((one.record(), bank.store[one.start : one.start + one.samples]) for one in bank.responses)
     for kind, source in (("rooms", responses), ("clips", records())):
@@ -114,11 +106,10 @@ def open_pack(folder: Path) -> tuple[Corpus, ResponseBank]:
 
     def joined(kind: str) -> tuple[list[dict[str, Any]], NDArray[np.int16]]:
         records, stores, start = [], [], 0
-        for shard in shards:
-            if shard.kind == kind:
-                records += [{**record, "start": start + record["start"]} for record in shard.records]
-                stores.append(shard.store)
-                start += len(shard.store)
+        for _, part, samples in (shard for shard in shards if shard[0] == kind):
+            records += [{**record, "start": start + record["start"]} for record in part]
+            stores.append(samples)
+            start += len(samples)
         if not stores:
             raise ConfigError(
                 f"{folder}: no shard of {kind} in it", f"`sbm data pack` writes them: {kind}-000.zip, ..."
@@ -205,7 +196,8 @@ def _write_shard(path: Path, kind: str, source: Iterator[_Record], limit: float)
         )
 
 
-def _read_shard(path: Path, pool: ThreadPoolExecutor) -> _Shard:
+def _read_shard(path: Path, pool: ThreadPoolExecutor) -> tuple[str, list[dict[str, Any]], NDArray[np.int16]]:
+    """Return what a shard holds ("clips" or "rooms"), its records and its samples."""
     try:
         with zipfile.ZipFile(path) as file:
             index = parse_json(file.read(INDEX))
@@ -215,4 +207,4 @@ def _read_shard(path: Path, pool: ThreadPoolExecutor) -> _Shard:
             codes = b"".join(pool.map(bz2.decompress, map(file.read, blocks)))
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path}: not a whole shard of a pack ({error})", "Copy it again, or pack again.") from error
-    return _Shard(index["kind"], index["records"], DECODED[np.frombuffer(codes, np.uint8)])
+    return index["kind"], index["records"], DECODED[np.frombuffer(codes, np.uint8)]

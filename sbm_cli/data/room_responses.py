@@ -107,7 +107,7 @@ def open_responses(
     seed: int,
     corpus: Corpus | None = None,
     split: str = "train",
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> ResponseBank:
     """Open the responses of `count` simulated rooms, made into `cache` at the first time, and a split's measured ones.
 
@@ -120,8 +120,7 @@ def open_responses(
         for index in range(count):
             response, rt60_s = simulate_room(seed, index)
             yield RoomResponse(f"shoebox-{seed}-{index}", rt60_s, "", 0, 0).record(), _full_scale(response)
-            if progress is not None:
-                progress(index + 1, count)
+            progress(index + 1, count)
 
     records, store = cached_store(cache, f"rooms-v{ROOMS_VERSION}-{count}-{seed}", simulate)
     responses = [RoomResponse.of(record) for record in records]

@@ -25,7 +25,7 @@ from sbm_cli.hardware import cores
 ROOM_SEED = 1  # the simulated rooms of `data.test_sets` have others
 AHEAD = 2  # steps that each thread makes in advance
 # Makes a bar from a name and a unit; the bar takes how many are done, and how many there are.
-Bars = Callable[[str, str], AbstractContextManager[Callable[[float, float], object] | None]]
+Bars = Callable[[str, str], AbstractContextManager[Callable[[float, float], object]]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def open_sources(data: DataConfig, mix: MixConfig, device: torch.device, bars: B
 
     Raises ConfigError if there is no speech or no noise to train on, or if a pack lacks the speeds of the recipe.
     """
-    cache, bars = Path(data.cache), bars or (lambda *_: nullcontext())
+    cache, bars = Path(data.cache), bars or (lambda *_: nullcontext(lambda *_: None))
     if data.pack:
         corpus, rooms = open_pack(Path(data.pack))
         if missing := sorted({*data.speeds} - {clip.speed for clip in corpus.clips}):

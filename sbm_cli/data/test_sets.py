@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sbm_cli.audio.samples import Samples
 from sbm_cli.data.corpus import Corpus, none_error
@@ -15,9 +16,6 @@ from sbm_cli.data.manifest import RATE, Clip
 from sbm_cli.data.mixing import noise_gain
 from sbm_cli.data.room_responses import scaled, simulate_room
 from sbm_cli.data.segments import FADE, LEAST, OVERLAP, Placements, assemble
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Rng = np.random.Generator
 
@@ -56,8 +54,6 @@ def evaluation_set(corpus: Corpus, split: str, count: int = 160, seed: int = 0) 
 
 
 def _mixture(segments: _Segments, split: str, seed: int, index: int, subset: str) -> Mixture:
-    import torch
-
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, index, ROOM_SEEDS[split]]))
     samples = round(rng.uniform(*SECONDS) * RATE)
     speaker = segments.speakers[index % len(segments.speakers)]
@@ -135,8 +131,6 @@ class _Segments:
 
     def _assemble(self, rows: Sequence[tuple[Clip, int, int, int]], samples: int) -> Tensor:
         """Set (recording, place, samples, fade) beside each other."""
-        import torch
-
         values = [(clip.start, clip.gain, place, used, fade) for clip, place, used, fade in rows]
         placements = Placements(*(torch.tensor([column]) for column in zip(*values, strict=True)))
         return assemble(torch.from_numpy(self._store), placements, samples)

@@ -35,11 +35,11 @@ def shares(level: Array) -> Array:
 
 
 def linked(clean: Array, noisy: Array, share: Array) -> Array:
-    """Return the noisy spectra [channels, freq, frames] under the complex gain of each bin that comes nearest to clean.
+    """Return the noisy spectra [channels, ...] under the complex gain of each bin that comes nearest to clean.
 
     That is the least-squares fit: the projection of the estimates onto what was recorded. share: of `shares`.
     """
-    fitted: Array = linked_ratio(noisy.conj() * clean, noisy.real**2 + noisy.imag**2, share[:, None]) * noisy
+    fitted: Array = linked_ratio(noisy.conj() * clean, noisy.real**2 + noisy.imag**2, share) * noisy
     return fitted
 
 

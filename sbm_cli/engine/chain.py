@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from sbm_cli.compiled.network import run as run_network
 from sbm_cli.compiled.scan import SEGMENT
+from sbm_cli.compiled.spectra import compress, expand, follow
 from sbm_cli.compiled.threads import pool
-from sbm_cli.dsp.level import HIGH_BAND, SILENCE, frame_power
+from sbm_cli.dsp.compress import Compression
+from sbm_cli.dsp.level import HIGH_BAND, SILENCE, Level, frame_power
 from sbm_cli.dsp.link import linked, linked_ratio, shares
 from sbm_cli.dsp.offset import limit_offset
 from sbm_cli.dsp.stft import windows
@@ -40,17 +42,19 @@ class CompiledChain:
     ) -> None:
         self._config, self._plan, self._links, self._high, self._threads = config, plan, links, high, threads
         self._analysis_window, self._synthesis_window, self._constant = windows(config.stft)
+        self._analysis_window *= config.stft.n_fft  # which `_spectra` divides by
         self._recordings = np.repeat(np.arange(len(channels)), channels)  # of each channel
         self._starts = np.cumsum([0, *channels[:-1]])
         self._counts = np.array(channels, np.float32)[:, None]
         rows, stft, lookahead = sum(channels), config.stft, plan.sizes.lookahead
         self._samples = np.zeros((rows, stft.overlap), np.float32)
         self._total = np.zeros((rows * (3 if high else 1), stft.overlap), np.float32)
-        self._level: Array | None = None
-        self._late_level = np.zeros((len(channels) + (rows if links else 0), lookahead), np.float32)
-        self._spectrum = np.zeros((rows, stft.bins, lookahead if high or links else 0), np.complex64)
-        self._gains: Array | None = None
-        self._networks = [_Network(plan) for _ in range(rows)]
+        levels = len(channels) + (rows if links else 0)
+        self._level = np.zeros(levels, np.float32)
+        self._late_level = np.zeros((levels, lookahead), np.float32)
+        self._spectrum = np.zeros((rows, lookahead if high or links else 0, stft.bins), np.complex64)
+        self._gains = np.zeros(2 * rows, np.float32)
+        self._networks = [_Network(plan, config.compression) for _ in range(rows)]
         self._work = [plan.new_work() for _ in range(max(1, threads))]
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -61,53 +65,62 @@ class CompiledChain:
             return np.zeros((3 if self._high else 1, len(samples), 0), np.float32)
         row, sample = self._samples.strides
         frames = as_strided(self._samples, (len(samples), count, stft.window), (row, stft.hop * sample, sample))
-        spectrum = np.fft.rfft(frames * self._analysis_window, stft.n_fft).astype(np.complex64, copy=False)
+        spectrum = self._spectra(frames)
         self._samples = self._samples[:, count * stft.hop :]
-        clean = self._enhance(spectrum.transpose(0, 2, 1))
-        finished = self._synthesize(clean.transpose(0, 2, 1))
+        finished = self._synthesize(self._enhance(spectrum))
         return finished.reshape(-1, len(samples), count * stft.hop)
 
+    def _spectra(self, frames: Array) -> Array:
+        """Return the spectra [..., bins] of frames [..., window]."""
+        # Without `norm` NumPy computes them in double precision, which takes five times as long.
+        spectra = np.fft.rfft(frames * self._analysis_window, self._config.stft.n_fft, norm="forward")
+        return spectra.astype(np.complex64, copy=False)
+
     def _enhance(self, spectrum: Array) -> Array:
-        """Return the spectra to synthesize, [1 or 3 times channels, bins, frames], from those of the channels."""
+        """Return the spectra to synthesize, [1 or 3 times channels, frames, bins], from those of the channels."""
         config, lookahead = self._config, self._plan.sizes.lookahead
-        noisy = limit_offset(spectrum, self._constant, config.bin_hz)
-        channels = config.power(noisy)
+        noisy = self._limited(spectrum)
+        channels = config.power(noisy.transpose(0, 2, 1))
         power = np.add.reduceat(channels, self._starts) / self._counts
         if self._links:
             power = np.concatenate([power, channels])
-        level, self._level = config.track(power, self._level)
-        compressed = config.compress(noisy, level[self._recordings])
-        estimate = self._estimate(compressed)
-        level, self._late_level = _late(np.where(power > SILENCE, level, 0), self._late_level, lookahead)
-        clean = config.expand(estimate, level[self._recordings])
+        level = self._tracked(config.level, power, self._level)
+        late, self._late_level = _late(np.where(power > SILENCE, level, 0), self._late_level, lookahead)
+        clean = np.empty_like(spectrum)
+        for start in range(0, spectrum.shape[1], MOST):
+            part = slice(start, start + MOST)
+            for row, recording in enumerate(self._recordings):
+                given, wanted = (noisy[row, part], level[recording, part]), (clean[row, part], late[recording, part])
+                self._networks[row](*given, *wanted, self._work)
         if not (self._high or self._links):
             return clean
         spectrum, self._spectrum = _late(spectrum, self._spectrum, lookahead)
-        share = [shares(level[len(self._starts) :][rows]) for rows in self._links]
+        share = [shares(late[len(self._starts) :][rows]) for rows in self._links]
         for rows, own in zip(self._links, share, strict=True):
-            clean[rows] = linked(clean[rows], limit_offset(spectrum[rows], self._constant, config.bin_hz), own)
+            clean[rows] = linked(clean[rows], self._limited(spectrum[rows]), own[..., None])
         if not self._high:
             return clean
         top = config.stft.bins // 2  # the uppermost octave
-        powers = np.stack([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
-        frame_seconds = config.stft.hop / config.rate
-        powers, self._gains = HIGH_BAND.track(powers.reshape(-1, powers.shape[2]), frame_seconds, self._gains)
+        powers = np.stack([frame_power(spectra.transpose(0, 2, 1), top) for spectra in (clean, spectrum)])
+        powers = self._tracked(HIGH_BAND, powers.reshape(-1, powers.shape[2]), self._gains)
         lowered, heard = np.split(powers, 2)
         ratio = lowered / heard
         for rows, own in zip(self._links, share, strict=True):
             ratio[rows] = linked_ratio(lowered[rows], heard[rows], own)
         # One gain per frame, shaped like its window: overlap-add interpolates smoothly.
-        gains = np.sqrt(ratio).clip(max=1)[:, None] * self._constant[:, None]
+        gains = np.sqrt(ratio).clip(max=1)[..., None] * self._constant
         return np.concatenate([clean, spectrum, gains])
 
-    def _estimate(self, noisy: Array) -> Array:
-        """Return the network's estimates, shaped like noisy [channels, bins, frames]."""
-        estimate = np.empty(noisy.shape, np.complex64)
-        for start in range(0, noisy.shape[2], MOST):
-            part = slice(start, start + MOST)
-            for network, given, out in zip(self._networks, noisy[..., part], estimate[..., part], strict=True):
-                network(given, out, self._work)
-        return estimate
+    def _limited(self, spectrum: Array) -> Array:
+        """Return spectra [channels, frames, bins] with a limited offset."""
+        return limit_offset(spectrum.transpose(0, 2, 1), self._constant, self._config.bin_hz).transpose(0, 2, 1)
+
+    def _tracked(self, level: Level, power: Array, last: Array) -> Array:
+        """Return the level of every frame as `Level.track` does, [groups, frames]; last: before them, and after."""
+        rise, fall = level.rates(self._config.stft.hop / self._config.rate)
+        levels = np.empty_like(power)
+        follow(power, np.float32(level.floor), np.float32(rise), np.float32(fall), last, levels)
+        return levels
 
     def _synthesize(self, spectrum: Array) -> Array:
         """Return the finished samples [rows, hop * frames] of spectra [rows, frames, bins]."""
@@ -124,24 +137,26 @@ class CompiledChain:
 
 
 class _Network:
-    """The network for one channel, with what it carries from one block to the next."""
+    """Compression, network and expansion for one channel, with what the network carries from one block to the next."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, compression: Compression) -> None:
         self._plan, sizes = plan, plan.sizes
+        self._exponent, self._factor = np.float32(compression.exponent), np.float32(compression.factor)
         self._carry = aligned(plan.carry)
-        self._spectra = aligned((sizes.history + MOST) * 2 * sizes.width).reshape(-1, 2, sizes.width)
-        self._estimates = aligned(MOST * 2 * sizes.width).reshape(-1, 2, sizes.width)
+        self._spectra = aligned((sizes.history + MOST) * 2 * sizes.width)
+        self._estimates = aligned(MOST * 2 * sizes.width)
         self._x = aligned(MOST * sizes.bands * sizes.channels)
 
-    def __call__(self, noisy: Array, estimate: Array, work: Sequence[Any]) -> None:
-        """Write the estimates of up to MOST frames, [bins, frames] as noisy; work: for each thread."""
-        sizes, count = self._plan.sizes, noisy.shape[1]
-        bins = slice(sizes.padding, sizes.padding + sizes.bins)
-        given = self._spectra[sizes.history :][:count]
-        given[:, 0, bins], given[:, 1, bins] = noisy.real.T, noisy.imag.T
+    def __call__(self, noisy: Array, level: Array, clean: Array, late_level: Array, work: Sequence[Any]) -> None:
+        """Write the clean spectra of up to MOST frames, [frames, bins] as noisy; work: for each thread."""
+        sizes, exponent, factor = self._plan.sizes, self._exponent, self._factor
+        frame, count = 2 * sizes.width, len(noisy)
+        begin = sizes.history * frame + sizes.padding
+        compress(noisy.real, noisy.imag, level, exponent, factor, self._spectra[begin:], sizes.width)
         self._run(count, work)
-        self._spectra[: sizes.history] = self._spectra[count : count + sizes.history].copy()
-        estimate.real, estimate.imag = self._estimates[:count, 0, bins].T, self._estimates[:count, 1, bins].T
+        self._spectra[: sizes.history * frame] = self._spectra[count * frame :][: sizes.history * frame].copy()
+        estimates = self._estimates[sizes.padding :]
+        expand(estimates, sizes.width, late_level, exponent, factor, clean.real, clean.imag)
 
     def _run(self, count: int, work: Sequence[Any]) -> None:
         """Take the frames through all stages: with several threads, each takes some stages, segment after segment."""
@@ -151,7 +166,7 @@ class _Network:
         def run(first: int, last: int, start: int, stop: int, own: Any) -> None:
             run_network(
                 first, last, start, stop, plan.sizes, plan.weights, plan.stages, self._carry,
-                self._spectra.ravel(), self._x, own, self._estimates.ravel(),
+                self._spectra, self._x, own, self._estimates,
             )  # fmt: skip
 
         if threads == 1 or count <= SEGMENT:
@@ -169,7 +184,7 @@ class _Network:
 
 
 def _late(x: Array, held: Array, frames: int) -> tuple[Array, Array]:
-    """Return x [..., frames] delayed by so many frames, like the output of the network, and what is held back."""
-    x = np.concatenate([held, x], axis=-1)
-    split = x.shape[-1] - frames
-    return x[..., :split], x[..., split:]
+    """Return x [rows, frames, ...] delayed by so many frames, like the output of the network, and what is held back."""
+    x = np.concatenate([held, x], axis=1)
+    split = x.shape[1] - frames
+    return x[:, :split], x[:, split:]

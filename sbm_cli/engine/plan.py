@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from sbm_cli.compiled.conv import TAPS
 from sbm_cli.compiled.jit import compiled_before
 from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work, run
-from sbm_cli.compiled.product import packed, whole
-from sbm_cli.compiled.rows import CHUNK
+from sbm_cli.compiled.product import packed, packed_few, whole
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT
 from sbm_cli.compiled.vector import LANES, LOG2E
 from sbm_cli.nn.configs import NetworkConfig, OSpatialNetConfig
 
 Weights = Mapping[str, NDArray[np.float32]]
 Array = NDArray[np.float32]
+Order = NDArray[np.int64]
 ALIGNMENT = 64  # bytes: a line of the cache
 
 
@@ -70,7 +70,7 @@ def plan(config: OSpatialNetConfig, weights: Weights, room: float = 0.0) -> Plan
 
     Raises KeyError or ValueError if the weights are not those of such a network.
     """
-    c, source = config, _Weights(weights)
+    c, source, order = config, _Weights(weights), _order(config)
     embedding = _embedding(c, source, room) if c.embedding else None
     parts: list[Array] = []
     begins: list[int] = []
@@ -87,20 +87,20 @@ def plan(config: OSpatialNetConfig, weights: Weights, room: float = 0.0) -> Plan
         tokens = c.bands * c.fullband_squeeze
         if tokens and i == c.blocks // 2:
             begin(FULL_BAND, (TAPS - 1 + c.d_state) * 2 * tokens)
-            parts += packed(
-                source.take("full.squeeze.weight", c.fullband_squeeze, c.channels).T,
+            parts += packed_few(
+                source.take("full.squeeze.weight", c.fullband_squeeze, order).T,
                 source.take("full.squeeze.bias", c.fullband_squeeze),
             )
-            parts += _modulated(source, "full.norm", tokens, embedding)
-            parts += _mamba(source, "full.mamba", tokens, c.d_state)
+            parts += _modulated(source, "full.norm", np.arange(tokens), embedding)
+            parts += _mamba(source, "full.mamba", np.arange(tokens), c.d_state)
             parts += packed(
-                source.take("full.unsqueeze.weight", c.channels, c.fullband_squeeze).T,
-                source.take("full.unsqueeze.bias", c.channels),
+                source.take("full.unsqueeze.weight", order, c.fullband_squeeze).T,
+                source.take("full.unsqueeze.bias", order),
             )
         begin(BLOCK, (TAPS - 1 + c.d_state) * c.bands * 2 * c.channels)
         parts += _cross_band(c, source, f"cross.{i}")
-        parts += _modulated(source, f"narrow.{i}.norm", c.channels, embedding)
-        parts += _mamba(source, f"narrow.{i}.mamba", c.channels, c.d_state)
+        parts += _modulated(source, f"narrow.{i}.norm", order, embedding)
+        parts += _mamba(source, f"narrow.{i}.mamba", order, c.d_state)
     begin(DECODER)
     parts += _decoder(c, source)
     source.check_all_taken()
@@ -119,15 +119,21 @@ def _parameters(c: OSpatialNetConfig, weights: Weights) -> int:
 
 
 class _Weights:
-    """The weights of a network by name, each taken once and of the shape that its configuration says."""
+    """The weights of a network by name, each taken once and of the shape that its configuration says.
+
+    A size of the shape is a number, or an array: the indices along that axis in the order that is wanted.
+    """
 
     def __init__(self, weights: Weights) -> None:
         self._left = dict(weights)
 
-    def take(self, name: str, *shape: int) -> Array:
+    def take(self, name: str, *shape: int | Order) -> Array:
         found = self._left.pop(name)
-        if found.shape != shape:
-            raise ValueError(f"{name} has shape {list(found.shape)}, expected {list(shape)}")
+        wanted = tuple(size if isinstance(size, int) else len(size) for size in shape)
+        if found.shape != wanted:
+            raise ValueError(f"{name} has shape {list(found.shape)}, expected {list(wanted)}")
+        for axis, size in enumerate(shape):
+            found = found if isinstance(size, int) else found.take(size, axis)
         return found
 
     def check_all_taken(self) -> None:
@@ -138,6 +144,7 @@ class _Weights:
 def _sizes(c: OSpatialNetConfig) -> Sizes:
     behind = c.filter_frames - 1 - c.filter_ahead
     padding = max(1, (c.kernel[1] - c.stride) // 2)
+    group, paired = _group(c)
     return Sizes(
         bins=c.bins,
         padding=padding,
@@ -148,7 +155,8 @@ def _sizes(c: OSpatialNetConfig) -> Sizes:
         taps=c.kernel[1],
         channels=c.channels,
         kernel=c.cross_kernel,
-        group=_group(c),
+        group=group,
+        paired=paired,
         states=c.d_state,
         squeeze=c.squeeze,
         fullband=c.fullband_squeeze,
@@ -167,17 +175,17 @@ def _work(c: OSpatialNetConfig, sizes: Sizes) -> tuple[int, ...]:
     inner = max(2 * channels * many, 2 * tokens * SEGMENT)
     narrow = max(
         rows * whole(max(c.squeeze, c.fullband_squeeze)),
-        many * whole(_rank(channels) + 2 * c.d_state),
-        SEGMENT * whole(_rank(tokens) + 2 * c.d_state),
+        many * (whole(_rank(channels)) + whole(2 * c.d_state)),
+        SEGMENT * (whole(_rank(tokens)) + whole(2 * c.d_state)),
     )
     return (
-        max((c.bands + c.cross_kernel - 1) * channels, c.head * sizes.width),
+        max((c.bands + c.cross_kernel - 1) * channels, c.head * sizes.width + LANES),
         max(rows * channels, many * channels, tokens * SEGMENT),
         max(rows * channels, rows * c.fullband_squeeze, inner),
         max(c.squeeze * SEGMENT * whole(c.bands), inner),
-        max(c.squeeze * rows, c.bands * whole(c.stride * c.head), c.bands * channels, inner),
+        max(c.squeeze * rows, c.bands * whole(c.stride * c.head) + LANES, c.bands * channels, inner),
         narrow,
-        max(CHUNK * (2 * TAPS - 2), FORWARD_ROWS * SEGMENT) * 2 * max(channels, tokens),
+        FORWARD_ROWS * SEGMENT * 2 * max(channels, tokens),
     )
 
 
@@ -210,17 +218,18 @@ def _silu(x: Array) -> Array:
     return y
 
 
-def _norm(source: _Weights, name: str, channels: int) -> list[Array]:
+def _norm(source: _Weights, name: str, channels: Order) -> list[Array]:
     return [source.take(f"{name}.weight", channels), source.take(f"{name}.bias", channels)]
 
 
-def _modulated(source: _Weights, name: str, channels: int, embedding: Array | None) -> list[Array]:
+def _modulated(source: _Weights, name: str, channels: Order, embedding: Array | None) -> list[Array]:
     """Return gain and offset of a norm at the time and for the room of an embedding."""
     gain, offset = _norm(source, name, channels)
     if embedding is None:
         return [gain, offset]
-    both = source.take(f"{name}.modulation.weight", 2 * channels, len(embedding)) @ embedding
-    scale, shift = np.split(both + source.take(f"{name}.modulation.bias", 2 * channels), 2)
+    twice = np.concatenate([channels, channels + len(channels)])
+    both = source.take(f"{name}.modulation.weight", twice, len(embedding)) @ embedding
+    scale, shift = np.split(both + source.take(f"{name}.modulation.bias", twice), 2)
     return [gain * (1 + scale), offset * (1 + scale) + shift]
 
 
@@ -231,8 +240,9 @@ def _inputs(c: OSpatialNetConfig, weight: Array) -> Array:
 
 def _encoder(c: OSpatialNetConfig, source: _Weights) -> list[Array]:
     frames, taps = c.kernel
-    given = source.take("encoder.weight", c.channels, 4 if c.sees_state else 2, frames, taps)
-    weight, bias = _inputs(c, given), source.take("encoder.bias", c.channels)
+    order = _order(c)
+    given = source.take("encoder.weight", order, 4 if c.sees_state else 2, frames, taps)
+    weight, bias = _inputs(c, given), source.take("encoder.bias", order)
     parts = []
     for frame in range(frames):
         for part in range(2):
@@ -240,50 +250,69 @@ def _encoder(c: OSpatialNetConfig, source: _Weights) -> list[Array]:
     return parts
 
 
-def _group(c: OSpatialNetConfig) -> int:
-    """Return how many channels the convolution along the bands joins: whole vectors, so several narrow groups."""
-    size = c.channels // c.cross_groups
-    return next(size * n for n in range(1, c.cross_groups + 1) if size * n % LANES == c.cross_groups % n == 0)
+def _group(c: OSpatialNetConfig) -> tuple[int, bool]:
+    """Return how many channels the convolution along the bands joins, and whether they are two groups that alternate.
+
+    They fill vectors: several narrow groups become one, with zeros between them, unless two of half a vector do.
+    """
+    size, half = c.channels // c.cross_groups, LANES // 2
+    if half % size == 0:
+        return LANES, True
+    return next(size * n for n in range(1, c.cross_groups + 1) if size * n % LANES == c.cross_groups % n == 0), False
+
+
+def _order(c: OSpatialNetConfig) -> Order:
+    """Return the channels in the order of the kernels: two groups that one convolution joins alternate."""
+    group, paired = _group(c)
+    channels = np.arange(c.channels)
+    return channels.reshape(-1, 2, group // 2).swapaxes(1, 2).ravel() if paired else channels
 
 
 def _convolution(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Array]:
-    size, kernel, group = c.channels // c.cross_groups, c.cross_kernel, _group(c)
-    weight = source.take(f"{name}.conv.weight", c.channels, size, kernel)
-    bias = source.take(f"{name}.conv.bias", c.channels)
-    parts = _norm(source, f"{name}.norm", c.channels)
+    size, kernel, (group, paired) = c.channels // c.cross_groups, c.cross_kernel, _group(c)
+    order = _order(c)
+    weight = source.take(f"{name}.conv.weight", order, size, kernel)
+    bias = source.take(f"{name}.conv.bias", order)
+    parts = _norm(source, f"{name}.norm", order)
     for start in range(0, c.channels, group):
-        joined = np.zeros((kernel, group, group), np.float32)  # [tap, input, output]
-        for at in range(0, group, size):
-            own = slice(at, at + size)
-            joined[:, own, own] = weight[start + at : start + at + size].transpose(2, 1, 0)
+        outputs = order[start : start + group]
+        inputs = outputs.reshape(-1, 2) if paired else outputs[:, None]
+        joined = np.zeros((kernel, len(inputs), group), np.float32)  # [tap, input, output]
+        for i, channels in enumerate(inputs):
+            for j, output in enumerate(outputs):
+                given = channels[j % len(channels)]
+                if given // size == output // size:
+                    joined[:, i, j] = weight[start + j, given % size]
         parts += packed(joined.reshape(-1, group), bias[start : start + group])
     return parts
 
 
 def _cross_band(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Array]:
-    full, bands, squeeze = f"{name}.full", c.bands, c.squeeze
-    parts = _convolution(c, source, f"{name}.conv1") + _norm(source, f"{full}.norm", c.channels)
-    parts += packed(
-        source.take(f"{full}.squeeze.weight", squeeze, c.channels).T, source.take(f"{full}.squeeze.bias", squeeze)
+    full, bands, squeeze, order = f"{name}.full", c.bands, c.squeeze, _order(c)
+    parts = _convolution(c, source, f"{name}.conv1") + _norm(source, f"{full}.norm", order)
+    parts += packed_few(
+        source.take(f"{full}.squeeze.weight", squeeze, order).T, source.take(f"{full}.squeeze.bias", squeeze)
     )
     weight, bias = source.take(f"{full}.weight", squeeze, bands, bands), source.take(f"{full}.bias", bands, squeeze)
     for j in range(squeeze):
         parts += packed(weight[j], bias[:, j])
     parts += packed(
-        source.take(f"{full}.unsqueeze.weight", c.channels, squeeze).T,
-        source.take(f"{full}.unsqueeze.bias", c.channels),
+        source.take(f"{full}.unsqueeze.weight", order, squeeze).T,
+        source.take(f"{full}.unsqueeze.bias", order),
     )
     return parts + _convolution(c, source, f"{name}.conv2")
 
 
-def _mamba(source: _Weights, name: str, channels: int, states: int) -> list[Array]:
-    inner, rank = 2 * channels, _rank(channels)
+def _mamba(source: _Weights, name: str, channels: Order, states: int) -> list[Array]:
+    inner, rank = 2 * len(channels), _rank(len(channels))
+    low, both = np.split(source.take(f"{name}.x_proj.weight", rank + 2 * states, inner), [rank])
     values, gates = np.split(source.take(f"{name}.in_proj.weight", 2 * inner, channels), 2)
     parts = packed(values.T) + packed(gates.T)
     parts += [
         source.take(f"{name}.conv1d.weight", inner, 1, TAPS)[:, 0].T,
         source.take(f"{name}.conv1d.bias", inner),
-        *packed(source.take(f"{name}.x_proj.weight", rank + 2 * states, inner).T),
+        *packed(both.T),
+        *packed_few(low.T),
         source.take(f"{name}.dt_proj.weight", inner, rank).T,
         source.take(f"{name}.dt_proj.bias", inner),
         -np.exp(source.take(f"{name}.A_log", inner, states).T) * np.float32(LOG2E),
@@ -294,8 +323,9 @@ def _mamba(source: _Weights, name: str, channels: int, states: int) -> list[Arra
 
 
 def _decoder(c: OSpatialNetConfig, source: _Weights) -> list[Array]:
-    parts = _norm(source, "norm", c.channels)
-    weight = source.take("decoder.weight", c.stride * c.head, c.channels).reshape(c.stride, c.head, c.channels)
+    order = _order(c)
+    parts = _norm(source, "norm", order)
+    weight = source.take("decoder.weight", c.stride * c.head, order).reshape(c.stride, c.head, c.channels)
     bias = source.take("decoder.bias", c.stride * c.head).reshape(c.stride, c.head)
     parts += packed(weight.transpose(2, 1, 0).reshape(c.channels, -1), bias.T.ravel())  # [head, bin of the band]
     skip = _inputs(c, source.take("skip.weight", c.head, 4 if c.sees_state else 2, 1, 3))

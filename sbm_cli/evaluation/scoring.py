@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -40,7 +41,7 @@ def evaluate(
     workers: int = 1,
     level: float | None = None,
     on_item: Callable[[int, Item, dict[str, Samples]], None] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] = lambda records: None,
 ) -> list[Record]:
     """Return a record for the noisy input and each system on every item, in this order, whatever the `workers`.
 
@@ -58,8 +59,7 @@ def evaluate(
         while len(waiting) > most:
             record, result = waiting.popleft()
             records.append(record(*result()))
-            if progress is not None:
-                progress(len(records))
+            progress(len(records))
 
     with _Scoring(metrics, workers) as scoring:
         for number, item in enumerate(items):
@@ -88,16 +88,13 @@ def evaluate(
     return records
 
 
-class _Scoring:
+class _Scoring(AbstractContextManager["_Scoring"]):
     """Scores signals in several spawned processes, or in this one."""
 
     def __init__(self, metrics: Sequence[str], workers: int) -> None:
         self._metrics = metrics
         self._workers = _openable(workers)
         self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> _Scoring:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:

@@ -107,7 +107,7 @@ def enhance_spectrum(model: Model, spectrum: Tensor, options: Options, high: boo
         spectrum, carry.spectrum = _late(spectrum, lookahead, carry.spectrum)
     share = [shares(level[recordings:][rows]) for rows in carry.links]
     for rows, own in zip(carry.links, share, strict=True):
-        clean[rows] = linked(clean[rows], limit_offset(spectrum[rows], constant, config.bin_hz), own)
+        clean[rows] = linked(clean[rows], limit_offset(spectrum[rows], constant, config.bin_hz), own[:, None])
     if high:
         top = config.stft.bins // 2  # the uppermost octave
         powers = torch.stack([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])

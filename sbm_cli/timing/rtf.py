@@ -95,7 +95,7 @@ def benchmark(
     scan: str,
     import_seconds: float,
     load_seconds: float,
-    progress: Callable[[float, float], None] | None = None,
+    progress: Callable[[float, float], object] = lambda done, total: None,
 ) -> Report:
     """Measure an enhancer and other programs beside it.
 
@@ -135,7 +135,7 @@ def measure(
     rounds: Iterable[Sequence[Clip]],
     count: int,
     commands: Sequence[Command] = (),
-    progress: Callable[[float, float], None] | None = None,
+    progress: Callable[[float, float], object] = lambda done, total: None,
 ) -> list[Row]:
     """Return a row for every clip and system; the first of the `count` rounds warms up."""
     names = [enhancer.config.name, *(command.name for command in commands)]
@@ -155,9 +155,8 @@ def measure(
                     took = timed(work, enhancer)
                     if number:
                         times.setdefault((name, clip.name), []).append(took)
-            if progress is not None:
-                done = sum(clip.seconds for clip in clips)
-                progress((number + 1) * done, count * done)
+            done = sum(clip.seconds for clip in clips)
+            progress((number + 1) * done, count * done)
     # Nothing is subtracted from ours: the model is loaded.
     starts = {name: float(np.median(times[name, start.name])) for name in names[1:]}
     return [

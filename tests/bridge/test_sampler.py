@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sbm_cli.bridge.sampler import SAMPLERS, draw_noise, grid, jump_grid, jump_step, ode_step, sample, sde_step
-from sbm_cli.bridge.schedule import VE, VP, Brownian, Flow, GMax, Schedule, marginal, sample_state
+from sbm_cli.bridge.schedule import VE, VP, Brownian, Flow, GMax, Schedule, sample_state
 
 Method = Literal["ode", "sde", "heun", "jump"]
 SCHEDULES: list[Schedule] = [VE(), VP(), GMax(), Brownian()]
@@ -53,7 +53,7 @@ def pair(dtype: torch.dtype = torch.complex64) -> tuple[Tensor, Tensor]:
 def test_oracle_reaches_clean_without_noise(schedule: Schedule, method: Method, steps: int) -> None:
     clean, noisy = pair()
     found = sample(Oracle(clean), schedule, noisy, steps, method, torch.zeros_like)
-    left = float(marginal(schedule, torch.tensor(1e-4))[1])  # of noisy at t_min, 3.3e-5 for VE
+    left = float(schedule.marginal(torch.tensor(1e-4))[1])  # of noisy at t_min, 3.3e-5 for VE
     assert float(((found - clean).abs() / (noisy - clean).abs()).max()) < max(3.5e-5, 1.01 * left)
 
 
@@ -63,7 +63,7 @@ def test_last_sde_step_adds_no_noise(schedule: Schedule, steps: int) -> None:
     clean, noisy = pair()
     found = sample(Oracle(clean), schedule, noisy, steps, "sde", seeded(torch.Generator().manual_seed(3)))
     last = grid(steps)[-2:]
-    carried = float(marginal(schedule, last[:1])[2] * schedule.var(last[1:]) / schedule.var(last[:1]))
+    carried = float(schedule.marginal(last[:1])[2] * schedule.var(last[1:]) / schedule.var(last[:1]))
     # Only what the last step carries over of the noise before it; with noise of its own std would be 6.3e-3 for VE.
     assert float((found - clean).abs().square().mean().sqrt()) < 1.2 * carried + 5e-5
 
@@ -150,7 +150,7 @@ def test_sde_steps_reproduce_mean_and_std_of_the_marginal(schedule: Schedule) ->
     state, times = noisy, grid(5).float()
     for t_from, t_to in zip(times[:-1].split(1), times[1:].split(1), strict=True):
         state = sde_step(schedule, state, clean, t_from, t_to, draw_noise(noisy, generator))
-        clean_weight, noisy_weight, std = (float(w) for w in marginal(schedule, t_to))
+        clean_weight, noisy_weight, std = (float(w) for w in schedule.marginal(t_to))
         expected = clean_weight * (1 - 1j) + noisy_weight * (-0.5 + 2j)
         assert abs(complex(state.mean()) - expected) < 4 * std / math.sqrt(count) + 1e-6
         assert float((state - expected).abs().square().mean().sqrt()) == pytest.approx(std, rel=0.01)

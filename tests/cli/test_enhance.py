@@ -238,12 +238,6 @@ def test_defaults_are_those_of_the_enhancer(command: Any) -> None:
     assert {name: here[name].default for name in shared} == {name: there[name].default for name in shared}
 
 
-def test_clip_modes_are_those_of_the_audio_room(sbm: Any) -> None:
-    from sbm_cli.audio.loudness.clipping import CLIP_MODES
-
-    assert f"<{'|'.join(CLIP_MODES)}>" in sbm("enhance", "-h").out
-
-
 @pytest.mark.parametrize(
     ("rate", "options", "limit"),
     [

@@ -13,7 +13,7 @@ from sbm_cli.enhancer import Enhancer
 from sbm_cli.options import Options
 
 RATE = 16000
-ALL = np.ones((2, 7), np.float32)  # shares of linked channels
+ALL = np.ones((2, 1, 7), np.float32)  # shares of linked channels
 
 
 def spectra(seed: int, channels: int = 2) -> np.ndarray:

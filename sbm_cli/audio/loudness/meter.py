@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sbm_cli.audio import ffmpeg
+from sbm_cli.audio.ffmpeg import av
 from sbm_cli.audio.samples import Samples
 from sbm_cli.errors import DependencyError
 
@@ -18,8 +19,6 @@ class LoudnessMeter:
     """
 
     def __init__(self, rate: int, channels: int) -> None:
-        import av
-
         if not hasattr(av.AudioFrame, "metadata"):
             raise DependencyError(
                 "loudness is measured by PyAV from version 18 on.", "pip install 'av>=18', which needs Python 3.11."
@@ -38,8 +37,6 @@ class LoudnessMeter:
 
     def feed(self, block: Samples) -> None:
         """Take the next samples [channels, n]."""
-        import av
-
         if not block.shape[1]:
             return
         frame = ffmpeg.frame_of(np.ascontiguousarray(block.T), "flt", self._layout, self._rate)

@@ -11,9 +11,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Protocol, TextIO
 
 _PLAIN_INTERVAL = 10.0  # seconds
@@ -27,13 +27,7 @@ class Progress(Protocol):
     def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
 
-@dataclass
-class _Voice:
-    quiet: bool = False
-    verbose: bool = False
-
-
-_voice = _Voice()
+_voice = SimpleNamespace(quiet=False, verbose=False)
 
 
 def configure(quiet: bool, verbose: bool) -> None:
@@ -66,6 +60,15 @@ def data(text: str) -> None:
 def data_json(document: object) -> None:
     """Print one JSON document on stdout."""
     data(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def result(document: object, lines: Iterable[str], as_json: bool) -> None:
+    """Print a result on stdout: as one JSON document for programs, or as lines."""
+    if as_json:
+        data_json(document)
+    else:
+        for line in lines:
+            data(line)
 
 
 def data_line(document: object) -> None:

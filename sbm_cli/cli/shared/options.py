@@ -29,10 +29,6 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="Device to run on: auto, cpu, cuda or cuda:N.")]
-Ext = Annotated[
-    str | None,
-    typer.Option(metavar="EXT", help="Output format by suffix, such as flac, for folders and stdout."),
-]
 Name = Annotated[
     str | None,
     typer.Option(
@@ -108,12 +104,7 @@ def takes_options(command: Callable[..., None], names: Collection[str] = tuple(_
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if parameter.name == "options":
             parameters += [
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=getattr(DEFAULTS, name, False),
-                    annotation=_OPTIONS[name],
-                )
+                parameter.replace(name=name, default=getattr(DEFAULTS, name, False), annotation=_OPTIONS[name])
                 for name in names
             ]
         else:

@@ -51,7 +51,7 @@ def curate(
     least: float = 0.0,
     without: Sequence[str] = (),
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[Utterance]:
     """Write the speech of manifests into `output`, cleaned, and a manifest of what is good enough to be a target.
 
@@ -102,8 +102,7 @@ def curate(
         with ThreadPoolExecutor(workers) as pool:
             for utterance in pool.map(treat, speech):
                 found.append(utterance)
-                if progress is not None:
-                    progress(len(found), len(speech))
+                progress(len(found), len(speech))
     finally:
         rows = ((name, f"{before:.3f}", f"{after:.3f}") for name, (before, after) in sorted(known.items()))
         write_atomically(output / SCORES, table([COLUMNS, *rows]).encode())

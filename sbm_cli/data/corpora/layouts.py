@@ -39,9 +39,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Layout:
-    """A corpus: the page that describes it, what lies in it (for the error when nothing is found), and its rules."""
+    """A corpus (docs/data.md): what lies in it, for the error when nothing is found, and its rules."""
 
-    url: str
     expected: str
     rules: Sequence[Rule]
     skip: str = r"(?!)"  # paths in which this is found are left out
@@ -182,18 +181,15 @@ DNS = [
 
 LAYOUTS: Mapping[str, Layout] = {
     "voicebank-demand": Layout(
-        "https://datashare.ed.ac.uk/handle/10283/2791",
         "clean_trainset_28spk_wav, clean_trainset_56spk_wav or clean_testset_wav with p226_001.wav, …",
         [Rule("speech", "voicebank", r"clean_(?:train|test)set_[^/]+/(?P<part>p\d+)_\d+", "vctk/{part}", split=VCTK)],
     ),
     "dns": Layout(
-        "https://github.com/microsoft/DNS-Challenge",
         "datasets or datasets_fullband with clean, noise and impulse_responses",
         DNS,
         skip=r"test_?set|testclips|enrol|_fileid_|_mic2$",  # tests, mixtures made of the rest, a second microphone
     ),
     "librispeech": Layout(
-        "https://www.openslr.org/12",
         "train-clean-100, dev-clean, test-clean, … with 19/198/19-198-0000.flac, …",
         [
             Rule(
@@ -207,7 +203,6 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     # Split, and styles left out (coughs, laughter, humming): github.com/sp-uhh/ears_benchmark, generate_ears_wham.py.
     "ears": Layout(
-        "https://github.com/facebookresearch/ears_dataset",
         "p001 to p107 with rainbow_01_regular.wav, …",
         [
             Rule(
@@ -221,7 +216,6 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     # "All files from the same original recording share this ID" (File ID, README of the metadata).
     "wham": Layout(
-        "http://wham.whisper.ai",
         "wham_noise with tr, cv, tt and metadata, or high_res_wham with audio and high_res_metadata.csv",
         [
             Rule(
@@ -236,7 +230,6 @@ LAYOUTS: Mapping[str, Layout] = {
         details=_wham,
     ),
     "musan": Layout(
-        "https://www.openslr.org/17",
         "noise/free-sound/noise-free-sound-0000.wav, …, music/fma/music-fma-0000.wav, …",
         [
             Rule("noise", "musan_noise", r"noise/[a-z-]+/(?P<id>noise-[a-z-]+-\d+)", group="musan/{id}"),
@@ -245,20 +238,17 @@ LAYOUTS: Mapping[str, Layout] = {
         details=_musan,
     ),
     "fsd50k": Layout(
-        "https://zenodo.org/records/4060432",
         "FSD50K.dev_audio and FSD50K.eval_audio with 64760.wav, …, and FSD50K.ground_truth",
         [Rule("noise", "fsd50k", r"FSD50K\.(?:dev|eval)_audio/(?P<id>\d+)", group="freesound/{id}", split="train")],
         details=_fsd50k,
         licensed=True,
     ),
-    "slr26": Layout("https://www.openslr.org/26", "simulated_rirs_16k/smallroom/Room001/Room001-00001.wav, …", SLR26),
+    "slr26": Layout("simulated_rirs_16k/smallroom/Room001/Room001-00001.wav, …", SLR26),
     "slr28": Layout(
-        "https://www.openslr.org/28",
         "RIRS_NOISES with simulated_rirs, real_rirs_isotropic_noises and pointsource_noises",
         SLR28,
     ),
     "folder": Layout(
-        "docs/data.md",
         "speech/SPEAKER/….wav or speech/….wav, noise/….wav, rir/….wav",
         [
             Rule("speech", "{root}", r"{root}/speech/(?P<id>[^/]+)/.+", "{root}/{id}"),

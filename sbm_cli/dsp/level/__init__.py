@@ -63,7 +63,7 @@ class Level:
         if not power.shape[1]:
             return power, power.new_zeros(len(power)) if carry is None else carry
         level = power[:, 0] if carry is None else torch.where(carry > 0, carry, power[:, 0])
-        rates = self._rates(frame_seconds)
+        rates = self.rates(frame_seconds)
         if power.device.type == "cuda" and not power.requires_grad and (compiled := _compiled()) is not None:
             known = compiled.levels_of(power, level, *rates)
             return known, known[:, -1]
@@ -77,11 +77,11 @@ class Level:
         frames = power.T
         start = frames[0] if carry is None else np.where(carry > 0, carry, frames[0])
         followed = np.empty_like(frames)
-        for k, now in enumerate(_follow(frames, start, *self._rates(frame_seconds), np.maximum)):
+        for k, now in enumerate(_follow(frames, start, *self.rates(frame_seconds), np.maximum)):
             followed[k] = now
         return followed.T, followed[-1]
 
-    def _rates(self, frame_seconds: float) -> tuple[float, float]:
+    def rates(self, frame_seconds: float) -> tuple[float, float]:
         """Return by how much of the difference the level rises and falls in a frame."""
         rise, fall = (1 - math.exp(-frame_seconds / seconds) for seconds in (self.attack, self.release))
         return rise, fall

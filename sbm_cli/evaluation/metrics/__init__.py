@@ -39,14 +39,7 @@ def score(
     estimate, clean, noisy: [samples] at 16 kHz, full scale ±1, of equal length; scored at the level they have.
     A metric that cannot be computed (package, clean or noisy missing, signal silent, too short or not finite) is None
     with its reason. Metrics do not affect each other.
-
-    Raises ValueError for an unknown metric or shapes that do not fit.
     """
-    if unknown := [name for name in metrics if name not in METRICS]:
-        raise ValueError(f"unknown metric {', '.join(unknown)}; known are {', '.join(METRICS)}")
-    shapes = [None if signal is None else signal.shape for signal in (estimate, clean, noisy)]
-    if estimate.ndim != 1 or not {*shapes} <= {estimate.shape, None}:
-        raise ValueError(f"estimate, clean and noisy must be [samples] of equal length, not {shapes}")
     given = [None if signal is None else signal.astype(np.float32, copy=False) for signal in (estimate, clean, noisy)]
     scores = Scores()
     runs: dict[Callable[..., object], float | Mapping[str, float]] = {}

@@ -92,8 +92,7 @@ def _session(file: str) -> InferenceSession:
     import onnxruntime
 
     spec = find_spec("speechmos")  # without importing speechmos.dnsmos and what it imports
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("No module named 'speechmos'", name="speechmos")
+    assert spec is not None and spec.origin is not None  # as its metrics need it
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     path = Path(spec.origin).parent / "dnsmos_models" / file

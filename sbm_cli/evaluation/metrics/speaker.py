@@ -63,8 +63,7 @@ def _encoder() -> ModuleDict:
     import torch
 
     spec = find_spec("resemblyzer")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("No module named 'resemblyzer'", name="resemblyzer")
+    assert spec is not None and spec.origin is not None  # as its metric needs it
     encoder = torch.nn.ModuleDict(
         {"lstm": torch.nn.LSTM(BANDS, SIZE, LAYERS, batch_first=True), "linear": torch.nn.Linear(SIZE, SIZE)}
     )

@@ -102,7 +102,7 @@ def _missing(name: str) -> str:
     except ImportError as error:
         package = PACKAGES[name]
         return f"the {name} scan needs {package} ({error}): pip install {package.lower()}"
-    return str(module.missing())
+    return str(getattr(module, "missing", str)())
 
 
 @functools.cache

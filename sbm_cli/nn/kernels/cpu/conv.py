@@ -64,7 +64,7 @@ def last_inputs(x: Tensor, before: Tensor) -> Tensor:
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Run the compiled convolution in float32 (shapes as in `sbm_cli.nn.kernels.causal_conv1d`)."""
+    """Run the compiled convolution in float32 (shapes as in `reference.causal_conv1d`)."""
     if weight.shape[2] != TAPS:
         return reference.causal_conv1d(x, weight, bias, carry)
     channel, dtype = x.shape[-1], x.dtype

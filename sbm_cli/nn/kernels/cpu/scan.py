@@ -64,18 +64,8 @@ class _Scan(torch.autograd.Function):
     """The scan on whole vectors: rates = A log2(e) [state, channel], h [batch, band, state, channel]."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        dt: Tensor,
-        rates: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor,
-        z: Tensor,
-        h: Tensor,
-        train: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        u, dt, rates, B, C, D, z, h, train = inputs
         rows, arrays = map(rows_of, (u, dt, B, C, z)), map(array_of, (NOTHING, NOTHING, rates, D))
         y, h, kept = scan(u.shape, u.dtype, tuple(rows), tuple(arrays), h, train)
         ctx.save_for_backward(u, dt, rates, B, C, D, z, kept)
@@ -95,7 +85,7 @@ class _Scan(torch.autograd.Function):
 def selective_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, carry: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Run the compiled scan in float32 (shapes as in `sbm_cli.nn.kernels.selective_scan`)."""
+    """Run the compiled scan in float32 (shapes as in `reference.selective_scan`)."""
     (channel, state), dtype = A.shape, u.dtype
     u, dt, A, B, C, D, z = (x.float() for x in (u, dt, A, B, C, D, z))
     odd, odd_state = -channel % LANES, -state % GROUP

@@ -142,7 +142,7 @@ def _sizes(weight: Tensor) -> dict[str, int]:
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Convolve on a CUDA device (as `sbm_cli.nn.kernels.causal_conv1d`), in any mixture of float types."""
+    """Convolve on a CUDA device (as `reference.causal_conv1d`), in any mixture of float types."""
     batch, time, band, channel = x.shape
     past = weight.shape[-1] - 1
     if carry is None:

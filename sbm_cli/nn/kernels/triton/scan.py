@@ -182,18 +182,8 @@ def _sizes(A: Tensor) -> dict[str, int]:
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        dt: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor,
-        z: Tensor,
-        before: Tensor,
-        train: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        u, dt, A, B, C, D, z, before, train = inputs
         batch, time, band, channel = u.shape
         rows = batch * band
         segment = SEGMENT if train else 0
@@ -227,7 +217,7 @@ class _Scan(torch.autograd.Function):
 def selective_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, carry: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Run the scan on a CUDA device (as `sbm_cli.nn.kernels.selective_scan`), in any mixture of float types."""
+    """Run the scan on a CUDA device (as `reference.selective_scan`), in any mixture of float types."""
     if carry is None:
         carry = empty(u.shape[0], *u.shape[2:], A.shape[1], like=u).zero_()
     train = differentiates(u, dt, A, B, C, D, z, carry)
