@@ -7,8 +7,12 @@ import math
 from sbm_cli.dsp.arrays import Array
 from sbm_cli.dsp.level import frame_power
 
-_LOW_HZ = 80.0  # in the lobes of the windows an offset reaches up to there
-_MOST = 1000.0  # 30 dB
+MOST = 1000.0  # 30 dB
+
+
+def first_bin(bin_hz: float) -> int:
+    """Return the first frequency that counts as sound: in the lobes of the windows an offset reaches up to 80 Hz."""
+    return math.ceil(80.0 / bin_hz)
 
 
 def limit_offset(spectrum: Array, constant: Array, bin_hz: float) -> Array:
@@ -18,8 +22,8 @@ def limit_offset(spectrum: Array, constant: Array, bin_hz: float) -> Array:
     constant: the spectrum [freq] of a constant under the window of a frame.
     """
     offset = spectrum.real[:, 0]
-    most = (_MOST * frame_power(spectrum, math.ceil(_LOW_HZ / bin_hz))) ** 0.5
+    most = (MOST * frame_power(spectrum, first_bin(bin_hz))) ** 0.5
     excess = offset - offset.clip(-most, most)
-    # Transposed, as the spectrum lies in memory: sums over bins then go the same way for blocks of any length.
+    # ONNX adds no dimension to complex numbers.
     limited: Array = spectrum - (excess[..., None] * (constant / constant.real[0])).swapaxes(1, 2)
     return limited

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from sbm_cli.compiled.network import run as run_network
 from sbm_cli.compiled.scan import SEGMENT
-from sbm_cli.compiled.spectra import compress, expand, follow
+from sbm_cli.compiled.spectra import compress, expand, follow, limit_offset
 from sbm_cli.compiled.threads import pool
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, Level, frame_power
 from sbm_cli.dsp.link import linked, linked_ratio, shares
-from sbm_cli.dsp.offset import limit_offset
+from sbm_cli.dsp.offset import MOST as MOST_OFFSET
+from sbm_cli.dsp.offset import first_bin
 from sbm_cli.dsp.stft import windows
 from sbm_cli.engine.plan import Plan, aligned
 
@@ -112,8 +113,11 @@ class CompiledChain:
         return np.concatenate([clean, spectrum, gains])
 
     def _limited(self, spectrum: Array) -> Array:
-        """Return spectra [channels, frames, bins] with a limited offset."""
-        return limit_offset(spectrum.transpose(0, 2, 1), self._constant, self._config.bin_hz).transpose(0, 2, 1)
+        """Return spectra [channels, frames, bins] as `dsp.offset` limits them."""
+        limited = spectrum.copy()
+        flat, constant, low = limited.reshape(-1, limited.shape[2]), self._constant, first_bin(self._config.bin_hz)
+        limit_offset(flat.real, flat.imag, constant.real, constant.imag, low, np.float32(MOST_OFFSET))
+        return limited
 
     def _tracked(self, level: Level, power: Array, last: Array) -> Array:
         """Return the level of every frame as `Level.track` does, [groups, frames]; last: before them, and after."""
