@@ -140,7 +140,7 @@ def live(
         session = Session(enhancer, source, sink, options, recorder, seconds)
         _attend(session)
     if isinstance(session.error, BrokenPipeError):  # the reader has enough
-        console.drop_data()
+        console.drop(sys.stdout)
         raise typer.Exit(errors.CLOSED_PIPE)
     for note in source.notes:
         console.warn(note)
