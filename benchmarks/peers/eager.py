@@ -31,7 +31,7 @@ def selective_scan(
 
 
 def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
-    """Take the place of `sbm_cli.nn.kernels.mamba`."""
+    """Take the place of `sbm_cli.nn.kernels.reference.mamba`."""
     in_proj, conv, x_proj, dt_proj, A, D, out_proj = weights
     batch, time, band, channels = x.shape
     (inner, state), (_, rank), past = A.shape, dt_proj[0].shape, conv[0].shape[2] - 1

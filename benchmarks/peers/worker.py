@@ -63,11 +63,11 @@ def sbm_published() -> Run:
     """Ours with the Mamba block as published for machines without CUDA, and no kernels; the file in one block."""
     import eager
 
-    import sbm_cli.nn.mamba
     import sbm_cli.stream
+    from sbm_cli.nn.kernels import reference
 
     sbm_cli.stream.BLOCK_SECONDS["cpu"] = 3600.0
-    sbm_cli.nn.mamba.mamba = eager.mamba
+    reference.OPERATIONS["mamba"] = eager.mamba
     return sbm_eager()
 
 

@@ -100,7 +100,8 @@ class SoundEncoder:
     def _begin(self) -> None:
         """Write the header, with as many of the source's other streams as the container takes."""
         others = self._others()
-        fitting = [stream for stream in others if self._may_hold(stream)]
+        has_cover = self._form.container in ("M4A", "MKA")  # of one picture; a video has room for all
+        fitting = [stream for stream in others if self._muxer.video or (has_cover and ffmpeg.is_still(stream))]
         kinds = {stream.type for stream in fitting}
         error: Exception | None = None
         for left_out in (set(), {"data"}, {"data", "attachment"}, {"data", "attachment", "subtitle"}, kinds):
@@ -137,10 +138,6 @@ class SoundEncoder:
         assert self._form.origin is not None
         sound = self._source.streams.audio[self._form.origin.stream]
         return ffmpeg.others(self._source, sound)
-
-    def _may_hold(self, stream: Any) -> bool:
-        """Whether the output is a video, which has room for all, or has room for a cover, which this is."""
-        return self._muxer.video or (ffmpeg.is_still(stream) and self._form.container in ("M4A", "MKA"))
 
     def _add(self, others: list[Any]) -> None:
         """Open the output with the streams in the order of the source."""

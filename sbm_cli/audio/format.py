@@ -18,26 +18,20 @@ from sbm_cli.errors import AudioError
 Waveform = NDArray[np.float32]  # [channels, samples], ±1 full scale
 
 # Of libsndfile. First is what a suffix means, the others are kept when the input has them.
-_CONTAINERS: dict[str, tuple[str, ...]] = {
-    ".wav": ("WAV", "WAVEX", "RF64"),
-    ".wave": ("WAV", "WAVEX", "RF64"),
-    ".rf64": ("RF64",),
-    ".w64": ("W64",),
-    ".flac": ("FLAC",),
-    ".ogg": ("OGG",),
-    ".oga": ("OGG",),
-    ".opus": ("OGG",),
-    ".mp3": ("MP3",),
-    ".aif": ("AIFF",),
-    ".aiff": ("AIFF",),
-    ".aifc": ("AIFF",),
-    ".caf": ("CAF",),
-    ".au": ("AU",),
-    ".snd": ("AU",),
-    ".sph": ("NIST",),
-    ".nist": ("NIST",),
-    ".raw": ("RAW",),
+_FAMILIES = {
+    ("WAV", "WAVEX", "RF64"): ".wav .wave",
+    ("RF64",): ".rf64",
+    ("W64",): ".w64",
+    ("FLAC",): ".flac",
+    ("OGG",): ".ogg .oga .opus",
+    ("MP3",): ".mp3",
+    ("AIFF",): ".aif .aiff .aifc",
+    ("CAF",): ".caf",
+    ("AU",): ".au .snd",
+    ("NIST",): ".sph .nist",
+    ("RAW",): ".raw",
 }
+_CONTAINERS = {suffix: family for family, suffixes in _FAMILIES.items() for suffix in suffixes.split()}
 # Of files that tell what they are made of: those that are written, and all that are read.
 OUTPUT_SUFFIXES = (*(suffix for suffix in _CONTAINERS if suffix != ".raw"), *ffmpeg.CONTAINERS)
 SUFFIXES = (*(suffix for suffix in OUTPUT_SUFFIXES if suffix != ".ts"), *ffmpeg.READ_ONLY)  # .ts is TypeScript too

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import soundfile as sf
@@ -37,7 +37,7 @@ def read_format(path: str | Path) -> AudioFormat:
         return reader.format
 
 
-class SoundReader:
+class SoundReader(contextlib.AbstractContextManager["SoundReader"]):
     """Read a sound file, or a pipe, in blocks, whatever its format; a context manager with the file's `format`.
 
     replace_nan: read NaN, infinite and absurdly large samples as 0 instead of refusing the file.
@@ -90,9 +90,6 @@ class SoundReader:
         if isinstance(self._file, Decoder):
             found.lost.extend(self._file.beside())
         return found
-
-    def __enter__(self) -> "SoundReader":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._opened.close()
@@ -200,7 +197,9 @@ def _open(file: BinaryIO, path: Path, is_pipe: bool, stream: int | None) -> sf.S
         else:  # as bytes, names that are not valid UTF-8 can be opened too
             opened = _Forward(os.fsencode(path) if os.name == "posix" else path)
     except sf.LibsndfileError as error:
-        return Decoder(file, path, stream, _reason(beginning, error))
+        # Should FFmpeg not read it either; of FLAC libsndfile says "possibly a pipe", which misleads.
+        damaged = "damaged, or without a single sample" if beginning.startswith(b"fLaC") else ""
+        return Decoder(file, path, stream, damaged or str(error.error_string).rstrip("."))
     if opened.format in _MISCOUNTED:
         opened.close()
         return Decoder(file, path, stream)
@@ -257,13 +256,6 @@ def _end_of_wav(file: BinaryIO) -> int | None:
 def _strange_bytes(file: BinaryIO) -> list[str]:
     end = _end_of_wav(file)
     return [] if end is None else [f"{file.seek(0, os.SEEK_END) - end} bytes follow its end and are left out"]
-
-
-def _reason(beginning: bytes, error: Any) -> str:
-    """Return why libsndfile does not read a file, should FFmpeg not either."""
-    if beginning.startswith(b"fLaC"):
-        return "damaged, or without a single sample"  # what libsndfile says of it, "possibly a pipe", misleads
-    return str(error.error_string).rstrip(".")
 
 
 def _damaged(path: Path, samples: int, form: AudioFormat, reason: str) -> AudioError:

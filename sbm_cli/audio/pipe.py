@@ -129,7 +129,7 @@ class Samples:
             pass
 
 
-class PipeWriter:
+class PipeWriter(contextlib.AbstractContextManager["PipeWriter"]):
     """Write a WAV or bare samples into a pipe; a context manager.
 
     The header of a WAV tells the length where that is known beforehand, else, as ffmpeg's and sox's do, that it is not.
@@ -144,18 +144,14 @@ class PipeWriter:
         self._padding = b""
         self.bit_rate = 0
         self.not_carried: tuple[str, ...] = ()  # of the source's metadata
-
-    def __enter__(self) -> PipeWriter:
-        form = self._format
-        if form.container != "RAW":
-            tag, bits = _TAGS[form.subtype]
-            width = form.channels * bits // 8
-            size = _UNKNOWN if form.samples is None else min(form.samples * width, _UNKNOWN)
+        if format.container != "RAW":
+            tag, bits = _TAGS[format.subtype]
+            width = format.channels * bits // 8
+            size = _UNKNOWN if format.samples is None else min(format.samples * width, _UNKNOWN)
             self._padding = b"\0" * (size % 2 if size < _UNKNOWN else 0)  # a chunk has an even number of bytes
             riff = min(size + len(self._padding) + struct.calcsize(_HEADER) - 8, _UNKNOWN)
-            fmt = 16, tag, form.channels, form.rate, form.rate * width, width, bits
+            fmt = 16, tag, format.channels, format.rate, format.rate * width, width, bits
             self._file.write(struct.pack(_HEADER, b"RIFF", riff, b"WAVE", b"fmt ", *fmt, b"data", size))
-        return self
 
     def write(self, block: Waveform) -> None:
         """Send float32 [channels, n] on its way; as `SoundWriter.write`."""

@@ -228,7 +228,7 @@ def open_writer(
     elif format.container in ("RAW", "WAV", "WAVEX", "RF64"):
         with PipeWriter(target, format) as writer_of_pipe:
             yield writer_of_pipe
-            writer_of_pipe.not_carried = metadata.names if metadata else ()
+            writer_of_pipe.not_carried = (*metadata.beyond_tags, *dict(metadata.tags)) if metadata else ()
     else:
         with TemporaryDirectory(dir=temporary_folder()) as folder:
             path = Path(folder, f"sound{target.suffix}")

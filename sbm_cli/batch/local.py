@@ -92,16 +92,10 @@ class Workers:
             for connection in wait([worker.connection for worker in self._workers.values()]):
                 worker = self._workers[connection]
                 message = worker.receive()
-                if isinstance(message, Event):
-                    if isinstance(message, Done | Failed):
-                        worker.task = worker.task.without(message.job)
-                    yield message
-                    continue
-                if message == _COMPILING:
+                if isinstance(message, str):  # _COMPILING
                     self._before_compiling()
                     self._before_compiling = lambda: None
-                    continue
-                if isinstance(message, Exception):
+                elif isinstance(message, Exception):
                     del self._workers[connection]
                     worker.kill()
                     yield from queue.died(worker.task, message)
@@ -110,16 +104,17 @@ class Workers:
                             self._start(worker.device)
                         elif not self._workers:
                             raise message
-                    continue
-                worker.ready = True
-                if stopping():
-                    continue
-                worker.task = queue.take(len(self._workers))
-                for job in worker.task.jobs:
-                    yield Begun(job, worker.name)
-                if worker.task.jobs:
-                    with contextlib.suppress(OSError):  # it has died, as its connection will tell
-                        worker.connection.send(worker.task)
+                elif message is not None:
+                    if isinstance(message, Done | Failed):
+                        worker.task = worker.task.without(message.job)
+                    yield message
+                elif not stopping():
+                    worker.ready, worker.task = True, queue.take(len(self._workers))
+                    for job in worker.task.jobs:
+                        yield Begun(job, worker.name)
+                    if worker.task.jobs:
+                        with contextlib.suppress(OSError):  # it has died, as its connection will tell
+                            worker.connection.send(worker.task)
 
     def _start(self, device: str) -> None:
         ours, theirs = _SPAWN.Pipe()

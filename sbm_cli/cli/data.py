@@ -284,28 +284,15 @@ def pack(
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    heads = ("kind", "split", "source", "files", "minutes", "speakers", "groups", "Hz")
-    cells = [
-        (
-            row.kind,
-            row.split,
-            row.source,
-            str(row.files),
-            f"{row.minutes:.1f}",
-            str(row.speakers or ""),
-            str(row.groups or ""),
-            ", ".join(map(str, row.rates)),
-        )
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if place < 3 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in (heads, *cells)
-    ]
+    lines: list[tuple[object, ...]] = [("kind", "split", "source", "files", "minutes", "speakers", "groups", "Hz")]
+    for row in rows:
+        numbers = row.files, f"{row.minutes:.1f}", row.speakers or "", row.groups or ""
+        lines.append((row.kind, row.split, row.source, *numbers, ", ".join(map(str, row.rates))))
+    columns = []
+    for side, cells in zip("<<<>>>>>", zip(*lines, strict=True), strict=True):
+        width = max(len(str(cell)) for cell in cells)
+        columns.append([f"{cell!s:{side}{width}}" for cell in cells])
+    return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
 
 
 def _some(lines: Sequence[str], shown: int = _SHOWN) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,7 +79,8 @@ def version_lines() -> list[str]:
 
 def examine() -> Iterator[Check]:
     """Yield all checks in order; one that raises is a fault and does not stop the others."""
-    for name, checks in _CHECKS.items():
+    for checks in _CHECKS:
+        name = checks.__name__.lstrip("_")
         try:
             yield from checks()
         except SbmError as error:
@@ -87,6 +88,10 @@ def examine() -> Iterator[Check]:
         except Exception as error:  # a broken installation can raise anything
             problem = f"{type(error).__name__}: {error}"
             yield Check(name, "fault", problem, 'pip install --upgrade --force-reinstall "sbm-cli"')
+
+
+def _optional(name: str, missing: str, cure: str = "") -> Check:
+    return Check(name, "note", missing, cure) if missing else Check(name, "ok", "available")
 
 
 def _sbm() -> Iterator[Check]:
@@ -127,16 +132,12 @@ def _scan() -> Iterator[Check]:
     if gpus():
         from sbm_cli.nn import kernels
 
-        for name, reason in kernels.available().items():
-            yield Check(f"scan {name}", "note" if reason else "ok", reason or "available")
+        yield from (_optional(f"scan {name}", reason) for name, reason in kernels.available().items())
         return
-    yield Check("scan reference", "ok", "available")
-    if find_spec("numba"):
-        yield Check("scan cpu", "ok", "available")
-    else:
-        yield Check("scan cpu", "note", "numba is not installed", "pip install numba")
+    yield _optional("scan reference", "")
+    yield _optional("scan cpu", "" if find_spec("numba") else "numba is not installed", "pip install numba")
     for name in ("triton", "mamba_ssm"):
-        yield Check(f"scan {name}", "note", "needs an NVIDIA GPU")
+        yield _optional(f"scan {name}", "needs an NVIDIA GPU")
 
 
 def _model() -> Iterator[Check]:
@@ -183,29 +184,17 @@ _EXTRAS = {
 
 def _extras() -> Iterator[Check]:
     for extra, package in _EXTRAS.items():
-        if find_spec(package):
-            yield Check(f"extra {extra}", "ok", "available")
-        else:
-            yield Check(f"extra {extra}", "note", f"{package} is not installed", f'pip install "sbm-cli[{extra}]"')
+        missing = "" if find_spec(package) else f"{package} is not installed"
+        yield _optional(f"extra {extra}", missing, f'pip install "sbm-cli[{extra}]"')
 
 
 def _metrics() -> Iterator[Check]:
     from sbm_cli.evaluation.metrics import METRICS, available_metrics
 
-    for name, reason in available_metrics().items():
-        yield Check(METRICS[name].label, "note" if reason else "ok", reason or "available")
+    yield from (_optional(METRICS[name].label, reason) for name, reason in available_metrics().items())
 
 
-_CHECKS: dict[str, Callable[[], Iterator[Check]]] = {
-    "sbm": _sbm,
-    "torch": _torch,
-    "numba": _numba,
-    "scan": _scan,
-    "model": _model,
-    "caches": _caches,
-    "extras": _extras,
-    "metrics": _metrics,
-}
+_CHECKS = (_sbm, _torch, _numba, _scan, _model, _caches, _extras, _metrics)
 
 
 def _version(distribution: str) -> str:

@@ -148,7 +148,7 @@ def enhance(
             ):
                 report = enhancer.enhance_file(source, target, options, overwrite=overwrite, progress=progress)
         except BrokenPipeError:  # the reader has enough, as `head` does
-            console.drop_data()
+            console.drop(sys.stdout)
             raise typer.Exit(errors.CLOSED_PIPE) from None
         except (SbmError, OSError) as error:
             if len(jobs) == 1:

@@ -140,7 +140,7 @@ def live(
         session = Session(enhancer, source, sink, options, recorder, seconds)
         _attend(session)
     if isinstance(session.error, BrokenPipeError):  # the reader has enough
-        console.drop_data()
+        console.drop(sys.stdout)
         raise typer.Exit(errors.CLOSED_PIPE)
     for note in source.notes:
         console.warn(note)
@@ -206,7 +206,9 @@ def _attend(session: Session) -> None:
                 show(_meter(session))
                 if not announced and session.seconds:  # the first blocks have shown how long they are
                     announced = True
-                    _show_latency(session)
+                    parts = {name: round(1000 * seconds) for name, seconds in session.latency.items()}
+                    shown = ", ".join(f"{name} {part}" for name, part in parts.items())
+                    console.note(f"latency {sum(parts.values())} ms: {shown}")
                 if session.glitches != glitches and time.monotonic() - warned > _WARN_EVERY:
                     glitches, warned = session.glitches, time.monotonic()
                     _warn(glitches)
@@ -216,11 +218,6 @@ def _attend(session: Session) -> None:
             console.warn("the output accepts no more sound: the last of it is lost")
     if session.glitches != glitches:
         _warn(session.glitches)
-
-
-def _show_latency(session: Session) -> None:
-    parts = {name: round(1000 * seconds) for name, seconds in session.latency.items()}
-    console.note(f"latency {sum(parts.values())} ms: " + ", ".join(f"{name} {part}" for name, part in parts.items()))
 
 
 def _warn(glitches: dict[str, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -84,17 +85,20 @@ def train(
 
     from sbm_cli import hub
     from sbm_cli.data.sources import check_data
+    from sbm_cli.model import load_config
     from sbm_cli.training.config import load_recipe
     from sbm_cli.training.logs import draw_losses
     from sbm_cli.training.loop import check_output
     from sbm_cli.training.loop import train as run
-    from sbm_cli.training.state import LAST, tuned_model
+    from sbm_cli.training.state import LAST
 
     weights = hub.resolve(start) if start is not None else None
     changes = list(overrides or [])
     changes += [f"data.pack={json.dumps(str(pack))}"] if pack is not None else []
     changes += [f"loop.precision={precision}"] if precision is not None else []
-    recipe = load_recipe(config or "finetune", changes, tuned_model(weights) if weights is not None else None)
+    model = load_config(weights) if weights is not None else None
+    tuned = replace(model, name=f"{model.name}-tuned") if model is not None else None
+    recipe = load_recipe(config or "finetune", changes, tuned)
     folder = output or Path("runs") / recipe.model.name
     check_output(recipe, folder, resume, weights)
     if os.environ.get("RANK", "0") == "0":

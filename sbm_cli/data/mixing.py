@@ -44,7 +44,7 @@ from sbm_cli.data.segments import Segments, assemble, draw_colour, placements_in
 
 USUAL_POWER = 10 ** (LEVEL_DBFS / 10)
 
-_LIMITS = {  # of numbers and of both ends of a range
+_LIMITS = {  # of numbers and of both ends of a range; others are probabilities (p_…), or levels
     "segment_seconds": (0.5, 60),
     "noise_speed": (0.25, 4),
     "shelf_db": (0, 200),
@@ -56,11 +56,6 @@ _LIMITS = {  # of numbers and of both ends of a range
     "gap_share": (0.001, 0.5),
     "burst_packets": (1, 50),
 }
-
-
-def _limits(name: str) -> tuple[float, float]:
-    """Return the limits of a field of `MixConfig`, by default those of a probability, or of a level."""
-    return _LIMITS.get(name, (0, 1) if name.startswith("p_") else (-200, 200))
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,8 @@ class MixConfig:
         for field in fields(self):
             if field.name == "codecs":
                 continue
-            value, (least, most) = getattr(self, field.name), _limits(field.name)
+            value, usual = getattr(self, field.name), (0, 1) if field.name.startswith("p_") else (-200, 200)
+            least, most = _LIMITS.get(field.name, usual)
             ends = value if isinstance(value, (tuple, list)) else (value, value)
             if len(ends) != 2 or not least <= ends[0] <= ends[1] <= most:
                 raise ValueError(f"{field.name} lies between {least:g} and {most:g}, got {value}")

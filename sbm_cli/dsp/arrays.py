@@ -1,7 +1,5 @@
 """What the functions on spectra take and return: arrays of NumPy or tensors of PyTorch, which may not be installed."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:

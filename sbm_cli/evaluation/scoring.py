@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -87,16 +88,13 @@ def evaluate(
     return records
 
 
-class _Scoring:
+class _Scoring(AbstractContextManager["_Scoring"]):
     """Scores signals in several spawned processes, or in this one."""
 
     def __init__(self, metrics: Sequence[str], workers: int) -> None:
         self._metrics = metrics
         self._workers = _openable(workers)
         self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> _Scoring:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:

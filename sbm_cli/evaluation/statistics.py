@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 2000
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,6 @@ def mean_interval(values: Sequence[float | None], seed: int = 0) -> Interval:
         (given,),
         np.mean,
         n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval

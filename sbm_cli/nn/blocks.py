@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sbm_cli.nn.kernels import at_rest, band_conv, band_linear, prepared
+from sbm_cli.nn.kernels import at_rest, kernel, prepared
 from sbm_cli.nn.sequence import SEQUENCES, SequenceCarry
 
 
@@ -89,12 +89,13 @@ class FrequencyConv(nn.Module):
         self.conv = nn.Conv1d(channels, channels, kernel, groups=groups)
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the arguments of `band_conv` between x and groups."""
+        """Return the arguments of `reference.band_conv` between x and groups."""
         assert self.conv.bias is not None  # as nn.Conv1d declares it
         return self.norm.weight, self.norm.bias, self.conv.weight, self.conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return band_conv(x, *self.weights(), self.conv.groups)
+        y: Tensor = kernel("band_conv", x)(x, *self.weights(), self.conv.groups)
+        return y
 
 
 class FullBandLinear(nn.Module):
@@ -109,14 +110,15 @@ class FullBandLinear(nn.Module):
         self.unsqueeze = nn.Linear(squeezed, channels)
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return the arguments of `band_linear` after x."""
+        """Return the arguments of `reference.band_linear` after x."""
         # Gain and offset of the norm fold into the squeeze.
         squeeze = self.squeeze.weight * self.norm.weight
         squeeze_bias = self.squeeze.bias + self.squeeze.weight @ self.norm.bias
         return squeeze, squeeze_bias, self.weight, self.bias, self.unsqueeze.weight, self.unsqueeze.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return band_linear(x, *self.weights())
+        y: Tensor = kernel("band_linear", x)(x, *self.weights())
+        return y
 
 
 class CrossBandBlock(nn.Module):

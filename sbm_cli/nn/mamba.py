@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from sbm_cli.nn.kernels import MambaCarry, MambaWeights, at_rest, mamba, prepared
+from sbm_cli.nn.kernels import MambaCarry, MambaWeights, at_rest, kernel, prepared
 
 
 class Mamba(nn.Module):
@@ -49,4 +49,5 @@ class Mamba(nn.Module):
         """Return the output, shaped like x [batch, time, band, channel], and the carry after the last frame."""
         if self._prepared is not None and at_rest(x):
             return self._prepared(x, carry)
-        return mamba(x, self.weights(), carry)
+        y, after = kernel("mamba", x)(x, self.weights(), carry)
+        return y, after

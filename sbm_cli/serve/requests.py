@@ -9,7 +9,7 @@ from typing import Any, get_args
 from sbm_cli.audio.format import OUTPUT_SUFFIXES, SUFFIXES
 from sbm_cli.options import DEFAULTS, KEEP_ROOM, Knob, Options, knobs
 
-# Offered on the page, as far as they exist; the interfaces for programs take all of them.
+# Offered on the page; the interfaces for programs take all of them.
 _ON_PAGE = ("strength", "attenuation_limit", "keep_room", "keep_high_band", "loudness")
 LISTED = "docs/serve.md lists what there is."
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -63,23 +63,17 @@ def _value(name: str, kind: Any, text: str) -> Any:
 
 def page_knobs(keeps_room: bool) -> list[dict[str, Any]]:
     """Describe the options of the page. keeps_room: whether the model can keep the room."""
-    described = []
-    for name in _ON_PAGE:
-        kind, knob = all_knobs().get(name, (None, None))
-        if knob is None or (name == "keep_room" and not keeps_room):
-            continue
-        described.append(
-            {
-                "name": name,
-                "kind": "flag" if kind is bool else "number",
-                "help": knob.help,
-                "unit": knob.unit,
-                "least": knob.least,
-                "most": knob.most,
-                "default": getattr(DEFAULTS, name, False),
-            }
-        )
-    return described
+    known = all_knobs()
+    return [
+        {
+            "name": name,
+            "kind": "flag" if known[name][0] is bool else "number",
+            **{key: getattr(known[name][1], key) for key in ("help", "unit", "least", "most")},
+            "default": getattr(DEFAULTS, name, False),
+        }
+        for name in _ON_PAGE
+        if keeps_room or name != "keep_room"
+    ]
 
 
 def shown_name(text: str) -> str:

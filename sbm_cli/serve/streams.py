@@ -74,9 +74,7 @@ class Streams:
         try:
             await socket.send_json(chain.describe())
             await self._pass_on(socket, chain)
-        except WebSocketDisconnect:
-            pass
-        except asyncio.TimeoutError:  # the client sends nothing, or takes nothing, not even a farewell
+        except (WebSocketDisconnect, asyncio.TimeoutError):  # it is gone, or takes nothing, not even a farewell
             pass
         finally:
             self._used -= form.channels

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sbm_cli.data.sources import Bars, Sources, batches, open_sources
 from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.hardware import chosen_device, cores
+from sbm_cli.model import Model
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.launch import Worker, launch, on_stop
 from sbm_cli.training.logs import Logs, read_scores
@@ -28,7 +29,6 @@ from sbm_cli.training.optimizer import Optimizer, learning_rate
 from sbm_cli.training.state import (
     BEST,
     LAST,
-    begin_with,
     check,
     check_start,
     locked,
@@ -173,7 +173,7 @@ class _Training:
         last = output / LAST
         tuned = start is not None and not last.exists()
         if start is not None and tuned:
-            begin_with(start, network)
+            network.inherit(Model.load(start).network)
         scaled = config.loop.precision == "float16"
         self.learners = {STUDENT: Learner(network, config.optimizer), **config.objective.learners(config, network)}
         self.networks = {name: learner.network.to(worker.device) for name, learner in self.learners.items()}

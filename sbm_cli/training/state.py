@@ -20,8 +20,7 @@ from sbm_cli.atomic import remove_parts, write_atomically
 from sbm_cli.config import build, dump, parse_json
 from sbm_cli.errors import ConfigError
 from sbm_cli.lock import lock
-from sbm_cli.model import Model, ModelConfig, load_config, upgraded
-from sbm_cli.nn.network import Network
+from sbm_cli.model import Model, load_config, upgraded
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.objectives.objective import STUDENT
 from sbm_cli.training.optimizer import Optimizer
@@ -138,7 +137,7 @@ def check_start(path: Path, config: TrainConfig) -> None:
     """Raise ConfigError if a model cannot be trained on by a recipe: it must be the recipe's, or have grown into it.
 
     The name and the level may differ. A network grows by blocks, a look-ahead (and as many frames of the encoder's
-    kernel), a filter, or the wish to keep the room: see `begin_with`.
+    kernel), a filter, or the wish to keep the room: see `Network.inherit`.
     """
     found, wanted = load_config(path), config.model
     grown = found.network.grown(wanted.network)
@@ -146,17 +145,6 @@ def check_start(path: Path, config: TrainConfig) -> None:
         raise ConfigError(
             f"{path}: belongs to another model than the recipe's", f"Use the recipe that {found.name} was trained with."
         )
-
-
-def begin_with(path: Path, network: Network) -> None:
-    """Give a network the weights of a model file, which may be of a smaller one (see `check_start`)."""
-    network.inherit(Model.load(path).network)
-
-
-def tuned_model(path: Path) -> ModelConfig:
-    """Return the config of a model file under the name that its fine-tuned form gets."""
-    model = load_config(path)
-    return replace(model, name=f"{model.name}-tuned")
 
 
 def restore(

@@ -37,11 +37,11 @@ def test_a_damaged_model_is_a_fault_with_its_cure(sbm: Any, bundle: Any) -> None
 
 
 def test_one_fault_does_not_hide_the_rest(sbm: Any, bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Any:
+    def _torch() -> Any:
         raise ImportError("libcudart.so: cannot open")
         yield
 
-    monkeypatch.setitem(doctor._CHECKS, "torch", broken)
+    monkeypatch.setattr(doctor, "_CHECKS", (_torch, doctor._model))
     found = states(sbm)
     assert found["torch"]["state"] == "fault"
     assert "libcudart.so" in found["torch"]["found"] and "pip install" in found["torch"]["cure"]

@@ -24,7 +24,7 @@ from sbm_cli.training.loop import train
 from sbm_cli.training.losses import LossConfig
 from sbm_cli.training.objectives.objective import STUDENT
 from sbm_cli.training.optimizer import Optimizer
-from sbm_cli.training.state import LAST, begin_with, check, check_start, make_folder, write_checkpoint
+from sbm_cli.training.state import LAST, check, check_start, make_folder, write_checkpoint
 
 # Each trial is a fork, so that one process pays for the imports; every step writes a checkpoint.
 KILLED = """
@@ -168,7 +168,7 @@ def test_a_grown_network_begins_as_the_small_one_was(blocks: int, recipe: TrainC
     model = replace(recipe.model, name="more", network=replace(recipe.model.network, **GROWN))
     check_start(tmp_path / "toy.safetensors", replace(recipe, model=model))
     grown = OSpatialNet(model.network)
-    begin_with(tmp_path / "toy.safetensors", grown)
+    grown.inherit(Model.load(tmp_path / "toy.safetensors").network)
     noisy = torch.randn(1, 257, 12, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
     small, end = Model.load(tmp_path / "toy.safetensors").network, torch.ones(1)
     # Begun in silence, as the one that waits for its future has: its first two frames are none.

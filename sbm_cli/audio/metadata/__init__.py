@@ -86,11 +86,6 @@ class Metadata:
         """The names of what no tags hold."""
         return tuple(dict.fromkeys(self._sorted("")[1]))
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all of it."""
-        return (*self.beyond_tags, *dict(self.tags))
-
     def _sorted(self, home: str, rate: float = 1, mixed: bool = False) -> tuple[list[Item], list[str]]:
         """Return what has room in a container, of `rate` times the rate, and the names of what has not."""
         room, kept, lost = _ROOM.get(home, set()), [], [*self.lost]

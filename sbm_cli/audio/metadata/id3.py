@@ -1,5 +1,6 @@
 """Tags of MP3: ID3v2 before the sound, APEv2 and ID3v1 behind it, each copied as it is."""
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -16,6 +17,7 @@ _FRAMES = {
     "comment": "COMM",
 }
 TAGS = set(_FRAMES)
+_FIELDS = ("title", "artist", "album", "date", "comment")  # of ID3v1
 _MOST_TAGS = 8  # one behind another
 _TOLD = {*_FRAMES.values(), "TYER", "TDAT", "TSSE", "TENC", "TLEN"}  # by the tags, or by the new file
 
@@ -56,14 +58,8 @@ def made(tags: Iterable[tuple[str, str]]) -> bytes:
 
 def texts_of_id3v1(data: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield the texts of a tag of 128 bytes."""
-    for name, start, end in (
-        ("title", 3, 33),
-        ("artist", 33, 63),
-        ("album", 63, 93),
-        ("date", 93, 97),
-        ("comment", 97, 127),
-    ):
-        yield name, data[start:end].partition(b"\0")[0].rstrip()
+    for name, field in zip(_FIELDS, struct.unpack("3x30s30s30s4s30sx", data), strict=True):
+        yield name, field.partition(b"\0")[0].rstrip()
 
 
 def frames(data: bytes) -> list[str]:

@@ -46,10 +46,8 @@ class Account:
             console.error(f"{message}: its files are left out")
         reason = "not a sound file by its suffix"
         for path in plan.ignored:
-            if self._json_lines:
-                console.data_line({"status": "ignored", "source": str(path), "reason": reason})
-            else:
-                self._tell(f"{'ignored':{_WIDTH}}  {path}  ({reason})")
+            record = {"status": "ignored", "source": str(path), "reason": reason}
+            self._tell(record, f"{'ignored':{_WIDTH}}  {path}  ({reason})")
         if plan.ignored and not self.dry_run:
             files = console.count(len(plan.ignored), "file")
             console.note(f"{files} ignored ({reason}): {console.listed(plan.ignored)}")
@@ -68,16 +66,16 @@ class Account:
         self._not_carried.update(report.get("not_carried", ()))
         for note in report.get("notes", ()):
             console.warn(f"{job.source}: {note}")
-        if self._json_lines:
-            record = {"status": status, "source": str(job.source), "target": str(job.target), **report}
-            console.data_line(record | ({"reason": reason} if reason else {}))
-        else:
-            why = reason.removeprefix(f"{job.source}: ")
-            line = f"{status:{_WIDTH}}  {job.source} -> {job.target}" + (f"  ({why})" if why else "")
-            self._tell(line)
+        record = {"status": status, "source": str(job.source), "target": str(job.target), **report}
+        why = reason.removeprefix(f"{job.source}: ")
+        line = f"{status:{_WIDTH}}  {job.source} -> {job.target}" + (f"  ({why})" if why else "")
+        self._tell(record | ({"reason": reason} if reason else {}), line)
 
-    def _tell(self, line: str) -> None:
-        (console.data if self.dry_run else console.detail)(console.printable(line))
+    def _tell(self, record: dict[str, Any], line: str) -> None:
+        if self._json_lines:
+            console.data_line(record)
+        else:
+            (console.data if self.dry_run else console.detail)(console.printable(line))
 
     def fail(self, job: Job, error: Exception) -> None:
         self.failed.append(job.source)

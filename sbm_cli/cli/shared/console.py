@@ -76,12 +76,8 @@ def data_line(document: object) -> None:
     data(json.dumps(document, ensure_ascii=False, allow_nan=False))
 
 
-def drop_data() -> None:
-    """Give up stdout, which nobody reads any longer, so that the flush at exit does not fail."""
-    _drop(sys.stdout)
-
-
-def _drop(stream: TextIO) -> None:
+def drop(stream: TextIO) -> None:
+    """Give up stdout or stderr, which nobody reads any longer, so that the flush at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -122,7 +118,7 @@ def _line(text: str) -> None:
     try:
         print(printable(text), file=sys.stderr, flush=True)
     except OSError:  # a terminal that was closed, a log on a full disk: the work goes on
-        _drop(sys.stderr)
+        drop(sys.stderr)
 
 
 def printable(text: str, but: str = "") -> str:

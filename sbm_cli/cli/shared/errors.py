@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,7 @@ def report(error: BaseException, about: object = "") -> int:
         console.error(first, "\n".join(rest))
     described = describe(error)
     if isinstance(error, OSError) and error.errno == errno.EBADF:
-        console.drop_data()  # what could not be written to a closed stdout
+        console.drop(sys.stdout)  # what could not be written to a closed stdout
     console.error(
         described.message if str(about) in described.message else f"{about}: {described.message}", described.hint
     )

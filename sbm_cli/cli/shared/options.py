@@ -104,12 +104,7 @@ def takes_options(command: Callable[..., None], names: Collection[str] = tuple(_
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if parameter.name == "options":
             parameters += [
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=getattr(DEFAULTS, name, False),
-                    annotation=_OPTIONS[name],
-                )
+                parameter.replace(name=name, default=getattr(DEFAULTS, name, False), annotation=_OPTIONS[name])
                 for name in names
             ]
         else:

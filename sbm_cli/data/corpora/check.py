@@ -207,33 +207,23 @@ def _same(sounds: Iterable[tuple[Clip, Sound]]) -> Iterator[Finding]:
 def _spoiled(sounds: Sequence[tuple[Clip, Sound]]) -> Iterator[Finding]:
     listened = [(clip, sound) for clip, sound in sounds if sound.listened]
     audible = [(clip, sound) for clip, sound in listened if sound.peak >= SILENT]
-
-    def where(chosen: Iterable[tuple[Clip, Sound]], value: Callable[[Sound], str]) -> list[str]:
-        return [f"{clip.path}: {value(sound)}" for clip, sound in chosen]
-
-    clipped = [pair for pair in audible if pair[1].clipped > CLIPPED]
-    noisy = [pair for pair in audible if pair[0].kind == "speech" and pair[1].floor_db < FLOOR_DB]
-    offset = [pair for pair in audible if pair[0].kind != "rir" and pair[1].offset > OFFSET]
+    speech = [(clip, sound) for clip, sound in audible if clip.kind == "speech"]
+    steady = [(clip, sound) for clip, sound in audible if clip.kind != "rir"]
+    clipped = [f"{clip.path}: {sound.clipped:.2%}" for clip, sound in audible if sound.clipped > CLIPPED]
+    noisy = [f"{clip.path}: {sound.floor_db:.1f} dB" for clip, sound in speech if sound.floor_db < FLOOR_DB]
+    offset = [f"{clip.path}: {sound.offset:.0%}" for clip, sound in steady if sound.offset > OFFSET]
+    slow = [f"{clip.path}: {sound.rate} Hz" for clip, sound in sounds if sound.rate < RATE]
     yield Finding("warning", "silent", [clip.path for clip, sound in listened if sound.peak < SILENT])
     yield Finding("warning", "samples that are no numbers", [clip.path for clip, sound in listened if not sound.finite])
-    yield Finding("warning", f"clipped, over {CLIPPED:.2%} of samples", where(clipped, lambda s: f"{s.clipped:.2%}"))
-    yield Finding(
-        "warning",
-        f"noisy speech, pauses less than {FLOOR_DB:.0f} dB down",
-        where(noisy, lambda s: f"{s.floor_db:.1f} dB"),
-    )
-    yield Finding("warning", f"offset, mean over {OFFSET:.0%} of the RMS", where(offset, lambda s: f"{s.offset:.0%}"))
-    slow = [pair for pair in sounds if pair[1].rate < RATE]
-    yield Finding("warning", f"below {RATE} Hz: no treble", where(slow, lambda s: f"{s.rate} Hz"))
+    yield Finding("warning", f"clipped, over {CLIPPED:.2%} of samples", clipped)
+    yield Finding("warning", f"noisy speech, pauses less than {FLOOR_DB:.0f} dB down", noisy)
+    yield Finding("warning", f"offset, mean over {OFFSET:.0%} of the RMS", offset)
+    yield Finding("warning", f"below {RATE} Hz: no treble", slow)
     rates = Counter(sound.rate for _, sound in sounds if sound.rate > RATE)
     yield Finding("note", f"will be resampled to {RATE} Hz", [f"{n} files of {rate} Hz" for rate, n in rates.items()])
-    channels = Counter((sound.channels, clip.kind == "rir") for clip, sound in sounds if sound.channels > 1)
-    yield Finding(
-        "note",
-        "of several channels",
-        [f"{n} files of {many}: {'the first is' if rir else 'their mean is'} taken"
-         for (many, rir), n in channels.items()],
-    )  # fmt: skip
+    several = Counter((sound.channels, clip.kind == "rir") for clip, sound in sounds if sound.channels > 1).items()
+    lines = [f"{n} files of {many}: {'the first is' if rir else 'their mean is'} taken" for (many, rir), n in several]
+    yield Finding("note", "of several channels", lines)
 
 
 def _missing(clips: Sequence[Clip]) -> Iterator[Finding]:
@@ -246,6 +236,5 @@ def _missing(clips: Sequence[Clip]) -> Iterator[Finding]:
     ]
     yield Finding("note", "nothing to validate on or to report", absent)
     nameless = Counter(clip.source for clip in clips if clip.kind == "speech" and not clip.speaker)
-    yield Finding(
-        "note", "speech without a speaker's name", [f"{n} files of {source}" for source, n in nameless.items()]
-    )
+    lines = [f"{n} files of {source}" for source, n in nameless.items()]
+    yield Finding("note", "speech without a speaker's name", lines)

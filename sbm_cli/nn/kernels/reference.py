@@ -64,7 +64,11 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None 
 
 
 def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
-    """Run a Mamba block part by part, with the implementation in use (as `sbm_cli.nn.kernels.mamba`)."""
+    """Run a Mamba block: projection, convolution, scan, projection; here with the implementation in use of each.
+
+    x: [batch, time, band, channels]. Returns the output, shaped like x, in autocast's type if there is one, and the
+    carry after the last frame.
+    """
     in_proj, conv, x_proj, dt_proj, A, D, out_proj = weights
     state, rank = A.shape[1], dt_proj[0].shape[1]
     conv_carry, scan_carry = carry if carry is not None else (None, None)
@@ -76,7 +80,11 @@ def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> 
 
 
 def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """Return x + silu(conv(norm(x))) (as `sbm_cli.nn.kernels.band_conv`)."""
+    """Return x + silu(conv(norm(x))): a LayerNorm over the channels, a convolution along the bands, residual.
+
+    x: [batch, time, band, channel]; gain, offset: [channel], of the LayerNorm; weight: [channel, channel // groups,
+    kernel] and bias: [channel] as in nn.Conv1d, padded with zeros to the same length.
+    """
     kernel, normed = weight.shape[-1], F.layer_norm(x, x.shape[-1:], gain, offset)
     rows = normed.flatten(0, 1).transpose(1, 2)  # [batch * time, channel, band]
     if kernel % 2 == 0:  # PyTorch warns about "same" there
@@ -88,7 +96,11 @@ def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Ten
 def band_linear(
     x: Tensor, squeeze: Tensor, squeeze_bias: Tensor, weight: Tensor, bias: Tensor, expand: Tensor, expand_bias: Tensor
 ) -> Tensor:
-    """Return x + silu(expand(W silu(squeeze(norm(x))))) (as `sbm_cli.nn.kernels.band_linear`)."""
+    """Return x + silu(expand(W silu(squeeze(norm(x))))), norm a LayerNorm without gain and offset, W along the bands.
+
+    x: [batch, time, band, channel]; squeeze: [squeezed, channel]; weight: [squeezed, band, band], from and to; bias:
+    [band, squeezed]; expand: [channel, squeezed]; their biases as in nn.Linear.
+    """
     narrow = F.silu(F.linear(F.layer_norm(x, x.shape[-1:]), squeeze, squeeze_bias))
     mixed = torch.einsum("btfc,cfg->btgc", narrow, weight) + bias
     return x + F.silu(F.linear(mixed, expand, expand_bias))

@@ -22,6 +22,18 @@ def causal_conv1d(x: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     return y, after
 
 
+def band_conv(x: Tensor, *others: Tensor | int) -> Tensor:
+    """Run the convolution along the bands by the implementation in use."""
+    y: Tensor = kernel("band_conv", x)(x, *others)
+    return y
+
+
+def band_linear(x: Tensor, *others: Tensor) -> Tensor:
+    """Run the linear map along the bands by the implementation in use."""
+    y: Tensor = kernel("band_linear", x)(x, *others)
+    return y
+
+
 def forget() -> None:
     for cache in (dispatch._missing, dispatch._module, dispatch._warn):
         cache.cache_clear()

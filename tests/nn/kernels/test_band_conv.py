@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sbm_cli.nn.kernels import band_conv, reference
+from sbm_cli.nn.kernels import reference
+from tests.nn.kernels.conftest import band_conv
 
 Tensors = tuple[Tensor, ...]
 

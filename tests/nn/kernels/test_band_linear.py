@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sbm_cli.nn.kernels import band_linear, reference
+from sbm_cli.nn.kernels import reference
+from tests.nn.kernels.conftest import band_linear
 
 
 def draw(shape: tuple[int, int, int], channels: int, squeezed: int) -> list[Tensor]:

@@ -16,7 +16,7 @@ from sbm_cli.nn.blocks import CrossBandBlock
 from sbm_cli.nn.kernels import dispatch, mamba_ssm, reference
 from sbm_cli.nn.mamba import Mamba
 from tests.nn.conftest import prepare
-from tests.nn.kernels.conftest import causal_conv1d, forget, selective_scan
+from tests.nn.kernels.conftest import band_conv, band_linear, causal_conv1d, forget, selective_scan
 
 
 def operations() -> dict[str, Callable[[], object]]:
@@ -31,8 +31,8 @@ def operations() -> dict[str, Callable[[], object]]:
         "selective_scan": partial(selective_scan, x, x, rates, B, C, vector, x),
         "causal_conv1d": partial(causal_conv1d, x, torch.randn(32, 1, 4), vector),
         "mamba": partial(mamba, x),
-        "band_conv": partial(kernels.band_conv, x, *conv, 4),
-        "band_linear": partial(kernels.band_linear, x, *linear),
+        "band_conv": partial(band_conv, x, *conv, 4),
+        "band_linear": partial(band_linear, x, *linear),
         "prepared mamba": torch.no_grad()(partial(prepare(Mamba(32, 4)), x)),
         "prepared cross-band block": torch.no_grad()(partial(prepare(block), x)),
     }

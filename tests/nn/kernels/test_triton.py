@@ -17,9 +17,8 @@ from sbm_cli.dsp.level import Level
 from sbm_cli.nn import kernels
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.configs import OSpatialNetConfig
-from sbm_cli.nn.kernels import band_conv
 from sbm_cli.nn.mamba import Mamba
-from tests.nn.kernels.conftest import causal_conv1d, selective_scan
+from tests.nn.kernels.conftest import band_conv, causal_conv1d, selective_scan
 
 HAS_CUDA = torch.cuda.is_available()
 if not HAS_CUDA:

@@ -4,8 +4,6 @@ The kernels are serial and release the GIL; a small pool of Python threads runs 
 (`tensors`). Results do not depend on the number of threads.
 """
 
-from __future__ import annotations
-
 from sbm_cli.nn.kernels.cpu import band_conv, band_linear, conv, cross_band, mamba, scan
 
 OPERATIONS = {

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from sbm_cli.compiled.band_conv import LANES, UNIT, kernels
 from sbm_cli.nn.kernels import reference
-from sbm_cli.nn.kernels.cpu.tensors import array_of, run_kernel, sum_of
+from sbm_cli.nn.kernels.cpu.tensors import array_of, run_kernel, run_stage, sum_of
 from sbm_cli.nn.kernels.dispatch import differentiates
 
 
@@ -37,19 +37,13 @@ def _packed(weight: Tensor) -> Any:
     return array_of(weight.unflatten(0, (-1, LANES)).permute(0, 2, 3, 1))
 
 
-def _convolved(x: Tensor, *weights: Tensor) -> Tensor:
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    stage(*weights)(*x.shape[:3], array_of(x), array_of(y))
-    return y
-
-
 class _BandConv(torch.autograd.Function):
-    """`_convolved` with its backward."""
+    """The convolution with its backward."""
 
     @staticmethod
-    def forward(ctx: Any, *parts: Tensor) -> Tensor:
-        ctx.save_for_backward(*parts)
-        return _convolved(*parts)
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(x, *weights)
+        return run_stage(stage(*weights), x)
 
     @staticmethod
     @once_differentiable
@@ -77,10 +71,10 @@ def takes(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> bool:
 
 
 def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """Run the compiled convolution (as `sbm_cli.nn.kernels.band_conv`); it keeps x alone for backward."""
+    """Run the compiled convolution (as `reference.band_conv`); it keeps x alone for backward."""
     weights = gain, offset, weight, bias
     if x.dtype != torch.float32 or not takes(*weights):
         return reference.band_conv(x, *weights, groups)
     # Without a gradient not through autograd, whose call takes as long as a short block.
-    y: Tensor = (_BandConv.apply if differentiates(x, *weights) else _convolved)(x, *weights)
+    y: Tensor = _BandConv.apply(x, *weights) if differentiates(x, *weights) else run_stage(stage(*weights), x)
     return y

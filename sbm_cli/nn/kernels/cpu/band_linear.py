@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from sbm_cli.compiled.band_linear import ROWS, UNIT, backward, forward
 from sbm_cli.compiled.vector import LANES
 from sbm_cli.nn.kernels import reference
-from sbm_cli.nn.kernels.cpu.tensors import array_of, run_kernel, sum_of
+from sbm_cli.nn.kernels.cpu.tensors import array_of, run_kernel, run_stage, sum_of
 from sbm_cli.nn.kernels.dispatch import differentiates
 
 
@@ -35,19 +35,13 @@ def _arrays(
     return tuple(map(array_of, (squeeze, squeeze_bias, weight, bias.t(), expand.t(), expand_bias)))
 
 
-def _mapped(x: Tensor, *weights: Tensor) -> Tensor:
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    stage(*weights)(*x.shape[:3], array_of(x), array_of(y))
-    return y
-
-
 class _BandLinear(torch.autograd.Function):
-    """`_mapped` with its backward."""
+    """The map with its backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, *weights)
-        return _mapped(x, *weights)
+        return run_stage(stage(*weights), x)
 
     @staticmethod
     @once_differentiable
@@ -75,8 +69,8 @@ def takes(squeeze: Tensor, squeeze_bias: Tensor, weight: Tensor, *others: Tensor
 
 
 def band_linear(x: Tensor, *weights: Tensor) -> Tensor:
-    """Run the compiled map (as `sbm_cli.nn.kernels.band_linear`); it keeps x alone for backward."""
+    """Run the compiled map (as `reference.band_linear`); it keeps x alone for backward."""
     if x.dtype != torch.float32 or not takes(*weights):
         return reference.band_linear(x, *weights)
-    y: Tensor = (_BandLinear.apply if differentiates(x, *weights) else _mapped)(x, *weights)
+    y: Tensor = _BandLinear.apply(x, *weights) if differentiates(x, *weights) else run_stage(stage(*weights), x)
     return y

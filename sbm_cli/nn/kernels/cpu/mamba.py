@@ -85,21 +85,7 @@ def _fused(
 
 
 def _mamba(
-    x: Tensor,
-    in_proj: Tensor,
-    taps: Tensor,
-    conv_bias: Tensor,
-    before: Tensor,
-    x_proj: Tensor,
-    step_weight: Tensor,
-    step_bias: Tensor,
-    rates: Tensor,
-    D: Tensor,
-    out_proj: Tensor,
-    h: Tensor,
-    arrays: Sequence[Any],
-    train: bool,
-    dtype: torch.dtype,
+    tensors: Sequence[Tensor], arrays: Sequence[Any], train: bool, dtype: torch.dtype
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
     """Run the whole block: x [batch, time, band, channel]; convolution and scan as in `_Conv` and `_Scan`.
 
@@ -107,6 +93,7 @@ def _mamba(
     products and of what lies between them, float32 or bfloat16; convolution and scan compute in float32. Returns the
     output, the inputs of the convolution and the last states; and what backward needs.
     """
+    x, in_proj, taps, conv_bias, before, x_proj, step_weight, step_bias, rates, D, out_proj, h = tensors
     x, in_proj, x_proj, out_proj = (part.to(dtype) for part in (x, in_proj, x_proj, out_proj))
     inner, rank, state = len(D), len(step_weight), len(rates)
     shape = torch.Size((*x.shape[:3], inner))
@@ -125,9 +112,10 @@ class _Mamba(torch.autograd.Function):
     """`_mamba` with a backward that writes every gradient where the next product reads it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, in_proj: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.types = x.dtype, in_proj.dtype
-        results, needed = _mamba(x, in_proj, *others)
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *tensors, arrays, train, dtype = inputs
+        ctx.types = tensors[0].dtype, tensors[1].dtype
+        results, needed = _mamba(tensors, arrays, train, dtype)
         ctx.save_for_backward(*needed)
         ctx.set_materialize_grads(False)
         return results
@@ -170,7 +158,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
-    """Run a Mamba block (as `sbm_cli.nn.kernels.mamba`); convolution and scan compute in float32."""
+    """Run a Mamba block (as `reference.mamba`); convolution and scan compute in float32."""
     dtype = _products_in(x)
     if dtype is None or not _takes(weights):
         return reference.mamba(x, weights, carry)
@@ -180,7 +168,7 @@ def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> 
     tensors = x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, D, out_proj, h
     train = differentiates(*tensors)
     # Without a gradient not through autograd, whose call takes as long as a short block.
-    y, after, h = _Mamba.apply(*tensors, arrays, train, dtype) if train else _mamba(*tensors, arrays, train, dtype)[0]
+    y, after, h = _Mamba.apply(*tensors, arrays, train, dtype) if train else _mamba(tensors, arrays, train, dtype)[0]
     return y, (after.mT, h.mT)
 
 
@@ -200,7 +188,7 @@ def prepare(weights: MambaWeights) -> Callable[[Tensor, MambaCarry | None], tupl
             y, after, h = _fused(x, projections, before, h, arrays)
         else:
             tensors = x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, skip, out_proj, h
-            y, after, h = _mamba(*tensors, arrays, False, dtype)[0]
+            y, after, h = _mamba(tensors, arrays, False, dtype)[0]
         return y, (after.mT, h.mT)
 
     return block

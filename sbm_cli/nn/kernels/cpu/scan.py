@@ -64,18 +64,8 @@ class _Scan(torch.autograd.Function):
     """The scan on whole vectors: rates = A log2(e) [state, channel], h [batch, band, state, channel]."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        dt: Tensor,
-        rates: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor,
-        z: Tensor,
-        h: Tensor,
-        train: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        u, dt, rates, B, C, D, z, h, train = inputs
         rows, arrays = map(rows_of, (u, dt, B, C, z)), map(array_of, (NOTHING, NOTHING, rates, D))
         y, h, kept = scan(u.shape, u.dtype, tuple(rows), tuple(arrays), h, train)
         ctx.save_for_backward(u, dt, rates, B, C, D, z, kept)

@@ -114,7 +114,7 @@ class _BandConv(torch.autograd.Function):
 
 
 def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """Convolve on a CUDA device (as `sbm_cli.nn.kernels.band_conv`), in the type of x or of autocast."""
+    """Convolve on a CUDA device (as `reference.band_conv`), in the type of x or of autocast."""
     if x.dtype == torch.float64 or len(weight) > MOST:
         return reference.band_conv(x, gain, offset, weight, bias, groups)
     device, (channels, size, kernel) = x.device.type, weight.shape

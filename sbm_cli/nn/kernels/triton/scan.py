@@ -182,18 +182,8 @@ def _sizes(A: Tensor) -> dict[str, int]:
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        dt: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor,
-        z: Tensor,
-        before: Tensor,
-        train: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        u, dt, A, B, C, D, z, before, train = inputs
         batch, time, band, channel = u.shape
         rows = batch * band
         segment = SEGMENT if train else 0
