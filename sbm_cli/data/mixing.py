@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -102,14 +102,11 @@ class MixConfig:
     burst_packets: tuple[float, float] = (1.0, 5.0)  # mean length of a burst
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name == "codecs":
-                continue
-            value, usual = getattr(self, field.name), (0, 1) if field.name.startswith("p_") else (-200, 200)
-            least, most = _LIMITS.get(field.name, usual)
+        for name, value in vars(self).items():
+            least, most = _LIMITS.get(name, (0, 1) if name.startswith("p_") else (-200, 200))
             ends = value if isinstance(value, (tuple, list)) else (value, value)
-            if len(ends) != 2 or not least <= ends[0] <= ends[1] <= most:
-                raise ValueError(f"{field.name} lies between {least:g} and {most:g}, got {value}")
+            if name != "codecs" and (len(ends) != 2 or not least <= ends[0] <= ends[1] <= most):
+                raise ValueError(f"{name} lies between {least:g} and {most:g}, got {value}")
         if self.p_reverb_only > self.p_reverb or self.p_clean + self.p_reverb > 1:
             raise ValueError(
                 f"p_reverb_only is part of p_reverb, and p_clean + p_reverb at most 1, got {self.p_reverb_only}, "
@@ -160,11 +157,8 @@ class Mixer:
             pair[:, 1] = torch.where(keep_room(config, seed, step, keys)[:, None], pair[:, 0], pair[:, 1])
         noise = self._noise(draws)
         index = self._responses.draw(draws, config.p_measured)
-        change(
-            noise,
-            reverberant & draws.chance(config.p_noise_reverb),
-            lambda rows: through_room(noise[rows], self._responses.read(index[rows])),
-        )
+        chosen = reverberant & draws.chance(config.p_noise_reverb)
+        change(noise, chosen, lambda rows: through_room(noise[rows], self._responses.read(index[rows])))
         with_noise = kind >= config.p_clean + config.p_reverb_only * reverberant
         gain = noise_gain(pair[:, 0], noise, draws.uniform(*config.snr_db))
         pair[:, 0] += (gain * with_noise)[:, None] * noise
@@ -172,11 +166,8 @@ class Mixer:
         pair[:, 0] += gain[:, None] * draws.normal(FLOOR, slice(None), n)
         low_hz = torch.where(draws.chance(0.5), 300.0, 0.0)[:, None]  # as a telephone does
         high_hz = draws.uniform(*config.band_limit_hz)[:, None]
-        change(
-            pair,
-            draws.chance(config.p_band_limit),
-            lambda rows: band_limited(pair[rows], low_hz[rows], high_hz[rows]),
-        )
+        chosen = draws.chance(config.p_band_limit)
+        change(pair, chosen, lambda rows: band_limited(pair[rows], low_hz[rows], high_hz[rows]))
         if config.p_level_step:
             pair *= level_step(draws, config, n)[:, None]
         return self._at_level(draws, *pair.unbind(1))
@@ -217,23 +208,16 @@ class Mixer:
         segments, config, n, m = self._segments, self._config, self._config.samples, self._played
         noise = assemble(segments.store, segments.noise(draws, m), m)
         second, gain = segments.noise(draws, m), db_ratio(draws.uniform(-12, 0))[:, None]
-        change(
-            noise,
-            draws.chance(config.p_two_noises),
-            lambda rows: noise[rows] + gain[rows] * assemble(segments.store, second.of(rows), m),
-        )
+        chosen = draws.chance(config.p_two_noises)
+        change(noise, chosen, lambda rows: noise[rows] + gain[rows] * assemble(segments.store, second.of(rows), m))
         if config.p_noise_backwards or config.noise_speed != (1.0, 1.0):
             own = draws.apart(NOISE_SPEED)
             noise = played(noise, own.uniform(*config.noise_speed), own.chance(config.p_noise_backwards), n)
         low_db, high_db = (draws.uniform(-config.shelf_db, config.shelf_db) for _ in range(2))
         if config.shelf_db:
             noise = shelved(noise, low_db, high_db)
-        colour, size = draw_colour(draws), fast_length(n)
-        change(
-            noise,
-            draws.chance(config.p_synthetic),
-            lambda rows: synthetic(draws.normal(COLOURED, rows, size), n, *(values[rows] for values in colour)),
-        )
+        colour, size, chosen = draw_colour(draws), fast_length(n), draws.chance(config.p_synthetic)
+        change(noise, chosen, lambda rows: synthetic(draws.normal(COLOURED, rows, size), n, *(x[rows] for x in colour)))
         return noise
 
     def _at_level(self, draws: Draws, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from sbm_cli.training.losses import LossConfig
 from sbm_cli.training.objectives import AnyObjective
 from sbm_cli.training.objectives.bridge import Bridge
 
+RECIPES = Path(__file__).parent.parent / "recipes"
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -179,21 +180,17 @@ def _about(overrides: list[str], message: str) -> str:
 
 def list_recipes() -> dict[str, str]:
     """Return the shipped recipes' names and, from their first lines `# NAME: what it is for. More.`, what for."""
-    files = sorted(recipes_folder().rglob("*.yaml"), key=lambda path: (len(path.parts), path.parent, path.stem))
+    files = sorted(RECIPES.rglob("*.yaml"), key=lambda path: (len(path.parts), path.parent, path.stem))
     return {_name(path): re.findall(r"^# \S+: (.+?)(?:\. |\.?$)", path.read_text(), re.M)[0] for path in files}
 
 
-def recipes_folder() -> Path:
-    return Path(__file__).parent.parent / "recipes"
-
-
 def _name(path: Path) -> str:
-    return path.relative_to(recipes_folder()).with_suffix("").as_posix()
+    return path.relative_to(RECIPES).with_suffix("").as_posix()
 
 
 def _find(name: str, folder: Path) -> Path:
     """Return the file of a recipe; a file's name (it has a suffix) is looked for in `folder`."""
-    return folder / name if Path(name).suffix else recipes_folder() / f"{name}.yaml"
+    return folder / name if Path(name).suffix else RECIPES / f"{name}.yaml"
 
 
 def _inherited(path: Path, heirs: tuple[Path, ...], model: ModelConfig | None) -> dict[str, Any]:
@@ -209,7 +206,7 @@ def _inherited(path: Path, heirs: tuple[Path, ...], model: ModelConfig | None) -
         recipes = list_recipes()
         width = max(map(len, recipes))
         known = "".join(f"\n  {name:{width}}  {head}" for name, head in recipes.items())
-        name = _name(path) if path.is_relative_to(recipes_folder()) else str(path)
+        name = _name(path) if path.is_relative_to(RECIPES) else str(path)
         raise ConfigError(
             f"{name}: no such recipe ({error.strerror}){did_you_mean(name, recipes)}", f"Give a file, or one of:{known}"
         ) from error
@@ -228,7 +225,7 @@ def _inherited(path: Path, heirs: tuple[Path, ...], model: ModelConfig | None) -
         values = _merge(_merge(inherited, {"model": {"name": path.stem}}), values)
     elif isinstance(values.get("model"), dict):
         values["model"] = upgraded(values["model"])
-    if model is not None and path.resolve() == recipes_folder().resolve() / "finetune.yaml":
+    if model is not None and path.resolve() == RECIPES.resolve() / "finetune.yaml":
         values["model"] = dump(model)
     _build(values, str(path))
     return values
