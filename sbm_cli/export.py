@@ -131,7 +131,7 @@ class Hop(nn.Module):
         self.model, self.options, self.spectra = model, options, spectra
         self.network = model.folded(1 - options.dereverb)  # a module's parameters are those of its modules
         stft = model.config.stft
-        tensors = *window_tensors(stft, torch.device("cpu")), *_dft(stft)
+        tensors = *window_tensors(stft, torch.device("cpu"))[:2], *_dft(stft)
         for name, tensor in zip(("analysis_window", "synthesis_window", "dft", "weights"), tensors, strict=True):
             self.register_buffer(name, tensor)
         self.scale = 1 / float(self.analysis_window.max())  # by which the windows were divided

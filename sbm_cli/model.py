@@ -65,9 +65,14 @@ class ModelConfig:
         if self.stft.bins != self.network.bins:
             raise ValueError(f"the STFT has {self.stft.bins} frequencies, the network {self.network.bins}")
 
+    @property
+    def bin_hz(self) -> float:
+        """How far apart the frequencies of a spectrum are."""
+        return self.rate / self.stft.n_fft
+
     def power(self, spectrum: Array) -> Array:
         """Return the power of every frame, [batch, frames], which the level follows."""
-        return self.level.power(spectrum, self.rate / self.stft.n_fft)
+        return self.level.power(spectrum, self.bin_hz)
 
     def track(self, power: Array, carry: Array | None = None) -> tuple[Array, Array]:
         """Return the level of every frame, and that of the last one, the carry for the next block."""

@@ -29,6 +29,23 @@ def follow(power, floor, rise, fall, last, levels):
 
 
 @jit
+def limit_offset(real, imaginary, constant_real, constant_imaginary, low, most):
+    """Limit the offset of a spectrum in place as `dsp.offset.limit_offset` does; low: the first bin that counts."""
+    frames, bins = real.shape
+    for k in range(frames):
+        power = np.float32(0)
+        for i in range(low, bins):
+            power += real[k, i] * real[k, i] + imaginary[k, i] * imaginary[k, i]
+        limit = sqrt(most * power / np.float32(bins - low))
+        excess = real[k, 0] - min(max(real[k, 0], -limit), limit)
+        if excess != 0:
+            scale = excess / constant_real[0]
+            for i in range(bins):
+                real[k, i] -= scale * constant_real[i]
+                imaginary[k, i] -= scale * constant_imaginary[i]
+
+
+@jit
 def compress(real, imaginary, levels, exponent, factor, out, width):
     """Write a spectrum as the network sees it: divided by its level, compressed."""
     frames, bins = real.shape

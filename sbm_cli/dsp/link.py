@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from sbm_cli.dsp.arrays import Array
 
 _TINY = 1e-30  # power of a bin without sound
+# Channels are linked if they are 12 dB below the loudest one or less, and not at all from 20 dB on.
+_TOGETHER, _APART = 10**-1.2, 10**-2.0
 
 
 def links(channels: Sequence[int], wanted: bool | None) -> list[slice]:
@@ -19,11 +23,28 @@ def links(channels: Sequence[int], wanted: bool | None) -> list[slice]:
     return found
 
 
-def linked(clean: Array, noisy: Array) -> Array:
-    """Return the noisy spectra [channels, freq, frames] under the complex gain of each bin that comes nearest to clean.
+def shares(level: Array) -> Array:
+    """Return how far each channel is linked, from 0 to 1, [channels, frames], by the level of each, a power.
 
-    That is the least-squares fit over the channels: the projection of the estimates onto what was recorded.
+    A source that is far louder in one channel is heard there, whatever the gain of the other, where it would only
+    decide over the sound that the softer channel has of its own.
     """
-    power = (noisy.real**2 + noisy.imag**2).sum(0)
-    together: Array = (noisy.conj() * clean).sum(0) / (power + _TINY) * noisy
-    return together
+    loudest = level.max(0) if isinstance(level, np.ndarray) else level.amax(0)
+    share: Array = ((level / (loudest + _TINY) - _APART) / (_TOGETHER - _APART)).clip(0, 1)
+    return share
+
+
+def linked(clean: Array, noisy: Array, share: Array) -> Array:
+    """Return the noisy spectra [channels, ...] under the complex gain of each bin that comes nearest to clean.
+
+    That is the least-squares fit: the projection of the estimates onto what was recorded. share: of `shares`.
+    """
+    fitted: Array = linked_ratio(noisy.conj() * clean, noisy.real**2 + noisy.imag**2, share) * noisy
+    return fitted
+
+
+def linked_ratio(part: Array, whole: Array, share: Array) -> Array:
+    """Return part / whole [channels, ...]: by their share that of the sums over the channels, else of each alone."""
+    together, alone = part.sum(0) / (whole.sum(0) + _TINY), part / (whole + _TINY)
+    ratio: Array = share * together + (1 - share) * alone
+    return ratio

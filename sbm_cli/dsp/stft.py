@@ -106,21 +106,22 @@ class Stft:
 
 
 @lru_cache  # copying to a GPU at every call would block on it
-def window_tensors(stft: Stft, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the windows as tensors."""
+def window_tensors(stft: Stft, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the windows, and the spectrum of a constant, as tensors."""
     import torch
 
     with torch.inference_mode(False):  # later calls may need gradients
-        analysis, synthesis = (torch.from_numpy(window).to(device) for window in windows(stft))
-    return analysis, synthesis
+        analysis, synthesis, constant = (torch.from_numpy(window).to(device) for window in windows(stft))
+    return analysis, synthesis, constant
 
 
-def windows(stft: Stft) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the windows [window] of analysis and synthesis."""
+def windows(stft: Stft) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.complex64]]:
+    """Return the windows [window] of analysis and synthesis, and the spectrum [freq] of a constant 1."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(stft.window) / stft.window)
     if stft.shape == "sqrt-hann":
         window = np.sqrt(window)
     scale = np.sqrt(np.square(window).sum())
     # Every sample is covered by window // hop windows; their squares sum to this, the same for every hop.
     cover = np.tile(np.square(window).reshape(-1, stft.hop).sum(0), stft.window // stft.hop)
-    return (window / scale).astype(np.float32), (window / cover * scale).astype(np.float32)
+    constant = np.fft.rfft(window / scale, stft.n_fft).astype(np.complex64)
+    return (window / scale).astype(np.float32), (window / cover * scale).astype(np.float32), constant

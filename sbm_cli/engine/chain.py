@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from sbm_cli.compiled.network import run as run_network
 from sbm_cli.compiled.scan import SEGMENT
-from sbm_cli.compiled.spectra import compress, expand, follow
+from sbm_cli.compiled.spectra import compress, expand, follow, limit_offset
 from sbm_cli.compiled.threads import pool
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, Level, frame_power
-from sbm_cli.dsp.link import linked
+from sbm_cli.dsp.link import linked, linked_ratio, shares
+from sbm_cli.dsp.offset import MOST as MOST_OFFSET
+from sbm_cli.dsp.offset import first_bin
 from sbm_cli.dsp.stft import windows
 from sbm_cli.engine.plan import Plan, aligned
 
@@ -40,7 +42,7 @@ class CompiledChain:
         threads: int,
     ) -> None:
         self._config, self._plan, self._links, self._high, self._threads = config, plan, links, high, threads
-        self._analysis_window, self._synthesis_window = windows(config.stft)
+        self._analysis_window, self._synthesis_window, self._constant = windows(config.stft)
         self._analysis_window *= config.stft.n_fft  # which `_spectra` divides by
         self._recordings = np.repeat(np.arange(len(channels)), channels)  # of each channel
         self._starts = np.cumsum([0, *channels[:-1]])
@@ -48,8 +50,9 @@ class CompiledChain:
         rows, stft, lookahead = sum(channels), config.stft, plan.sizes.lookahead
         self._samples = np.zeros((rows, stft.overlap), np.float32)
         self._total = np.zeros((rows * (3 if high else 1), stft.overlap), np.float32)
-        self._level = np.zeros(len(channels), np.float32)
-        self._late_level = np.zeros((len(channels), lookahead), np.float32)
+        levels = len(channels) + (rows if links else 0)
+        self._level = np.zeros(levels, np.float32)
+        self._late_level = np.zeros((levels, lookahead), np.float32)
         self._spectrum = np.zeros((rows, lookahead if high or links else 0, stft.bins), np.complex64)
         self._gains = np.zeros(2 * rows, np.float32)
         self._networks = [_Network(plan, config.compression) for _ in range(rows)]
@@ -77,32 +80,44 @@ class CompiledChain:
     def _enhance(self, spectrum: Array) -> Array:
         """Return the spectra to synthesize, [1 or 3 times channels, frames, bins], from those of the channels."""
         config, lookahead = self._config, self._plan.sizes.lookahead
-        power = np.add.reduceat(config.power(spectrum.transpose(0, 2, 1)), self._starts) / self._counts
+        noisy = self._limited(spectrum)
+        channels = config.power(noisy.transpose(0, 2, 1))
+        power = np.add.reduceat(channels, self._starts) / self._counts
+        if self._links:
+            power = np.concatenate([power, channels])
         level = self._tracked(config.level, power, self._level)
         late, self._late_level = _late(np.where(power > SILENCE, level, 0), self._late_level, lookahead)
         clean = np.empty_like(spectrum)
         for start in range(0, spectrum.shape[1], MOST):
             part = slice(start, start + MOST)
             for row, recording in enumerate(self._recordings):
-                given, wanted = (spectrum[row, part], level[recording, part]), (clean[row, part], late[recording, part])
+                given, wanted = (noisy[row, part], level[recording, part]), (clean[row, part], late[recording, part])
                 self._networks[row](*given, *wanted, self._work)
         if not (self._high or self._links):
             return clean
         spectrum, self._spectrum = _late(spectrum, self._spectrum, lookahead)
-        for rows in self._links:
-            clean[rows] = linked(clean[rows], spectrum[rows])
+        share = [shares(late[len(self._starts) :][rows]) for rows in self._links]
+        for rows, own in zip(self._links, share, strict=True):
+            clean[rows] = linked(clean[rows], self._limited(spectrum[rows]), own[..., None])
         if not self._high:
             return clean
         top = config.stft.bins // 2  # the uppermost octave
         powers = np.stack([frame_power(spectra.transpose(0, 2, 1), top) for spectra in (clean, spectrum)])
-        for rows in self._links:
-            powers[:, rows] = powers[:, rows].mean(1, keepdims=True)
         powers = self._tracked(HIGH_BAND, powers.reshape(-1, powers.shape[2]), self._gains)
         lowered, heard = np.split(powers, 2)
-        ones = self._spectra(np.ones(config.stft.window, np.float32))
+        ratio = lowered / heard
+        for rows, own in zip(self._links, share, strict=True):
+            ratio[rows] = linked_ratio(lowered[rows], heard[rows], own)
         # One gain per frame, shaped like its window: overlap-add interpolates smoothly.
-        gains = np.sqrt(lowered / heard).clip(max=1)[..., None] * ones
-        return np.concatenate([clean, spectrum, gains.astype(np.complex64)])
+        gains = np.sqrt(ratio).clip(max=1)[..., None] * self._constant
+        return np.concatenate([clean, spectrum, gains])
+
+    def _limited(self, spectrum: Array) -> Array:
+        """Return spectra [channels, frames, bins] as `dsp.offset` limits them."""
+        limited = spectrum.copy()
+        flat, constant, low = limited.reshape(-1, limited.shape[2]), self._constant, first_bin(self._config.bin_hz)
+        limit_offset(flat.real, flat.imag, constant.real, constant.imag, low, np.float32(MOST_OFFSET))
+        return limited
 
     def _tracked(self, level: Level, power: Array, last: Array) -> Array:
         """Return the level of every frame as `Level.track` does, [groups, frames]; last: before them, and after."""

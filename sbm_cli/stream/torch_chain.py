@@ -16,7 +16,9 @@ from torch import Tensor
 from sbm_cli.audio.samples import Samples
 from sbm_cli.bridge.sampler import SAMPLERS, sample
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, frame_power
-from sbm_cli.dsp.link import linked
+from sbm_cli.dsp.link import linked, linked_ratio, shares
+from sbm_cli.dsp.offset import limit_offset
+from sbm_cli.dsp.stft import window_tensors
 from sbm_cli.model import Model
 from sbm_cli.nn import network as nn
 from sbm_cli.options import Options
@@ -58,8 +60,8 @@ class Carry:
     level: Tensor | None = None
     network: dict[int, nn.Carry] = field(default_factory=dict)  # of every step
     windows: windows.Carry | None = None
-    # Of the frames that the look-ahead holds back: state and noisy of every step, the level [recordings, frames], and
-    # the spectrum.
+    # Of the frames that the look-ahead holds back: state and noisy of every step, the level of the recordings and, if
+    # any are linked, of the channels, [rows, frames], and the spectrum.
     states: dict[int, Tensor] = field(default_factory=dict)
     late_level: Tensor | None = None
     spectrum: Tensor | None = None
@@ -88,36 +90,41 @@ def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, 
 def enhance_spectrum(model: Model, spectrum: Tensor, options: Options, high: bool, carry: Carry) -> Tensor:
     """Return the spectrum [channels, freq, frames] to synthesize from that of a block; see `_enhance_block`."""
     config = model.config
-    power = config.power(spectrum)
-    if len(power) > len(carry.channels):
-        power = torch.stack([channels.mean(0) for channels in power.split(carry.channels)])
+    constant = window_tensors(config.stft, spectrum.device)[2]
+    noisy = limit_offset(spectrum, constant, config.bin_hz)
+    power = config.power(noisy)
+    channels, recordings = power, len(carry.channels)
+    if len(power) > recordings:
+        power = torch.stack([each.mean(0) for each in power.split(carry.channels)])
+    if carry.links:
+        power = torch.cat([power, channels])
     level, carry.level = config.track(power, carry.level)
-    estimate = _estimate(model, config.compress(spectrum, _of_channels(level, carry)), options, carry)
+    estimate = _estimate(model, config.compress(noisy, _of_channels(level, carry)), options, carry)
     lookahead = model.frames_late(options.sampler, options.steps)
     level, carry.late_level = _late(torch.where(power > SILENCE, level, 0.0), lookahead, carry.late_level)
     clean = config.expand(estimate, _of_channels(level, carry))
     if high or carry.links:
         spectrum, carry.spectrum = _late(spectrum, lookahead, carry.spectrum)
-    for rows in carry.links:
-        clean[rows] = linked(clean[rows], spectrum[rows])
+    share = [shares(level[recordings:][rows]) for rows in carry.links]
+    for rows, own in zip(carry.links, share, strict=True):
+        clean[rows] = linked(clean[rows], limit_offset(spectrum[rows], constant, config.bin_hz), own[:, None])
     if high:
         top = config.stft.bins // 2  # the uppermost octave
         powers = torch.stack([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
-        for rows in carry.links:
-            powers[:, rows] = powers[:, rows].mean(1, keepdim=True)
         powers, carry.high = HIGH_BAND.track(powers.flatten(0, 1), config.stft.hop / config.rate, carry.high)
         lowered, heard = powers.chunk(2)
-        ones = spectrum.real.new_ones(1, config.stft.window)
-        ones, _ = config.stft.analyze(ones, ones[:, :0])
+        ratio = lowered / heard
+        for rows, own in zip(carry.links, share, strict=True):
+            ratio[rows] = linked_ratio(lowered[rows], heard[rows], own)
         # One gain per frame, shaped like its window: overlap-add interpolates smoothly.
-        clean = torch.cat([clean, spectrum, ones * (lowered / heard).sqrt().clamp(max=1)[:, None]])
+        clean = torch.cat([clean, spectrum, constant[:, None] * ratio.sqrt().clamp(max=1)[:, None]])
     return clean
 
 
 def _of_channels(level: Tensor, carry: Carry) -> Tensor:
     """Return the level of each recording, [recordings, frames], for each of its channels; one level broadcasts."""
     rows = [row for row, count in enumerate(carry.channels) for _ in range(count)]
-    return level[rows] if len(carry.channels) > 1 else level
+    return level[rows] if len(level) > 1 else level
 
 
 def _late(x: Tensor, frames: int, held: Tensor | None) -> tuple[Tensor, Tensor]:

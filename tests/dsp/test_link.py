@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from sbm_cli.dsp.link import linked, links
+from sbm_cli.dsp.link import linked, links, shares
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.options import Options
 
 RATE = 16000
+ALL = np.ones((2, 1, 7), np.float32)  # shares of linked channels
 
 
 def spectra(seed: int, channels: int = 2) -> np.ndarray:
@@ -34,20 +35,31 @@ def test_two_channels_are_linked_unless_told(channels: list[int], wanted: bool |
 
 def test_it_is_the_fit_of_one_gain_per_bin() -> None:
     clean, noisy = spectra(0), spectra(1)
-    found = linked(clean, noisy)
+    found = linked(clean, noisy, ALL)
     gain = found / noisy
     np.testing.assert_allclose(gain[0], gain[1], atol=1e-4)
     fitted = [
         np.linalg.lstsq(noisy[:, k, t, None], clean[:, k, t], rcond=None)[0][0] for k in range(5) for t in range(7)
     ]
     np.testing.assert_allclose(gain[0].ravel(), fitted, atol=1e-4)
-    np.testing.assert_allclose(linked(torch.from_numpy(clean), torch.from_numpy(noisy)).numpy(), found, atol=1e-6)
+    in_torch = linked(*(torch.from_numpy(x) for x in (clean, noisy, ALL)))
+    np.testing.assert_allclose(in_torch.numpy(), found, atol=1e-6)
+    np.testing.assert_allclose(linked(clean, noisy, 0 * ALL), clean, atol=1e-5)
 
 
 def test_equal_channels_and_silence_stay_what_they_are() -> None:
     clean, noisy = (np.repeat(spectra(seed, 1), 2, axis=0) for seed in (0, 1))
-    np.testing.assert_allclose(linked(clean, noisy), clean, atol=1e-5)
-    assert not linked(clean, np.zeros_like(noisy)).any()
+    np.testing.assert_allclose(linked(clean, noisy, ALL), clean, atol=1e-5)
+    for share in (0, 1):
+        assert not linked(clean, np.zeros_like(noisy), share * ALL).any()
+
+
+def test_a_channel_is_linked_unless_another_is_far_louder() -> None:
+    level = np.array([[1, 1e-3, 0], [0.1, 1e-4, 0], [0.03, 1, 0], [1e-3, 0, 0]], np.float32)
+    found = shares(level)
+    np.testing.assert_array_equal(found[[0, 1, 3]], [[1, 0, 0], [1, 0, 0], [0, 0, 0]])
+    assert 0 < found[2, 0] < 1 and list(found[2, 1:]) == [1, 0]
+    np.testing.assert_array_equal(shares(torch.from_numpy(level)).numpy(), found)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +101,15 @@ def test_a_panned_talker_stays_in_place(enhancer: Enhancer, options: Options) ->
     assert apart > 3 * level
 
 
+@pytest.mark.parametrize("options", [Options(), Options(dtype="bfloat16")], ids=["compiled", "torch"])
+def test_a_far_softer_channel_is_as_loud_as_alone(enhancer: Enhancer, options: Options) -> None:
+    _, (noisy, other) = panned()
+    both = np.stack([np.roll(noisy, RATE // 5), 0.02 * other])  # the loud one is silent where the soft one talks
+    alone = enhancer.enhance(both, RATE, replace(options, link_channels=False))[1]
+    found = enhancer.enhance(both, RATE, options)[1]
+    assert 20 * np.log10(found @ alone / (alone @ alone)) == pytest.approx(0, abs=0.5)
+
+
 def test_the_engine_links_as_torch_does(enhancer: Enhancer) -> None:
     _, noisy = panned()
     compiled = enhancer.enhance(noisy, RATE)
@@ -101,7 +122,7 @@ def test_the_engine_links_as_torch_does(enhancer: Enhancer) -> None:
 
 def test_the_high_band_is_linked_too(enhancer: Enhancer) -> None:
     draw = np.random.default_rng(0)
-    noisy = np.stack([draw.normal(0, 0.1, 48000), draw.normal(0, 0.001, 48000)]).astype(np.float32)
+    noisy = np.stack([draw.normal(0, 0.1, 48000), draw.normal(0, 0.03, 48000)]).astype(np.float32)
     found = enhancer.enhance(noisy, 48000)
     spectrum_in, spectrum_out = (abs(np.fft.rfft(x[:, 8000:40000]))[:, 10000:] ** 2 for x in (noisy, found))
     gains = spectrum_out.sum(1) / spectrum_in.sum(1)

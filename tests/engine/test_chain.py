@@ -28,6 +28,8 @@ from sbm_cli.stream.torch_chain import TorchChain
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, (3, 6000)).astype(np.float32)
 NOISE[:, 2000:3000] *= 1e-4  # a pause
+NOISE[1] *= 0.17  # 15 dB: partly linked
+NOISE[2, 4000:] += 0.9  # an offset that is limited
 
 
 def perturbed(network: OSpatialNetConfig, **changes: Any) -> Model:

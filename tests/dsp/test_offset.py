@@ -1,0 +1,37 @@
+"""An offset is limited where it would drown the sound, and nothing else changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sbm_cli.dsp.offset import limit_offset
+from sbm_cli.dsp.stft import Stft, windows
+
+RATE = 16000
+STFT = Stft()
+CONSTANT = windows(STFT)[2]
+
+
+def limited(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the spectrum of samples before and after."""
+    spectrum = STFT.analyze(torch.from_numpy(samples.astype(np.float32))[None])[0]
+    found = limit_offset(spectrum, torch.from_numpy(CONSTANT), RATE / STFT.n_fft)
+    in_numpy = limit_offset(spectrum.numpy(), CONSTANT, RATE / STFT.n_fft)
+    np.testing.assert_allclose(in_numpy, found.numpy(), atol=1e-5)
+    return spectrum.numpy(), in_numpy
+
+
+@pytest.mark.parametrize("offset", [0, 0.005, 0.01])
+def test_sound_with_little_offset_stays_bit_for_bit(offset: float) -> None:
+    before, after = limited(np.random.default_rng(0).normal(offset, 0.01, RATE))
+    np.testing.assert_array_equal(after[..., 1:], before[..., 1:])
+
+
+@pytest.mark.parametrize("offset", [0.1, -1])
+def test_much_of_it_goes_and_the_sound_stays(offset: float) -> None:
+    sound = np.random.default_rng(0).normal(0, 0.003, RATE)
+    plain = limited(sound)[0]
+    before, after = (np.abs(x[:, :, 1:] - plain[:, :, 1:]) for x in limited(sound + offset))  # after the step
+    assert (after < 0.1 * before)[:, :20].all()
