@@ -16,7 +16,7 @@ from sbm_cli.audio.samples import Samples, full_scale_one, whole_rate
 from sbm_cli.files import FileReport, Place, enhance_files
 from sbm_cli.hardware import chosen_device
 from sbm_cli.model import Model, ModelConfig
-from sbm_cli.options import DEFAULTS, Options
+from sbm_cli.options import DEFAULTS, Options, check_options
 from sbm_cli.stream import Stream, block_samples
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Enhancer:
         if before_compiling is not None and plan is not None and not plan.compiled:
             before_compiling()
         # The first call compiles the kernels: that is part of loading, not of the first file.
-        enhancer.enhance(np.zeros(enhancer.config.rate, np.float32), enhancer.config.rate)
+        enhancer.enhance(np.zeros(enhancer.config.rate, np.float32), enhancer.config.rate, Options(warm_up=False))
         _LOG.info("loaded %s on %s in %.1f s", enhancer.config.name, device, time.monotonic() - start)
         return enhancer
 
@@ -97,7 +97,8 @@ class Enhancer:
         rows, columns = samples.shape if samples.ndim == 2 else (1, samples.size)
         if rows > MOST_CHANNELS or (rows > FEW_CHANNELS and 0 < columns < rows):
             raise ValueError(f"expected [channels, samples], got shape {samples.shape}: transpose it")
-        stream, size = self.stream(rate, rows, options), block_samples(self.model.device, rate)
+        check_options(options)
+        stream, size = self.stream(rate, rows, options.for_recordings()), block_samples(self.model.device, rate)
         blocks = [stream.feed(samples.reshape(rows, columns)[:, k : k + size]) for k in range(0, max(columns, 1), size)]
         clean = np.concatenate([*blocks, stream.flush()], axis=1)
         return clean[0] if samples.ndim == 1 else clean

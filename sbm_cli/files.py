@@ -190,7 +190,7 @@ def _run(
     """Run the files that have no error from beginning to end, side by side."""
     opened = [(index, file) for index, file in enumerate(files) if not file.error]
     forms = [(file.reader.format.rate, file.reader.format.channels) for _, file in opened]
-    streams = Streams(model, forms, options, threads)
+    streams = Streams(model, forms, options.for_recordings(), threads)
     blocks = [file.reader.blocks(block_samples(model.device, file.reader.format.rate)) for _, file in opened]
     while not streams.finished and not all(file.error for _, file in opened):
         inputs = [file.attempt(next, source, None) for (_, file), source in zip(opened, blocks, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -70,6 +70,13 @@ class Options:
         bool | None,
         Knob("Keep the stereo image by one gain for all channels, not one for each.", absent="for two channels"),
     ] = None
+    warm_up: Annotated[
+        bool | None,
+        Knob(
+            "Hear the first two seconds twice, so that the first words come out as clean as the rest.",
+            absent="for files and arrays, not for streams",
+        ),
+    ] = None
     rate: Annotated[int | None, Knob("Output sampling rate.", "HZ", LEAST_RATE, MOST_RATE, "the input's")] = None
     mono: Annotated[bool, Knob("Mix all channels down to one.")] = False
     subtype: Annotated[
@@ -103,7 +110,7 @@ class Options:
             value = getattr(self, name)
             if name in _NUMBERS and not (isinstance(value, Real) or value is default is None):
                 raise ValueError(f"{name} must be a number, got {value!r}")
-            is_switch = isinstance(default, bool) or (name == "link_channels" and value is not None)
+            is_switch = isinstance(default, bool) or (name in ("link_channels", "warm_up") and value is not None)
             if is_switch and not isinstance(value, bool):
                 raise ValueError(f"{name} must be True or False, got {value!r}")
         if not 0 <= self.strength <= 1:
@@ -144,6 +151,10 @@ class Options:
     def for_files(self) -> list[str]:
         """Names of the options that are set and for files only."""
         return [name for name in FOR_FILES if getattr(self, name) != getattr(DEFAULTS, name)]
+
+    def for_recordings(self) -> Options:
+        """Return the options for files and arrays, of which all is there from the start."""
+        return replace(self, warm_up=True) if self.warm_up is None else self
 
     @property
     def needs_whole_file(self) -> bool:

@@ -26,6 +26,7 @@ from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.options import Dtype, Options
 
+WARM, COLD = Options(warm_up=True), Options(warm_up=False)
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
@@ -76,10 +77,38 @@ def test_untrained_network_gives_the_input_back(rate: int, lookahead: int, sampl
 def test_stream_equals_whole_however_it_is_cut(cuts: list[int], rate: int, lookahead: int) -> None:
     enhancer = make(lookahead)
     noisy = sound(30000, 2)
-    stream = enhancer.stream(rate, 2)
-    blocks = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
-    streamed = np.concatenate([*blocks, stream.flush()], axis=1)
-    np.testing.assert_allclose(streamed, enhancer.enhance(noisy, rate), atol=1e-5)
+    for warm_up in (True, False):
+        options = Options(warm_up=warm_up)
+        stream = enhancer.stream(rate, 2, options)
+        blocks = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
+        streamed = np.concatenate([*blocks, stream.flush()], axis=1)
+        np.testing.assert_allclose(streamed, enhancer.enhance(noisy, rate, options), atol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.02, 0.3, 2.0, 3.3])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_is_whole_is_heard_from_its_beginning_twice(enhancer: Enhancer, seconds: float, steps: int) -> None:
+    """As if a stream had heard the first two seconds just before; what is shorter goes round."""
+    noisy, cold = sound(round(16000 * seconds), 2), Options(steps=steps, warm_up=False)
+    before = np.zeros((2, 32000), np.float32)
+    if seconds > 0.032:
+        before = noisy[:, np.arange(32000) % min(32000, noisy.shape[1])]
+    expected = enhancer.enhance(np.concatenate([before, noisy], axis=1), 16000, cold)[:, 32000:]
+    found = enhancer.enhance(noisy, 16000, Options(steps=steps))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert seconds < 0.1 or np.abs(found - enhancer.enhance(noisy, 16000, cold)).max() > 1e-3
+
+
+def test_recordings_side_by_side_are_heard_as_alone(enhancer: Enhancer, tmp_path: Path) -> None:
+    """The shorter ones do not change what the longer ones hear first, nor the other way round."""
+    pairs = []
+    for index, samples in enumerate([100, 9000, 50000, 0]):
+        soundfile.write(tmp_path / f"{index}.wav", sound(50000)[0, :samples], 16000, subtype="FLOAT")
+        pairs.append((tmp_path / f"{index}.wav", tmp_path / f"clean{index}.wav"))
+    enhancer.enhance_files(pairs)
+    for source, target in pairs:
+        alone = enhancer.enhance(soundfile.read(source, dtype="float32")[0], 16000)
+        np.testing.assert_allclose(soundfile.read(target)[0], alone, atol=1e-6)
 
 
 def test_stream_returns_sound_as_it_arrives(enhancer: Enhancer) -> None:
@@ -106,7 +135,7 @@ def test_blocks_come_out_shaped_as_they_went_in(enhancer: Enhancer) -> None:
     """Also blocks that are views, read-only or reversed."""
     noisy = sound(3000)[0][::-1]
     noisy.flags.writeable = False
-    stream = enhancer.stream(16000)
+    stream = enhancer.stream(16000, options=WARM)
     parts = [stream.feed(noisy[:1700]), stream.feed(noisy[1700:]), stream.flush()]
     assert [part.ndim for part in parts] == [1, 1, 1]
     np.testing.assert_allclose(np.concatenate(parts), enhancer.enhance(noisy, 16000), atol=1e-5)
@@ -118,7 +147,7 @@ def test_future_does_not_change_the_past(enhancer: Enhancer) -> None:
     noisy = sound(20000)[0]
     changed = noisy.copy()
     changed[10000:] = 0
-    before, after = enhancer.enhance(noisy, 16000), enhancer.enhance(changed, 16000)
+    before, after = enhancer.enhance(noisy, 16000, COLD), enhancer.enhance(changed, 16000, COLD)
     np.testing.assert_array_equal(before[: 10000 - 512], after[: 10000 - 512])
     assert np.abs(before - after).max() > 1e-3
 
@@ -134,7 +163,7 @@ def test_strength_mixes_the_input_back_in(enhancer: Enhancer, rate: int, strengt
         np.testing.assert_array_equal(mixed, clean if strength else noisy)
     np.testing.assert_allclose(mixed, strength * clean + (1 - strength) * noisy, atol=1e-6)
     assert np.abs(clean - noisy).max() > 0.05
-    stream = enhancer.stream(rate, 2, Options(strength=strength))
+    stream = enhancer.stream(rate, 2, Options(strength=strength, warm_up=True))
     cut = rate // 3
     parts = [stream.feed(noisy[:, :cut]), stream.feed(noisy[:, cut:]), stream.flush()]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), mixed, atol=1e-5)
@@ -214,7 +243,7 @@ def test_another_rate_and_one_channel(cuts: list[int], rates: tuple[int, int], l
     """However it is cut: the length is that of the rate, and the channels are mixed before the model hears them."""
     enhancer, noisy = make(), sound(9001, 2)
     noisy[1] *= 0.5
-    options = Options(attenuation_limit=limit, rate=rates[1], mono=mono)
+    options = Options(attenuation_limit=limit, rate=rates[1], mono=mono, warm_up=True)
     whole = enhancer.enhance(noisy, rates[0], options)
     assert whole.shape == (1 if mono else 2, resampled_length(9001, *rates))
     stream = enhancer.stream(rates[0], 2, options)
@@ -259,7 +288,7 @@ def test_steps_do_not_depend_on_the_blocks(
     (sampler, schedule), noisy = path, sound(7000, 2)
     made = make(lookahead, jumps=sampler == "jump").model
     enhancer = Enhancer(Model(made.network, replace(made.config, schedule=schedule)))
-    options = Options(steps=steps, sampler=sampler, seed=seed)
+    options = Options(steps=steps, sampler=sampler, seed=seed, warm_up=True)
     stream = enhancer.stream(16000, 2, options)
     parts = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
     whole = enhancer.enhance(noisy, 16000, options)
@@ -306,7 +335,9 @@ def test_steps_are_those_of_the_sampler(enhancer: Enhancer) -> None:
         3,
     )
     expected = config.stft.inverse(config.compression.expand(estimate) * level, 5000)
-    np.testing.assert_allclose(enhancer.enhance(noisy.numpy(), 16000, Options(steps=3)), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        enhancer.enhance(noisy.numpy(), 16000, Options(steps=3, warm_up=False)), expected, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -384,7 +415,7 @@ def test_the_high_band_follows_the_model_in_time(monkeypatch: pytest.MonkeyPatch
     enhancer.model._folded[0.0] = first_second  # type: ignore[assignment]
     time = np.arange(2 * 44100) / 44100
     noisy = sum(0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (6000, 12000)).astype(np.float32)
-    found = enhancer.enhance(noisy, 44100, Options())
+    found = enhancer.enhance(noisy, 44100, COLD)
     np.testing.assert_allclose(found[100:43000], noisy[100:43000], atol=2e-3)
     assert np.abs(found[int(1.4 * 44100) :]).max() < 1e-3
 
@@ -400,7 +431,7 @@ def test_the_high_band_does_not_depend_on_the_blocks(
 ) -> None:
     enhancer = make(lookahead)
     noisy = np.random.default_rng(0).normal(0, 0.1, (2, 14000)).astype(np.float32)
-    options = Options(rate=rate_out, strength=strength)
+    options = Options(rate=rate_out, strength=strength, warm_up=True)
     stream = enhancer.stream(44100, 2, options)
     parts = [stream.feed(block) for block in np.split(noisy, sorted(cuts), axis=1)]
     whole = enhancer.enhance(noisy, 44100, options)

@@ -12,6 +12,7 @@ import soundfile
 from sbm_cli import hub
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.model import Model
+from sbm_cli.options import Options
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "noisy.wav"
 
@@ -43,7 +44,7 @@ def test_noise_goes_and_speech_stays(enhancer: Enhancer, noisy: np.ndarray) -> N
 
 @pytest.mark.parametrize("size", [100, 1777, 40000])
 def test_stream_equals_whole(enhancer: Enhancer, noisy: np.ndarray, size: int) -> None:
-    stream = enhancer.stream(16000)
+    stream = enhancer.stream(16000, options=Options(warm_up=True))
     parts = [stream.feed(noisy[i : i + size]) for i in range(0, len(noisy), size)]
     streamed = np.concatenate([*parts, stream.flush()])
     np.testing.assert_allclose(streamed, enhancer.enhance(noisy, 16000), atol=1e-5)

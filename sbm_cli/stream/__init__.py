@@ -23,6 +23,7 @@ from sbm_cli.options import Options, check_options
 
 # Of a file at a time: in shorter blocks calls cost more; in longer ones activations leave the caches of a CPU.
 BLOCK_SECONDS = {"cpu": 2.0, "cuda": 10.0}
+WARM_UP_SECONDS = 2.0
 
 
 class Streams:
@@ -49,6 +50,9 @@ class Streams:
         self._lanes = [_Lane(model, rate, channels, options) for rate, channels in forms]
         high = any(lane.high for lane in self._lanes)
         self._chain = _chain(model, [lane.width for lane in self._lanes], options, high, threads)
+        # A whole number of hops, so that frames lie as they would without. Whole utterances need none.
+        warm_up = options.warm_up and config.network.causal
+        self._warm_up = round(WARM_UP_SECONDS * config.rate / config.stft.hop) * config.stft.hop if warm_up else 0
         # The zeros before the beginning, and the frames held back by the look-ahead, come out first.
         self._drop = config.stft.overlap + model.frames_late(options.sampler, options.steps) * config.stft.hop
 
@@ -65,6 +69,13 @@ class Streams:
         for lane, block in zip(self._lanes, blocks, strict=True):
             lane.end() if block is None else lane.take(block)
         count = min((lane.waiting for lane in self._lanes if not lane.finished), default=0)
+        if self._warm_up:
+            heads = [head for lane in self._lanes if (head := lane.head(self._warm_up)) is not None]
+            if len(heads) == len(self._lanes):
+                self._chain(np.concatenate(heads))
+                self._warm_up = 0
+            else:
+                count = 0
         rows = np.concatenate([lane.give(count) for lane in self._lanes])
         parts = self._chain(rows)
         drop = min(self._drop, parts.shape[2])
@@ -186,6 +197,17 @@ class _Lane:
         if self._mixed:
             length = resampled_length(self._fed, *self._rates)
             self._input = _joined(self._input, self._to_output.flush(length))
+
+    def head(self, count: int) -> Samples | None:
+        """Return the first samples for the network, [width, count], None if more have to come first.
+
+        What is shorter goes round; what does not fill a window is as good as silence.
+        """
+        if self.waiting < count and not self._ended:
+            return None
+        if self._received < self._config.stft.window:
+            return np.zeros((self.width, count), np.float32)
+        return self._waiting[:, np.arange(count) % min(count, self._received)]
 
     def give(self, count: int) -> Samples:
         """Return the next samples for the network, [width, count]; silence after the end."""

@@ -22,6 +22,7 @@ import numpy as np
 
 from sbm_cli.audio.resample import resampling_delay
 from sbm_cli.enhancer import Enhancer
+from sbm_cli.options import Options
 from sbm_cli.stream import block_samples
 from sbm_cli.timing.clips import Clip, speech_like, write_clip
 from sbm_cli.timing.commands import Command
@@ -209,7 +210,7 @@ def network_passes(enhancer: Enhancer, clip: Clip) -> tuple[int, int]:
 
     hook = enhancer.model.folded().register_forward_hook(count)
     try:
-        enhancer.enhance(clip.samples, clip.rate)
+        enhancer.enhance(clip.samples, clip.rate, Options(warm_up=False))
     finally:
         hook.remove()
     return round(frames / enhancer.config.stft.frames(samples)), calls

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,10 +104,10 @@ def test_one_step_sends_every_frame_once_through_the_network(enhancer: Enhancer,
 
 def test_several_steps_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     class Thrice(Enhancer):
-        def enhance(self, samples: np.ndarray, rate: int) -> np.ndarray:  # type: ignore[type-arg]
+        def enhance(self, *arguments: Any) -> np.ndarray:  # type: ignore[type-arg]
             for _ in range(2):
-                super().enhance(samples, rate)
-            return super().enhance(samples, rate)
+                super().enhance(*arguments)
+            return super().enhance(*arguments)
 
     small = OSpatialNetConfig(channels=8, blocks=1, d_state=4, cross_groups=2, squeeze=2, fullband_squeeze=0, head=2)
     thrice = Thrice(Model(OSpatialNet(small), ModelConfig("s", network=small)))
