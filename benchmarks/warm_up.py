@@ -1,9 +1,9 @@
 """What it brings to hear the beginning of a recording twice. docs/benchmarks.md has its table.
 
-    python benchmarks/warm_up.py MANIFEST [--model NAME] [--count 80] [--seconds 1 2 4]
+    python benchmarks/warm_up.py MANIFEST [--model NAME] [--count 80]
 
-Each mixture of the split `valid` is enhanced without a warm-up, and with its first seconds ahead of it, which are then
-cut off. Prints means of the differences, noise only | reverberant, with their standard errors.
+Each mixture of the split `valid` is enhanced with a warm-up and without. Prints means of the differences, noise only /
+reverberant, with their standard errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sbm_cli.data.corpus import open_corpus
 from sbm_cli.data.test_sets import evaluation_set
 from sbm_cli.evaluation.metrics import METRICS
 
-RATE, COLD = 16_000, Options(warm_up=False)
+RATE = 16_000
 
 
 def scores(estimate: np.ndarray, clean: np.ndarray) -> list[float]:
@@ -40,21 +40,20 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--model", default="sbm-small")
     parser.add_argument("--count", type=int, default=80)
-    parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 2.0, 4.0])
     given = parser.parse_args()
     enhancer = Enhancer.load(given.model, "cpu")
-    found: dict[float, list[list[float]]] = {seconds: [] for seconds in (0.0, *given.seconds)}
-    for item in evaluation_set(open_corpus(Path("runs/cache"), [given.manifest], [], [], [], ()), "valid", given.count):
-        for seconds, rows in found.items():
-            head = item.noisy[: int(seconds * RATE)]
-            estimate = enhancer.enhance(np.concatenate([head, item.noisy]), RATE, COLD)[len(head) :]
-            rows.append(scores(estimate, item.clean))
+    corpus = open_corpus(Path("runs/cache"), [given.manifest], [], [], [], ())
+    found = []
+    for item in evaluation_set(corpus, "valid", given.count):
+        cold, warm = (
+            scores(enhancer.enhance(item.noisy, RATE, Options(warm_up=warm_up)), item.clean)
+            for warm_up in (False, True)
+        )
+        found.append(np.subtract(warm, cold))
     half = (given.count + 1) // 2
-    print("| seconds | SI-SDR, dB | in the first second | PESQ | ESTOI |\n|---|---|---|---|---|")
-    for seconds in given.seconds:
-        change = np.array(found[seconds]) - np.array(found[0.0])
-        cells = [" / ".join(map(mean, (column[:half], column[half:]))) for column in change.T]
-        print(f"| {seconds:g} | {' | '.join(cells)} |", flush=True)
+    print("| model | SI-SDR, dB | in the first second | PESQ | ESTOI |\n|---|---|---|---|---|")
+    cells = [" / ".join(map(mean, (column[:half], column[half:]))) for column in np.array(found).T]
+    print(f"| `{given.model}` | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from sbm_cli.config import parse_json
 from sbm_cli.errors import DISK_FULL, FULL, SbmError
 from sbm_cli.hub import digest
 from sbm_cli.lock import Lease, lock
-from sbm_cli.options import DEFAULTS, Options
+from sbm_cli.options import Options
 
 NAME = ".sbm-batch.jsonl"
 SHARD_NAME = ".sbm-batch.{}-of-{}.jsonl"
@@ -94,7 +94,7 @@ class Journal:
         self._note = note
         both = digest(model) + digest(model.with_suffix(".json"))
         name = f"{model.stem} {hashlib.sha256(both.encode()).hexdigest()[:12]}"
-        self._settings = {"model": name, **asdict(options)}
+        self._settings = {"model": name, **asdict(options.for_recordings())}
         self._entries = _read(_journals(out))
         self._file: BinaryIO | None = None
         self._lease = Lease(self.path.with_suffix(".lock"))
@@ -149,7 +149,7 @@ class Journal:
 
         An input of the same size and modification time is the same; if only the time differs, its sha256 decides.
         """
-        if not job.target.exists():
+        if not os.path.exists(job.target):  # Path.exists raises if the name is too long
             return "new", ""
         entry = self._entries.get(self._key(job))
         if entry is None:
@@ -158,7 +158,8 @@ class Journal:
             return "outdated", "replacement was interrupted"
         if entry.failed:
             return "outdated", "not made by sbm batch"
-        known = asdict(DEFAULTS) | entry.settings  # an option newer than the entry had its default
+        # An option newer than the entry had its default; the first versions knew no warm-up.
+        known = asdict(Options(warm_up=False)) | entry.settings
         made = {name: known.get(name) for name in self._settings}
         if made != self._settings:
             differing = [

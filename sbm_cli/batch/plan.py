@@ -98,7 +98,10 @@ class Naming:
         fields = {f"{field}{spec}{conversion or ''}" for _, field, spec, conversion in parsed if field is not None}
         plain = fields <= {"stem", "ext"} and Path(self.template).name == self.template
         if not plain or not self.template.endswith("{ext}"):
-            raise ValueError(f"expected a name that ends in {{ext}}, like {{stem}}-clean{{ext}}, got {self.template!r}")
+            raise ValueError(
+                f"expected a name with no fields but {{stem}} and, at its end, {{ext}}, like {{stem}}-clean{{ext}}; "
+                f"got {self.template!r}"
+            )
 
     def __call__(self, path: Path) -> Path:
         """Return the path of the output for that of an input."""

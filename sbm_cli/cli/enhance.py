@@ -223,7 +223,7 @@ def _beside(sources: list[Path] | list[Pipe], naming: Naming) -> list[tuple[Path
         target = naming(source)
         if (other := made.setdefault(target, source)) != source:
             raise SbmError(f"{other} and {source} would both become {target}.", "Leave out --ext, or one of them.")
-    return [(source, target) for target, source in made.items() if source not in made]
+    return [(source, target) for target, source in made.items() if source == target or source not in made]
 
 
 def _sources(inputs: list[str], raw: str | None) -> list[Path] | list[Pipe]:

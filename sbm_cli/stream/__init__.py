@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sbm_cli.audio.resample import StreamResampler, resampled_length, resampling_delay
 from sbm_cli.audio.samples import LIMIT, Samples, full_scale_one, usable, whole_rate
@@ -23,7 +23,8 @@ from sbm_cli.options import Options, check_options
 
 # Of a file at a time: in shorter blocks calls cost more; in longer ones activations leave the caches of a CPU.
 BLOCK_SECONDS = {"cpu": 2.0, "cuda": 10.0}
-WARM_UP_SECONDS = 2.0
+# Of a recording, before it: its beginning, and then a part of that backwards, to arrive where the recording begins.
+WARM_UP_SECONDS, BACKWARDS_SECONDS = 2.0, 0.5
 
 
 class Streams:
@@ -51,8 +52,13 @@ class Streams:
         high = any(lane.high for lane in self._lanes)
         self._chain = _chain(model, [lane.width for lane in self._lanes], options, high, threads)
         # A whole number of hops, so that frames lie as they would without. Whole utterances need none.
-        warm_up = options.warm_up and config.network.causal
-        self._warm_up = round(WARM_UP_SECONDS * config.rate / config.stft.hop) * config.stft.hop if warm_up else 0
+        self._warm_up = np.zeros(0, np.intp)  # which samples to hear before the first one
+        if options.warm_up and config.network.causal:
+            forth, back = (
+                np.arange(round(seconds * config.rate / config.stft.hop) * config.stft.hop)
+                for seconds in (WARM_UP_SECONDS, BACKWARDS_SECONDS)
+            )
+            self._warm_up = np.concatenate([forth, back[::-1]])
         # The zeros before the beginning, and the frames held back by the look-ahead, come out first.
         self._drop = config.stft.overlap + model.frames_late(options.sampler, options.steps) * config.stft.hop
 
@@ -69,11 +75,11 @@ class Streams:
         for lane, block in zip(self._lanes, blocks, strict=True):
             lane.end() if block is None else lane.take(block)
         count = min((lane.waiting for lane in self._lanes if not lane.finished), default=0)
-        if self._warm_up:
+        if self._warm_up.size:
             heads = [head for lane in self._lanes if (head := lane.head(self._warm_up)) is not None]
             if len(heads) == len(self._lanes):
                 self._chain(np.concatenate(heads))
-                self._warm_up = 0
+                self._warm_up = self._warm_up[:0]
             else:
                 count = 0
         rows = np.concatenate([lane.give(count) for lane in self._lanes])
@@ -105,7 +111,10 @@ class Stream:
 
     @property
     def latency_seconds(self) -> float:
-        """How many seconds of sound are held back at most: by window, look-ahead and resampling."""
+        """How many seconds of sound are held back at most: by window, look-ahead and resampling.
+
+        A warm-up holds back two seconds at the beginning.
+        """
         config, options = self._model.config, self._options
         late = self._model.frames_late(options.sampler, options.steps) * config.stft.hop
         resampling = resampling_delay(self._rate, config.rate, options.rate or self._rate)
@@ -198,16 +207,16 @@ class _Lane:
             length = resampled_length(self._fed, *self._rates)
             self._input = _joined(self._input, self._to_output.flush(length))
 
-    def head(self, count: int) -> Samples | None:
-        """Return the first samples for the network, [width, count], None if more have to come first.
+    def head(self, samples: NDArray[np.intp]) -> Samples | None:
+        """Return these samples for the network, [width, samples], None if some have to come first.
 
         What is shorter goes round; what does not fill a window is as good as silence.
         """
-        if self.waiting < count and not self._ended:
+        if self.waiting <= samples.max() and not self._ended:
             return None
         if self._received < self._config.stft.window:
-            return np.zeros((self.width, count), np.float32)
-        return self._waiting[:, np.arange(count) % min(count, self._received)]
+            return np.zeros((self.width, samples.size), np.float32)
+        return self._waiting[:, samples % self._received]
 
     def give(self, count: int) -> Samples:
         """Return the next samples for the network, [width, count]; silence after the end."""

@@ -87,11 +87,11 @@ def set_strength(desk: Desk) -> None:
     desk.options = Options(strength=0.5)
 
 
-def forget_options(desk: Desk) -> None:
-    """Leave a journal as it was written before there were options."""
+def forget_options(desk: Desk, *kept: str) -> None:
+    """Leave a journal as it was written before there were options, but for those that are kept."""
     lines = [json.loads(line) for line in (desk.out / NAME).read_text().splitlines()]
     for line in lines:
-        line["settings"] = {"model": line["settings"]["model"]}
+        line["settings"] = {name: line["settings"][name] for name in ("model", *kept)}
     (desk.out / NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -105,7 +105,8 @@ def forget_options(desk: Desk) -> None:
         (lambda desk: desk.job.source.write_bytes(b"longer"), "outdated", "its input has changed"),
         (lambda desk: (desk.job.source.write_bytes(b"other"), touch(desk)), "outdated", "its input has changed"),
         (set_strength, "outdated", "made with strength 1.0"),
-        (forget_options, "done", ""),
+        (lambda desk: forget_options(desk, "warm_up"), "done", ""),
+        (forget_options, "outdated", "made with warm up False"),
         (lambda desk: desk.model.write_bytes(b"better"), "outdated", "made with model m "),
         (lambda desk: desk.model.with_suffix(".json").write_bytes(b"better"), "outdated", "made with model m "),
         (lambda desk: (desk.out / NAME).unlink(), "outdated", "not made by sbm batch"),

@@ -95,7 +95,7 @@ def test_outputs_are_called_what_the_template_says(tmp_path: Path) -> None:
     + ["{stem:>9}{ext}", "{parent}{ext}", "x/{stem}{ext}", "/{ext}", "{0}{ext}"],
 )
 def test_templates_of_something_else(template: str) -> None:
-    with pytest.raises(ValueError, match=r"expected a name that ends in \{ext\}, like"):
+    with pytest.raises(ValueError, match=r"expected a name with no fields but \{stem\} and, at its end, \{ext\}, like"):
         Naming(template)
 
 

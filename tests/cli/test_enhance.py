@@ -59,6 +59,9 @@ def test_names_follow_a_template(sbm: Any, folder: Path, model_file: Path) -> No
     for options in (["-o", "out/"], ["--ext", "flac"]):
         assert sbm("enhance", "noisy.wav", "-m", model_file, "--name", "my {stem}{ext}", *options).status == 0
     assert names(folder) == {"noisy.wav", "out", "out/my noisy.wav", "my noisy.flac"}
+    same = sbm("enhance", "noisy.wav", "-m", model_file, "--name", "{stem}{ext}")
+    assert same.status == 1 and "noisy.wav exists" in same.err
+    assert sbm("enhance", "noisy.wav", "-m", model_file, "--name", "{stem}{ext}", "--overwrite").status == 0
 
 
 def test_json_is_all_that_is_said(sbm: Any, folder: Path, model_file: Path) -> None:
@@ -311,7 +314,7 @@ def test_what_exists_is_skipped_if_asked(sbm: Any, folder: Path, model_file: Pat
         (
             ["noisy.wav", "--name", "{name}{ext}"],
             2,
-            "sbm: invalid value for --name: expected a name that ends in {ext}",
+            "sbm: invalid value for --name: expected a name with no fields but {stem} and",
         ),
         (["noisy.wav", "-o", "a.wav", "--name", "{stem}{ext}"], 2, "sbm: invalid value for --name: a.wav has a name"),
         (["*.mp3", "-o", "out"], 1, "sbm: *.mp3: no such file or folder"),
