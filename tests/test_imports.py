@@ -40,7 +40,7 @@ ROOMS = {
     "serve": {"audio", "hardware", "enhancer", "evaluation", "files", "lock", "options", "errors"},
     "data": {"atomic", "audio", "cells", "config", "hardware", "errors"},
     "plot": set(),
-    "timing": {"audio", "hardware", "enhancer", "plot", "stream", "errors"},
+    "timing": {"audio", "hardware", "enhancer", "options", "plot", "stream", "errors"},
     "evaluation": {"audio", "cells", "hardware", "data", "enhancer", "stream", "options", "plot", "timing"}
     | {"errors"},
     "export": {"atomic", "audio", "dsp", "model", "stream", "options", "timing", "errors", ""},

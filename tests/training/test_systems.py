@@ -71,8 +71,8 @@ def test_a_system_learns_goes_on_and_streams(name: str, recipe: TrainConfig, tmp
 
     enhancer = Enhancer.load(trained, "cpu")
     noisy = np.random.default_rng(0).normal(0, 0.1, 9000).astype(np.float32)
-    steps = [Options()] if name == "mapping" else [Options(), Options(steps=2)]
-    for options in [*steps, Options(steps=3, sampler="jump")] if name == "sbctm" else steps:
+    steps = [Options(warm_up=True)] if name == "mapping" else [Options(warm_up=True), Options(steps=2, warm_up=True)]
+    for options in [*steps, Options(steps=3, sampler="jump", warm_up=True)] if name == "sbctm" else steps:
         stream = enhancer.stream(16000, 1, options)
         blocks = [stream.feed(noisy[k : k + 1234]) for k in range(0, noisy.size, 1234)]
         streamed = np.concatenate([*blocks, stream.flush()])
