@@ -108,8 +108,11 @@ class Workers:
                     if isinstance(message, Done | Failed):
                         worker.task = worker.task.without(message.job)
                     yield message
-                elif not stopping():
-                    worker.ready, worker.task = True, queue.take(len(self._workers))
+                else:
+                    worker.ready = True
+                    if stopping():
+                        continue
+                    worker.task = queue.take(len(self._workers))
                     for job in worker.task.jobs:
                         yield Begun(job, worker.name)
                     if worker.task.jobs:
