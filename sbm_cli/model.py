@@ -36,6 +36,7 @@ FORMAT = 2  # of NAME.json
 FOLDED = 4  # networks that are kept for as many shares of the room
 Weights = Mapping[str, "NDArray[np.float32]"]
 Form = TypeVar("Form")  # of a folded network
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Model:
             self._network = network
             self.device = str(next(network.parameters()).device)
         self._folded: dict[float, Network] = {}
-        self._plans: dict[float, Plan] = {}
+        self._plans: dict[tuple[float, bool], Plan] = {}
 
     @property
     def network(self) -> Network:
@@ -149,8 +150,11 @@ class Model:
         """Return the network folded for one step; room: share of reverberation to keep, 0 to 1."""
         return _kept(self._folded, room, lambda: self.network.fold(room=room).prepare())
 
-    def plan(self, room: float = 0.0) -> Plan | None:
-        """Return the network folded for one step as compiled kernels take it; None if they do not, or not here."""
+    def plan(self, room: float = 0.0, halves: bool = False) -> Plan | None:
+        """Return the network folded for one step as compiled kernels take it; None if they do not, or not here.
+
+        room: as in `folded`; halves: whether the largest products are in bfloat16, if the processor has them.
+        """
         if self.device != "cpu" or self.config.schedule.end_std:
             return None
         try:
@@ -164,7 +168,7 @@ class Model:
         weights = self._weights
         if weights is None:
             weights = {name: tensor.float().numpy() for name, tensor in self.network.state_dict().items()}
-        return _kept(self._plans, room, lambda: plan(network, weights, room))
+        return _kept(self._plans, (room, halves), lambda: plan(network, weights, room, halves))
 
     def frames_late(self, sampler: str = "ode", steps: int = 1) -> int:
         """Return by how many frames the output is late: by the look-ahead of all network calls, or by a window."""
@@ -221,11 +225,11 @@ class Model:
         write_atomically(path.with_suffix(".json"), text.encode())
 
 
-def _kept(store: dict[float, Form], room: float, make: Callable[[], Form]) -> Form:
-    """Return what is kept for a share of the room, made once; those for the FOLDED latest shares are kept."""
-    found = store.get(room)
+def _kept(store: dict[Key, Form], key: Key, make: Callable[[], Form]) -> Form:
+    """Return what is kept for a key, made once; those for the FOLDED latest keys are kept."""
+    found = store.get(key)
     if found is None:
-        found = store[room] = make()
+        found = store[key] = make()
         if len(store) > FOLDED:
             del store[next(iter(store))]  # the oldest
     return found

@@ -268,7 +268,7 @@ class Chain(Protocol):
 def _chain(model: Model, channels: Sequence[int], options: Options, high: bool, threads: int) -> Chain:
     """Return the chain for recordings of so many channels: compiled if it can be, else in PyTorch."""
     linked = links(channels, options.link_channels)
-    plan = model.plan(1 - options.dereverb) if options.steps == 1 and options.dtype == "float32" else None
+    plan = model.plan(1 - options.dereverb, options.dtype == "bfloat16") if options.steps == 1 else None
     if plan is not None:
         from sbm_cli.engine.chain import CompiledChain
 
