@@ -15,6 +15,7 @@ from sbm_cli.cli.shared.options import Quiet, Verbose
 from sbm_cli.cli.shared.process import interrupted_by_signals
 
 if TYPE_CHECKING:
+    from sbm_cli.training.config import TrainConfig
     from sbm_cli.training.loop import Outcome, Progress
 
 FORGOTTEN_DB = 0.3  # loss of SI-SDR on general noise that is worth a warning
@@ -61,6 +62,9 @@ def train(
             min=1, metavar="N", help="Processes that share each batch.", show_default="one per core, or one GPU"
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List on stdout what would be done, and train nothing.")
+    ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -73,6 +77,7 @@ def train(
     \b
     Examples:
       sbm train --config sbm-tiny --set "data.speech=[voices]" --set "data.noise=[noises]"
+      sbm train --config mine.yaml --dry-run           # check recipe, data and device in seconds
       sbm train --config mine.yaml --output runs/mine --max-minutes 120
       sbm train --config mine.yaml --output runs/mine --resume
       sbm train --from sbm-tiny --set "data.speech=[voices]" --set "data.noise=[my-noise]"
@@ -103,6 +108,9 @@ def train(
     check_output(recipe, folder, resume, weights)
     if os.environ.get("RANK", "0") == "0":
         check_data(recipe.data)
+    if dry_run:
+        _foresee(recipe, folder, weights, device, processes)
+        return
     if resume and not (folder / LAST).exists():
         console.note(f"{folder}: nothing to resume; the training starts from the beginning")
     steps, mixtures = console.count(recipe.steps, "step"), console.count(recipe.batch, "mixture")
@@ -124,6 +132,31 @@ def train(
     if os.environ.get("RANK", "0") == "0" and (picture := draw_losses(folder)):
         console.note(f"{picture} shows the loss")
     console.note(f"{folder / recipe.model.name}.safetensors")
+
+
+def _foresee(recipe: TrainConfig, folder: Path, start: Path | None, device: str, processes: int | None) -> None:
+    """Say what a training would do."""
+    from sbm_cli.training.dry_run import dry_run
+
+    found = dry_run(recipe, start, device, processes, console.progress)
+    if os.environ.get("RANK", "0") != "0":
+        return
+
+    def amount(kind: str, split: str) -> str:
+        seconds = found.seconds.get((kind, split), [])
+        return f"{console.duration(sum(seconds))} in {console.count(len(seconds), 'file')}"
+
+    step = recipe.batch * recipe.mix.segment_seconds
+    beginning = f", beginning with {start.stem}" if start is not None else ""
+    for name, text in (
+        ("model", f"{recipe.model.name}, {found.parameters / 1e6:.2f} million parameters{beginning}"),
+        ("speech", f"{amount('speech', 'train')} to train on, {amount('speech', 'valid')} to validate on"),
+        ("noise", f"{amount('noise', 'train')} to train on, {amount('noise', 'valid')} to validate on"),
+        ("steps", f"{recipe.steps} of {step:g} s of audio each, {console.duration(recipe.steps * step)} in all"),
+        ("device", f"{found.device}, {found.processes} process{'es' * (found.processes > 1)}, {recipe.loop.precision}"),
+        ("output", str(folder)),
+    ):
+        console.data(f"{name:8}{text}")
 
 
 # At module level: spawned processes import it by name.

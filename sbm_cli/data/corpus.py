@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -56,6 +59,7 @@ def open_corpus(
     rir: Sequence[Path] = (),
     speeds: Sequence[float] = (),
     progress: Callable[[int, int], object] = lambda done, total: None,
+    few: int | None = None,
 ) -> Corpus:
     """Open the recordings of manifests and of plain folders, decoding them into `cache` at the first time.
 
@@ -63,11 +67,15 @@ def open_corpus(
     speech, noise, rir: folders searched recursively, any rate; 5 % of their files are `valid`, the rest `train`.
     speeds: the speech of `train` is there at these speeds as well, as other voices: higher and faster above 1.
     cache: needs 115 MB per hour of audio. progress is called with (files done, files in all).
+    few: open only so many of each kind, split and source, to try.
 
     Raises ConfigError for a manifest that does not hold together or a folder without audio, AudioError for a
     file that is missing or cannot be decoded.
     """
     clips = find_clips(manifests, speech, noise, rir)
+    if few is not None:
+        nth = defaultdict[tuple[str, str, str], Iterator[int]](itertools.count)
+        clips = [clip for clip in clips if next(nth[clip.kind, clip.split, clip.source]) < few]
     voices = [clip for clip in clips if clip.kind == "speech" and clip.split == "train"]
     clips += [_at_speed(clip, speed) for speed in speeds for clip in voices]
     digest = hashlib.sha256(f"corpus {CACHE_VERSION}".encode())
@@ -99,6 +107,22 @@ def find_clips(
         raise ConfigError("no training data was named", "Give a manifest, or folders of speech and of noise.")
     report = report_set()
     return [set_aside(clip, report) for clip in clips]
+
+
+def lengths(clips: Sequence[Clip], progress: Callable[[int, int], object]) -> list[float]:
+    """Return the seconds of recordings, by their headers. Raises AudioError for one that cannot be read."""
+    import soundfile
+
+    def length(clip: Clip) -> float:
+        with _decoding(clip):
+            return float(soundfile.info(clip.path).duration)
+
+    found = []
+    with ThreadPoolExecutor(min(16, cores())) as pool:
+        for seconds in pool.map(length, clips):
+            found.append(seconds)
+            progress(len(found), len(clips))
+    return found
 
 
 def none_error(kind: str, split: str) -> ConfigError:
@@ -180,16 +204,22 @@ def decode_mono(clip: Clip) -> Samples:
     import soundfile
     import soxr
 
-    try:  # whole files: a partial read of Opus differs by up to 0.001
+    with _decoding(clip):  # whole files: a partial read of Opus differs by up to 0.001
         audio, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:
-        raise AudioError(f"{clip.path}: cannot be decoded ({error})", "Remove it, or convert it to WAV.") from error
     mono = audio[:, 0] if clip.kind == "rir" else audio.mean(axis=1, dtype=np.float32)  # summed responses would comb
     mono = np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
     if rate != RATE or clip.speed != 1:
         mono = soxr.resample(mono, rate * clip.speed, RATE, quality="HQ")
     found: Samples = mono
     return found
+
+
+@contextlib.contextmanager
+def _decoding(clip: Clip) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise AudioError(f"{clip.path}: cannot be decoded ({error})", "Remove it, or convert it to WAV.") from error
 
 
 def _decode(clip: Clip) -> tuple[NDArray[np.int16], float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from sbm_cli.config import check_ranges
-from sbm_cli.data.corpus import Corpus, find_clips, none_error, open_corpus
+from sbm_cli.data.corpus import Corpus, find_clips, lengths, none_error, open_corpus
+from sbm_cli.data.manifest import RATE
 from sbm_cli.data.mixing import MixConfig, Mixer
 from sbm_cli.data.pack import open_pack
 from sbm_cli.data.random import OWN_NOISE, uniforms
-from sbm_cli.data.room_responses import open_responses
+from sbm_cli.data.room_responses import ResponseBank, open_responses
 from sbm_cli.errors import ConfigError
 from sbm_cli.hardware import cores
 
@@ -91,15 +92,18 @@ class Blend:
 
 
 def open_sources(data: DataConfig, mix: MixConfig, device: torch.device, bars: Bars | None = None) -> Sources:
+    """Open what a recipe names and make mixtures of it, with the arguments of `open_data` and `mixtures_of`."""
+    return mixtures_of(*open_data(data, bars), data, mix, device)
+
+
+def open_data(data: DataConfig, bars: Bars | None = None, few: int | None = None) -> tuple[Corpus, ResponseBank]:
     """Open what a recipe names: a pack, or corpora, decoded and with simulated rooms at the first time.
 
-    On a GPU the mixtures are made there. Validation is on the split `valid`, on the same mixtures everywhere. Where the
-    user's own noise has a share of its own (`own_share`), there are two sets, "own" with it and "general" with that of
-    the manifests, if they have any. bars: show how far decoding and simulating have come.
+    bars: show how far decoding and simulating have come. few: as in `open_corpus`.
 
-    Raises ConfigError if there is no speech or no noise to train on, or if a pack lacks the speeds of the recipe.
+    Raises ConfigError if a pack lacks the speeds of the recipe, and what `open_corpus` raises.
     """
-    cache, bars = Path(data.cache), bars or (lambda *_: nullcontext(lambda *_: None))
+    cache, bars = Path(data.cache), bars or _no_bars
     if data.pack:
         corpus, rooms = open_pack(Path(data.pack))
         if missing := sorted({*data.speeds} - {clip.speed for clip in corpus.clips}):
@@ -107,12 +111,23 @@ def open_sources(data: DataConfig, mix: MixConfig, device: torch.device, bars: B
                 f"{data.pack}: holds no speech at the speeds {missing} of data.speeds",
                 "Pack again with --speeds, or train without: --set data.speeds=[]",
             )
-    else:
-        manifests, speech, noise, rir = _paths(data)
-        with bars("decoding, once", "files") as report:
-            corpus = open_corpus(cache, manifests, speech, noise, rir, data.speeds, report)
-        with bars("simulating, once", "rooms") as report:
-            rooms = open_responses(cache, data.rooms, ROOM_SEED, corpus, progress=report)
+        return corpus, rooms
+    manifests, speech, noise, rir = _paths(data)
+    with bars("decoding, once", "files") as report:
+        corpus = open_corpus(cache, manifests, speech, noise, rir, data.speeds, report, few)
+    with bars("simulating, once", "rooms") as report:
+        return corpus, open_responses(cache, data.rooms, ROOM_SEED, corpus, progress=report)
+
+
+def mixtures_of(corpus: Corpus, rooms: ResponseBank, data: DataConfig, mix: MixConfig, device: torch.device) -> Sources:
+    """Return the mixtures of recordings and rooms.
+
+    On a GPU the mixtures are made there. Validation is on the split `valid`, on the same mixtures everywhere. Where the
+    user's own noise has a share of its own (`own_share`), there are two sets, "own" with it and "general" with that of
+    the manifests, if they have any.
+
+    Raises ConfigError if there is no speech or no noise to train on.
+    """
 
     def mixers(train: Corpus, valid: Corpus, name: str) -> Sources:
         complete = all(valid.where(kind, "valid") for kind in ("speech", "noise"))
@@ -146,6 +161,26 @@ def check_data(data: DataConfig) -> None:
     for kind in ("speech", "noise"):
         if not any((clip.kind, clip.split) == (kind, "train") for clip in clips):
             raise none_error(kind, "train")
+
+
+def measured(data: DataConfig, corpus: Corpus, bars: Bars | None = None) -> dict[tuple[str, str], list[float]]:
+    """Return the seconds of all recordings by (kind, split), as their headers say.
+
+    corpus: of `open_data`, which knows them of a pack. Raises AudioError for a recording that cannot be read.
+    """
+    clips, seconds = list(corpus.clips), [clip.samples / RATE for clip in corpus.clips]
+    if not data.pack:
+        clips = find_clips(*_paths(data))
+        with (bars or _no_bars)("measuring", "files") as report:
+            seconds = lengths(clips, report)
+    found = defaultdict[tuple[str, str], list[float]](list)
+    for clip, length in zip(clips, seconds, strict=True):
+        found[clip.kind, clip.split].append(length)
+    return found
+
+
+def _no_bars(name: str, unit: str) -> AbstractContextManager[Callable[[float, float], object]]:
+    return nullcontext(lambda done, total: None)
 
 
 def _paths(data: DataConfig) -> Iterator[list[Path]]:

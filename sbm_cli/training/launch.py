@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sbm_cli.errors import SbmError, TrainingError, needing
+from sbm_cli.hardware import cores
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -57,6 +58,11 @@ class Worker:
         yield
         if not self.rank:
             self.agree(True)
+
+
+def chosen_processes(wanted: int | None, device: str, batch: int) -> int:
+    """Return how many processes share a batch; None takes one per core, or one GPU."""
+    return min(batch, wanted or (cores() if device == "cpu" else 1))
 
 
 def launch(function: Callable[..., T], device: str, processes: int, *arguments: object) -> T:

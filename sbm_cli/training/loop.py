@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from sbm_cli.data.sources import Bars, Sources, batches, open_sources
 from sbm_cli.errors import ConfigError, TrainingError
-from sbm_cli.hardware import chosen_device, cores
+from sbm_cli.hardware import chosen_device
 from sbm_cli.model import Model
 from sbm_cli.training.config import TrainConfig
-from sbm_cli.training.launch import Worker, launch, on_stop
+from sbm_cli.training.launch import Worker, chosen_processes, launch, on_stop
 from sbm_cli.training.logs import Logs, read_scores
 from sbm_cli.training.objectives.objective import AVERAGE, STUDENT, Batch, Learner
 from sbm_cli.training.optimizer import Optimizer, learning_rate
@@ -104,14 +104,12 @@ def train(
     """
     check_output(config, output, resume, start)
     device = chosen_device(device)
-    if processes is None:
-        processes = cores() if device == "cpu" and sources is None else 1
+    processes = chosen_processes(processes or (None if sources is None else 1), device, config.batch)
     made = not output.exists()
     try:
         with locked(output):
             check_output(config, output, resume, start)  # another may have ended since
             make_folder(output)
-            processes = min(processes, config.batch)
             outcome = launch(_run, device, processes, config, output, max_minutes, report, start, sources, bars)
     except BaseException:
         with suppress(OSError):  # not empty: the training had begun

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sbm_cli import hub
+from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.loop import Outcome, Progress
 from sbm_cli.training.validation import Score
 
@@ -138,6 +139,28 @@ def test_paths_are_checked_before_anything_else(
     result = sbm("train", "-c", "sbm-tiny", "--set", value)
     assert result.status == 1 and result.err.startswith(message)
     assert [path.name for path in tmp_path.iterdir()] == ["voices"]
+
+
+def test_a_dry_run_tries_everything_and_leaves_nothing(
+    sbm: Any, recipe: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    speech, noise = recipe.data.speech[0], recipe.data.noise[0]
+    ours = ["-c", "sbm-tiny", "--set", f"data.speech=[{speech}]", "--set", f"data.noise=[{noise}]", "--dry-run"]
+    result = sbm("train", *ours, "--device", "cpu", "--processes", "2", "--set", "steps=100", "--set", "batch=4")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.splitlines() == [
+        "model   sbm-tiny, 0.29 million parameters",
+        "speech  8 s in 5 files to train on, 2 s in 1 file to validate on",
+        "noise   4 s in 2 files to train on, 2 s in 1 file to validate on",
+        "steps   100 of 12 s of audio each, 20 min in all",
+        "device  cpu, 2 processes, float32",
+        "output  runs/sbm-tiny",
+    ]
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "bad.wav").write_text("no sound")
+    result = sbm("train", *ours, "--set", f"data.noise=[{noise}, {tmp_path}]")
+    assert result.status == 1 and "bad.wav: cannot be decoded" in result.err
 
 
 def test_a_folder_in_use_is_refused_first(sbm: Any, asked: Asked, tmp_path: Path) -> None:
