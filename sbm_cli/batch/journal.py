@@ -1,7 +1,8 @@
 """The journal of an output folder, in a file there, so that the next batch resumes where this one ended.
 
-Each shard of a batch has a file of its own; all are read, and of two lines about an output the newer counts. Whoever
-writes about an output has read what the others wrote, and dates it later: clocks may differ from machine to machine.
+Each shard of a batch has a file of its own, until a batch as a whole gathers them in one. All are read, and of two
+lines about an output the newer counts. Whoever writes about an output has read what the others wrote, and dates it
+later: clocks may differ from machine to machine.
 
 One JSON object per line, append-only; the last line about an output counts. Each output has two: one when the work
 begins, and one, synced to disk, when it is complete. Outputs appear whole or not at all, so that an existing output of
@@ -11,6 +12,7 @@ which only the beginning was noted (the batch was killed in between) is complete
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -108,14 +110,11 @@ class Journal:
         except BaseException:
             file.close()
             raise
-        self._entries = _read(_journals(self._out))  # another process may have written since
-        if file.tell() and not self.path.read_bytes().endswith(b"\n"):
-            file.write(b"\n")  # keep a last line that was cut off apart
-        siblings = (path for path in _journals(self._out) if path != self.path and path.match(self._siblings))
-        at_work = {name for name, entry in _read(siblings).items() if not entry.finished}
-        begun = (entry for name, entry in self._entries.items() if not entry.finished and name not in at_work)
-        for folder, process in {((self._out / entry.output).parent, entry.process) for entry in begun}:
-            remove_parts(folder, str(process))
+        try:
+            self._tidy(file)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,10 +123,27 @@ class Journal:
         self._file.close()
         self._file = None
 
+    def _tidy(self, file: BinaryIO) -> None:
+        """Read again what others have noted, remove what the killed ones among them left, and gather their journals."""
+        self._entries = _read(_journals(self._out))
+        if file.tell() and not self.path.read_bytes().endswith(b"\n"):
+            file.write(b"\n")  # keep a last line that was cut off apart
+        others = [path for path in _journals(self._out) if path != self.path]
+        siblings = (path for path in others if path.match(self._siblings))
+        at_work = {name for name, entry in _read(siblings).items() if not entry.finished}
+        begun = (entry for name, entry in self._entries.items() if not entry.finished and name not in at_work)
+        for folder, process in {((self._out / entry.output).parent, entry.process) for entry in begun}:
+            remove_parts(folder, str(process))
+        if self.path.name == NAME and others:  # of shards, none of which is at work
+            noted = _read([self.path])
+            self._write(*(entry for name, entry in self._entries.items() if entry != noted.get(name)), sync=True)
+            for path in others:
+                path.unlink(missing_ok=True)
+
     def _keep_others_out(self, file: BinaryIO) -> None:
         if lock(file.fileno()) and self._lease.take(self._report_wait) is None:
             others = (path for path in _journals(self._out) if path != self.path and not path.match(self._siblings))
-            if not any(self._is_written(path) for path in others):
+            if not any(self._is_written(path) for path in others) and _is_at(file, self.path):
                 return
             self._lease.release()
         raise SbmError(f"{self._out}: another sbm batch is writing to it.", "Wait for it, or choose another folder.")
@@ -207,13 +223,19 @@ class Journal:
         return same
 
     def _append(self, entry: Entry, sync: bool = False) -> None:
-        assert self._file is not None
         before = self._entries.get(entry.output)
         at_least = math.nextafter(before.time, math.inf) if before else 0.0
         entry = dataclasses.replace(entry, time=max(time.time(), at_least))
         self._entries[entry.output] = entry
+        self._write(entry, sync=sync)
+
+    def _write(self, *entries: Entry, sync: bool) -> None:
+        assert self._file is not None
         try:
-            self._file.write((json.dumps(asdict(entry)) + "\n").encode())
+            for entry in entries:
+                line = (json.dumps(asdict(entry)) + "\n").encode()
+                if self._file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if sync:
                 os.fsync(self._file.fileno())
         except OSError as error:
@@ -223,6 +245,14 @@ class Journal:
 
     def _key(self, job: Job) -> str:
         return job.target.relative_to(self._out).as_posix()
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one of its name: a batch as a whole may have gathered and removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _journals(out: Path) -> list[Path]:

@@ -283,6 +283,30 @@ def test_what_shards_left_is_removed_by_whoever_comes_after_all_of_them(desk: De
     assert not part.exists()
 
 
+def test_a_whole_batch_gathers_the_journals_of_shards(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with desk.journal(Shard(1, 2)) as journal:
+        journal.begin(desk.job, process="host-4242")
+        desk.publish()
+        journal.finish(desk.job, digest(desk.job.source), seconds=2.0, bytes=5)
+    with desk.journal(Shard(2, 2)):
+        pass
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".jsonl":
+            raise KeyboardInterrupt
+        os.unlink(path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "unlink", unlink)
+        with desk.journal():  # interrupted between writing and removing
+            pass
+    assert desk.state() == ("done", "")
+    assert [path.name for path in desk.out.glob(".sbm*")] == [NAME]
+    assert desk.state() == ("done", "") and len((desk.out / NAME).read_text().splitlines()) == 1
+    with desk.journal(Shard(1, 2)) as journal:
+        assert journal.state(desk.job) == ("done", "")
+
+
 def test_a_batch_that_lost_its_lease_begins_nothing(desk: Desk) -> None:
     with desk.journal() as journal, pytest.raises(SbmError, match="another sbm batch has taken over"):
         journal._lease.lost = True
