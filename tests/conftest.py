@@ -22,6 +22,8 @@ from sbm_cli import hub
 if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig
 
+PATIENCE = 600.0  # s to wait for what is bound to come, however busy the machine is; only what hangs takes so long
+
 # No deadline: the machine is shared, and a first call compiles. Fixed examples: a failure is seen again.
 settings.register_profile("sbm", deadline=None, max_examples=20, derandomize=True)
 settings.load_profile("sbm")
@@ -178,7 +180,7 @@ class Browser:
 
     def receive(self) -> dict[str, Any]:
         while b"\0" not in self.rest:
-            assert select.select([self.read], [], [], 60)[0], "the browser does not answer"
+            assert select.select([self.read], [], [], PATIENCE)[0], "the browser does not answer"
             part = os.read(self.read, 1 << 16)
             assert part, "the browser has ended"
             self.rest += part

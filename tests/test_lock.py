@@ -13,6 +13,7 @@ from sbm_cli import lock
 from sbm_cli.atomic import process_name
 from sbm_cli.errors import SbmError
 from sbm_cli.lock import Lease
+from tests.conftest import PATIENCE
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_who_slept_too_long_notices(path: Path) -> None:
     lease = Lease(path)
     lease.take()
     leave(path, "other-1")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while not lease.lost and time.monotonic() < deadline:
         time.sleep(0.01)
     assert lease.lost

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.conftest import PATIENCE
+
 ROOT = Path(__file__).parent.parent
 FFMPEG = shutil.which("ffmpeg")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -154,7 +156,7 @@ def test_command_lines_run(path: Path, tmp_path: Path) -> None:
         env={**os.environ, "PATH": f"{tmp_path / 'programs'}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
 
@@ -177,7 +179,7 @@ def test_blocks_run(block: Block, tmp_path: Path) -> None:
         env={**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
 

@@ -16,6 +16,7 @@ from sbm_cli.audio.io import SoundReader, read_format
 from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.errors import AudioError, OutputExistsError
 from tests.audio.test_io import WAV, names, read, speechlike, write
+from tests.conftest import PATIENCE
 
 
 def test_nothing_has_the_targets_name_before_the_end(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_a_killed_process_leaves_no_output(tmp_path: Path, number: signal.Signal
         assert process.stdout is not None
         assert process.stdout.readline() == b"waiting\n"
         process.send_signal(number)
-        assert process.wait(60) != 0
+        assert process.wait(PATIENCE) != 0
     if number == signal.SIGINT:
         assert names(tmp_path) == []
     assert not list(tmp_path.rglob("*.wav"))

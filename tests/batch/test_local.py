@@ -20,6 +20,7 @@ from sbm_cli.batch.plan import Job
 from sbm_cli.batch.work import Begun, Done, Event, Failed, Progress, Queue, Task, perform
 from sbm_cli.errors import AudioError, ModelError, SbmError
 from sbm_cli.options import Options
+from tests.conftest import PATIENCE
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ def test_workers_end_with_a_parent_that_is_killed(
             assert batch.poll() is None
         assert len(sessions_processes(batch.pid)) >= 2
         os.kill(batch.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while sessions_processes(batch.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert sessions_processes(batch.pid) == []

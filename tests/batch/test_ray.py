@@ -16,6 +16,7 @@ from sbm_cli.batch.ray import RayWorkers, _in_short, _room
 from sbm_cli.batch.work import Work
 from sbm_cli.errors import DependencyError, SbmError
 from sbm_cli.options import Options
+from tests.conftest import PATIENCE
 
 HERE = Path(__file__).parent
 
@@ -66,7 +67,7 @@ def test_a_machine_and_a_process_die_and_the_outputs_are_those_of_one_machine(
             time.sleep(0.02)
             assert batch.poll() is None, batch.communicate()
         cluster.remove_node(second, allow_graceful=False)
-        out, err = batch.communicate(timeout=100)
+        out, err = batch.communicate(timeout=PATIENCE)
     assert (batch.returncode, out) == (1, ""), err
     assert "killed.wav: its process, " in err and "died twice" in err
     assert "25 files: " in err and "24 done" in err and "1 failed" in err

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from sbm_cli import hub
+from tests.conftest import PATIENCE
 
 ROOT = Path(hub.__file__).parent.parent
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -156,7 +157,7 @@ class House:
             env={**self.environment, **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
         assert "Traceback" not in done.stderr
         return done

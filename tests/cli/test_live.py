@@ -24,6 +24,7 @@ from sbm_cli.cli import live
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.live.devices import Microphone
 from sbm_cli.options import Options
+from tests.conftest import PATIENCE
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
@@ -95,7 +96,7 @@ def test_what_is_no_number_is_silence_and_no_sample_is_told(model_file: Path, tm
     cut = b"\0\0\0"
     command = [sys.executable, "-m", "sbm_cli", "live", "--raw", "16000:1:FLOAT", "--model", str(model_file)]
     command += ["-o", str(tmp_path / "clean.wav"), "--record", str(tmp_path / "both.wav")]
-    result = subprocess.run(command, input=samples.tobytes() + cut, capture_output=True, timeout=120, check=False)
+    result = subprocess.run(command, input=samples.tobytes() + cut, capture_output=True, timeout=PATIENCE, check=False)
     assert result.returncode == 0, result.stderr
     assert b"warning: left out 3 of 4 bytes at the end: not a whole sample\n" in result.stderr
     assert len(soundfile.read(tmp_path / "clean.wav")[0]) == len(soundfile.read(tmp_path / "both.wav")[0]) == 2000
@@ -104,7 +105,7 @@ def test_what_is_no_number_is_silence_and_no_sample_is_told(model_file: Path, tm
 def test_one_file_cannot_be_output_and_recording(model_file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sbm_cli", "live", "--raw", "16000", "--model", str(model_file), "-o", "a.wav"]
     result = subprocess.run(
-        [*command, "--record", "./a.wav"], input=b"", capture_output=True, timeout=120, cwd=tmp_path, check=False
+        [*command, "--record", "./a.wav"], input=b"", capture_output=True, timeout=PATIENCE, cwd=tmp_path, check=False
     )
     assert result.returncode == 2 and b"is also the output" in result.stderr and not list(tmp_path.iterdir())
 
@@ -284,13 +285,13 @@ main(["live", "--model", {str(model_file)!r}])
         shown += _read_until(leader, b"bypassed")
         os.write(leader, b"\x03")
         shown += _read_until(leader, b"s of sound")
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
     os.close(leader)
     assert b"latency" in shown and b"in #" in shown
 
 
 def _read_until(terminal: int, wanted: bytes) -> bytes:
-    read, deadline = b"", time.monotonic() + 60
+    read, deadline = b"", time.monotonic() + PATIENCE
     while wanted not in read:
         assert time.monotonic() < deadline, read
         read += os.read(terminal, 1000)

@@ -21,6 +21,7 @@ import pytest
 import soundfile
 
 from sbm_cli.cli.serve import _listen, serve
+from tests.conftest import PATIENCE
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run
@@ -46,7 +47,7 @@ def started(model: Path, folder: Path, *arguments: str) -> Iterator[tuple[subpro
     with subprocess.Popen(
         [*command, *arguments], stderr=subprocess.PIPE, text=True, env={"TMPDIR": str(folder), "PATH": "/usr/bin"}
     ) as process:
-        timer = threading.Timer(120, process.kill)
+        timer = threading.Timer(PATIENCE, process.kill)
         timer.start()
         assert process.stderr
         address = process.stderr.readline().removeprefix("serving on ").strip()
@@ -109,7 +110,7 @@ def test_the_examples_of_its_help_work(model_file: Path, tmp_path: Path) -> None
     with started(model_file, tmp_path, "--no-browser") as (process, address):
         for example in examples:
             command = shlex.split(example.replace("http://127.0.0.1:8765/", address))
-            subprocess.run([*command, "--silent", "--fail"], cwd=tmp_path, check=True, timeout=60)
+            subprocess.run([*command, "--silent", "--fail"], cwd=tmp_path, check=True, timeout=PATIENCE)
         process.terminate()
     assert soundfile.info(tmp_path / "clean.wav").frames == soundfile.info(tmp_path / "clean.flac").frames == 8000
 

@@ -23,6 +23,7 @@ from sbm_cli.data.room_responses import ResponseBank, RoomResponse, align, simul
 from sbm_cli.data.sources import DataConfig, open_sources
 from sbm_cli.errors import ConfigError
 from sbm_cli.training.config import TrainConfig
+from tests.conftest import PATIENCE
 
 
 def corpus_of(*rows: tuple[str, str, str, str, float]) -> Corpus:
@@ -204,7 +205,7 @@ def test_a_gpu_is_used_with_torch_and_numpy_alone(
         f"runpy.run_path({str(ROOT / 'benchmarks/gpu.py')!r}, run_name='__main__')\n"
     )
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=300, cwd=ROOT
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT
     )
     assert run.returncode == 0, run.stderr + run.stdout
     expected = {"check": "gradient  reference", "time": "training step", "train": "step 6  loss"}[command]

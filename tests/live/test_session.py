@@ -23,6 +23,7 @@ from sbm_cli.model import Model, ModelConfig
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.options import DEFAULTS, Options
+from tests.conftest import PATIENCE
 
 if TYPE_CHECKING:
     from tests.conftest import FakeSounddevice
@@ -97,7 +98,7 @@ def run(session: Session) -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -20,6 +20,7 @@ pytest.importorskip("uvicorn")
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.serve.app import Settings, make_app, make_server
 from sbm_cli.serve.jobs import Limits
+from tests.conftest import PATIENCE
 
 HOSTS = frozenset({"127.0.0.1", "localhost"})
 
@@ -43,7 +44,7 @@ class Server:
 
     def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """Send a request; an underscore in the name of a header stands for a dash."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, body, {name.replace("_", "-"): text for name, text in headers.items()})
             answer = connection.getresponse()
@@ -53,7 +54,7 @@ class Server:
 
     def ended(self, id: str) -> Any:
         """Return a job once it has ended."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while (job := self("GET", f"/jobs/{id}").json)["state"] in ("waiting", "running"):
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -61,7 +62,7 @@ class Server:
 
     def is_empty(self) -> bool:
         """Tell whether it soon keeps nothing."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while any(self.folder.iterdir()):
             if time.monotonic() > end:
                 return False

@@ -19,6 +19,7 @@ from sbm_cli.audio.io import SoundReader
 from sbm_cli.options import Options
 from sbm_cli.serve.jobs import Jobs, Limits
 from sbm_cli.serve.requests import shown_name
+from tests.conftest import PATIENCE
 
 if TYPE_CHECKING:
     from tests.serve.conftest import Server
@@ -75,7 +76,7 @@ def test_another_format_and_mono(server: Server) -> None:
     ],
 )
 def test_wrong_options_are_told_before_anything_is_sent(server: Server, query: str, message: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.putrequest("PUT", f"/enhance/talk.wav?{query}")
     connection.putheader("Content-Length", "1000000")
     connection.endheaders()  # and no byte follows
@@ -211,7 +212,7 @@ def test_what_is_not_ready_is_not_served(server: Server) -> None:
 
 def upload(port: int, head: str, *parts: bytes, wait: float = 0.0) -> bytes:
     """Send a request byte by byte as told, then break off; return what was answered until then."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(f"PUT /enhance/a.wav HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
         for part in parts:
             connection.sendall(part)
@@ -226,7 +227,7 @@ def test_cut_slow_and_huge_uploads_leave_nothing(server: Server) -> None:
     assert b" 408 " in upload(server.port, "Content-Length: 100000", b"RIFF", wait=1.0)
     assert b" 413 " in upload(server.port, "Content-Length: 3000001", b"RIFF", wait=0.3)
     many = b"10000\r\n" + bytes(0x10000) + b"\r\n"
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.putrequest("PUT", "/enhance/a.wav")
     connection.putheader("Transfer-Encoding", "chunked")
     connection.endheaders()

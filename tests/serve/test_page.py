@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.conftest import PATIENCE
+
 if TYPE_CHECKING:
     from tests.conftest import Browser
     from tests.serve.conftest import Server
@@ -35,7 +37,7 @@ class Page:
         return self.browser.run(script)
 
     def wait(self, condition: str) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while self.run(condition) is not True:
             assert time.monotonic() < end, condition
             time.sleep(0.05)
@@ -116,7 +118,7 @@ def test_files_go_in_and_come_out(page: Page, server: Server, talk: Path, hostil
 
     assert page.run("wishes().toString()") == ""  # all stands at its default
     page.run("document.querySelector('#strength').value = 0.5; settingsChanged()")
-    assert page.run("cards.size === 2 && [...cards.values()].every(card => !card.get('.again').hidden)")
+    page.wait("cards.size === 2 && [...cards.values()].every(card => !card.get('.again').hidden)")
     page.click("article:last-child .again")
     page.wait(f"{first}.job.query === 'strength=0.5' && !{first}.get('.result').hidden")
     assert page.run(f"{first}.get('.again').hidden")

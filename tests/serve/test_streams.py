@@ -17,6 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from sbm_cli.options import Options
 from sbm_cli.serve import streams
+from tests.conftest import PATIENCE
 
 if TYPE_CHECKING:
     from tests.serve.conftest import Server
@@ -81,10 +82,10 @@ def test_what_is_no_number_is_silence(server: Server) -> None:
 def test_each_hop_comes_out_at_once(server: Server) -> None:
     with stream(server) as (socket, _):
         socket.send(noise(512).tobytes())
-        assert len(socket.recv(timeout=20)) == 512  # bytes: the window has to fill first
+        assert len(socket.recv(timeout=PATIENCE)) == 512  # bytes: the window has to fill first
         for _ in range(10):
             socket.send(noise(256).tobytes())
-            assert len(socket.recv(timeout=20)) == 512
+            assert len(socket.recv(timeout=PATIENCE)) == 512
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_only_so_many_channels_at_a_time(serving: Callable[..., Server]) -> None
             with pytest.raises(ConnectionClosed):
                 socket.recv()
         assert socket.close_code == 1013
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while True:  # those that left make room
         with stream(server, "raw=16000:2") as (socket, told):
             if "error" not in told:
@@ -161,9 +162,9 @@ def test_a_silent_client_is_let_go(serving: Callable[..., Server], monkeypatch: 
     monkeypatch.setattr(streams, "PATIENCE", 0.3)
     server = serving(streams=1)
     with stream(server) as (socket, _):
-        assert "no samples for 0.3 s" in str(socket.recv(timeout=20))
+        assert "no samples for 0.3 s" in str(socket.recv(timeout=PATIENCE))
         with pytest.raises(ConnectionClosed):
-            socket.recv(timeout=20)
+            socket.recv(timeout=PATIENCE)
     assert socket.close_code == 1008
     with stream(server) as (_, told):
         assert "error" not in told

@@ -24,6 +24,7 @@ from sbm_cli.training.config import LoopConfig, TrainConfig
 from sbm_cli.training.launch import Worker, launch
 from sbm_cli.training.loop import _Training, train
 from sbm_cli.training.state import make_folder
+from tests.conftest import PATIENCE
 
 
 def losses(folder: Path) -> list[float]:
@@ -52,7 +53,7 @@ def test_torchrun_follows_one(alone: tuple[TrainConfig, list[float]], tmp_path: 
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dump(alone[0])))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command = ["-m", "sbm_cli", "train", "--config", "recipe.yaml", "--output", "out", "--device", "cpu"]
-    result = subprocess.run([*torchrun, *command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([*torchrun, *command], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr
     assert losses(tmp_path / "out") == pytest.approx(alone[1], rel=1e-3)
     assert result.stderr.count("toy: 6 steps of 4 mixtures -> out") == 1  # one process speaks
@@ -133,7 +134,7 @@ def test_a_lean_machine_trains(recipe: TrainConfig, tmp_path: Path) -> None:
     """As a rented GPU is: nothing but torch and numpy. (Numba is left to the scan of this CPU.)"""
     short = replace(recipe, steps=2, loop=LoopConfig(validate_items=2))
     script = [sys.executable, "-c", LEAN, json.dumps(dump(short)), str(tmp_path)]
-    result = subprocess.run(script, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(script, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "last.pt").exists() and (tmp_path / "valid.csv").exists()
 
