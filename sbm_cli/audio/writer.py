@@ -60,6 +60,9 @@ class SoundWriter:
         self.path = Path(path)
         self.not_carried: tuple[str, ...] = ()
         self.bit_rate = format.bit_rate if format.is_lossy and format.is_encoded else 0
+        if format.subtype == "MPEG_LAYER_III" and not format.is_encoded and format.bit_rate:
+            mode, kbps = _mp3_mode(format)
+            self.bit_rate = round(1000 * kbps) if mode == "CONSTANT" else 0
         self._metadata = metadata or Metadata(format)
         self._source = source
         self.format = format
@@ -243,15 +246,8 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
     """Return what makes libsndfile write a codec at a bit rate, where one is given."""
     if not form.bit_rate:
         return {}
-    kbps = form.bit_rate / 1000
     if form.subtype == "MPEG_LAYER_III":
-        least, most = (32, 320) if form.rate >= 32000 else (8, 160) if form.rate >= 16000 else (8, 64)
-        rates = [rate for rate in KBPS[form.rate >= 32000, 3] if kbps <= rate + 0.5]
-        # A variable rate was lowered by every pause: the sound between them had more.
-        kbps = min(1.25 * kbps if form.variable else min(rates, default=most), most)
-        frame = (144 if form.rate >= 32000 else 72) * kbps * 1000 / form.rate
-        # In a smaller frame of a constant rate LAME does not tell how much it put before the sound.
-        mode = "AVERAGE" if form.variable or frame < 200 else "CONSTANT"
+        (mode, kbps), (least, most) = _mp3_mode(form), _mp3_range(form.rate)
         if mode == "AVERAGE" and not form.variable:
             kbps *= 1.1  # it stays as much below what it is asked for
         return {"bitrate_mode": mode, "compression_level": min(0.99, (most - kbps) / (most - least))}
@@ -261,6 +257,22 @@ def _quality(form: AudioFormat) -> dict[str, Any]:
     if form.subtype == "VORBIS" and form.takes_bit_rate:
         return {"compression_level": 1 - _vorbis_quality(form.rate, form.channels, form.bit_rate)}
     return {}
+
+
+def _mp3_mode(form: AudioFormat) -> tuple[str, float]:
+    """Return the mode in which an MP3 is written at a bit rate, and the rate in kbit/s."""
+    wanted, (_, most) = form.bit_rate / 1000, _mp3_range(form.rate)
+    rates = [rate for rate in KBPS[form.rate >= 32000, 3] if wanted <= rate + 0.5]
+    # A variable rate was lowered by every pause: the sound between them had more.
+    kbps = min(1.25 * wanted if form.variable else min(rates, default=most), most)
+    frame = (144 if form.rate >= 32000 else 72) * kbps * 1000 / form.rate
+    # In a smaller frame of a constant rate LAME does not tell how much it put before the sound.
+    return "AVERAGE" if form.variable or frame < 200 else "CONSTANT", kbps
+
+
+def _mp3_range(rate: int) -> tuple[int, int]:
+    """Return the least and the highest bit rate of an MP3 in kbit/s."""
+    return (32, 320) if rate >= 32000 else (8, 160) if rate >= 16000 else (8, 64)
 
 
 @lru_cache

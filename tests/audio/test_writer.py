@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sbm_cli.audio.format import format_for
+from sbm_cli.audio.format import AudioFormat, format_for
 from sbm_cli.audio.io import SoundReader, read_format
 from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.errors import AudioError, OutputExistsError
@@ -226,3 +226,11 @@ def test_writer_refuses_what_is_no_waveform(tmp_path: Path) -> None:
                 writer.write(wrong)
         with pytest.raises(ValueError, match="NaN"):
             writer.write(np.full((1, 5), np.nan, np.float32))
+
+
+@pytest.mark.parametrize("rate", [11025, 22050, 44100])
+def test_a_constant_bit_rate_is_told_as_the_encoder_was(tmp_path: Path, rate: int) -> None:
+    form = format_for("a.mp3", AudioFormat(rate, 1, rate, "WAV", "PCM_16"), bit_rate=64_000)
+    with SoundWriter(tmp_path / "a.mp3", form) as writer:
+        writer.write(np.random.default_rng(0).uniform(-0.1, 0.1, (1, rate)).astype(np.float32))
+    assert writer.bit_rate == read_format(tmp_path / "a.mp3").bit_rate == 64_000
