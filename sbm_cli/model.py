@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from sbm_cli.arrays import Array
 from sbm_cli.atomic import write_atomically
 from sbm_cli.bridge.sampler import SAMPLERS
 from sbm_cli.bridge.schedule import VE, Schedule
 from sbm_cli.config import build, dump, parse_json
-from sbm_cli.dsp.arrays import Array
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sbm_cli.dsp.arrays import Array
+from sbm_cli.arrays import Array
 
 
 @dataclass(frozen=True)

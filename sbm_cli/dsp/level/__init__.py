@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sbm_cli.dsp.arrays import Array
+from sbm_cli.arrays import Array
 
 
 @dataclass(frozen=True)
