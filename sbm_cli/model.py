@@ -6,10 +6,10 @@ NAME.safetensors has the weights, NAME.json everything else.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from sbm_cli.nn.network import Network
 
 FORMAT = 2  # of NAME.json
-FOLDED = 4  # networks that are kept for as many shares of the room
+FOLDED = 4  # networks that are kept, for the latest shares of the room
 Weights = Mapping[str, "NDArray[np.float32]"]
-Form = TypeVar("Form")  # of a folded network
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class Model:
             self._network = network
             self.device = str(next(network.parameters()).device)
         self._folded: dict[float, Network] = {}
-        self._plans: dict[float, Plan] = {}
+        self._plans: dict[bool, Plan] = {}
 
     @property
     def network(self) -> Network:
@@ -147,11 +146,15 @@ class Model:
 
     def folded(self, room: float = 0.0) -> Network:
         """Return the network folded for one step; room: share of reverberation to keep, 0 to 1."""
-        return _kept(self._folded, room, lambda: self.network.fold(room=room).prepare())
+        if room not in self._folded:
+            self._folded[room] = self.network.fold(room=room).prepare()
+            if len(self._folded) > FOLDED:
+                del self._folded[next(iter(self._folded))]  # the oldest
+        return self._folded[room]
 
-    def plan(self, room: float = 0.0) -> Plan | None:
-        """Return the network folded for one step as compiled kernels take it; None if they do not, or not here."""
-        if self.device != "cpu" or self.config.schedule.end_std:
+    def plan(self, steps: int = 1) -> Plan | None:
+        """Return the network for so many steps as compiled kernels take it; None if they do not, or not here."""
+        if self.device != "cpu":
             return None
         try:
             from sbm_cli.engine.plan import plan, supports
@@ -161,10 +164,13 @@ class Model:
         network = self.config.network
         if not isinstance(network, OSpatialNetConfig) or not supports(network):
             return None
-        weights = self._weights
-        if weights is None:
-            weights = {name: tensor.float().numpy() for name, tensor in self.network.state_dict().items()}
-        return _kept(self._plans, room, lambda: plan(network, weights, room))
+        folded = steps == 1 and not self.config.schedule.end_std  # the state is the noisy signal
+        if folded not in self._plans:
+            weights = self._weights
+            if weights is None:
+                weights = {name: tensor.float().numpy() for name, tensor in self.network.state_dict().items()}
+            self._plans[folded] = plan(network, weights, folded)
+        return self._plans[folded]
 
     def frames_late(self, sampler: str = "ode", steps: int = 1) -> int:
         """Return by how many frames the output is late: by the look-ahead of all network calls, or by a window."""
@@ -219,16 +225,6 @@ class Model:
         write_atomically(path, save({name: tensor.detach().half().contiguous() for name, tensor in tensors}))
         text = json.dumps({"format": FORMAT} | dump(self.config), indent=2) + "\n"
         write_atomically(path.with_suffix(".json"), text.encode())
-
-
-def _kept(store: dict[float, Form], room: float, make: Callable[[], Form]) -> Form:
-    """Return what is kept for a share of the room, made once; those for the FOLDED latest shares are kept."""
-    found = store.get(room)
-    if found is None:
-        found = store[room] = make()
-        if len(store) > FOLDED:
-            del store[next(iter(store))]  # the oldest
-    return found
 
 
 def load_config(path: Path) -> ModelConfig:

@@ -6,7 +6,7 @@ x = y together with t = 1, the pair it met in training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,21 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
     return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
 
 
+def draw_frames(
+    generators: Sequence[np.random.Generator], channels: Sequence[int], frames: int, draws: int, bins: int
+) -> NDArray[np.float32]:
+    """Draw noise with E|noise|² = 1, its real and imaginary part, [frames, draws, channels of all, bins, 2].
+
+    channels: of each recording, which has a generator of its own. Frame after frame, so that the noise of a recording
+    does not depend on its blocks or on its neighbours.
+    """
+    noise = [
+        generator.standard_normal((frames, draws, count, bins, 2), np.float32)
+        for generator, count in zip(generators, channels, strict=True)
+    ]
+    return np.concatenate(noise, axis=2) * np.float32(0.5**0.5)
+
+
 Draw = Callable[[Any], Any]  # noise as of `draw_noise`
 # (t, state, noisy, others, to=None) -> the network's estimate, and the arrays it was given as they belong to that
 Evaluate = Callable[..., tuple[Any, ...]]
@@ -173,6 +188,10 @@ class Sampler:
         """Return how many network calls so many steps take."""
         return self.calls * (steps - 1) + 1
 
+    def noises(self, schedule: Schedule, steps: int) -> int:
+        """Return how often so many steps draw noise."""
+        return self.draws * (steps - 1) + (schedule.end_std > 0)
+
 
 SAMPLERS = {
     "ode": Sampler(_ode),
@@ -201,8 +220,6 @@ def sample(
     wait: of a network whose estimates come late, as one with a look-ahead has them in a stream: called after each of
     several calls, it returns arrays as they belong to its estimate.
     """
-    chosen = SAMPLERS[sampler]
-    times = chosen.grid(steps, t_min)
     state = noisy + schedule.end_std * draw(noisy) if schedule.end_std else noisy
     if steps == 1:
         estimate: Array = network(state, noisy, _times(noisy, 1.0))
@@ -212,6 +229,8 @@ def sample(
         times = (t,) if to is None else (t, to)
         return network(arrays[0], arrays[1], *times), *wait(*arrays)
 
+    chosen = SAMPLERS[sampler]
+    times = chosen.grid(steps, t_min)
     for index in range(steps):
         last = index + 1 == steps
         step = _ode if last and chosen.calls > 1 else chosen.step
