@@ -68,7 +68,8 @@ class Version:
 
 
 def environment(root: Path) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return os.environ | threads | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": ""}  # bytecode, as at a user's
 
 
 def started(root: Path, clock: str, *command: str) -> float:

@@ -121,7 +121,7 @@ class Model:
             self._network = network
             self.device = str(next(network.parameters()).device)
         self._folded: dict[float, Network] = {}
-        self._plans: dict[bool, Plan] = {}
+        self._plans: dict[tuple[bool, bool], Plan] = {}
 
     @property
     def network(self) -> Network:
@@ -152,8 +152,11 @@ class Model:
                 del self._folded[next(iter(self._folded))]  # the oldest
         return self._folded[room]
 
-    def plan(self, steps: int = 1) -> Plan | None:
-        """Return the network for so many steps as compiled kernels take it; None if they do not, or not here."""
+    def plan(self, steps: int = 1, halves: bool = False) -> Plan | None:
+        """Return the network for so many steps as compiled kernels take it; None if they do not, or not here.
+
+        halves: whether the largest products are in bfloat16, if the processor has them.
+        """
         if self.device != "cpu":
             return None
         try:
@@ -165,12 +168,12 @@ class Model:
         if not isinstance(network, OSpatialNetConfig) or not supports(network):
             return None
         folded = steps == 1 and not self.config.schedule.end_std  # the state is the noisy signal
-        if folded not in self._plans:
+        if (folded, halves) not in self._plans:
             weights = self._weights
             if weights is None:
                 weights = {name: tensor.float().numpy() for name, tensor in self.network.state_dict().items()}
-            self._plans[folded] = plan(network, weights, folded)
-        return self._plans[folded]
+            self._plans[folded, halves] = plan(network, weights, folded, halves)
+        return self._plans[folded, halves]
 
     def frames_late(self, sampler: str = "ode", steps: int = 1) -> int:
         """Return by how many frames the output is late: by the look-ahead of all network calls, or by a window."""

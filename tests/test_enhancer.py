@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sbm_cli.audio.resample import resampled_length
 from sbm_cli.bridge.sampler import sample
 from sbm_cli.bridge.schedule import VE, Flow, Schedule
+from sbm_cli.compiled.llvm import HALVES
 from sbm_cli.dsp.level import frame_power
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import DependencyError, ModelError
@@ -342,12 +343,12 @@ def test_steps_are_those_of_the_sampler(enhancer: Enhancer) -> None:
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_bfloat16_is_near_float32(steps: int) -> None:
-    """And not the same: with the model of the wheel, on the recording of README."""
+    """With the model of the wheel, on the recording of README; not the same, unless the processor has no use for it."""
     samples, rate = soundfile.read(Path(__file__).parent.parent / "examples" / "noisy.wav", dtype="float32")
     enhancer = Enhancer.load("sbm-tiny", "cpu")
     full, half = (enhancer.enhance(samples[: 2 * rate], rate, Options(steps=steps, dtype=dtype)) for dtype in DTYPES)
-    error = 10 * np.log10(np.square(full - half).sum() / np.square(full).sum())
-    assert -80 < error < -35
+    error = np.square(full - half).sum() / np.square(full).sum()
+    assert 1e-8 < error < 3e-4 if HALVES or steps > 1 else error == 0
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
@@ -411,7 +412,7 @@ def test_the_high_band_follows_the_model_in_time(monkeypatch: pytest.MonkeyPatch
         return noisy * (frames * 256 < 16000), int(frames[-1]) + 1
 
     enhancer = make()
-    monkeypatch.setattr(enhancer.model, "plan", lambda room: None)
+    monkeypatch.setattr(enhancer.model, "plan", lambda *_: None)
     enhancer.model._folded[0.0] = first_second  # type: ignore[assignment]
     time = np.arange(2 * 44100) / 44100
     noisy = sum(0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (6000, 12000)).astype(np.float32)

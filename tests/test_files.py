@@ -180,7 +180,7 @@ def test_a_file_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
 
 def test_where_memory_runs_out_half_as_many_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     enhancer = make()
-    monkeypatch.setattr(enhancer.model, "plan", lambda room: None)  # as on a GPU
+    monkeypatch.setattr(enhancer.model, "plan", lambda *_: None)  # as on a GPU
     pairs = write_all(tmp_path)
     batches: list[int] = []
     whole = enhancer.model.folded().forward

@@ -7,10 +7,8 @@ import hashlib
 import inspect
 import os
 import pickle
-import sys
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +16,12 @@ import llvmlite.binding
 import numba
 from numba.core import cgutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.runtime import rtsys
 from numba.core.types.misc import unliteral
 from numba.extending import intrinsic, is_jitted
 
 BESIDE = Path(__file__).with_name("__pycache__")  # the first choice of place, if it can be written
 DIGEST = hashlib.sha256().digest_size
-
-
-def import_without_blas() -> None:
-    """Import the part of Numba that looks for SciPy's BLAS: finding it takes 0.2 s, and no kernel of ours calls it."""
-    name = "scipy.linalg.cython_blas"
-    if "numba.np.arraymath" in sys.modules or name in sys.modules:
-        return
-    sys.modules[name] = None
-    try:
-        from numba.np import arraymath
-    finally:
-        del sys.modules[name]
-    arraymath._HAVE_BLAS = find_spec("scipy") is not None  # for the kernels of others
-
-
-import_without_blas()
 
 
 def digest(folder: Path) -> str:
@@ -106,6 +89,12 @@ class KernelCache(FunctionCache):
         own, base = locator.get_cache_path(), self._impl.filename_base
         self._cache_file = CacheFile(own, base, stamp)
         self._installed = CacheFile(str(BESIDE), base, stamp)
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        # Numba's loads all that it compiles with first, for 0.1 s. Compiled code needs its runtime at most.
+        rtsys.initialize(context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(signature, context)
 
     def _load_overload(self, signature: Any, context: Any) -> Any:
         found = super()._load_overload(signature, context)

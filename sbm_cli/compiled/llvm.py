@@ -8,7 +8,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 
@@ -21,8 +21,29 @@ def has(feature: str) -> bool:
     return f"+{feature}" in (get_host_cpu_features() if named is None else named).split(",")
 
 
+# Whether products can be of bfloat16; LLVM before 16 calls its type another name.
+HALVES = has("avx512bf16") and has("avx512f") and binding.llvm_version_info >= (16,)
+
+
+class _BFloat(ir.Type):
+    """bfloat16, which llvmlite does not know."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
 def floats(lanes: int) -> Any:
     return ir.VectorType(ir.FloatType(), lanes)
+
+
+def halves(lanes: int) -> Any:
+    return ir.VectorType(_BFloat(), lanes)
 
 
 def integers(lanes: int) -> Any:
@@ -50,6 +71,24 @@ def splat(builder: Any, number: Any, lanes: int) -> Any:
 
 def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.fadd(builder.fmul(a, b, flags=FLAGS), c, flags=FLAGS)
+
+
+def multiply_add_pairs(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return c plus the products of the two bfloat16 in each lane of a and b; only where there are HALVES."""
+    if not HALVES:
+        return c
+    pairs = [builder.bitcast(x, halves(2 * x.type.count)) for x in (a, b)]
+    return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", c, *pairs)
+
+
+def rounded_pairs(builder: Any, low: Any, high: Any) -> Any:
+    """Return two vectors as one whose lanes hold two bfloat16 each; only where there are HALVES."""
+    if not HALVES:
+        return low
+    function = ir.FunctionType(halves(2 * low.type.count), [high.type, low.type])
+    name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
+    both = builder.call(cgutils.get_or_insert_function(builder.module, function, name), [high, low])
+    return builder.bitcast(both, low.type)
 
 
 def exp2(builder: Any, x: Any) -> Any:

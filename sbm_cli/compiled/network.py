@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sbm_cli.compiled import scan
 from sbm_cli.compiled.conv import TAPS
 from sbm_cli.compiled.jit import apart, jit
-from sbm_cli.compiled.product import product, product_of_few, product_of_pairs
+from sbm_cli.compiled.product import product, product_of_few, product_of_halves, product_of_pairs
 from sbm_cli.compiled.rows import Rows
 from sbm_cli.compiled.scan import SEGMENT
 from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, load4, silu, splat, store
@@ -51,6 +51,7 @@ class Sizes(NamedTuple):
     filter_bins: int
     behind: int  # taps of the filter before the frame that it estimates
     history: int  # frames of the spectrum before the block
+    halves: bool  # whether the projections of the Mambas and the decoder are in bfloat16
 
 
 class Work(NamedTuple):
@@ -68,6 +69,15 @@ class Work(NamedTuple):
 @jit
 def whole(count):
     return (count + LANES - 1) // LANES * LANES
+
+
+@apart
+def project(x, x_at, rows, inputs, sizes, weights, at, outputs, add, out, out_at, out_step, work):
+    """Do as `product`, in bfloat16 if the weights are."""
+    if sizes.halves:
+        return product_of_halves(x, x_at, inputs, rows, weights, at, inputs, outputs, add, out, out_at, out_step,
+                                 work.staged)  # fmt: skip
+    return product(x, x_at, inputs, 1, rows, weights, at, inputs, outputs, add, out, out_at, out_step)
 
 
 @jit
@@ -106,13 +116,13 @@ def mamba(frames, bands, sequence, sizes, channels, weights, at, carry, inputs_a
     inner, rank, rows, states = 2 * channels, (channels + 15) // 16, frames * bands, sizes.states
     # Behind b and c of all rows lies what their steps are projected from.
     narrow, low, lows = whole(2 * states), whole(rank), rows * whole(2 * states)
-    at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.wide, 0, inner)
-    at = product(work.normed, 0, channels, 1, rows, weights, at, channels, inner, False, work.gate, 0, inner)
+    at = project(work.normed, 0, rows, channels, sizes, weights, at, inner, False, work.wide, 0, inner, work)
+    at = project(work.normed, 0, rows, channels, sizes, weights, at, inner, False, work.gate, 0, inner, work)
     # Band after band: the frames of each adjoin.
     beside, short, least = (0, inner, frames * inner), (0, narrow, frames * narrow), (0, low, frames * low)
     convolve_time(frames, bands, inner, weights, at, carry, inputs_at + sequence * (TAPS - 1) * inner, work)
     at += (TAPS + 1) * inner
-    at = product(work.inner, 0, inner, 1, rows, weights, at, inner, narrow, False, work.narrow, 0, narrow)
+    at = project(work.inner, 0, rows, inner, sizes, weights, at, narrow, False, work.narrow, 0, narrow, work)
     at = product_of_few(work.inner, 0, inner, rows, weights, at, inner, rank, work.narrow, lows)
     step, bias, rates = at, at + rank * inner, at + (rank + 1) * inner
     skip = rates + states * inner
@@ -307,8 +317,8 @@ def block(frames, sizes, weights, at, norms, norm, carry, kept, x, start, work):
                       work.normed, band * frames * channels, channels, channels, 0)  # fmt: skip
         last = mamba(frames, count, first, sizes, channels, weights, at, carry, kept, kept + inputs, work)
         for band in range(count):
-            product(work.inner, band * frames * inner, inner, 1, frames, weights, last, inner, channels, True,
-                    x, start + (first + band) * channels, frame)  # fmt: skip
+            project(work.inner, band * frames * inner, frames, inner, sizes, weights, last, channels, True,
+                    x, start + (first + band) * channels, frame, work)  # fmt: skip
 
 
 @apart
@@ -321,7 +331,7 @@ def full_band(frames, sizes, weights, at, norms, norm, carry, kept, x, start, wo
             work.wide[row * sizes.fullband + j] = work.narrow[row * narrow + j]
     normalise(work.wide, 0, tokens, frames, norms, norm, tokens, work.normed, 0, tokens, tokens, 0)
     at = mamba(frames, 1, 0, sizes, tokens, weights, at, carry, kept, kept + (TAPS - 1) * 2 * tokens, work)
-    at = product(work.inner, 0, 2 * tokens, 1, frames, weights, at, 2 * tokens, tokens, False, work.wide, 0, tokens)
+    at = project(work.inner, 0, frames, 2 * tokens, sizes, weights, at, tokens, False, work.wide, 0, tokens, work)
     product(work.wide, 0, sizes.fullband, 1, rows, weights, at, sizes.fullband, channels, True, x, start, channels)
 
 
@@ -331,8 +341,8 @@ def decode(frames, start, sizes, weights, at, spectra, x, work, estimates):
     for k in range(start, start + frames):
         normalise(x, k * n.bands * channels, channels, n.bands, weights, at, channels,
                   work.normed, 0, channels, channels, 0)  # fmt: skip
-        after = product(work.normed, 0, channels, 1, n.bands, weights, at + 2 * channels, channels, width, False,
-                        work.gate, 0, width)  # fmt: skip
+        after = project(work.normed, 0, n.bands, channels, n, weights, at + 2 * channels, width, False,
+                        work.gate, 0, width, work)  # fmt: skip
         decode_frame(k, sizes, width, weights, after, spectra, work, estimates)
 
 

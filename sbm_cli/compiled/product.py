@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sbm_cli.compiled import llvm
 from sbm_cli.compiled.jit import apart, jit
-from sbm_cli.compiled.vector import LANES, load, pair_sums, store
+from sbm_cli.compiled.vector import LANES, load, pair_sums, pairs, store
 
 WIDE = llvm.has("avx512vl")  # 32 registers instead of 16
 ROWS = 8 if WIDE else 4  # of a tile; independent sums hide the latency
@@ -37,6 +37,13 @@ def packed(weight: NDArray[np.float32], bias: NDArray[np.float32] | None = None)
         padded[0, :outputs] = bias
     panels = [padded[1:, start : start + PANEL].ravel() for start in range(0, whole(outputs), PANEL)]
     return [padded[0], *panels]
+
+
+def packed_halves(weight: NDArray[np.float32], bias: NDArray[np.float32] | None = None) -> list[NDArray[np.float32]]:
+    """Return a weight [input, output] and its bias, 0 if None, as `product_of_halves` reads them."""
+    bits = np.ascontiguousarray(weight).view(np.uint32)
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # rounded to nearest, ties to even
+    return packed((bits[::2] | bits[1::2] << 16).view(np.float32), bias)
 
 
 def together(outputs: int) -> int:
@@ -66,13 +73,16 @@ def _repeated(builder: Any, pointer: Any, count: int) -> Any:
 
 @intrinsic(prefer_literal=True)
 def strip(
-    typing, x, x_at, step, apart, rows, weight, weight_at, inputs, bias, bias_at, add, out, out_at, out_step, many, own
-):
+    typing, x, x_at, step, apart, rows, weight, weight_at, inputs, bias, bias_at, add, out, out_at, out_step, many, own,
+    halves,
+):  # fmt: skip
     """Write bias + x times weight, for all rows and a number of vectors of outputs; add: to what is there.
 
-    own: how many neighbouring inputs meet a vector of weights, each its own lanes in turns.
+    own: how many neighbouring inputs meet a vector of weights, each its own lanes in turns. halves: whether each number
+    of x and weight is two, in bfloat16.
     """
     vectors, neighbours, floats, index = many.literal_value, own.literal_value, llvm.floats(LANES), ir.IntType(64)
+    multiply_add = llvm.multiply_add_pairs if halves.literal_value else llvm.multiply_add
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x, weight, bias, out = (_place(context, builder, signature, args, i) for i in (0, 5, 8, 11))
@@ -107,7 +117,7 @@ def strip(
                 for row, source in zip(sums, sources, strict=True):
                     value = _repeated(builder, at(source, offset), neighbours)
                     for place, factor in zip(row, factors, strict=True):
-                        builder.store(llvm.multiply_add(builder, factor, value, builder.load(place)), place)
+                        builder.store(multiply_add(builder, factor, value, builder.load(place)), place)
             for row, written in zip(sums, targets, strict=True):
                 for place, target in zip(row, written, strict=True):
                     builder.store(builder.load(place), target, align=4)
@@ -122,7 +132,7 @@ def strip(
         return context.get_dummy_value()
 
     n = types.intp
-    signature = types.void(x, n, n, n, n, weight, n, n, bias, n, types.boolean, out, n, n, many, own)
+    signature = types.void(x, n, n, n, n, weight, n, n, bias, n, types.boolean, out, n, n, many, own, halves)
     return signature, generate
 
 
@@ -136,10 +146,27 @@ def product(x, x_at, step, apart, rows, weight, at, inputs, outputs, add, out, o
     for j in range(0, outputs, PANEL):
         w, o = panels + j * inputs, out_at + j
         if outputs - j >= PANEL:
-            strip(x, x_at, step, apart, rows, weight, w, inputs, weight, at + j, add, out, o, out_step, 2, 1)
+            strip(x, x_at, step, apart, rows, weight, w, inputs, weight, at + j, add, out, o, out_step, 2, 1, False)
         else:
-            strip(x, x_at, step, apart, rows, weight, w, inputs, weight, at + j, add, out, o, out_step, 1, 1)
+            strip(x, x_at, step, apart, rows, weight, w, inputs, weight, at + j, add, out, o, out_step, 1, 1, False)
     return panels + outputs * inputs
+
+
+@apart
+def product_of_halves(x, x_at, step, rows, weight, at, inputs, outputs, add, out, out_at, out_step, rounded):
+    """Do as `product`, in bfloat16 with sums in float32; the weight by `packed_halves`. rounded: to keep x in."""
+    for row in range(rows):
+        for i in range(0, inputs, PANEL):
+            source = x_at + row * step + i
+            store(rounded, (row * inputs + i) // 2, pairs(load(x, source), load(x, source + LANES)))
+    panels, words = at + outputs, inputs // 2
+    for j in range(0, outputs, PANEL):
+        w, o = panels + j * words, out_at + j
+        if outputs - j >= PANEL:
+            strip(rounded, 0, words, 1, rows, weight, w, words, weight, at + j, add, out, o, out_step, 2, 1, True)
+        else:
+            strip(rounded, 0, words, 1, rows, weight, w, words, weight, at + j, add, out, o, out_step, 1, 1, True)
+    return panels + outputs * words
 
 
 @jit
@@ -157,12 +184,12 @@ def product_of_few(x, x_at, step, rows, weight, at, inputs, outputs, out, out_at
     """
     bias, begin = at, at + LANES
     if outputs * 4 <= LANES:
-        strip(x, x_at, step, 4, rows, weight, begin, inputs // 4, weight, bias, False, out, out_at, LANES, 1, 4)
+        strip(x, x_at, step, 4, rows, weight, begin, inputs // 4, weight, bias, False, out, out_at, LANES, 1, 4, False)
         first_sums(out, out_at, rows)
         first_sums(out, out_at, rows)
         return begin + inputs // 4 * LANES
     if outputs * 2 <= LANES:
-        strip(x, x_at, step, 2, rows, weight, begin, inputs // 2, weight, bias, False, out, out_at, LANES, 1, 2)
+        strip(x, x_at, step, 2, rows, weight, begin, inputs // 2, weight, bias, False, out, out_at, LANES, 1, 2, False)
         first_sums(out, out_at, rows)
         return begin + inputs // 2 * LANES
     wide = (outputs + LANES - 1) // LANES * LANES
@@ -175,5 +202,5 @@ def product_of_pairs(x, x_at, step, rows, weight, at, inputs, out, out_at, out_s
 
     So it joins two groups of channels that alternate, without a product of one with the other.
     """
-    strip(x, x_at, step, 2, rows, weight, at + LANES, inputs, weight, at, False, out, out_at, out_step, 1, 2)
+    strip(x, x_at, step, 2, rows, weight, at + LANES, inputs, weight, at, False, out, out_at, out_step, 1, 2, False)
     return at + LANES * (inputs + 1)

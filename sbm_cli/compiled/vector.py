@@ -228,6 +228,16 @@ def pair_sums(typing_context: Any, value: Any) -> Any:
 
 
 @intrinsic
+def pairs(typing_context: Any, low: Any, high: Any) -> Any:
+    """Return two vectors as one whose lanes hold two bfloat16 each, in their order."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return llvm.rounded_pairs(builder, *args)
+
+    return VECTOR(VECTOR, VECTOR), generate
+
+
+@intrinsic
 def across(typing_context: Any, value: Any) -> Any:
     """Sum over the lanes, in every lane."""
 

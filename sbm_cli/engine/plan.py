@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from sbm_cli.compiled.conv import TAPS
 from sbm_cli.compiled.jit import compiled_before
+from sbm_cli.compiled.llvm import HALVES
 from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, OUTPUTS, Sizes, Work, run
-from sbm_cli.compiled.product import packed, packed_few, whole
+from sbm_cli.compiled.product import PANEL, packed, packed_few, packed_halves, whole
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT
 from sbm_cli.compiled.vector import LANES, LOG2E
 from sbm_cli.nn.configs import NetworkConfig, OSpatialNetConfig
@@ -22,6 +23,7 @@ from sbm_cli.nn.configs import NetworkConfig, OSpatialNetConfig
 Weights = Mapping[str, NDArray[np.float32]]
 Array = NDArray[np.float32]
 Order = NDArray[np.int64]
+Pack = Callable[..., list[Array]]
 ALIGNMENT = 64  # bytes: a line of the cache
 
 
@@ -67,12 +69,18 @@ def supports(config: NetworkConfig) -> bool:
     return config.channels % LANES == tokens % LANES == config.d_state % GROUP == 0
 
 
-def plan(config: OSpatialNetConfig, weights: Weights, folded: bool = True) -> Plan:
-    """Return the plan of a network that is given by its weights; folded: where the state is the noisy spectrum.
+def plan(config: OSpatialNetConfig, weights: Weights, folded: bool = True, halves: bool = False) -> Plan:
+    """Return the plan of a network that is given by its weights.
+
+    folded: where the state is the noisy spectrum.
+
+    halves: whether the largest products are in bfloat16, if this processor has them.
 
     Raises KeyError or ValueError if the weights are not those of such a network.
     """
     c, source, order = config, _Weights(weights), _order(config)
+    halves = halves and HALVES and c.channels % PANEL == c.bands * c.fullband_squeeze % PANEL == 0
+    pack = packed_halves if halves else packed
     embed = _embedding(c, source) if c.embedding else lambda *_: np.zeros(0, np.float32)
     parts: list[Array] = []
     modulated: list[Callable[[Array], list[Array]]] = []
@@ -96,23 +104,23 @@ def plan(config: OSpatialNetConfig, weights: Weights, folded: bool = True) -> Pl
                 source.take("full.squeeze.weight", c.fullband_squeeze, order).T,
                 source.take("full.squeeze.bias", c.fullband_squeeze),
             )
-            parts += _mamba(source, "full.mamba", tokens, c.d_state)
+            parts += _mamba(source, "full.mamba", tokens, c.d_state, pack)
             parts += packed(
                 source.take("full.unsqueeze.weight", order, c.fullband_squeeze).T,
                 source.take("full.unsqueeze.bias", order),
             )
         begin(BLOCK, f"narrow.{i}.norm", order, (TAPS - 1 + c.d_state) * c.bands * 2 * c.channels)
         parts += _cross_band(c, source, f"cross.{i}")
-        parts += _mamba(source, f"narrow.{i}.mamba", order, c.d_state)
+        parts += _mamba(source, f"narrow.{i}.mamba", order, c.d_state, pack)
     begin(DECODER)
-    parts += _decoder(c, source, folded)
+    parts += _decoder(c, source, folded, pack)
     source.check_all_taken()
 
     def norms(t: float, to: float, room: float) -> Array:
         embedding = embed(t, to, room)
         return _joined([part for norm in modulated for part in norm(embedding)])
 
-    sizes = _sizes(c, folded)
+    sizes = _sizes(c, folded, halves)
     return Plan(sizes, _joined(parts), np.array(begins), norms, kept, _parameters(c, weights), _work(c, sizes))
 
 
@@ -153,7 +161,7 @@ class _Weights:
             raise ValueError(f"unknown weights {', '.join(self._left)}")
 
 
-def _sizes(c: OSpatialNetConfig, folded: bool) -> Sizes:
+def _sizes(c: OSpatialNetConfig, folded: bool, halves: bool) -> Sizes:
     behind = c.filter_frames - 1 - c.filter_ahead
     padding = max(1, (c.kernel[1] - c.stride) // 2)
     group, paired = _group(c)
@@ -179,6 +187,7 @@ def _sizes(c: OSpatialNetConfig, folded: bool) -> Sizes:
         filter_bins=min(c.filter_bins, c.bins),
         behind=behind,
         history=max(c.kernel[0] - 1, c.lookahead + behind),
+        halves=halves,
     )
 
 
@@ -198,7 +207,7 @@ def _work(c: OSpatialNetConfig, sizes: Sizes) -> tuple[int, ...]:
         max(c.squeeze * SEGMENT * whole(c.bands), inner),
         max(c.squeeze * rows, c.bands * whole(c.stride * c.head) + LANES, c.bands * channels, inner),
         narrow,
-        FORWARD_ROWS * SEGMENT * 2 * max(channels, tokens),
+        max(FORWARD_ROWS * SEGMENT * 2 * max(channels, tokens), channels * many, channels * c.bands),
     )
 
 
@@ -333,31 +342,31 @@ def _cross_band(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Array
     return parts + _convolution(c, source, f"{name}.conv2")
 
 
-def _mamba(source: _Weights, name: str, channels: Order, states: int) -> list[Array]:
+def _mamba(source: _Weights, name: str, channels: Order, states: int, pack: Pack) -> list[Array]:
     inner, rank = 2 * len(channels), _rank(len(channels))
     low, both = np.split(source.take(f"{name}.x_proj.weight", rank + 2 * states, inner), [rank])
     values, gates = np.split(source.take(f"{name}.in_proj.weight", 2 * inner, channels), 2)
-    parts = packed(values.T) + packed(gates.T)
+    parts = pack(values.T) + pack(gates.T)
     parts += [
         source.take(f"{name}.conv1d.weight", inner, 1, TAPS)[:, 0].T,
         source.take(f"{name}.conv1d.bias", inner),
-        *packed(both.T),
+        *pack(both.T),
         *packed_few(low.T),
         source.take(f"{name}.dt_proj.weight", inner, rank).T,
         source.take(f"{name}.dt_proj.bias", inner),
         -np.exp(source.take(f"{name}.A_log", inner, states).T) * np.float32(LOG2E),
         source.take(f"{name}.D", inner),
-        *packed(source.take(f"{name}.out_proj.weight", channels, inner).T),
+        *pack(source.take(f"{name}.out_proj.weight", channels, inner).T),
     ]
     return parts
 
 
-def _decoder(c: OSpatialNetConfig, source: _Weights, folded: bool) -> list[Array]:
+def _decoder(c: OSpatialNetConfig, source: _Weights, folded: bool, pack: Pack) -> list[Array]:
     order = _order(c)
     parts = _norm(source, "norm", order)
     weight = source.take("decoder.weight", c.stride * c.head, order).reshape(c.stride, c.head, c.channels)
     bias = source.take("decoder.bias", c.stride * c.head).reshape(c.stride, c.head)
-    parts += packed(weight.transpose(2, 1, 0).reshape(c.channels, -1), bias.T.ravel())  # [head, bin of the band]
+    parts += pack(weight.transpose(2, 1, 0).reshape(c.channels, -1), bias.T.ravel())  # [head, bin of the band]
     skip = _inputs(c, source.take("skip.weight", c.head, 4 if c.sees_state else 2, 1, 3), folded)
     taps = skip[0].size
     rows = np.zeros((c.head, whole(1 + taps)), np.float32)

@@ -270,7 +270,7 @@ class Chain(Protocol):
 def _chain(model: Model, channels: Sequence[int], options: Options, high: bool, threads: int) -> Chain:
     """Return the chain for recordings of so many channels: compiled if it can be, else in PyTorch."""
     linked = links(channels, options.link_channels)
-    plan = model.plan(options.steps) if options.dtype == "float32" else None
+    plan = model.plan(options.steps, options.dtype == "bfloat16")
     if plan is not None:
         from sbm_cli.engine.chain import CompiledChain
 

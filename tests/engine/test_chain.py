@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 
 from sbm_cli.bridge.sampler import SAMPLERS
 from sbm_cli.bridge.schedule import VE, VP, Brownian, Flow, GMax, Schedule
+from sbm_cli.compiled.jit import jit
+from sbm_cli.compiled.llvm import HALVES
+from sbm_cli.compiled.product import packed_halves, product_of_halves, whole
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.link import links
@@ -71,7 +74,7 @@ def networks(draw: st.DrawFn) -> OSpatialNetConfig:
     )
 
 
-ONE, SDE = Options(), Options(steps=3, sampler="sde", seed=3)
+ONE, HALF, SDE = Options(), Options(dtype="bfloat16"), Options(steps=3, sampler="sde", seed=3)
 
 
 @given(
@@ -115,16 +118,20 @@ def test_any_network_gives_what_it_gives_in_pytorch(
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return perturbed(OSpatialNetConfig(channels=16, blocks=2, d_state=4, cross_groups=2, lookahead=2, filter_frames=3))
+    return perturbed(OSpatialNetConfig(channels=32, blocks=2, d_state=4, cross_groups=2, lookahead=2, filter_frames=3))
 
 
 def chain(model: Model, channels: list[int], options: Options = ONE, threads: int = 1) -> CompiledChain:
-    plan = model.plan(options.steps)
+    plan = model.plan(options.steps, options.dtype == "bfloat16")
     assert plan is not None
     return CompiledChain(model, plan, channels, links(channels, None), options, False, threads)
 
 
-@given(cuts=st.lists(st.integers(0, 6000), max_size=8), options=st.sampled_from([ONE, SDE]), threads=st.integers(1, 4))
+@given(
+    cuts=st.lists(st.integers(0, 6000), max_size=8),
+    options=st.sampled_from([ONE, HALF, SDE]),
+    threads=st.integers(1, 4),
+)
 def test_blocks_and_threads_change_no_bit(model: Model, cuts: list[int], options: Options, threads: int) -> None:
     whole, cut = chain(model, [3], options), chain(model, [3], options, threads)
     edges = [0, *sorted(cuts), NOISE.shape[1]]
@@ -145,6 +152,32 @@ def test_recordings_side_by_side_are_bit_for_bit_those_alone(model: Model, optio
     both = chain(model, [2, 1], options)(NOISE)
     np.testing.assert_array_equal(both[:, :2], chain(model, [2], options)(NOISE[:2]))
     np.testing.assert_array_equal(both[:, 2:], chain(model, [1], options)(NOISE[2:]))
+
+
+@given(
+    rows=st.integers(1, 20), inputs=st.sampled_from([32, 96]), outputs=st.sampled_from([1, 32, 33]), add=st.booleans()
+)
+@pytest.mark.skipif(not HALVES, reason="needs a processor with AVX512-BF16")
+def test_a_product_in_bfloat16_rounds_its_factors_alone(rows: int, inputs: int, outputs: int, add: bool) -> None:
+    random = np.random.default_rng(0)
+    x, weight = (random.normal(size=shape).astype(np.float32) for shape in ((rows, inputs), (inputs, outputs)))
+    bias, found = random.normal(size=outputs).astype(np.float32), np.ones((rows, whole(outputs)), np.float32)
+    packed = np.concatenate([part.ravel() for part in packed_halves(weight, bias)])
+    multiply(x.ravel(), rows, packed, inputs, whole(outputs), add, found.reshape(-1), np.zeros(x.size // 2, np.float32))
+    rounded = [torch.from_numpy(part).bfloat16().float().numpy() for part in (x, weight)]
+    expected = np.matmul(*rounded) + bias + add
+    np.testing.assert_allclose(found[:, :outputs], expected, atol=1e-5)
+
+
+@jit
+def multiply(x, rows, weight, inputs, outputs, add, out, rounded):  # type: ignore[no-untyped-def]
+    product_of_halves(x, 0, inputs, rows, weight, 0, inputs, outputs, add, out, 0, outputs, rounded)
+
+
+def test_bfloat16_changes_little_where_the_processor_has_it_and_else_nothing(model: Model) -> None:
+    full, half = chain(model, [3])(NOISE), chain(model, [3], HALF)(NOISE)
+    error = np.square(full - half).sum() / np.square(full).sum()
+    assert 1e-8 < error < 1e-3 if HALVES else error == 0
 
 
 @pytest.mark.parametrize(
