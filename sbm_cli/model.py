@@ -138,7 +138,7 @@ class Model:
     def to(self, device: str | torch.device) -> Model:
         """Move the model to a device for enhancement; it cannot be trained afterwards."""
         if self._network is not None or str(device) != "cpu":
-            self.network.to(device).prepare()
+            self.network.to(device).eval().requires_grad_(False)
             self._folded.clear()
             self._plans.clear()
         self.device = str(device)
@@ -147,7 +147,7 @@ class Model:
     def folded(self, room: float = 0.0) -> Network:
         """Return the network folded for one step; room: share of reverberation to keep, 0 to 1."""
         if room not in self._folded:
-            self._folded[room] = self.network.fold(room=room).prepare()
+            self._folded[room] = self.network.fold(room=room).eval().requires_grad_(False)
             if len(self._folded) > FOLDED:
                 del self._folded[next(iter(self._folded))]  # the oldest
         return self._folded[room]

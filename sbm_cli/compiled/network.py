@@ -17,7 +17,7 @@ from sbm_cli.compiled.jit import apart, jit
 from sbm_cli.compiled.product import product, product_of_few, product_of_halves, product_of_pairs
 from sbm_cli.compiled.rows import Rows
 from sbm_cli.compiled.scan import SEGMENT
-from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, load4, silu, splat, store
+from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, load4, root, sigmoid, silu, splat, store
 
 scan_forward = apart(scan.scan_forward)
 
@@ -46,6 +46,7 @@ class Sizes(NamedTuple):
     squeeze: int
     fullband: int  # channels per band of the full-band Mamba
     head: int
+    bounded: bool  # whether tanh bounds the mask
     lookahead: int
     filter_frames: int
     filter_bins: int
@@ -200,6 +201,10 @@ def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
     for i in range(0, n.bins, LANES):
         to = k * 2 * n.width + n.padding + i
         a, b, c, d = head_sums(full, i, sizes, weights, at)
+        if n.bounded:
+            size = root(a * a + b * b) + 1e-6
+            scale = (2.0 * sigmoid(2.0 * size) - 1.0) / size  # tanh(size) / size
+            a, b = a * scale, b * scale
         re, im = load(spectra, noisy + n.padding + i), load(spectra, noisy + n.width + n.padding + i)
         store(estimates, to, a * re - b * im + c)
         store(estimates, to + n.width, a * im + b * re + d)

@@ -18,6 +18,7 @@ from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, O
 from sbm_cli.compiled.product import PANEL, packed, packed_few, packed_halves, whole
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT
 from sbm_cli.compiled.vector import LANES, LOG2E
+from sbm_cli.nn.configs import OUTPUTS as STARTS
 from sbm_cli.nn.configs import NetworkConfig, OSpatialNetConfig
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -63,7 +64,7 @@ def aligned(size: int) -> Array:
 
 def supports(config: NetworkConfig) -> bool:
     """Return whether there is a plan for a network."""
-    if not isinstance(config, OSpatialNetConfig) or (config.sequence, config.output) != ("mamba", "mask+residual"):
+    if not isinstance(config, OSpatialNetConfig) or config.sequence != "mamba":
         return False
     tokens = config.bands * config.fullband_squeeze
     return config.channels % LANES == tokens % LANES == config.d_state % GROUP == 0
@@ -182,6 +183,7 @@ def _sizes(c: OSpatialNetConfig, folded: bool, halves: bool) -> Sizes:
         squeeze=c.squeeze,
         fullband=c.fullband_squeeze,
         head=c.head,
+        bounded=c.output == "mask",
         lookahead=c.lookahead,
         filter_frames=c.filter_frames,
         filter_bins=min(c.filter_bins, c.bins),
@@ -371,7 +373,11 @@ def _decoder(c: OSpatialNetConfig, source: _Weights, folded: bool, pack: Pack) -
     taps = skip[0].size
     rows = np.zeros((c.head, whole(1 + taps)), np.float32)
     rows[:, 0], rows[:, 1 : 1 + taps] = source.take("skip.bias", c.head), skip.reshape(c.head, taps)
-    parts += [rows, *_head(source.take("head.weight", 4, c.head, 1, 3), source.take("head.bias", 4))]
+    count = len(STARTS[c.output])
+    mine = slice(OUTPUTS - count, OUTPUTS) if c.output == "direct" else slice(count)  # of mask and residual
+    head, offset = np.zeros((OUTPUTS, c.head, 1, 3), np.float32), np.zeros(OUTPUTS, np.float32)
+    head[mine], offset[mine] = source.take("head.weight", count, c.head, 1, 3), source.take("head.bias", count)
+    parts += [rows, *_head(head, offset)]
     if c.filter_frames > 1:
         weight = source.take("filter.weight", 2 * c.filter_frames, c.head, 1, 3)
         missing = -len(weight) % OUTPUTS
