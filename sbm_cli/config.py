@@ -8,6 +8,7 @@ import json
 import sys
 import types
 from collections.abc import Iterable, Mapping
+from math import inf
 from reprlib import Repr
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -76,6 +77,19 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         return cls(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def check_ranges(config: Any, **intervals: str) -> None:
+    """Raise ValueError for a field, or an item of one, outside its interval, such as "[0, 1)" or "(0, inf)"."""
+    for name, interval in intervals.items():
+        least, most = map(float, interval[1:-1].split(","))
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            above = number > least or (interval[0] == "[" and number == least)
+            below = number < most or (interval[-1] == "]" and number == most)
+            if not above or not below:
+                open_ended = f"{'at least' if interval[0] == '[' else 'above'} {least:g}"
+                raise ValueError(f"{name} must be {open_ended if most == inf else f'in {interval}'}, got {value}")
 
 
 def dump(config: Any) -> dict[str, Any]:

@@ -268,7 +268,7 @@ class _File:
             open_writer(self.target, self._form, overwrite, self.reader.metadata(), source)
         )
 
-        self._levels = LevelMeter((self.reader.format.rate, self._form.rate))
+        self._before, self._after = LevelMeter(self.reader.format.rate), LevelMeter(self._form.rate)
         if options.loudness is not None:
             if self._meter is not None and self._meter.loudness is not None:
                 gain = options.loudness - self._meter.loudness
@@ -284,11 +284,12 @@ class _File:
         self._meter.feed(clean)
 
     def write(self, noisy: Samples, clean: Samples) -> None:
-        self._store(clean if self._limiter is None else self._limiter.feed(clean), noisy)
+        self._before.feed(noisy)
+        self._store(clean if self._limiter is None else self._limiter.feed(clean))
 
-    def _store(self, block: Samples, noisy: Samples | None = None) -> None:
-        """Write the next samples of the target; noisy: those of the source that have come meanwhile."""
-        self._levels.feed(block[:, :0] if noisy is None else noisy, block)
+    def _store(self, block: Samples) -> None:
+        """Write the next samples of the target."""
+        self._after.feed(block)
         if self._meter is not None:
             self._meter.feed(block)
         if self._form.has_full_scale:
@@ -307,6 +308,7 @@ class _File:
         source = self.reader.format
         changed = changes(self._name, source, self._form, ignore_subtype=options.subtype is not None)
         unmeasured = ["too short or too soft to have a loudness"] * (options.loudness is not None and not self._limiter)
+        before, after = self._before.levels(), self._after.levels()
         limited = min(source.rate, self._form.rate) > config.rate
         return FileReport(
             source=str(self.source),
@@ -325,6 +327,6 @@ class _File:
             notes=(*self.reader.notes, *changed, *self._writer.notes, *unmeasured),
             subtype=self._form.subtype,
             bit_rate=self._writer.bit_rate,
-            levels=self._levels.levels(),
+            levels=Levels(before[0], after[0], before[1], after[1]),
             loudness=None if self._meter is None else self._meter.loudness,
         )

@@ -89,6 +89,19 @@ def test_loud_output_is_clamped_rescaled_or_kept(tmp_path: Path) -> None:
     assert report.clipped == 0 and np.abs(soundfile.read(tmp_path / "float.wav")[0]).max() > 1.5
 
 
+def test_the_levels_before_are_those_of_the_input(enhancer: Enhancer, tmp_path: Path) -> None:
+    noisy = sound(48000, 2) * np.repeat([1, 0.01, 0.5], 16000)
+    soundfile.write(tmp_path / "in.wav", (noisy * [[1], [0.3]]).T, 16000)
+    before = set()
+    for number, options in enumerate(
+        [{}, {"mono": True}, {"link_channels": False}, {"rate": 8000}, {"strength": 0.2}, {"loudness": -30.0}]
+    ):
+        levels = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / f"{number}.wav", Options(**options)).levels
+        assert levels is not None
+        before.add((levels.speech_before, levels.pauses_before))
+    assert len(before) == 1
+
+
 def break_off(done: float, seconds: float) -> None:
     raise KeyboardInterrupt
 

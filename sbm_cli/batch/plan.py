@@ -166,10 +166,10 @@ def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), nami
             target = out / naming(path)
             other = jobs.setdefault(target, Job(source, target)).source
             if other != source and not os.path.samefile(other, source):
-                raise SbmError(
-                    f"{other} and {source} would both become {target}.",
-                    "Give the folder that holds both, keep their names, or choose with --include and --exclude.",
-                )
+                hint = "Give one at a time, or the folder that holds both to `sbm batch`."
+                if any(path.is_dir() for path in inputs):
+                    hint = "Give the folder that holds both, keep their names, or choose with --include and --exclude."
+                raise SbmError(f"{other} and {source} would both become {target}.", hint)
     sources = {os.path.realpath(job.source): job.source for job in jobs.values()}
     for target in jobs:
         if source_there := sources.get(os.path.realpath(target)):

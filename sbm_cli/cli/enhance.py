@@ -222,7 +222,8 @@ def _beside(sources: list[Path] | list[Pipe], naming: Naming) -> list[tuple[Path
             raise typer.BadParameter("give a file, or - for stdout: stdin has no name", param_hint="--output")
         target = naming(source)
         if (other := made.setdefault(target, source)) != source:
-            raise SbmError(f"{other} and {source} would both become {target}.", "Leave out --ext, or one of them.")
+            hint = "Leave out --ext or --name, or one of them."
+            raise SbmError(f"{other} and {source} would both become {target}.", hint)
     return [(source, target) for target, source in made.items() if source == target or source not in made]
 
 

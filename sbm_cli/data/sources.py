@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sbm_cli.config import check_ranges
 from sbm_cli.data.corpus import Corpus, find_clips, none_error, open_corpus
 from sbm_cli.data.mixing import MixConfig, Mixer
 from sbm_cli.data.pack import open_pack
@@ -43,8 +44,7 @@ class DataConfig:
     own_share: float = 0.0  # of the items: noise from the folders only; 0 draws folders and manifests alike
 
     def __post_init__(self) -> None:
-        if not 1 <= self.rooms <= 10**6 or not 0 <= self.own_share <= 1:
-            raise ValueError(f"rooms lies between 1 and 1000000, own_share in [0, 1], got {self}")
+        check_ranges(self, rooms="[1, 1000000]", own_share="[0, 1]")
         if not all(0.5 <= speed <= 2 for speed in self.speeds):
             raise ValueError(f"speeds lie between 0.5 and 2, got {self.speeds}")
 

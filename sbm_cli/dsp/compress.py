@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sbm_cli.arrays import Array
+from sbm_cli.config import check_ranges
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,7 @@ class Compression:
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.01 <= self.exponent <= 1 or not 1e-3 <= self.factor <= 1e3:  # expanding uses the power 1 / exponent
-            raise ValueError(f"need exponent in [0.01, 1] and factor in [0.001, 1000], got {self}")
+        check_ranges(self, exponent="[0.01, 1]", factor="[0.001, 1000]")  # expanding uses the power 1 / exponent
 
     def compress(self, spectrum: Array) -> Array:
         """Return the compressed spectrum; zero stays zero. Gradients are infinite at zero."""

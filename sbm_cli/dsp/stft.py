@@ -34,9 +34,11 @@ class Stft:
 
     def __post_init__(self) -> None:
         if not 0 < self.hop < self.window <= self.n_fft or self.window % self.hop:
-            raise ValueError(f"need hop < window <= n_fft and hop dividing window, got {self}")
+            sizes = f"hop {self.hop}, window {self.window}, n_fft {self.n_fft}"
+            raise ValueError(f"need hop < window <= n_fft and hop dividing window, got {sizes}")
         if self.n_fft > 2**15 or self.window > 64 * self.hop:
-            raise ValueError(f"n_fft must be at most {2**15} and window at most 64 hops, got {self}")
+            sizes = f"n_fft {self.n_fft}, window {self.window}, hop {self.hop}"
+            raise ValueError(f"n_fft must be at most {2**15} and window at most 64 hops, got {sizes}")
         if self.shape not in ("sqrt-hann", "hann"):
             raise ValueError(f"window shape must be sqrt-hann or hann, got {self.shape!r}")
 

@@ -68,7 +68,7 @@ class Session:
         self._source, self._sink, self._record = source, sink, record
         self._rate = enhancer.config.rate
         self._stream = enhancer.stream(self._rate, source.channels, replace(options, replace_nan=True))
-        self._algorithm = enhancer.latency_seconds
+        self._algorithm = self._stream.latency_seconds
         self._left = None if seconds is None else round(seconds * self._rate)  # samples
         self._waiting = np.zeros((source.channels, 0), np.float32)  # input whose enhanced sound is still to come
         self._share = 1.0  # of the enhanced sound

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from sbm_cli.config import check_ranges
+
 if TYPE_CHECKING:
     from sbm_cli.nn.network import Network
 
@@ -78,25 +80,22 @@ class OSpatialNetConfig(NetworkConfig):
     output: str = "mask+residual"
 
     def __post_init__(self) -> None:
-        c = self
-        sizes = c.stride, *c.kernel, c.channels, c.cross_kernel, c.cross_groups, c.squeeze, c.head
-        if min(*sizes, c.bins, c.blocks, c.d_state) < 1 or min(c.embedding, c.fullband_squeeze, c.lookahead) < 0:
-            raise ValueError(f"every dimension must be at least 1, and nothing negative, got {self}")
-        large = c.bins > 2**14 + 1 or max(*sizes, c.embedding, c.fullband_squeeze) > 4096
-        if large or max(c.blocks, c.d_state, c.lookahead, c.filter_frames) > 256:
-            raise ValueError(f"dimensions are too large for any practical model, got {self}")
+        sizes = ("stride", "kernel", "channels", "cross_kernel", "cross_groups", "squeeze", "head")
+        check_ranges(self, **dict.fromkeys(sizes, "[1, 4096]"), fullband_squeeze="[0, 4096]", embedding="[0, 4096]")
+        check_ranges(self, **dict.fromkeys(("blocks", "d_state", "filter_frames"), "[1, 256]"), lookahead="[0, 256]")
+        check_ranges(self, bins=f"[1, {2**14 + 1}]")
         if (self.bins - 1) % self.stride:
             raise ValueError(f"bins - 1 must be a multiple of stride, got {self.bins} and {self.stride}")
         if self.channels % self.cross_groups:
             raise ValueError(f"channels must be a multiple of cross_groups, got {self.channels}, {self.cross_groups}")
         if (self.kernel[1] - self.stride) % 2 or self.kernel[1] < self.stride:
-            raise ValueError(f"the encoder's kernel must exceed stride by an even number, got {self}")
+            raise ValueError(f"kernel must exceed stride by an even number, got {self.kernel} and {self.stride}")
         if self.embedding % 2:
-            raise ValueError(f"embedding must be even, got {self}")
+            raise ValueError(f"embedding must be even, got {self.embedding}")
         if self.untimed and self.embedding:
             raise ValueError(f"an untimed network has no time embedding, got embedding {self.embedding}; set it to 0")
-        if self.filter_frames < 1 or (self.filter_frames > 1 and not 1 <= self.filter_bins <= self.bins):
-            raise ValueError(f"filter_frames must be at least 1 and filter_bins in [1, bins], got {self}")
+        if self.filter_frames > 1:
+            check_ranges(self, filter_bins=f"[1, {self.bins}]")
         if (self.keep_room or self.jumps) and not self.embedding:
             raise ValueError("keep_room and jumps need a time embedding: set embedding above 0")
         if self.sequence not in SEQUENCES:
@@ -157,9 +156,9 @@ class NCSNppConfig(NetworkConfig):
     causal: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        sizes = (self.bins, self.blocks, *self.channels)
-        if not self.channels or min(sizes) < 1 or max(sizes[1:]) > 4096 or len(self.channels) > 8 or self.blocks > 64:
-            raise ValueError(f"expected 1 to 8 resolutions of 1 to 4096 channels and 1 to 64 blocks, got {self}")
+        check_ranges(self, bins=f"[1, {2**14 + 1}]", channels="[1, 4096]", blocks="[1, 64]")
+        if not 1 <= len(self.channels) <= 8:
+            raise ValueError(f"channels are of 1 to 8 resolutions, got {self.channels}")
         if self.lookahead or self.keep_room:
             raise ValueError(
                 "NCSN++ has no lookahead or keep_room: it sees whole utterances, and always removes the room"

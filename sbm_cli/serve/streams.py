@@ -229,7 +229,7 @@ class _Chain:
         self._to_model = StreamResampler(form.rate, rate, form.channels, LIVE)
         self._from_model = StreamResampler(rate, form.rate, form.channels, LIVE)
         self._stream = enhancer.stream(rate, form.channels, options)
-        self._latency = enhancer.latency_seconds + self._to_model.latency_seconds + self._from_model.latency_seconds
+        self._latency = self._stream.latency_seconds + self._to_model.latency_seconds + self._from_model.latency_seconds
         self._width = form.channels * SAMPLE_BYTES[form.subtype]
         self._rest = b""  # of a sample whose other bytes are still to come
         self._samples = 0

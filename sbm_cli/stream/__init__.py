@@ -59,6 +59,7 @@ class Streams:
                 for seconds in (WARM_UP_SECONDS, BACKWARDS_SECONDS)
             )
             self._warm_up = np.concatenate([forth, back[::-1]])
+        self.warm_up_seconds = int(self._warm_up.max(initial=-1) + 1) / config.rate  # that have to come first
         # The zeros before the beginning, and the frames held back by the look-ahead, come out first.
         self._drop = config.stft.overlap + model.frames_late(options.sampler, options.steps) * config.stft.hop
 
@@ -111,14 +112,11 @@ class Stream:
 
     @property
     def latency_seconds(self) -> float:
-        """How many seconds of sound are held back at most: by window, look-ahead and resampling.
-
-        A warm-up holds back two seconds at the beginning.
-        """
+        """How many seconds of sound are held back at most: by window, look-ahead and resampling, or by a warm-up."""
         config, options = self._model.config, self._options
         late = self._model.frames_late(options.sampler, options.steps) * config.stft.hop
         resampling = resampling_delay(self._rate, config.rate, options.rate or self._rate)
-        return (config.stft.window + late) / config.rate + resampling
+        return max((config.stft.window + late) / config.rate, self._streams.warm_up_seconds) + resampling
 
     def feed(self, samples: ArrayLike) -> Samples:
         """Return what is ready of the enhanced sound after the next block, [channels, n] or [n] like the block.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from sbm_cli.config import UnknownKeyError, build, did_you_mean, dump, parse_json
+from sbm_cli.config import UnknownKeyError, build, check_ranges, did_you_mean, dump, parse_json
 from sbm_cli.data.manifest import RATE
 from sbm_cli.data.mixing import MixConfig
 from sbm_cli.data.sources import DataConfig
@@ -43,12 +43,10 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.method not in ("adamw", "muon"):
             raise ValueError(f"method is adamw or muon, got {self.method!r}")
-        if not 0 < self.final_rate <= self.rate or not 0 < self.decay <= 1 or not 0 <= self.ema < 1:
-            raise ValueError(f"need 0 < final_rate <= rate, 0 < decay <= 1, 0 <= ema < 1, got {self}")
-        if not all(0 <= value < 1 for value in (*self.betas, self.momentum)):
-            raise ValueError(f"betas and momentum lie in [0, 1), got {self}")
-        if not self.clip > 0 or self.weight_decay < 0 or self.warmup < 0:
-            raise ValueError(f"need clip > 0 and weight_decay, warmup >= 0, got {self}")
+        check_ranges(self, rate="(0, inf)", final_rate="(0, inf)", decay="(0, 1]", ema="[0, 1)", clip="(0, inf)")
+        check_ranges(self, betas="[0, 1)", momentum="[0, 1)", weight_decay="[0, inf)", warmup="[0, inf)")
+        if self.final_rate > self.rate:
+            raise ValueError(f"final_rate must be at most rate, got {self.final_rate} and {self.rate}")
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,7 @@ class TimeConfig:
     final_part: float = 0.15  # of all steps
 
     def __post_init__(self) -> None:
-        fractions = (self.end_mass, self.final_end_mass, self.final_part)
-        if not 0 < self.t_min < 1 or not all(0 <= value <= 1 for value in fractions):
-            raise ValueError(f"t_min lies in (0, 1), the masses and final_part in [0, 1], got {self}")
+        check_ranges(self, t_min="(0, 1)", end_mass="[0, 1]", final_end_mass="[0, 1]", final_part="[0, 1]")
 
 
 @dataclass(frozen=True)
@@ -81,10 +77,8 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if min(self.micro_batch, self.validate_every) < 0:
-            raise ValueError(f"micro_batch and validate_every are not negative, got {self}")
-        if min(self.skip_limit, self.report_every, self.validate_items) < 1:
-            raise ValueError(f"skip_limit, report_every and validate_items are at least 1, got {self}")
+        check_ranges(self, micro_batch="[0, inf)", validate_every="[0, inf)")
+        check_ranges(self, skip_limit="[1, inf)", report_every="[1, inf)", validate_items="[1, inf)")
 
 
 @dataclass(frozen=True)
@@ -107,13 +101,9 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch) < 1:
-            raise ValueError(f"steps and batch must be at least 1, got {self.steps} and {self.batch}")
-        if not 0 <= self.seed < 2**63 or not 0 <= self.warm_level <= 1 or self.checkpoint_minutes < 0:
-            raise ValueError(
-                "seed lies between 0 and 2**63 - 1, warm_level in [0, 1], and checkpoint_minutes is not negative, got "
-                f"{self.seed}, {self.warm_level} and {self.checkpoint_minutes}"
-            )
+        check_ranges(self, steps="[1, inf)", batch="[1, inf)", warm_level="[0, 1]", checkpoint_minutes="[0, inf)")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed lies between 0 and 2**63 - 1, got {self.seed}")
         if self.warm_level_db[0] > self.warm_level_db[1] or max(map(abs, self.warm_level_db)) > 60:
             raise ValueError(f"warm_level_db is a range within 60 dB, got {self.warm_level_db}")
         if self.mix.p_keep_room and not self.model.network.keep_room:
@@ -135,18 +125,32 @@ def load_recipe(name: str | Path, overrides: list[str] | None = None, model: Mod
     """
     path = _find(str(name), Path())
     values = _inherited(path, (), model)
+    recipe, about = _build(values, str(path)), ""
+    failure: ConfigError | None = None
     for override in overrides or []:
-        keys, equals, text = override.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {override}: expected key=value", "For example --set optimizer.rate=1e-3")
-        change = _parse(text, f"--set {override}")
-        for key in reversed(keys.split(".")):
-            change = {key: change}
-        values = _merge(values, change)
-    try:
-        return _build(values, str(path))
-    except ConfigError as error:  # without the overrides, all was well
-        raise ConfigError(_about(overrides or [], error.message.removeprefix(f"{path}: ")), error.hint) from error
+        values = _merge(values, _change(override))
+        try:
+            recipe, failure = _build(values, str(path)), None
+        except ConfigError as error:
+            if failure is None or error.message != failure.message:  # else it is still about the one before
+                about, failure = override, error
+    if failure is None:
+        return recipe
+    message = failure.message.removeprefix(f"{path}: ")
+    for key in about.partition("=")[0].split("."):
+        message = message.removeprefix(f"{key}: ")
+    raise ConfigError(f"--set {about}: {message}", failure.hint) from failure
+
+
+def _change(override: str) -> dict[str, Any]:
+    """Return the values that `key.key=value` changes."""
+    keys, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override}: expected key=value", "For example --set optimizer.rate=1e-3")
+    change: dict[str, Any] = _parse(text, f"--set {override}")
+    for key in reversed(keys.split(".")):
+        change = {key: change}
+    return change
 
 
 def _build(values: Any, where: str) -> TrainConfig:
@@ -166,16 +170,6 @@ def _paths(cls: Any, group: str = "") -> Iterator[str]:
         yield group + name
         if is_dataclass(hint):
             yield from _paths(hint, f"{group}{name}.")
-
-
-def _about(overrides: list[str], message: str) -> str:
-    """Return a message with the override that it is about, as far as that can be told, in front of it."""
-    for override in overrides:
-        *groups, key = override.partition("=")[0].split(".")
-        rest = message.removeprefix("".join(f"{group}: " for group in groups))
-        if (rest != message or not groups) and re.search(rf"\b{re.escape(key)}\b", rest):
-            return f"--set {override}: {rest.removeprefix(f'{key}: ')}"
-    return f"--set {' --set '.join(overrides)}: {message}"
 
 
 def list_recipes() -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sbm_cli.config import check_ranges
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.model import ModelConfig
 from sbm_cli.training.perceptual import disturbance
@@ -34,8 +35,8 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         weights = (self.magnitude, self.complex, self.multi_magnitude, self.multi_complex, self.snr, self.disturbance)
-        if min(weights) < 0 or not 0 < self.exponent <= 1:
-            raise ValueError(f"weights are not negative and exponent lies in (0, 1], got {self}")
+        check_ranges(self, magnitude="[0, inf)", complex="[0, inf)", multi_magnitude="[0, inf)")
+        check_ranges(self, multi_complex="[0, inf)", snr="[0, inf)", disturbance="[0, inf)", exponent="(0, 1]")
         if not any(weights):
             raise ValueError("every weight of the loss is 0: nothing would be learnt")
         if (self.multi_magnitude or self.multi_complex) and not self.windows:

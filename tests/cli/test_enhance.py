@@ -32,7 +32,7 @@ def test_a_file_becomes_a_file(sbm: Any, folder: Path, model_file: Path) -> None
     done, seconds, levels = result.err.splitlines()[-3:]
     assert done == "noisy.wav -> clean.wav"
     assert seconds.startswith("    0.5 s of audio in ")
-    assert levels == "    speech -25 -> -25 dBFS"
+    assert levels == "    speech -25 -> -25 dBFS, pauses -25 -> -25 dBFS"
     assert soundfile.info("clean.wav").subtype == "PCM_24"
     # an untrained network returns its input
     assert np.allclose(soundfile.read("clean.wav")[0], soundfile.read("noisy.wav")[0], atol=1e-3)

@@ -88,16 +88,18 @@ def test_errors_name_the_file_they_are_in(tmp_path: Path, text: str, message: st
         ("optimizer.rat=1", r"^--set optimizer\.rat=1: unknown key 'rat', did you mean 'rate'"),
         ("batch", "expected key=value"),
         ("batch=many", "^--set batch=many: expected int"),
-        ("batch=0", "^--set batch=0: steps and batch must be at least 1"),
+        ("batch=0", "^--set batch=0: batch must be at least 1, got 0$"),
         ("steps.x=1", r"^--set steps\.x=1: expected int"),
         ("model.schedule.kind=vx", r"^--set model\.schedule\.kind=vx: kind is one of ve, vp, gmax"),
         ("model.network.untimed=true", r"^--set model\.network\.untimed=true: .*set it to 0"),
         ("mix.snr_db=[1", "not valid YAML"),
+        ("optimizer.rate=-1", r"^--set optimizer\.rate=-1: rate must be above 0, got -1\.0$"),
+        ("model.network.blocks=0", r"^--set model\.network\.blocks=0: blocks must be in \[1, 256\], got 0$"),
     ],
 )
 def test_errors_of_overrides_name_them(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_recipe("sbm-tiny", ["seed=1", override, "checkpoint_minutes=5"])
+        load_recipe("sbm-tiny", ["seed=1", "optimizer.warmup=9", "steps=9", override, "checkpoint_minutes=5"])
 
 
 def test_an_unknown_name_is_answered_with_all_recipes() -> None:

@@ -33,8 +33,8 @@ Name = Annotated[
     str | None,
     typer.Option(
         metavar="TEMPLATE",
-        help="What outputs in a folder are called, such as '{stem}-clean{ext}'.",
-        show_default="like their input",
+        help="What outputs are called, such as '{stem} (quiet){ext}'.",
+        show_default="{stem}{ext} in a folder, {stem}-clean{ext} beside the input",
     ),
 ]
 Raw = Annotated[

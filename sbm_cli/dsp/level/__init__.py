@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sbm_cli.arrays import Array
+from sbm_cli.config import check_ranges
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Level:
     low_hz: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.attack <= self.release or not -200 <= self.floor_db <= 0:
-            raise ValueError(f"need 0 < attack <= release and floor_db between -200 and 0, got {self}")
+        check_ranges(self, attack="(0, inf)", floor_db="[-200, 0]")
+        if not self.attack <= self.release:
+            raise ValueError(f"attack must be at most release, got {self.attack} and {self.release}")
 
     @property
     def floor(self) -> float:

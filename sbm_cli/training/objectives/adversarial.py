@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, softplus
 from torch.nn.utils.parametrizations import weight_norm
 
+from sbm_cli.config import check_ranges
 from sbm_cli.data.random import EXCERPT, uniforms
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.nn.network import Network
@@ -52,10 +53,8 @@ class Adversarial(Objective):
     rate: float = 4e-4
 
     def __post_init__(self) -> None:
-        if min(self.weight, self.features, self.ramp) < 0 or min(self.every, self.channels) < 1:
-            raise ValueError(f"weight, features and ramp are not negative, every and channels at least 1, got {self}")
-        if not self.rate > 0 or not self.seconds >= LEAST_SECONDS:
-            raise ValueError(f"rate is above 0 and seconds at least {LEAST_SECONDS}, got {self}")
+        check_ranges(self, weight="[0, inf)", features="[0, inf)", ramp="[0, inf)", every="[1, inf)")
+        check_ranges(self, channels="[1, inf)", rate="(0, inf)", seconds=f"[{LEAST_SECONDS}, inf)")
         if not self.windows or any(window % 4 or not 64 <= window <= 2**15 for window in self.windows):
             raise ValueError(f"windows are multiples of 4 from 64 to {2**15} samples, got {self.windows}")
 

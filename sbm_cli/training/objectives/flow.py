@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from sbm_cli.bridge.schedule import Flow
+from sbm_cli.config import check_ranges
 from sbm_cli.training.objectives.examples import data_loss, draw_estimate
 from sbm_cli.training.objectives.objective import STUDENT, Batch, Objective
 
@@ -32,8 +33,9 @@ class FlowMatching(Objective):
     t_bound: float = 0.1
 
     def __post_init__(self) -> None:
-        if min(self.velocity, self.data) < 0 or not self.velocity + self.data > 0 or not 0 < self.t_bound <= 1:
-            raise ValueError(f"need velocity, data >= 0, one of them above, and 0 < t_bound <= 1, got {self}")
+        check_ranges(self, velocity="[0, inf)", data="[0, inf)", t_bound="(0, 1]")
+        if not self.velocity + self.data:
+            raise ValueError("velocity and data are both 0: nothing would be learnt")
 
     def check(self, config: TrainConfig) -> None:
         if not isinstance(config.model.schedule, Flow):

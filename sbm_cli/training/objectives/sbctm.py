@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sbm_cli.bridge.sampler import JUMP_MIN, jump_step, karras, ode_step
+from sbm_cli.config import check_ranges
 from sbm_cli.data.random import SECOND_NOISE, TRAJECTORY, WALK, uniforms
 from sbm_cli.errors import ConfigError
 from sbm_cli.model import Model
@@ -54,8 +55,7 @@ class SBCTM(Objective):
     wants_average: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.points < 2 or self.teacher_steps < 1 or not 0 < self.t_min < 1:
-            raise ValueError(f"need points >= 2, teacher_steps >= 1 and t_min in (0, 1), got {self}")
+        check_ranges(self, points="[2, inf)", teacher_steps="[1, inf)", t_min="(0, 1)")
 
     @property
     def wants_start(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from sbm_cli.config import check_ranges
 from sbm_cli.data.random import SECOND_NOISE, THIRD_NOISE
 from sbm_cli.nn.network import Network
 from sbm_cli.training.objectives.examples import data_loss, draw_estimate, draw_state
@@ -42,8 +43,7 @@ class UFOGen(Objective):
     rate: float = 1e-4
 
     def __post_init__(self) -> None:
-        if self.adversarial < 0 or not 0 < self.delta < 1 or self.every < 1 or not self.rate > 0:
-            raise ValueError(f"need adversarial >= 0, delta in (0, 1), every >= 1 and rate > 0, got {self}")
+        check_ranges(self, adversarial="[0, inf)", delta="(0, 1)", every="[1, inf)", rate="(0, inf)")
 
     def learners(self, config: TrainConfig, student: Network) -> Mapping[str, Learner]:
         optimizer = replace(config.optimizer, rate=self.rate, final_rate=min(self.rate, config.optimizer.final_rate))

@@ -108,5 +108,5 @@ def test_the_discriminator_moves_in_every_second_step(recipe: TrainConfig, tmp_p
 
 
 def test_numbers_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"delta in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"delta must be in \(0, 1\)"):
         UFOGen(delta=1.5)
