@@ -105,12 +105,11 @@ def stage_times(plan: Plan, frames: int, seconds: float) -> dict[str, float]:
     sizes, work = plan.sizes, plan.new_work()
     spectra = np.random.default_rng(0).normal(0, 0.3, (sizes.history + frames) * 2 * sizes.width).astype(np.float32)
     x, estimates = aligned(frames * sizes.bands * sizes.channels), aligned(frames * 2 * sizes.width)
-    carry, times = aligned(plan.carry), dict.fromkeys(KINDS, 0.0)
-    for stage in range(len(plan.stages) // 3):
-        kind = KINDS[plan.stages[3 * stage]]
-        times[kind] += best(
+    carry, norms, times = aligned(plan.carry), plan.norms(1.0, 0.0, 0.0), dict.fromkeys(KINDS, 0.0)
+    for stage, (kind, *_) in enumerate(plan.stages):
+        times[KINDS[kind]] += best(
             lambda stage=stage: run(  # type: ignore[misc]
-                stage, stage + 1, 0, frames, sizes, plan.weights, plan.stages, carry, spectra, x, work, estimates
+                stage, stage + 1, 0, frames, sizes, plan.weights, plan.stages, norms, carry, spectra, x, work, estimates
             ),
             seconds,
         )

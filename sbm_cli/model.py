@@ -6,18 +6,18 @@ NAME.safetensors has the weights, NAME.json everything else.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sbm_cli.arrays import Array
 from sbm_cli.atomic import write_atomically
 from sbm_cli.bridge.sampler import SAMPLERS
 from sbm_cli.bridge.schedule import VE, Schedule
 from sbm_cli.config import build, dump, parse_json
-from sbm_cli.dsp.arrays import Array
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from sbm_cli.nn.network import Network
 
 FORMAT = 2  # of NAME.json
-FOLDED = 4  # networks that are kept for as many shares of the room
+FOLDED = 4  # networks that are kept, for the latest shares of the room
 Weights = Mapping[str, "NDArray[np.float32]"]
-Form = TypeVar("Form")  # of a folded network
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class Model:
             self._network = network
             self.device = str(next(network.parameters()).device)
         self._folded: dict[float, Network] = {}
-        self._plans: dict[tuple[float, bool], Plan] = {}
+        self._plans: dict[tuple[bool, bool], Plan] = {}
 
     @property
     def network(self) -> Network:
@@ -140,7 +138,7 @@ class Model:
     def to(self, device: str | torch.device) -> Model:
         """Move the model to a device for enhancement; it cannot be trained afterwards."""
         if self._network is not None or str(device) != "cpu":
-            self.network.to(device).prepare()
+            self.network.to(device).eval().requires_grad_(False)
             self._folded.clear()
             self._plans.clear()
         self.device = str(device)
@@ -148,14 +146,18 @@ class Model:
 
     def folded(self, room: float = 0.0) -> Network:
         """Return the network folded for one step; room: share of reverberation to keep, 0 to 1."""
-        return _kept(self._folded, room, lambda: self.network.fold(room=room).prepare())
+        if room not in self._folded:
+            self._folded[room] = self.network.fold(room=room).eval().requires_grad_(False)
+            if len(self._folded) > FOLDED:
+                del self._folded[next(iter(self._folded))]  # the oldest
+        return self._folded[room]
 
-    def plan(self, room: float = 0.0, halves: bool = False) -> Plan | None:
-        """Return the network folded for one step as compiled kernels take it; None if they do not, or not here.
+    def plan(self, steps: int = 1, halves: bool = False) -> Plan | None:
+        """Return the network for so many steps as compiled kernels take it; None if they do not, or not here.
 
-        room: as in `folded`; halves: whether the largest products are in bfloat16, if the processor has them.
+        halves: whether the largest products are in bfloat16, if the processor has them.
         """
-        if self.device != "cpu" or self.config.schedule.end_std:
+        if self.device != "cpu":
             return None
         try:
             from sbm_cli.engine.plan import plan, supports
@@ -165,10 +167,13 @@ class Model:
         network = self.config.network
         if not isinstance(network, OSpatialNetConfig) or not supports(network):
             return None
-        weights = self._weights
-        if weights is None:
-            weights = {name: tensor.float().numpy() for name, tensor in self.network.state_dict().items()}
-        return _kept(self._plans, (room, halves), lambda: plan(network, weights, room, halves))
+        folded = steps == 1 and not self.config.schedule.end_std  # the state is the noisy signal
+        if (folded, halves) not in self._plans:
+            weights = self._weights
+            if weights is None:
+                weights = {name: tensor.float().numpy() for name, tensor in self.network.state_dict().items()}
+            self._plans[folded, halves] = plan(network, weights, folded, halves)
+        return self._plans[folded, halves]
 
     def frames_late(self, sampler: str = "ode", steps: int = 1) -> int:
         """Return by how many frames the output is late: by the look-ahead of all network calls, or by a window."""
@@ -223,16 +228,6 @@ class Model:
         write_atomically(path, save({name: tensor.detach().half().contiguous() for name, tensor in tensors}))
         text = json.dumps({"format": FORMAT} | dump(self.config), indent=2) + "\n"
         write_atomically(path.with_suffix(".json"), text.encode())
-
-
-def _kept(store: dict[Key, Form], key: Key, make: Callable[[], Form]) -> Form:
-    """Return what is kept for a key, made once; those for the FOLDED latest keys are kept."""
-    found = store.get(key)
-    if found is None:
-        found = store[key] = make()
-        if len(store) > FOLDED:
-            del store[next(iter(store))]  # the oldest
-    return found
 
 
 def load_config(path: Path) -> ModelConfig:

@@ -6,10 +6,14 @@ x = y together with t = 1, the pair it met in training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sbm_cli.arrays import Array
 from sbm_cli.bridge.schedule import BridgeSchedule, Schedule, expand, mean
 
 if TYPE_CHECKING:
@@ -20,41 +24,33 @@ T_MIN = 1e-4  # Jukić et al. 2024 and NeMo: smallest time in training, last tim
 JUMP_MIN = 0.03  # SBCTM: smallest time in training
 
 
-class Network(Protocol):
-    """Data prediction: state and noisy [batch, ...], t [batch] in; the estimate of clean [batch, ...] out.
-
-    A network that jumps is told where to, [batch], as its fourth; told nothing it jumps to 0.
-    """
-
-    def __call__(self, state: Tensor, noisy: Tensor, t: Tensor, /) -> Tensor: ...
+# Data prediction: (state, noisy, t) -> the estimate of clean, all [batch, ...] but t [batch]. A network that jumps is
+# told where to, [batch], as its fourth; told nothing it jumps to 0.
+Network = Callable[..., Any]
 
 
-def grid(steps: int, t_min: float = T_MIN) -> Tensor:
+def grid(steps: int, t_min: float = T_MIN) -> NDArray[np.float64]:
     """Return the times t_0 = 1 > … > t_steps = t_min, equally spaced, float64 [steps + 1]; t_min: in (0, 1)."""
-    import torch
-
-    return torch.linspace(1.0, t_min, steps + 1, dtype=torch.float64, device="cpu")
+    return np.linspace(1.0, t_min, steps + 1)
 
 
-def karras(part: Tensor, t_min: float = JUMP_MIN) -> Tensor:
+def karras(part: Array, t_min: float = JUMP_MIN) -> Array:
     """Return the time that lies a part, 0 to 1, of the way from 1 to t_min, if equal parts are denser towards t_min.
 
     Source: Karras et al. 2022 (arXiv 2206.00364), Eq. 5 with rho = 7.
     """
-    time: Tensor = (1 + part * (t_min ** (1 / 7) - 1)) ** 7
+    time: Array = (1 + part * (t_min ** (1 / 7) - 1)) ** 7
     return time
 
 
-def jump_grid(steps: int, t_min: float = T_MIN) -> Tensor:
+def jump_grid(steps: int, t_min: float = T_MIN) -> NDArray[np.float64]:
     """Return the times of so many jumps, float64 [steps + 1]: those of `karras`, but the last jump goes to 0 itself."""
     times = karras((1 - grid(steps, t_min)) / (1 - t_min))
     times[-1] = 0
     return times
 
 
-def ode_step(
-    schedule: Schedule, state: Tensor, estimate: Tensor, noisy: Tensor, t_from: Tensor, t_to: Tensor
-) -> Tensor:
+def ode_step(schedule: Schedule, state: Array, estimate: Array, noisy: Array, t_from: Array, t_to: Array) -> Array:
     """Take one step of the probability flow: rescale the residual around the new mean.
 
     state, estimate, noisy: [batch, ...]; t_from, t_to: [batch], t_to ≤ t_from.
@@ -62,12 +58,13 @@ def ode_step(
     t = 1; of a flow it is Euler's step.
     """
     residual = state - mean(schedule, estimate, noisy, t_from)
-    return mean(schedule, estimate, noisy, t_to) + expand(schedule.carried(t_from, t_to), state) * residual
+    stepped: Array = mean(schedule, estimate, noisy, t_to) + expand(schedule.carried(t_from, t_to), state) * residual
+    return stepped
 
 
 def sde_step(
-    schedule: Schedule, state: Tensor, estimate: Tensor, t_from: Tensor, t_to: Tensor, noise: Tensor | None = None
-) -> Tensor:
+    schedule: Schedule, state: Array, estimate: Array, t_from: Array, t_to: Array, noise: Array | None = None
+) -> Array:
     """Take one step of the SDE: draw x_(t_to) given x_(t_from) and the estimate, exact for a constant estimate.
 
     state, estimate, noise: [batch, ...]; t_from, t_to: [batch], t_to ≤ t_from, t_from > 0. Without noise it returns
@@ -80,13 +77,15 @@ def sde_step(
     var_to = schedule.var(t_to)
     ratio = var_to / schedule.var(t_from)
     alpha_from, alpha_to = schedule.alpha(t_from), schedule.alpha(t_to)
-    result = expand(alpha_to / alpha_from * ratio, state) * state + expand(alpha_to * (1 - ratio), state) * estimate
-    if noise is None:
-        return result
-    return result + expand(alpha_to * (var_to * (1 - ratio)).sqrt(), noise) * noise
+    stepped: Array = (
+        expand(alpha_to / alpha_from * ratio, state) * state + expand(alpha_to * (1 - ratio), state) * estimate
+    )
+    if noise is not None:
+        stepped = stepped + expand(alpha_to * (var_to * (1 - ratio)) ** 0.5, noise) * noise
+    return stepped
 
 
-def jump_step(state: Tensor, estimate: Tensor, t_from: Tensor, t_to: Tensor) -> Tensor:
+def jump_step(state: Array, estimate: Array, t_from: Array, t_to: Array) -> Array:
     """Take one step of a consistency trajectory: towards the estimate of a network that was told of t_to.
 
     state, estimate: [batch, ...]; t_from, t_to: [batch], 0 < t_from. With t_to = t_from nothing moves, whatever the
@@ -95,7 +94,8 @@ def jump_step(state: Tensor, estimate: Tensor, t_from: Tensor, t_to: Tensor) -> 
     Source: Kim et al. 2024 (arXiv 2310.02279), for bridges in SBCTM (arXiv 2507.11925).
     """
     kept = expand(t_to / t_from, state)
-    return kept * state + (1 - kept) * estimate
+    stepped: Array = kept * state + (1 - kept) * estimate
+    return stepped
 
 
 def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -111,30 +111,45 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
     return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
 
 
-Draw = Callable[["Tensor"], "Tensor"]  # noise as of `draw_noise`
-# (t, state, noisy, others, to=None) -> the network's estimate, and the tensors it was given as they belong to that
-Evaluate = Callable[..., "tuple[Tensor, ...]"]
+def draw_frames(
+    generators: Sequence[np.random.Generator], channels: Sequence[int], frames: int, draws: int, bins: int
+) -> NDArray[np.float32]:
+    """Draw noise with E|noise|² = 1, its real and imaginary part, [frames, draws, channels of all, bins, 2].
+
+    channels: of each recording, which has a generator of its own. Frame after frame, so that the noise of a recording
+    does not depend on its blocks or on its neighbours.
+    """
+    noise = [
+        generator.standard_normal((frames, draws, count, bins, 2), np.float32)
+        for generator, count in zip(generators, channels, strict=True)
+    ]
+    return np.concatenate(noise, axis=2) * np.float32(0.5**0.5)
+
+
+Draw = Callable[[Any], Any]  # noise as of `draw_noise`
+# (t, state, noisy, others, to=None) -> the network's estimate, and the arrays it was given as they belong to that
+Evaluate = Callable[..., tuple[Any, ...]]
 # (evaluate, schedule, state, noisy, t, to, draw) -> the state at `to`, and noisy beside it
-Step = Callable[[Evaluate, Schedule, "Tensor", "Tensor", "Tensor", "Tensor", "Draw | None"], "tuple[Tensor, Tensor]"]
+Step = Callable[[Evaluate, Schedule, Any, Any, Any, Any, Draw | None], tuple[Any, Any]]
 
 
 def _ode(
-    evaluate: Evaluate, schedule: Schedule, state: Tensor, noisy: Tensor, t: Tensor, to: Tensor, draw: Draw | None
-) -> tuple[Tensor, Tensor]:
+    evaluate: Evaluate, schedule: Schedule, state: Array, noisy: Array, t: Array, to: Array, draw: Draw | None
+) -> tuple[Array, Array]:
     estimate, state, noisy = evaluate(t, state, noisy)
     return ode_step(schedule, state, estimate, noisy, t, to), noisy
 
 
 def _sde(
-    evaluate: Evaluate, schedule: Schedule, state: Tensor, noisy: Tensor, t: Tensor, to: Tensor, draw: Draw | None
-) -> tuple[Tensor, Tensor]:
+    evaluate: Evaluate, schedule: Schedule, state: Array, noisy: Array, t: Array, to: Array, draw: Draw | None
+) -> tuple[Array, Array]:
     estimate, state, noisy = evaluate(t, state, noisy)
     return sde_step(schedule, state, estimate, t, to, draw(noisy) if draw else None), noisy
 
 
 def _heun(
-    evaluate: Evaluate, schedule: Schedule, state: Tensor, noisy: Tensor, t: Tensor, to: Tensor, draw: Draw | None
-) -> tuple[Tensor, Tensor]:
+    evaluate: Evaluate, schedule: Schedule, state: Array, noisy: Array, t: Array, to: Array, draw: Draw | None
+) -> tuple[Array, Array]:
     """Average the estimates at both ends, by Heun's method; what is linear in the flow is solved exactly.
 
     Second order on a flow (Karras et al. 2022, arXiv 2206.00364, Algorithm 1; Lu et al. 2022, arXiv 2206.00927); about
@@ -147,8 +162,8 @@ def _heun(
 
 
 def _jump(
-    evaluate: Evaluate, schedule: Schedule, state: Tensor, noisy: Tensor, t: Tensor, to: Tensor, draw: Draw | None
-) -> tuple[Tensor, Tensor]:
+    evaluate: Evaluate, schedule: Schedule, state: Array, noisy: Array, t: Array, to: Array, draw: Draw | None
+) -> tuple[Array, Array]:
     estimate, state, noisy = evaluate(t, state, noisy, to=to)
     return jump_step(state, estimate, t, to), noisy
 
@@ -167,11 +182,15 @@ class Sampler:
     draws: bool = False
     calls: int = 1
     jumps: bool = False
-    grid: Callable[[int, float], Tensor] = grid
+    grid: Callable[[int, float], NDArray[np.float64]] = grid
 
     def nfe(self, steps: int) -> int:
         """Return how many network calls so many steps take."""
         return self.calls * (steps - 1) + 1
+
+    def noises(self, schedule: Schedule, steps: int) -> int:
+        """Return how often so many steps draw noise."""
+        return self.draws * (steps - 1) + (schedule.end_std > 0)
 
 
 SAMPLERS = {
@@ -185,13 +204,13 @@ SAMPLERS = {
 def sample(
     network: Network,
     schedule: Schedule,
-    noisy: Tensor,
+    noisy: Array,
     steps: int,
     sampler: str = "ode",
     draw: Draw = draw_noise,
     t_min: float = T_MIN,
-    wait: Callable[..., tuple[Tensor, ...]] = lambda *tensors: tensors,
-) -> Tensor:
+    wait: Callable[..., tuple[Array, ...]] = lambda *arrays: arrays,
+) -> Array:
     """Walk from `noisy` [batch, ...] to clean.
 
     One step is the network's estimate at t = 1, whatever the sampler: the update that would follow moves it by
@@ -199,18 +218,19 @@ def sample(
     draw: called in the order of the steps that draw, for noise as of `draw_noise`; before them for the end of a path
     that is not the noisy signal itself.
     wait: of a network whose estimates come late, as one with a look-ahead has them in a stream: called after each of
-    several calls, it returns tensors as they belong to its estimate.
+    several calls, it returns arrays as they belong to its estimate.
     """
-    chosen = SAMPLERS[sampler]
-    times = chosen.grid(steps, t_min)
     state = noisy + schedule.end_std * draw(noisy) if schedule.end_std else noisy
     if steps == 1:
-        return network(state, noisy, _times(noisy, 1.0))
+        estimate: Array = network(state, noisy, _times(noisy, 1.0))
+        return estimate
 
-    def evaluate(t: Tensor, *tensors: Tensor, to: Tensor | None = None) -> tuple[Tensor, ...]:
+    def evaluate(t: Array, *arrays: Array, to: Array | None = None) -> tuple[Array, ...]:
         times = (t,) if to is None else (t, to)
-        return network(tensors[0], tensors[1], *times), *wait(*tensors)
+        return network(arrays[0], arrays[1], *times), *wait(*arrays)
 
+    chosen = SAMPLERS[sampler]
+    times = chosen.grid(steps, t_min)
     for index in range(steps):
         last = index + 1 == steps
         step = _ode if last and chosen.calls > 1 else chosen.step
@@ -219,5 +239,7 @@ def sample(
     return state
 
 
-def _times(noisy: Tensor, value: float) -> Tensor:
-    return noisy.real.new_full(noisy.shape[:1], value)
+def _times(noisy: Array, value: float) -> Array:
+    like, shape = noisy.real, noisy.shape[:1]
+    times: Array = np.full(shape, value, like.dtype) if isinstance(like, np.ndarray) else like.new_full(shape, value)
+    return times

@@ -1,5 +1,7 @@
 """Paths between clean and noisy: the schedules of the bridge, and the straight path of flow matching.
 
+Times and states are arrays of NumPy or tensors.
+
 Source of the bridge: Jukić et al. 2024 (arXiv 2407.16074), Table 1 and Eq. 11.
 """
 
@@ -7,10 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from sbm_cli.arrays import Array, functions
 
 MOST = 100.0  # of every parameter: exp(100) is the largest variance that float32 nearly holds
 LEAST = 1e-9  # of the variance at t = 1: below, float32 divides zero by zero on the way
@@ -21,39 +22,41 @@ class BridgeSchedule:
 
     end_std = 0.0  # of the state at t = 1
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return t.new_ones(t.shape)
+    def alpha(self, t: Array) -> Array:
+        ones: Array = functions(t).ones_like(t)
+        return ones
 
-    def var(self, t: Tensor) -> Tensor:
+    def var(self, t: Array) -> Array:
         raise NotImplementedError
 
-    def marginal(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def marginal(self, t: Array) -> tuple[Array, Array, Array]:
         """Return the weights of clean and noisy and the standard deviation of the state.
 
         t: bridge time in [0, 1], real, any shape; 0 is clean, 1 is noisy.
-        Returns three tensors shaped like t. At t = 1 they are exactly 0, 1, 0: no epsilon stands in there.
+        Returns three arrays shaped like t. At t = 1 they are exactly 0, 1, 0: no epsilon stands in there.
 
         Source: Jukić et al. 2024 (arXiv 2407.16074), Eq. 11 and the lines below it.
         """
-        end = t.new_ones(t.shape)
+        where, end = functions(t).where, functions(t).ones_like(t)
         alpha, alpha_end = self.alpha(t), self.alpha(end)
         var, var_end = self.var(t), self.var(end)
-        rest = (var_end - var).clamp_min(0)
+        rest = (var_end - var).clip(min=0)
         clean_weight = alpha * rest / var_end
         noisy_weight = alpha / alpha_end * var / var_end
-        std = alpha * (rest * var / var_end).sqrt()
+        std = alpha * (rest * var / var_end) ** 0.5
         # Said outright: rounding of a vectorised exp may differ between two equal elements, and sqrt'(0) is infinite.
-        at_end, zero = t >= 1, t.new_zeros(t.shape)
-        return clean_weight.where(~at_end, zero), noisy_weight.where(~at_end, end), std.where(~at_end, zero)
+        at_end = t >= 1
+        return where(at_end, 0 * end, clean_weight), where(at_end, end, noisy_weight), where(at_end, 0 * end, std)
 
-    def carried(self, t_from: Tensor, t_to: Tensor) -> Tensor:
+    def carried(self, t_from: Array, t_to: Array) -> Array:
         """Return how much of the state's distance to its mean the probability flow keeps from t_from to t_to.
 
         At t_from = 1 the state is `noisy` and has none: nothing is divided by std(1) = 0.
         """
         std_from, std_to = self.marginal(t_from)[2], self.marginal(t_to)[2]
-        at_rest = std_from <= 0
-        return (std_to / std_from.masked_fill(at_rest, 1.0)).masked_fill(at_rest, 0.0)
+        where, moves = functions(t_from).where, std_from > 0
+        kept: Array = where(moves, std_to / where(moves, std_from, 1.0), 0.0)
+        return kept
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,11 @@ class VE(BridgeSchedule):
         if not (1 < self.k <= MOST and LEAST <= self.c <= MOST):
             raise ValueError(f"VE needs 1 < k <= {MOST} and {LEAST} <= c <= {MOST}, got k = {self.k}, c = {self.c}")
 
-    def var(self, t: Tensor) -> Tensor:
+    def var(self, t: Array) -> Array:
         # c·(k^(2t) - 1) / (2 ln k); expm1 keeps the digits of small t.
         log_k = math.log(self.k)
-        return self.c / (2 * log_k) * (2 * log_k * t).expm1()
+        var: Array = self.c / (2 * log_k) * functions(t).expm1(2 * log_k * t)
+        return var
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,13 @@ class VP(BridgeSchedule):
         if not LEAST <= self.c <= MOST:
             raise ValueError(f"VP needs {LEAST} <= c <= {MOST}, got c = {self.c}")
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return (-0.5 * _integral(self.beta0, self.beta1, t)).exp()
+    def alpha(self, t: Array) -> Array:
+        alpha: Array = functions(t).exp(-0.5 * _integral(self.beta0, self.beta1, t))
+        return alpha
 
-    def var(self, t: Tensor) -> Tensor:
-        return self.c * _integral(self.beta0, self.beta1, t).expm1()
+    def var(self, t: Array) -> Array:
+        var: Array = self.c * functions(t).expm1(_integral(self.beta0, self.beta1, t))
+        return var
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class GMax(BridgeSchedule):
     def __post_init__(self) -> None:
         _check_betas("GMax", self.beta0, self.beta1)
 
-    def var(self, t: Tensor) -> Tensor:
+    def var(self, t: Array) -> Array:
         return _integral(self.beta0, self.beta1, t)
 
 
@@ -117,7 +123,7 @@ class Brownian(BridgeSchedule):
         if not LEAST <= self.rho**2 <= MOST**2:
             raise ValueError(f"Brownian needs {LEAST**0.5:.1e} <= rho <= {MOST}, got rho = {self.rho}")
 
-    def var(self, t: Tensor) -> Tensor:
+    def var(self, t: Array) -> Array:
         return self.rho**2 * t
 
 
@@ -139,43 +145,47 @@ class Flow:
     def end_std(self) -> float:
         return self.sigma
 
-    def marginal(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def marginal(self, t: Array) -> tuple[Array, Array, Array]:
         return 1 - t, t, self.sigma * t
 
-    def carried(self, t_from: Tensor, t_to: Tensor) -> Tensor:
+    def carried(self, t_from: Array, t_to: Array) -> Array:
         """Return what a straight line to the estimate, Euler's step, keeps of the distance to the path."""
-        return t_to / t_from
+        kept: Array = t_to / t_from
+        return kept
 
 
 SCHEDULES = {"ve": VE, "vp": VP, "gmax": GMax, "brownian": Brownian, "flow": Flow}
 Schedule = Annotated[VE | VP | GMax | Brownian | Flow, SCHEDULES]
 
 
-def mean(schedule: Schedule, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-    """Return the mean of the state, shaped like clean and noisy [batch, ...]; t is [batch] or a scalar tensor."""
+def mean(schedule: Schedule, clean: Array, noisy: Array, t: Array) -> Array:
+    """Return the mean of the state, shaped like clean and noisy [batch, ...]; t is [batch] or a scalar."""
     clean_weight, noisy_weight, _ = schedule.marginal(t)
-    return expand(clean_weight, clean) * clean + expand(noisy_weight, noisy) * noisy
+    state: Array = expand(clean_weight, clean) * clean + expand(noisy_weight, noisy) * noisy
+    return state
 
 
-def sample_state(schedule: Schedule, clean: Tensor, noisy: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def sample_state(schedule: Schedule, clean: Array, noisy: Array, t: Array, noise: Array) -> Array:
     """Return x_t = clean_weight·clean + noisy_weight·noisy + std·noise.
 
-    clean, noisy, noise: [batch, ...]; t: [batch] or a scalar tensor. For a complex state `noise` is circular complex
+    clean, noisy, noise: [batch, ...]; t: [batch] or a scalar. For a complex state `noise` is circular complex
     normal with E|noise|² = 1, which is what `torch.randn` draws in a complex dtype (see `draw_noise`). Whoever
     holds real and imaginary part as two real channels must draw randn/√2 in each, or the noise is 3 dB too loud.
     """
-    clean_weight, noisy_weight, std = schedule.marginal(t)
-    return expand(clean_weight, clean) * clean + expand(noisy_weight, noisy) * noisy + expand(std, noise) * noise
+    state: Array = mean(schedule, clean, noisy, t) + expand(schedule.marginal(t)[2], noise) * noise
+    return state
 
 
-def expand(weight: Tensor, like: Tensor) -> Tensor:
-    """Give a weight [batch] (or a scalar tensor) trailing axes of size 1, so that it multiplies `like` [batch, ...]."""
-    return weight.reshape(weight.shape + (1,) * (like.dim() - weight.dim()))
+def expand(weight: Array, like: Array) -> Array:
+    """Give a weight [batch] (or a scalar) trailing axes of size 1, so that it multiplies `like` [batch, ...]."""
+    expanded: Array = weight.reshape(weight.shape + (1,) * (like.ndim - weight.ndim))
+    return expanded
 
 
-def _integral(beta0: float, beta1: float, t: Tensor) -> Tensor:
+def _integral(beta0: float, beta1: float, t: Array) -> Array:
     """B(t) = ∫₀ᵗ beta0 + s·(beta1 - beta0) ds."""
-    return beta0 * t + 0.5 * (beta1 - beta0) * t * t
+    integral: Array = beta0 * t + 0.5 * (beta1 - beta0) * t * t
+    return integral
 
 
 def _check_betas(name: str, beta0: float, beta1: float) -> None:

@@ -91,6 +91,10 @@ def rounded_pairs(builder: Any, low: Any, high: Any) -> Any:
     return builder.bitcast(both, low.type)
 
 
+def root(builder: Any, x: Any) -> Any:
+    return _call(builder, f"llvm.sqrt.v{x.type.count}f32", x)
+
+
 def exp2(builder: Any, x: Any) -> Any:
     """Return 2**x for x <= 125, with a relative error below 4e-7; below -125 no more than 2**-125."""
     return (_exp2_by_table if x.type.count == 16 else _exp2_by_polynomial)(builder, x)

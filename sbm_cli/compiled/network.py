@@ -1,4 +1,4 @@
-"""A whole oSpatialNet-Mamba, folded for one step, on a few frames of one channel.
+"""A whole oSpatialNet-Mamba at one time, on a few frames of one channel.
 
 Notable
 - Weights lie in one array, in the order in which the stages read them; each part is whole vectors long.
@@ -17,7 +17,7 @@ from sbm_cli.compiled.jit import apart, jit
 from sbm_cli.compiled.product import product, product_of_few, product_of_halves, product_of_pairs
 from sbm_cli.compiled.rows import Rows
 from sbm_cli.compiled.scan import SEGMENT
-from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, load4, silu, splat, store
+from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, load4, root, sigmoid, silu, splat, store
 
 scan_forward = apart(scan.scan_forward)
 
@@ -28,8 +28,9 @@ OUTPUTS = 4  # of the head and the filter, computed together: independent sums h
 
 
 class Sizes(NamedTuple):
-    """Dimensions of a network. A frame of the spectrum is two rows of `width`, whose bins begin at `padding`."""
+    """Dimensions of a network. A frame of a spectrum is two rows of `width`, whose bins begin at `padding`."""
 
+    inputs: int  # rows of a frame that goes in: noisy, and behind it the state, if that is another
     bins: int
     padding: int
     width: int
@@ -45,6 +46,7 @@ class Sizes(NamedTuple):
     squeeze: int
     fullband: int  # channels per band of the full-band Mamba
     head: int
+    bounded: bool  # whether tanh bounds the mask
     lookahead: int
     filter_frames: int
     filter_bins: int
@@ -141,9 +143,9 @@ def encode(frames, start, sizes, weights, at, spectra, x):
     n, first = sizes, start + sizes.history - sizes.frames + 1
     begin = n.padding - (n.taps - n.stride) // 2
     for tap in range(n.frames):
-        for part in range(2):
+        for part in range(n.inputs):
             for k in range(frames):
-                source = ((first + k + tap) * 2 + part) * n.width + begin
+                source = ((first + k + tap) * n.inputs + part) * n.width + begin
                 after = product(
                     spectra, source, n.stride, 1, n.bands, weights, at, n.taps, n.channels, tap + part > 0,
                     x, (start + k) * n.bands * n.channels, n.channels,
@@ -177,7 +179,8 @@ def map_bands(frames, sizes, weights, at, work):
 @apart
 def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
     """Write the estimate of frame k of a block; the decoder has left a row of `wide` for each band in work.gate."""
-    n, noisy, full = sizes, (k + sizes.history - sizes.lookahead) * 2 * sizes.width, work.frame
+    n, full, frame = sizes, work.frame, sizes.inputs * sizes.width
+    noisy = (k + n.history - n.lookahead) * frame
     for h in range(n.head):
         for band in range(n.bands):  # [channel of the head, bin]; what a vector holds too much is written anew
             for i in range(0, n.stride, LANES):
@@ -188,16 +191,20 @@ def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
         for i in range(0, n.bins, LANES):
             to = h * n.width + n.padding + i
             total = load(full, to) + fill(weights, at)
-            for part in range(2):
+            for part in range(n.inputs):
                 for tap in range(3):
                     bins = load(spectra, noisy + part * n.width + n.padding + i + tap - 1)
                     total = total + fill(weights, at + 1 + part * 3 + tap) * bins
             store(full, to, silu(total))
         full[h * n.width + n.padding - 1] = full[h * n.width + n.padding + n.bins] = 0.0
-        at += LANES
+        at += whole(1 + 3 * n.inputs)
     for i in range(0, n.bins, LANES):
         to = k * 2 * n.width + n.padding + i
         a, b, c, d = head_sums(full, i, sizes, weights, at)
+        if n.bounded:
+            size = root(a * a + b * b) + 1e-6
+            scale = (2.0 * sigmoid(2.0 * size) - 1.0) / size  # tanh(size) / size
+            a, b = a * scale, b * scale
         re, im = load(spectra, noisy + n.padding + i), load(spectra, noisy + n.width + n.padding + i)
         store(estimates, to, a * re - b * im + c)
         store(estimates, to + n.width, a * im + b * re + d)
@@ -205,16 +212,16 @@ def decode_frame(k, sizes, wide, weights, at, spectra, work, estimates):
     for h in range(n.head):
         full[h * n.width + n.padding + n.filter_bins] = 0.0  # the filter sees no further
     for tap in range(0, n.filter_frames if n.filter_frames > 1 else 0, 2):
-        past = noisy + (tap - n.behind) * 2 * n.width
+        past = noisy + (tap - n.behind) * frame
         for i in range(0, n.filter_bins, LANES):
             to = k * 2 * n.width + n.padding + i
             a, b, c, d = head_sums(full, i, sizes, weights, at)
             re, im = load(spectra, past + n.padding + i), load(spectra, past + n.width + n.padding + i)
             if tap + 1 < n.filter_frames:
-                past += 2 * n.width
+                past += frame
             re2, im2 = load(spectra, past + n.padding + i), load(spectra, past + n.width + n.padding + i)
             if tap + 1 < n.filter_frames:
-                past -= 2 * n.width
+                past -= frame
             real, imaginary = a * re - b * im + c * re2 - d * im2, a * im + b * re + c * im2 + d * re2
             if i + LANES <= n.filter_bins:
                 store(estimates, to, load(estimates, to) + real)
@@ -300,7 +307,7 @@ def convolve_bands(frames, sizes, weights, at, x, x_at, y, y_at, work):
 
 
 @apart
-def block(frames, sizes, weights, at, carry, kept, x, start, work):
+def block(frames, sizes, weights, at, norms, norm, carry, kept, x, start, work):
     bands, channels = sizes.bands, sizes.channels
     frame, rows, inner = bands * channels, frames * bands, 2 * channels
     at = convolve_bands(frames, sizes, weights, at, x, start, work.wide, 0, work)
@@ -311,25 +318,24 @@ def block(frames, sizes, weights, at, carry, kept, x, start, work):
     for first in range(0, bands, many):
         count = min(many, bands - first)
         for band in range(count):
-            normalise(x, start + (first + band) * channels, frame, frames, weights, at, channels,
+            normalise(x, start + (first + band) * channels, frame, frames, norms, norm, channels,
                       work.normed, band * frames * channels, channels, channels, 0)  # fmt: skip
-        last = mamba(frames, count, first, sizes, channels, weights, at + 2 * channels,
-                     carry, kept, kept + inputs, work)  # fmt: skip
+        last = mamba(frames, count, first, sizes, channels, weights, at, carry, kept, kept + inputs, work)
         for band in range(count):
             project(work.inner, band * frames * inner, frames, inner, sizes, weights, last, channels, True,
                     x, start + (first + band) * channels, frame, work)  # fmt: skip
 
 
 @apart
-def full_band(frames, sizes, weights, at, carry, kept, x, start, work):
+def full_band(frames, sizes, weights, at, norms, norm, carry, kept, x, start, work):
     channels, rows, narrow = sizes.channels, frames * sizes.bands, whole(sizes.fullband)
     tokens = sizes.bands * sizes.fullband
     at = product_of_few(x, start, channels, rows, weights, at, channels, sizes.fullband, work.narrow, 0)
     for row in range(rows):
         for j in range(sizes.fullband):
             work.wide[row * sizes.fullband + j] = work.narrow[row * narrow + j]
-    normalise(work.wide, 0, tokens, frames, weights, at, tokens, work.normed, 0, tokens, tokens, 0)
-    at = mamba(frames, 1, 0, sizes, tokens, weights, at + 2 * tokens, carry, kept, kept + (TAPS - 1) * 2 * tokens, work)
+    normalise(work.wide, 0, tokens, frames, norms, norm, tokens, work.normed, 0, tokens, tokens, 0)
+    at = mamba(frames, 1, 0, sizes, tokens, weights, at, carry, kept, kept + (TAPS - 1) * 2 * tokens, work)
     at = project(work.inner, 0, frames, 2 * tokens, sizes, weights, at, tokens, False, work.wide, 0, tokens, work)
     product(work.wide, 0, sizes.fullband, 1, rows, weights, at, sizes.fullband, channels, True, x, start, channels)
 
@@ -346,21 +352,21 @@ def decode(frames, start, sizes, weights, at, spectra, x, work, estimates):
 
 
 @jit
-def run(first, last, start, stop, sizes, weights, begins, carry, spectra, x, work, estimates):
+def run(first, last, start, stop, sizes, weights, begins, norms, carry, spectra, x, work, estimates):
     """Take frames start to stop of a block through stages first to last.
 
-    begins: for each stage its kind (ENCODER and so on), and where its weights and its carry begin. spectra:
-    [history + frame, 2, width]; x: [frame, band, channel]; estimates: like spectra, without the history.
+    begins: for each stage its kind (ENCODER and so on), and where its weights, its norm and its carry begin. spectra:
+    [history + frame, inputs, width]; x: [frame, band, channel]; estimates: [frame, 2, width].
     """
     for begin in range(start, stop, SEGMENT):
         frames, place = min(SEGMENT, stop - begin), begin * sizes.bands * sizes.channels
         for stage in range(first, last):
-            kind, at, kept = begins[3 * stage], begins[3 * stage + 1], begins[3 * stage + 2]
+            kind, at, norm, kept = begins[stage, 0], begins[stage, 1], begins[stage, 2], begins[stage, 3]
             if kind == ENCODER:
                 encode(frames, begin, sizes, weights, at, spectra, x)
             elif kind == BLOCK:
-                block(frames, sizes, weights, at, carry, kept, x, place, work)
+                block(frames, sizes, weights, at, norms, norm, carry, kept, x, place, work)
             elif kind == FULL_BAND:
-                full_band(frames, sizes, weights, at, carry, kept, x, place, work)
+                full_band(frames, sizes, weights, at, norms, norm, carry, kept, x, place, work)
             else:
                 decode(frames, begin, sizes, weights, at, spectra, x, work, estimates)

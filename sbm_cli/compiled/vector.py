@@ -253,6 +253,14 @@ def across(typing_context: Any, value: Any) -> Any:
 
 
 @intrinsic
+def root(typing_context: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return llvm.root(builder, args[0])
+
+    return VECTOR(VECTOR), generate
+
+
+@intrinsic
 def inverse_root(typing_context: Any, value: Any) -> Any:
     """Return 1 / sqrt of the first lane, in every lane."""
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sbm_cli.arrays import Array
 from sbm_cli.config import check_ranges
-from sbm_cli.dsp.arrays import Array
 
 
 @dataclass(frozen=True)

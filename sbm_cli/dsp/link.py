@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sbm_cli.dsp.arrays import Array
+from sbm_cli.arrays import Array
 
 _TINY = 1e-30  # power of a bin without sound
 # Channels are linked if they are 12 dB below the loudest one or less, and not at all from 20 dB on.

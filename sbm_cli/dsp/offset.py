@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sbm_cli.dsp.arrays import Array
+from sbm_cli.arrays import Array
 from sbm_cli.dsp.level import frame_power
 
 MOST = 1000.0  # 30 dB

@@ -1,1 +1,1 @@
-"""The chain from noisy to clean samples for one step on a CPU, without PyTorch."""
+"""The chain from noisy to clean samples on a CPU, without PyTorch."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from sbm_cli.bridge.sampler import SAMPLERS, draw_frames, sample
+from sbm_cli.compiled.network import Work
 from sbm_cli.compiled.network import run as run_network
 from sbm_cli.compiled.scan import SEGMENT
 from sbm_cli.compiled.spectra import compress, expand, follow, limit_offset
 from sbm_cli.compiled.threads import pool
-from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, Level, frame_power
 from sbm_cli.dsp.link import linked, linked_ratio, shares
 from sbm_cli.dsp.offset import MOST as MOST_OFFSET
@@ -23,7 +26,8 @@ from sbm_cli.dsp.stft import windows
 from sbm_cli.engine.plan import Plan, aligned
 
 if TYPE_CHECKING:
-    from sbm_cli.model import ModelConfig
+    from sbm_cli.model import Model, ModelConfig
+    from sbm_cli.options import Options
 
 MOST = 8 * SEGMENT  # frames that go through the network between two calls: memory does not grow with a block
 Array = NDArray[Any]
@@ -34,29 +38,34 @@ class CompiledChain:
 
     def __init__(
         self,
-        config: ModelConfig,
+        model: Model,
         plan: Plan,
         channels: Sequence[int],
         links: Sequence[slice],
+        options: Options,
         high: bool,
         threads: int,
     ) -> None:
-        self._config, self._plan, self._links, self._high, self._threads = config, plan, links, high, threads
+        config = self._config = model.config
+        self._channels, self._links, self._high = channels, links, high
         self._analysis_window, self._synthesis_window, self._constant = windows(config.stft)
         self._analysis_window *= config.stft.n_fft  # which `_spectra` divides by
         self._recordings = np.repeat(np.arange(len(channels)), channels)  # of each channel
         self._starts = np.cumsum([0, *channels[:-1]])
         self._counts = np.array(channels, np.float32)[:, None]
-        rows, stft, lookahead = sum(channels), config.stft, plan.sizes.lookahead
+        rows, stft = sum(channels), config.stft
+        late = self._frames_late = model.frames_late(options.sampler, options.steps)
         self._samples = np.zeros((rows, stft.overlap), np.float32)
         self._total = np.zeros((rows * (3 if high else 1), stft.overlap), np.float32)
         levels = len(channels) + (rows if links else 0)
         self._level = np.zeros(levels, np.float32)
-        self._late_level = np.zeros((levels, lookahead), np.float32)
-        self._spectrum = np.zeros((rows, lookahead if high or links else 0, stft.bins), np.complex64)
+        self._late_level = np.zeros((levels, late), np.float32)
+        self._spectrum = np.zeros((rows, late if high or links else 0, stft.bins), np.complex64)
         self._gains = np.zeros(2 * rows, np.float32)
-        self._networks = [_Network(plan, config.compression) for _ in range(rows)]
-        self._work = [plan.new_work() for _ in range(max(1, threads))]
+        network = _Network(plan, threads)
+        self._walks = [_Walk(config, network, options) for _ in range(rows)]
+        self._draws = SAMPLERS[options.sampler].noises(config.schedule, options.steps)
+        self._generators = [np.random.default_rng(options.seed) for _ in channels]
 
     def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         stft = self._config.stft
@@ -79,23 +88,24 @@ class CompiledChain:
 
     def _enhance(self, spectrum: Array) -> Array:
         """Return the spectra to synthesize, [1 or 3 times channels, frames, bins], from those of the channels."""
-        config, lookahead = self._config, self._plan.sizes.lookahead
+        config, frames_late = self._config, self._frames_late
         noisy = self._limited(spectrum)
         channels = config.power(noisy.transpose(0, 2, 1))
         power = np.add.reduceat(channels, self._starts) / self._counts
         if self._links:
             power = np.concatenate([power, channels])
         level = self._tracked(config.level, power, self._level)
-        late, self._late_level = _late(np.where(power > SILENCE, level, 0), self._late_level, lookahead)
-        clean = np.empty_like(spectrum)
-        for start in range(0, spectrum.shape[1], MOST):
+        late, self._late_level = _late(np.where(power > SILENCE, level, 0), self._late_level, frames_late)
+        clean, (frames, bins) = np.empty_like(spectrum), spectrum.shape[1:]
+        noise = draw_frames(self._generators, self._channels, frames, self._draws, bins)
+        for start in range(0, frames, MOST):
             part = slice(start, start + MOST)
             for row, recording in enumerate(self._recordings):
                 given, wanted = (noisy[row, part], level[recording, part]), (clean[row, part], late[recording, part])
-                self._networks[row](*given, *wanted, self._work)
+                self._walks[row](*given, noise[part, :, row], *wanted)
         if not (self._high or self._links):
             return clean
-        spectrum, self._spectrum = _late(spectrum, self._spectrum, lookahead)
+        spectrum, self._spectrum = _late(spectrum, self._spectrum, frames_late)
         share = [shares(late[len(self._starts) :][rows]) for rows in self._links]
         for rows, own in zip(self._links, share, strict=True):
             clean[rows] = linked(clean[rows], self._limited(spectrum[rows]), own[..., None])
@@ -140,36 +150,87 @@ class CompiledChain:
         return total[:, :count].reshape(len(frames), -1)
 
 
+class _Walk:
+    """Compression, the steps of the sampler and expansion for one channel, with what passes from block to block."""
+
+    def __init__(self, config: ModelConfig, network: _Network, options: Options) -> None:
+        self._network, self._schedule, self._options = network, config.schedule, options
+        self._exponent, self._factor = np.float32(config.compression.exponent), np.float32(config.compression.factor)
+        self._calls: list[_Call] = []
+        self._states: dict[int, Array] = {}  # and noisy, while the look-ahead of a call holds its estimate back
+
+    def __call__(self, noisy: Array, level: Array, noise: Array, clean: Array, late_level: Array) -> None:
+        """Write the clean spectra of up to MOST frames, [frames, bins] as noisy; noise: [frames, draws, bins, 2]."""
+        (count, bins), network, options = noisy.shape, self._network, self._options
+        given = np.empty((1, count, 2, bins), np.float32)
+        compress(noisy.real, noisy.imag, level, self._exponent, self._factor, given.reshape(-1), bins)
+        numbers, waits, draws = itertools.count(), itertools.count(), iter(noise.transpose(1, 0, 3, 2))
+
+        def step(state: Array, noisy: Array, t: Array, to: Array | None = None) -> Array:
+            number = next(numbers)
+            if number == len(self._calls):
+                end = 0.0 if to is None else float(to[0])
+                self._calls.append(network.call(float(t[0]), end, 1 - options.dereverb))
+            return network(self._calls[number], state[0], noisy[0])[None]
+
+        def wait(*arrays: Array) -> tuple[Array, ...]:
+            number, lookahead = next(waits), network.plan.sizes.lookahead
+            held = self._states.get(number, np.zeros((len(arrays), lookahead, 2, bins), np.float32))
+            late, self._states[number] = _late(np.concatenate(arrays), held, lookahead)
+            return tuple(late[:, None])
+
+        estimate = sample(
+            step, self._schedule, given, options.steps, options.sampler, lambda _: next(draws)[None], wait=wait
+        )
+        expand(estimate.reshape(-1), bins, late_level, self._exponent, self._factor, clean.real, clean.imag)
+
+
+@dataclass
+class _Call:
+    """One of the calls of the network that make an estimate: its norms, and what it carries from block to block."""
+
+    norms: Array
+    carry: Array
+    history: Array  # frames of its spectra before the block
+
+
 class _Network:
-    """Compression, network and expansion for one channel, with what the network carries from one block to the next."""
+    """The network with arrays to compute in, for all channels and calls in turn."""
 
-    def __init__(self, plan: Plan, compression: Compression) -> None:
-        self._plan, sizes = plan, plan.sizes
-        self._exponent, self._factor = np.float32(compression.exponent), np.float32(compression.factor)
-        self._carry = aligned(plan.carry)
-        self._spectra = aligned((sizes.history + MOST) * 2 * sizes.width)
-        self._estimates = aligned(MOST * 2 * sizes.width)
+    def __init__(self, plan: Plan, threads: int) -> None:
+        self.plan, sizes = plan, plan.sizes
+        self._spectra = aligned((sizes.history + MOST) * sizes.inputs * sizes.width)
         self._x = aligned(MOST * sizes.bands * sizes.channels)
+        self._estimates = aligned(MOST * 2 * sizes.width)
+        self._work = [plan.new_work() for _ in range(max(1, threads))]
 
-    def __call__(self, noisy: Array, level: Array, clean: Array, late_level: Array, work: Sequence[Any]) -> None:
-        """Write the clean spectra of up to MOST frames, [frames, bins] as noisy; work: for each thread."""
-        sizes, exponent, factor = self._plan.sizes, self._exponent, self._factor
-        frame, count = 2 * sizes.width, len(noisy)
-        begin = sizes.history * frame + sizes.padding
-        compress(noisy.real, noisy.imag, level, exponent, factor, self._spectra[begin:], sizes.width)
-        self._run(count, work)
-        self._spectra[: sizes.history * frame] = self._spectra[count * frame :][: sizes.history * frame].copy()
-        estimates = self._estimates[sizes.padding :]
-        expand(estimates, sizes.width, late_level, exponent, factor, clean.real, clean.imag)
+    def call(self, t: float, to: float, room: float) -> _Call:
+        """Return what a channel begins with at a time; to, room: as the networks of `sbm_cli.nn` take them."""
+        sizes, plan = self.plan.sizes, self.plan
+        history = np.zeros((sizes.history, sizes.inputs, sizes.width), np.float32)
+        return _Call(plan.norms(t, to, room), aligned(plan.carry), history)
 
-    def _run(self, count: int, work: Sequence[Any]) -> None:
+    def __call__(self, call: _Call, state: Array, noisy: Array) -> Array:
+        """Return the estimate for up to MOST frames, shaped like state and noisy [frames, 2, bins]."""
+        sizes, count = self.plan.sizes, len(noisy)
+        bins = slice(sizes.padding, sizes.padding + sizes.bins)
+        spectra = self._spectra.reshape(-1, sizes.inputs, sizes.width)[: sizes.history + count]
+        spectra[: sizes.history] = call.history
+        spectra[sizes.history :, :2, bins] = noisy
+        if sizes.inputs > 2:
+            spectra[sizes.history :, 2:, bins] = state
+        self._run(count, call)
+        call.history = spectra[count:].copy()
+        return self._estimates.reshape(-1, 2, sizes.width)[:count, :, bins].copy()
+
+    def _run(self, count: int, call: _Call) -> None:
         """Take the frames through all stages: with several threads, each takes some stages, segment after segment."""
-        plan = self._plan
-        stages, threads = len(plan.stages) // 3, len(work)
+        plan, work = self.plan, self._work
+        stages, threads = len(plan.stages), len(work)
 
-        def run(first: int, last: int, start: int, stop: int, own: Any) -> None:
+        def run(first: int, last: int, start: int, stop: int, own: Work) -> None:
             run_network(
-                first, last, start, stop, plan.sizes, plan.weights, plan.stages, self._carry,
+                first, last, start, stop, plan.sizes, plan.weights, plan.stages, call.norms, call.carry,
                 self._spectra, self._x, own, self._estimates,
             )  # fmt: skip
 

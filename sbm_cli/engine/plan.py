@@ -1,11 +1,11 @@
-"""The weights of a network for one step on a CPU: folded at t = 1, and packed as the kernels read them.
+"""The weights of a network for a CPU, packed as the kernels read them.
 
 The specification is the network of `sbm_cli.nn.backbones.ospatialnet`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from sbm_cli.compiled.network import BLOCK, DECODER, ENCODER, FULL_BAND, NEAR, O
 from sbm_cli.compiled.product import PANEL, packed, packed_few, packed_halves, whole
 from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT
 from sbm_cli.compiled.vector import LANES, LOG2E
+from sbm_cli.nn.configs import OUTPUTS as STARTS
 from sbm_cli.nn.configs import NetworkConfig, OSpatialNetConfig
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -29,15 +30,17 @@ ALIGNMENT = 64  # bytes: a line of the cache
 
 @dataclass(frozen=True)
 class Plan:
-    """A network for one step: its sizes and packed weights.
+    """A network: its sizes and packed weights.
 
-    stages: kind of each, and where its weights and its carry begin, [stage * 3]. carry: numbers that a channel passes
-    on from one block to the next. parameters: of the folded network.
+    stages: kind of each, and where its weights, its norm and its carry begin, [stage, 4]. norms: returns gains and
+    offsets of the norms at a time, for the time of a jump's end and the share of the reverberation to keep. carry:
+    numbers that a channel passes on from one block to the next. parameters: of the folded network.
     """
 
     sizes: Sizes
     weights: Array
     stages: NDArray[np.int64]
+    norms: Callable[[float, float, float], Array]
     carry: int
     parameters: int
     work: tuple[int, ...]  # sizes of the arrays in `Work`
@@ -61,14 +64,16 @@ def aligned(size: int) -> Array:
 
 def supports(config: NetworkConfig) -> bool:
     """Return whether there is a plan for a network."""
-    if not isinstance(config, OSpatialNetConfig) or (config.sequence, config.output) != ("mamba", "mask+residual"):
+    if not isinstance(config, OSpatialNetConfig) or config.sequence != "mamba":
         return False
     tokens = config.bands * config.fullband_squeeze
     return config.channels % LANES == tokens % LANES == config.d_state % GROUP == 0
 
 
-def plan(config: OSpatialNetConfig, weights: Weights, room: float = 0.0, halves: bool = False) -> Plan:
-    """Return the plan of a network that is given by its weights; room: share of the reverberation to keep.
+def plan(config: OSpatialNetConfig, weights: Weights, folded: bool = True, halves: bool = False) -> Plan:
+    """Return the plan of a network that is given by its weights.
+
+    folded: where the state is the noisy spectrum.
 
     halves: whether the largest products are in bfloat16, if this processor has them.
 
@@ -77,44 +82,54 @@ def plan(config: OSpatialNetConfig, weights: Weights, room: float = 0.0, halves:
     c, source, order = config, _Weights(weights), _order(config)
     halves = halves and HALVES and c.channels % PANEL == c.bands * c.fullband_squeeze % PANEL == 0
     pack = packed_halves if halves else packed
-    embedding = _embedding(c, source, room) if c.embedding else None
+    embed = _embedding(c, source) if c.embedding else lambda *_: np.zeros(0, np.float32)
     parts: list[Array] = []
-    begins: list[int] = []
-    kept = 0
+    modulated: list[Callable[[Array], list[Array]]] = []
+    begins: list[tuple[int, int, int, int]] = []
+    normed = kept = 0
 
-    def begin(kind: int, carried: int = 0) -> None:
-        nonlocal kept
-        begins.extend((kind, sum(part.size for part in parts), kept))
-        kept += carried
+    def begin(kind: int, norm: str = "", channels: Order = order, carried: int = 0) -> None:
+        nonlocal normed, kept
+        begins.append((kind, sum(part.size for part in parts), normed, kept))
+        if norm:
+            modulated.append(_modulated(source, norm, channels, c.embedding))
+            normed, kept = normed + 2 * len(channels), kept + carried
 
     begin(ENCODER)
-    parts += _encoder(c, source)
+    parts += _encoder(c, source, folded)
     for i in range(c.blocks):
-        tokens = c.bands * c.fullband_squeeze
-        if tokens and i == c.blocks // 2:
-            begin(FULL_BAND, (TAPS - 1 + c.d_state) * 2 * tokens)
+        tokens = np.arange(c.bands * c.fullband_squeeze)
+        if tokens.size and i == c.blocks // 2:
+            begin(FULL_BAND, "full.norm", tokens, (TAPS - 1 + c.d_state) * 2 * tokens.size)
             parts += packed_few(
                 source.take("full.squeeze.weight", c.fullband_squeeze, order).T,
                 source.take("full.squeeze.bias", c.fullband_squeeze),
             )
-            parts += _modulated(source, "full.norm", np.arange(tokens), embedding)
-            parts += _mamba(source, "full.mamba", np.arange(tokens), c.d_state, pack)
+            parts += _mamba(source, "full.mamba", tokens, c.d_state, pack)
             parts += packed(
                 source.take("full.unsqueeze.weight", order, c.fullband_squeeze).T,
                 source.take("full.unsqueeze.bias", order),
             )
-        begin(BLOCK, (TAPS - 1 + c.d_state) * c.bands * 2 * c.channels)
+        begin(BLOCK, f"narrow.{i}.norm", order, (TAPS - 1 + c.d_state) * c.bands * 2 * c.channels)
         parts += _cross_band(c, source, f"cross.{i}")
-        parts += _modulated(source, f"narrow.{i}.norm", order, embedding)
         parts += _mamba(source, f"narrow.{i}.mamba", order, c.d_state, pack)
     begin(DECODER)
-    parts += _decoder(c, source, pack)
+    parts += _decoder(c, source, folded, pack)
     source.check_all_taken()
+
+    def norms(t: float, to: float, room: float) -> Array:
+        embedding = embed(t, to, room)
+        return _joined([part for norm in modulated for part in norm(embedding)])
+
+    sizes = _sizes(c, folded, halves)
+    return Plan(sizes, _joined(parts), np.array(begins), norms, kept, _parameters(c, weights), _work(c, sizes))
+
+
+def _joined(parts: Sequence[Array]) -> Array:
     total = np.concatenate([part.ravel() for part in parts])
     flat = aligned(total.size)
     flat[:] = total
-    sizes = _sizes(c, halves)
-    return Plan(sizes, flat, np.array(begins), kept, _parameters(c, weights), _work(c, sizes))
+    return flat
 
 
 def _parameters(c: OSpatialNetConfig, weights: Weights) -> int:
@@ -147,11 +162,12 @@ class _Weights:
             raise ValueError(f"unknown weights {', '.join(self._left)}")
 
 
-def _sizes(c: OSpatialNetConfig, halves: bool) -> Sizes:
+def _sizes(c: OSpatialNetConfig, folded: bool, halves: bool) -> Sizes:
     behind = c.filter_frames - 1 - c.filter_ahead
     padding = max(1, (c.kernel[1] - c.stride) // 2)
     group, paired = _group(c)
     return Sizes(
+        inputs=2 if folded or not c.sees_state else 4,
         bins=c.bins,
         padding=padding,
         width=whole(max(padding + whole(c.bins) + 1, c.bins + 2 * padding)),
@@ -167,6 +183,7 @@ def _sizes(c: OSpatialNetConfig, halves: bool) -> Sizes:
         squeeze=c.squeeze,
         fullband=c.fullband_squeeze,
         head=c.head,
+        bounded=c.output == "mask",
         lookahead=c.lookahead,
         filter_frames=c.filter_frames,
         filter_bins=min(c.filter_bins, c.bins),
@@ -200,24 +217,33 @@ def _rank(channels: int) -> int:
     return -(-channels // 16)
 
 
-def _embedding(c: OSpatialNetConfig, source: _Weights, room: float) -> Array:
-    """Return the embedding of t = 1, of a jump to 0 if the network jumps, and of the room."""
+def _embedding(c: OSpatialNetConfig, source: _Weights) -> Callable[[float, float, float], Array]:
+    """Return the embedding as a function of the time, of that where a jump ends, and of the room that is kept."""
     size = c.embedding
     frequencies = source.take("embedding.frequencies", size // 2)
+    first, first_bias = (
+        source.take("embedding.layers.0.weight", size, size),
+        source.take("embedding.layers.0.bias", size),
+    )
+    second, second_bias = (
+        source.take("embedding.layers.2.weight", size, size),
+        source.take("embedding.layers.2.bias", size),
+    )
+    jump = source.take("embedding.jump.weight", size, size) if c.jumps else None
+    reverberant = source.take("room", size) if c.keep_room else None
 
     def features(t: float) -> Array:
-        phase = np.float32(2 * np.pi * t) * frequencies
+        phase = np.float32(2 * np.pi) * np.float32(t) * frequencies
         return np.concatenate([np.sin(phase), np.cos(phase)])
 
-    x = source.take("embedding.layers.0.weight", size, size) @ features(1.0)
-    x = x + source.take("embedding.layers.0.bias", size)
-    if c.jumps:
-        x = x + source.take("embedding.jump.weight", size, size) @ features(0.0)
-    x = source.take("embedding.layers.2.weight", size, size) @ _silu(x)
-    x = _silu(x + source.take("embedding.layers.2.bias", size))
-    if c.keep_room:
-        x = x + np.float32(room) * source.take("room", size)
-    return x
+    def embed(t: float, to: float, room: float) -> Array:
+        x = first @ features(t) + first_bias
+        if jump is not None:
+            x = x + jump @ features(to)
+        x = _silu(second @ _silu(x) + second_bias)
+        return x if reverberant is None else x + np.float32(room) * reverberant
+
+    return embed
 
 
 def _silu(x: Array) -> Array:
@@ -229,30 +255,38 @@ def _norm(source: _Weights, name: str, channels: Order) -> list[Array]:
     return [source.take(f"{name}.weight", channels), source.take(f"{name}.bias", channels)]
 
 
-def _modulated(source: _Weights, name: str, channels: Order, embedding: Array | None) -> list[Array]:
-    """Return gain and offset of a norm at the time and for the room of an embedding."""
+def _modulated(source: _Weights, name: str, channels: Order, size: int) -> Callable[[Array], list[Array]]:
+    """Return gain and offset of a norm as a function of an embedding of some size; without one they stay."""
     gain, offset = _norm(source, name, channels)
-    if embedding is None:
-        return [gain, offset]
+    if not size:
+        return lambda embedding: [gain, offset]
     twice = np.concatenate([channels, channels + len(channels)])
-    both = source.take(f"{name}.modulation.weight", twice, len(embedding)) @ embedding
-    scale, shift = np.split(both + source.take(f"{name}.modulation.bias", twice), 2)
-    return [gain * (1 + scale), offset * (1 + scale) + shift]
+    weight = source.take(f"{name}.modulation.weight", twice, size)
+    bias = source.take(f"{name}.modulation.bias", twice)
+
+    def modulate(embedding: Array) -> list[Array]:
+        scale, shift = np.split(weight @ embedding + bias, 2)
+        return [gain * (1 + scale), offset * (1 + scale) + shift]
+
+    return modulate
 
 
-def _inputs(c: OSpatialNetConfig, weight: Array) -> Array:
-    """Return the weight of a convolution for one spectrum: at t = 1 state and noisy are the same."""
-    return weight[:, :2] + weight[:, 2:] if c.sees_state else weight
+def _inputs(c: OSpatialNetConfig, weight: Array, folded: bool) -> Array:
+    """Return the weight of a convolution of spectra for noisy and state in this order, or for one that is both."""
+    if not c.sees_state:
+        return weight
+    state, noisy = weight[:, :2], weight[:, 2:]
+    return state + noisy if folded else np.concatenate([noisy, state], 1)
 
 
-def _encoder(c: OSpatialNetConfig, source: _Weights) -> list[Array]:
+def _encoder(c: OSpatialNetConfig, source: _Weights, folded: bool) -> list[Array]:
     frames, taps = c.kernel
     order = _order(c)
     given = source.take("encoder.weight", order, 4 if c.sees_state else 2, frames, taps)
-    weight, bias = _inputs(c, given), source.take("encoder.bias", order)
+    weight, bias = _inputs(c, given, folded), source.take("encoder.bias", order)
     parts = []
     for frame in range(frames):
-        for part in range(2):
+        for part in range(weight.shape[1]):
             parts += packed(weight[:, part, frame].T, bias if frame + part == 0 else None)
     return parts
 
@@ -329,22 +363,27 @@ def _mamba(source: _Weights, name: str, channels: Order, states: int, pack: Pack
     return parts
 
 
-def _decoder(c: OSpatialNetConfig, source: _Weights, pack: Pack) -> list[Array]:
+def _decoder(c: OSpatialNetConfig, source: _Weights, folded: bool, pack: Pack) -> list[Array]:
     order = _order(c)
     parts = _norm(source, "norm", order)
     weight = source.take("decoder.weight", c.stride * c.head, order).reshape(c.stride, c.head, c.channels)
     bias = source.take("decoder.bias", c.stride * c.head).reshape(c.stride, c.head)
     parts += pack(weight.transpose(2, 1, 0).reshape(c.channels, -1), bias.T.ravel())  # [head, bin of the band]
-    skip = _inputs(c, source.take("skip.weight", c.head, 4 if c.sees_state else 2, 1, 3))
-    rows = np.zeros((c.head, LANES), np.float32)
-    rows[:, 0], rows[:, 1:7] = source.take("skip.bias", c.head), skip.reshape(c.head, 6)
-    parts += [rows, *_head(source.take("head.weight", 4, c.head, 1, 3), source.take("head.bias", 4))]
+    skip = _inputs(c, source.take("skip.weight", c.head, 4 if c.sees_state else 2, 1, 3), folded)
+    taps = skip[0].size
+    rows = np.zeros((c.head, whole(1 + taps)), np.float32)
+    rows[:, 0], rows[:, 1 : 1 + taps] = source.take("skip.bias", c.head), skip.reshape(c.head, taps)
+    count = len(STARTS[c.output])
+    mine = slice(OUTPUTS - count, OUTPUTS) if c.output == "direct" else slice(count)  # of mask and residual
+    head, offset = np.zeros((OUTPUTS, c.head, 1, 3), np.float32), np.zeros(OUTPUTS, np.float32)
+    head[mine], offset[mine] = source.take("head.weight", count, c.head, 1, 3), source.take("head.bias", count)
+    parts += [rows, *_head(head, offset)]
     if c.filter_frames > 1:
         weight = source.take("filter.weight", 2 * c.filter_frames, c.head, 1, 3)
         missing = -len(weight) % OUTPUTS
         weight = np.concatenate([weight, np.zeros((missing, *weight.shape[1:]), np.float32)])
-        for taps in np.split(weight, len(weight) // OUTPUTS):
-            parts += _head(taps, np.zeros(OUTPUTS, np.float32))
+        for part in np.split(weight, len(weight) // OUTPUTS):
+            parts += _head(part, np.zeros(OUTPUTS, np.float32))
     return parts
 
 

@@ -6,13 +6,12 @@ All share one layout, [batch, time, band, channel].
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sbm_cli.nn.kernels import at_rest, kernel, prepared
+from sbm_cli.nn.kernels import kernel
 from sbm_cli.nn.sequence import SEQUENCES, SequenceCarry
 
 
@@ -111,9 +110,9 @@ class FullBandLinear(nn.Module):
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return the arguments of `reference.band_linear` after x."""
-        # Gain and offset of the norm fold into the squeeze.
+        # Gain and offset of the norm fold into the squeeze, in float32 inside autocast as well: no matrix product.
         squeeze = self.squeeze.weight * self.norm.weight
-        squeeze_bias = self.squeeze.bias + self.squeeze.weight @ self.norm.bias
+        squeeze_bias = self.squeeze.bias + (self.squeeze.weight * self.norm.bias).sum(1)
         return squeeze, squeeze_bias, self.weight, self.bias, self.unsqueeze.weight, self.unsqueeze.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,15 +128,8 @@ class CrossBandBlock(nn.Module):
         self.conv1 = FrequencyConv(channels, kernel, groups)
         self.full = FullBandLinear(bands, channels, squeezed)
         self.conv2 = FrequencyConv(channels, kernel, groups)
-        self._prepared: Callable[[Tensor], Tensor] | None = None
-
-    def prepare(self) -> None:
-        weights = self.conv1.weights(), self.full.weights(), self.conv2.weights()
-        self._prepared = prepared("cross_band", self.full.weight, *weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._prepared is not None and at_rest(x):
-            return self._prepared(x)
         y: Tensor = self.conv2(self.full(self.conv1(x)))
         return y
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from sbm_cli.nn.kernels import MambaCarry, MambaWeights, at_rest, kernel, prepared
+from sbm_cli.nn.kernels import MambaCarry, MambaWeights, kernel
 
 
 class Mamba(nn.Module):
@@ -34,7 +33,6 @@ class Mamba(nn.Module):
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
         dt = torch.exp(torch.rand(self.inner) * math.log(100) + math.log(1e-3))
         self.dt_proj.bias.data = dt + torch.log(-torch.expm1(-dt))
-        self._prepared: Callable[..., tuple[Tensor, MambaCarry]] | None = None
 
     def weights(self) -> MambaWeights:
         assert self.conv1d.bias is not None  # as nn.Conv1d declares it
@@ -42,12 +40,7 @@ class Mamba(nn.Module):
         A = -self.A_log.float().exp()
         return MambaWeights(self.in_proj.weight, conv, self.x_proj.weight, dt_proj, A, self.D, self.out_proj.weight)
 
-    def prepare(self) -> None:
-        self._prepared = prepared("mamba", self.D, self.weights())
-
     def forward(self, x: Tensor, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
         """Return the output, shaped like x [batch, time, band, channel], and the carry after the last frame."""
-        if self._prepared is not None and at_rest(x):
-            return self._prepared(x, carry)
         y, after = kernel("mamba", x)(x, self.weights(), carry)
         return y, after

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sbm_cli.nn.blocks import CrossBandBlock
 from sbm_cli.nn.configs import NetworkConfig
-from sbm_cli.nn.mamba import Mamba
 
 Carry = dict[str, Tensor]
 
@@ -63,19 +61,6 @@ class Network(nn.Module):
         such a form is wrapped in one that passes t and room on.
         """
         return Fixed(self, t, room)
-
-    @torch.no_grad()
-    def prepare(self) -> Network:
-        """Return this network for inference only: its blocks pack their weights once, as the kernels read them.
-
-        Do not change the weights or move them to another device afterwards: the blocks would still use the packed ones.
-        Forward hooks inside the blocks are not called.
-        """
-        self.eval().requires_grad_(False)
-        for module in self.modules():
-            if isinstance(module, CrossBandBlock | Mamba):
-                module.prepare()
-        return self
 
 
 class Fixed(Network):

@@ -268,11 +268,11 @@ class Chain(Protocol):
 def _chain(model: Model, channels: Sequence[int], options: Options, high: bool, threads: int) -> Chain:
     """Return the chain for recordings of so many channels: compiled if it can be, else in PyTorch."""
     linked = links(channels, options.link_channels)
-    plan = model.plan(1 - options.dereverb, options.dtype == "bfloat16") if options.steps == 1 else None
+    plan = model.plan(options.steps, options.dtype == "bfloat16")
     if plan is not None:
         from sbm_cli.engine.chain import CompiledChain
 
-        return CompiledChain(model.config, plan, channels, linked, high, threads)
+        return CompiledChain(model, plan, channels, linked, options, high, threads)
     from sbm_cli.stream.torch_chain import TorchChain
 
     return TorchChain(model, channels, linked, options, high, threads)

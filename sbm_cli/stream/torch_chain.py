@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import partial
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sbm_cli.audio.samples import Samples
-from sbm_cli.bridge.sampler import SAMPLERS, sample
+from sbm_cli.bridge.sampler import SAMPLERS, draw_frames, sample
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, frame_power
 from sbm_cli.dsp.link import linked, linked_ratio, shares
 from sbm_cli.dsp.offset import limit_offset
@@ -144,8 +144,10 @@ def _estimate(model: Model, noisy: Tensor, options: Options, carry: Carry) -> Te
     network: Callable[..., tuple[Tensor, nn.Carry]] = model.folded(left)
     if options.steps > 1 or config.schedule.end_std:  # the folded network takes the noisy signal alone
         network = partial(model.network, room=noisy.real.new_tensor([left]) if left else None)
-    count = (options.steps - 1) * SAMPLERS[options.sampler].draws + (config.schedule.end_std > 0)
-    noise = _draws(noisy, count, carry) if count else ()
+    noise: Iterable[Tensor] = ()
+    if draws := SAMPLERS[options.sampler].noises(config.schedule, options.steps):
+        drawn = torch.from_numpy(draw_frames(carry.noise, carry.channels, noisy.shape[2], draws, noisy.shape[1]))
+        noise = torch.view_as_complex(drawn).to(noisy.device).permute(1, 2, 3, 0)  # [draw, channel, freq, frame]
 
     def walk(noisy: Tensor, *noise: Tensor) -> Tensor:
         numbers, waits, draws = itertools.count(), itertools.count(), iter(noise)
@@ -174,17 +176,6 @@ def _estimate(model: Model, noisy: Tensor, options: Options, carry: Carry) -> Te
     frames = torch.stack([noisy, *noise])
     estimate, carry.windows = windows.enhance_windows(lambda seen: walk(*seen), frames, carry.windows)
     return estimate
-
-
-def _draws(noisy: Tensor, count: int, carry: Carry) -> Tensor:
-    """Return noise [count, channels, freq, frames], drawn frame by frame, so that it does not depend on the blocks."""
-    _, bins, frames = noisy.shape
-    draws = [
-        generator.standard_normal((frames, count, channels, bins, 2), np.float32)
-        for generator, channels in zip(carry.noise, carry.channels, strict=True)
-    ]
-    parts = np.concatenate(draws, axis=2) * np.float32(0.5**0.5)
-    return torch.view_as_complex(torch.from_numpy(parts)).to(noisy.device).permute(1, 2, 3, 0)
 
 
 @contextlib.contextmanager

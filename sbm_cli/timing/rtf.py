@@ -200,7 +200,7 @@ def network_passes(enhancer: Enhancer, clip: Clip) -> tuple[int, int]:
     """Return how often each frame of a clip passes through the network (1: a single step), and in how many calls."""
     frames = calls = 0
     samples = round(clip.seconds * enhancer.config.rate)
-    if enhancer.model.plan() is not None:  # compiled kernels know one step only
+    if enhancer.model.plan() is not None:  # which takes a block in one call
         return 1, -(-samples // block_samples(enhancer.model.device, enhancer.config.rate))
 
     def count(module: Any, inputs: tuple[Any, ...], output: Any) -> None:

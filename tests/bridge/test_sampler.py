@@ -62,7 +62,7 @@ def test_oracle_reaches_clean_without_noise(schedule: Schedule, method: Method, 
 def test_last_sde_step_adds_no_noise(schedule: Schedule, steps: int) -> None:
     clean, noisy = pair()
     found = sample(Oracle(clean), schedule, noisy, steps, "sde", seeded(torch.Generator().manual_seed(3)))
-    last = grid(steps)[-2:]
+    last = torch.from_numpy(grid(steps)[-2:])
     carried = float(schedule.marginal(last[:1])[2] * schedule.var(last[1:]) / schedule.var(last[:1]))
     # Only what the last step carries over of the noise before it; with noise of its own std would be 6.3e-3 for VE.
     assert float((found - clean).abs().square().mean().sqrt()) < 1.2 * carried + 5e-5
@@ -147,7 +147,7 @@ def test_sde_steps_reproduce_mean_and_std_of_the_marginal(schedule: Schedule) ->
     generator = torch.Generator().manual_seed(2)
     count = 100_000
     clean, noisy = torch.full((1, count), 1.0 - 1.0j), torch.full((1, count), -0.5 + 2.0j)
-    state, times = noisy, grid(5).float()
+    state, times = noisy, torch.from_numpy(grid(5)).float()
     for t_from, t_to in zip(times[:-1].split(1), times[1:].split(1), strict=True):
         state = sde_step(schedule, state, clean, t_from, t_to, draw_noise(noisy, generator))
         clean_weight, noisy_weight, std = (float(w) for w in schedule.marginal(t_to))

@@ -13,6 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sbm_cli.bridge.sampler import SAMPLERS
+from sbm_cli.bridge.schedule import VE, VP, Brownian, Flow, GMax, Schedule
 from sbm_cli.compiled.jit import jit
 from sbm_cli.compiled.llvm import HALVES
 from sbm_cli.compiled.product import packed_halves, product_of_halves, whole
@@ -25,7 +27,7 @@ from sbm_cli.engine.plan import supports
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.nn import kernels
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
-from sbm_cli.nn.configs import NCSNppConfig, OSpatialNetConfig
+from sbm_cli.nn.configs import OUTPUTS, NCSNppConfig, OSpatialNetConfig
 from sbm_cli.options import Options
 from sbm_cli.stream.torch_chain import TorchChain
 
@@ -69,11 +71,18 @@ def networks(draw: st.DrawFn) -> OSpatialNetConfig:
         lookahead=lookahead,
         filter_frames=draw(st.integers(1, 6)),
         filter_bins=draw(st.integers(1, bins)),
+        output=draw(st.sampled_from([*OUTPUTS])),
     )
+
+
+ONE, HALF, SDE = Options(), Options(dtype="bfloat16"), Options(steps=3, sampler="sde", seed=3)
 
 
 @given(
     network=networks(),
+    schedule=st.sampled_from([VE(), VP(), GMax(), Brownian(), Flow(), Flow(0.5)]),
+    steps=st.integers(1, 4),
+    sampler=st.sampled_from([*SAMPLERS]),
     low_hz=st.sampled_from([0.0, 80.0]),
     exponent=st.sampled_from([0.5, 0.33]),
     high=st.booleans(),
@@ -81,16 +90,29 @@ def networks(draw: st.DrawFn) -> OSpatialNetConfig:
     link=st.booleans(),
 )
 def test_any_network_gives_what_it_gives_in_pytorch(
-    network: OSpatialNetConfig, low_hz: float, exponent: float, high: bool, left: float, link: bool
+    network: OSpatialNetConfig,
+    schedule: Schedule,
+    steps: int,
+    sampler: Any,
+    low_hz: float,
+    exponent: float,
+    high: bool,
+    left: float,
+    link: bool,
 ) -> None:
-    model = perturbed(network, level=Level(low_hz=low_hz), compression=Compression(exponent))
-    options, channels = Options(dereverb=1 - left if network.keep_room else 1.0), [2, 1]
+    model = perturbed(network, schedule=schedule, level=Level(low_hz=low_hz), compression=Compression(exponent))
+    if not network.timed:
+        steps = 1
+    if (SAMPLERS[sampler].jumps and not network.jumps) or (SAMPLERS[sampler].draws and isinstance(schedule, Flow)):
+        sampler = "ode"
+    options = Options(dereverb=1 - left if network.keep_room else 1.0, steps=steps, sampler=sampler, seed=7)
+    channels = [2, 1]
     linked = links(channels, link)
-    plan = model.plan(1 - options.dereverb)
+    plan = model.plan(options.steps)
     assert plan is not None
     with kernels.use("reference"):
         expected = TorchChain(model, channels, linked, options, high, 1)(NOISE)
-    found = CompiledChain(model.config, plan, channels, linked, high, 1)(NOISE)
+    found = CompiledChain(model, plan, channels, linked, options, high, 1)(NOISE)
     assert found.dtype == expected.dtype and found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, float(np.abs(expected).max())))
 
@@ -100,31 +122,37 @@ def model() -> Model:
     return perturbed(OSpatialNetConfig(channels=32, blocks=2, d_state=4, cross_groups=2, lookahead=2, filter_frames=3))
 
 
-def chain(model: Model, channels: list[int], threads: int = 1, halves: bool = False) -> CompiledChain:
-    plan = model.plan(halves=halves)
+def chain(model: Model, channels: list[int], options: Options = ONE, threads: int = 1) -> CompiledChain:
+    plan = model.plan(options.steps, options.dtype == "bfloat16")
     assert plan is not None
-    return CompiledChain(model.config, plan, channels, links(channels, None), False, threads)
+    return CompiledChain(model, plan, channels, links(channels, None), options, False, threads)
 
 
-@given(cuts=st.lists(st.integers(0, 6000), max_size=8), threads=st.integers(1, 4), halves=st.booleans())
-def test_blocks_and_threads_change_no_bit(model: Model, cuts: list[int], threads: int, halves: bool) -> None:
-    whole, cut = chain(model, [3], 1, halves), chain(model, [3], threads, halves)
+@given(
+    cuts=st.lists(st.integers(0, 6000), max_size=8),
+    options=st.sampled_from([ONE, HALF, SDE]),
+    threads=st.integers(1, 4),
+)
+def test_blocks_and_threads_change_no_bit(model: Model, cuts: list[int], options: Options, threads: int) -> None:
+    whole, cut = chain(model, [3], options), chain(model, [3], options, threads)
     edges = [0, *sorted(cuts), NOISE.shape[1]]
     parts = [cut(NOISE[:, a:b]) for a, b in zip(edges, edges[1:], strict=False)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=2), whole(NOISE))
 
 
-def test_a_long_block_is_taken_in_parts(model: Model) -> None:
+@pytest.mark.parametrize("options", [ONE, SDE], ids=["one step", "sde"])
+def test_a_long_block_is_taken_in_parts(model: Model, options: Options) -> None:
     noise = np.tile(NOISE[:1], (MOST + 1) * 256 // 6000 + 1)
-    whole, cut = chain(model, [1]), chain(model, [1])
+    whole, cut = chain(model, [1], options), chain(model, [1], options)
     parts = [cut(noise[:, k : k + 5000]) for k in range(0, noise.shape[1], 5000)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=2), whole(noise))
 
 
-def test_recordings_side_by_side_are_bit_for_bit_those_alone(model: Model) -> None:
-    both = chain(model, [2, 1])(NOISE)
-    np.testing.assert_array_equal(both[:, :2], chain(model, [2])(NOISE[:2]))
-    np.testing.assert_array_equal(both[:, 2:], chain(model, [1])(NOISE[2:]))
+@pytest.mark.parametrize("options", [ONE, SDE], ids=["one step", "sde"])
+def test_recordings_side_by_side_are_bit_for_bit_those_alone(model: Model, options: Options) -> None:
+    both = chain(model, [2, 1], options)(NOISE)
+    np.testing.assert_array_equal(both[:, :2], chain(model, [2], options)(NOISE[:2]))
+    np.testing.assert_array_equal(both[:, 2:], chain(model, [1], options)(NOISE[2:]))
 
 
 @given(
@@ -148,7 +176,7 @@ def multiply(x, rows, weight, inputs, outputs, add, out, rounded):  # type: igno
 
 
 def test_bfloat16_changes_little_where_the_processor_has_it_and_else_nothing(model: Model) -> None:
-    full, half = chain(model, [3])(NOISE), chain(model, [3], 1, True)(NOISE)
+    full, half = chain(model, [3])(NOISE), chain(model, [3], HALF)(NOISE)
     error = np.square(full - half).sum() / np.square(full).sum()
     assert 1e-8 < error < 1e-3 if HALVES else error == 0
 
@@ -158,11 +186,10 @@ def test_bfloat16_changes_little_where_the_processor_has_it_and_else_nothing(mod
     [
         OSpatialNetConfig(channels=12, cross_groups=2),
         OSpatialNetConfig(sequence="lstm"),
-        OSpatialNetConfig(output="mask"),
         OSpatialNetConfig(d_state=6),
         NCSNppConfig(channels=(8, 8), blocks=1),
     ],
-    ids=["odd channels", "lstm", "mask", "odd states", "ncsnpp"],
+    ids=["odd channels", "lstm", "odd states", "ncsnpp"],
 )
 def test_other_networks_have_no_plan(network: OSpatialNetConfig | NCSNppConfig) -> None:
     assert not supports(network)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import pytest
 import torch
 
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
-from sbm_cli.nn.blocks import CrossBandBlock
 from sbm_cli.nn.configs import OSpatialNetConfig
-from sbm_cli.nn.mamba import Mamba
-
-Block = TypeVar("Block", CrossBandBlock, Mamba)
 
 
 def perturbed(config: OSpatialNetConfig) -> OSpatialNet:
@@ -29,10 +23,3 @@ def network(request: pytest.FixtureRequest) -> OSpatialNet:
     return perturbed(
         OSpatialNetConfig(bins=33, channels=8, blocks=2, d_state=4, cross_groups=2, head=4, lookahead=request.param)
     )
-
-
-@torch.no_grad()
-def prepare(block: Block) -> Block:
-    """Return a block with its weights packed, as `Network.prepare` leaves it."""
-    block.eval().requires_grad_(False).prepare()
-    return block

@@ -1,13 +1,11 @@
 """The Mamba block has the parameters of mamba-ssm's, so that weights move both ways."""
 
-import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from sbm_cli.nn.mamba import Mamba
-from tests.nn.conftest import prepare
 
 
 def test_parameters_are_those_of_mamba_ssm() -> None:
@@ -66,30 +64,6 @@ def test_compiled_block_agrees_with_float64(shape: tuple[int, int, int], sizes: 
     for ours, reference in zip(actual, wanted, strict=True):
         assert ours.dtype == torch.float32 and ours.shape == reference.shape
         assert (ours - reference).abs().max() <= 2e-5 * reference.abs().max().clamp_min(1e-6)
-
-
-@given(
-    st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 6)),
-    st.sampled_from([(16, 16), (32, 4), (48, 8), (96, 16)]),
-)
-@settings(max_examples=25, deadline=None)
-def test_few_rows_of_a_prepared_block_agree_with_float64(shape: tuple[int, int, int], sizes: tuple[int, int]) -> None:
-    torch.manual_seed(1)
-    mamba, x = prepare(Mamba(*sizes)), torch.randn(*shape, sizes[0])
-    carry = torch.randn(shape[0], shape[2], mamba.inner, 3), torch.randn(shape[0], shape[2], mamba.inner, sizes[1])
-    kept = [part.clone() for part in carry]
-    alone = pytest.MonkeyPatch()
-    alone.setattr("sbm_cli.nn.kernels.cpu.mamba._mamba", None)  # the kernel for few rows answers
-    try:
-        with torch.no_grad():
-            y, after = mamba(x.transpose(1, 2).contiguous().transpose(1, 2), carry)
-    finally:
-        alone.undo()
-    wanted, rest = mamba.double()(x.double(), (carry[0].double(), carry[1].double()))
-    for ours, reference in zip((y, *after), (wanted, *rest), strict=True):
-        assert ours.dtype == torch.float32 and ours.shape == reference.shape
-        assert (ours - reference).abs().max() <= 2e-5 * reference.abs().max()
-    assert all(torch.equal(a, b) for a, b in zip(carry, kept, strict=True))
 
 
 def test_a_block_without_its_carry_starts_at_rest() -> None:

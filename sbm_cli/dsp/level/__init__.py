@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from sbm_cli.arrays import Array
 from sbm_cli.config import check_ranges
-from sbm_cli.dsp.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sbm_cli.nn.kernels.dispatch import at_rest, available, chosen, kernel, prepared, use
+from sbm_cli.nn.kernels.dispatch import available, chosen, kernel, use
 
 __all__ = [
     "MambaCarry",
     "MambaWeights",
-    "at_rest",
     "available",
     "chosen",
     "kernel",
-    "prepared",
     "use",
 ]
 

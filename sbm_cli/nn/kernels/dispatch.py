@@ -36,20 +36,6 @@ def kernel(operation: str, x: Tensor) -> Callable[..., Any]:
     return found or _module("reference").OPERATIONS[operation]  # type: ignore[no-any-return]
 
 
-def prepared(operation: str, x: Tensor, *weights: Any) -> Callable[..., Any] | None:
-    """Return an operation with its weights packed once, for tensors like x that are `at_rest`, or None.
-
-    Later changes of the weights may have no effect.
-    """
-    prepare = getattr(_module(chosen(x)), "PREPARED", {}).get(operation)
-    return prepare(*weights) if prepare else None
-
-
-def at_rest(x: Tensor) -> bool:
-    """Return whether a prepared operation takes x: float32 on the CPU, without gradients."""
-    return x.dtype == torch.float32 and x.numel() > 0 and not torch.is_grad_enabled() and chosen(x) == "cpu"
-
-
 def chosen(x: Tensor) -> str:
     """Return the implementation that runs for tensors like x; warn once if a faster one is missing."""
     if torch.compiler.is_compiling():

@@ -15,7 +15,6 @@ from sbm_cli.nn import kernels
 from sbm_cli.nn.blocks import CrossBandBlock
 from sbm_cli.nn.kernels import dispatch, mamba_ssm, reference
 from sbm_cli.nn.mamba import Mamba
-from tests.nn.conftest import prepare
 from tests.nn.kernels.conftest import band_conv, band_linear, causal_conv1d, forget, selective_scan
 
 
@@ -26,29 +25,26 @@ def operations() -> dict[str, Callable[[], object]]:
     B, C = torch.randn(1, 5, 16, 8).chunk(2, -1)
     conv = vector, vector, torch.randn(32, 8, 3), vector
     linear = torch.randn(4, 32), torch.ones(4), torch.randn(4, 16, 16), torch.ones(16, 4), torch.randn(32, 4), vector
-    mamba, block = Mamba(32, 4), CrossBandBlock(16, 32, 3, 4, 4)
     return {
         "selective_scan": partial(selective_scan, x, x, rates, B, C, vector, x),
         "causal_conv1d": partial(causal_conv1d, x, torch.randn(32, 1, 4), vector),
-        "mamba": partial(mamba, x),
+        "mamba": partial(Mamba(32, 4), x),
         "band_conv": partial(band_conv, x, *conv, 4),
         "band_linear": partial(band_linear, x, *linear),
-        "prepared mamba": torch.no_grad()(partial(prepare(Mamba(32, 4)), x)),
-        "prepared cross-band block": torch.no_grad()(partial(prepare(block), x)),
+        "cross-band block": partial(CrossBandBlock(16, 32, 3, 4, 4), x),
     }
 
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let everything that runs compiled code on the CPU fail."""
-    from sbm_cli.nn.kernels.cpu import band_conv, band_linear, conv, mamba, scan
+    from sbm_cli.nn.kernels.cpu import band_conv, band_linear, conv, scan
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a compiled kernel was called")
 
     for module in (band_conv, band_linear, conv, scan):
         monkeypatch.setattr(module, "run_kernel", refuse)
-    monkeypatch.setattr(mamba, "mamba_forward", refuse)
 
 
 @pytest.mark.usefixtures("refusing")
@@ -115,7 +111,7 @@ def test_a_machine_without_triton_is_told_so(monkeypatch: pytest.MonkeyPatch) ->
 def test_without_numba_says_so_once_and_works(
     monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    calls = {name: call for name, call in operations().items() if not name.startswith("prepared")}
+    calls = operations()
     with kernels.use("reference"):
         expected = {name: first(call()) for name, call in calls.items()}
     without("numba", "cpu", monkeypatch)
@@ -126,7 +122,6 @@ def test_without_numba_says_so_once_and_works(
     assert "pip install numba" in kernels.available()["cpu"]
     with pytest.raises(ValueError, match="pip install numba"), kernels.use("cpu"):
         pass
-    operations()["prepared mamba"]()
 
 
 def first(result: object) -> Tensor:

@@ -81,7 +81,7 @@ def test_the_teacher_walks_along_the_ode(sbctm: TrainConfig) -> None:
     teacher, spectra = moved(sbctm), to_spectra(sbctm, batch())
     noisy, schedule = spectra.noisy, sbctm.model.schedule
     with torch.no_grad():
-        times = grid(4).float()[:, None].expand(-1, 3)
+        times = torch.from_numpy(grid(4)).float()[:, None].expand(-1, 3)
         expected = sample(partial(predict, sbctm, teacher), schedule, noisy, 4)
         torch.testing.assert_close(walk(sbctm, teacher, spectra, noisy, times), expected)
         state, t, u = 0.5 * noisy, torch.tensor([1.0, 0.6, 0.3]), torch.tensor([0.5, 0.4, 0.1])

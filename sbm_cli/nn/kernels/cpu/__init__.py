@@ -4,7 +4,7 @@ The kernels are serial and release the GIL; a small pool of Python threads runs 
 (`tensors`). Results do not depend on the number of threads.
 """
 
-from sbm_cli.nn.kernels.cpu import band_conv, band_linear, conv, cross_band, mamba, scan
+from sbm_cli.nn.kernels.cpu import band_conv, band_linear, conv, mamba, scan
 
 OPERATIONS = {
     "selective_scan": scan.selective_scan,
@@ -13,5 +13,3 @@ OPERATIONS = {
     "band_conv": band_conv.band_conv,
     "band_linear": band_linear.band_linear,
 }
-
-PREPARED = {"mamba": mamba.prepare, "cross_band": cross_band.prepare}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,17 @@ from torch.autograd.function import once_differentiable
 
 from sbm_cli.compiled.band_conv import LANES, UNIT, kernels
 from sbm_cli.nn.kernels import reference
-from sbm_cli.nn.kernels.cpu.tensors import array_of, run_kernel, run_stage, sum_of
+from sbm_cli.nn.kernels.cpu.tensors import array_of, run_kernel, sum_of
 from sbm_cli.nn.kernels.dispatch import differentiates
 
 
-def stage(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Callable[..., None]:
-    """Return the kernel with packed weights, to be called with batch, time, bands, x and y, both flat arrays."""
-    channels, size, kernel = weight.shape
-    (run, _), arrays = kernels(kernel, channels, size), _arrays(gain, offset, weight, bias)
-
-    def convolve(batch: int, time: int, bands: int, x: Any, y: Any) -> None:
-        frames, scratch = batch * time, (bands + kernel - 1) * channels
-        run_kernel(run, -(-frames // UNIT), scratch, frames, bands, x, *arrays, y)
-
-    return convolve
+def _convolve(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    (batch, time, bands, channels), (_, size, kernel) = x.shape, weight.shape
+    (run, _), frames = kernels(kernel, channels, size), batch * time
+    y, arrays = x.new_empty(x.shape), _arrays(gain, offset, weight, bias)
+    scratch = (bands + kernel - 1) * channels
+    run_kernel(run, -(-frames // UNIT), scratch, frames, bands, array_of(x), *arrays, array_of(y))
+    return y
 
 
 def _arrays(gain: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> tuple[Any, ...]:
@@ -43,7 +39,7 @@ class _BandConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, *weights)
-        return run_stage(stage(*weights), x)
+        return _convolve(x, *weights)
 
     @staticmethod
     @once_differentiable
@@ -76,5 +72,5 @@ def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Ten
     if x.dtype != torch.float32 or not takes(*weights):
         return reference.band_conv(x, *weights, groups)
     # Without a gradient not through autograd, whose call takes as long as a short block.
-    y: Tensor = _BandConv.apply(x, *weights) if differentiates(x, *weights) else run_stage(stage(*weights), x)
+    y: Tensor = _BandConv.apply(x, *weights) if differentiates(x, *weights) else _convolve(x, *weights)
     return y

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,20 +11,16 @@ from torch.autograd.function import once_differentiable
 from sbm_cli.compiled.band_linear import ROWS, UNIT, backward, forward
 from sbm_cli.compiled.vector import LANES
 from sbm_cli.nn.kernels import reference
-from sbm_cli.nn.kernels.cpu.tensors import array_of, run_kernel, run_stage, sum_of
+from sbm_cli.nn.kernels.cpu.tensors import array_of, run_kernel, sum_of
 from sbm_cli.nn.kernels.dispatch import differentiates
 
 
-def stage(*weights: Tensor) -> Callable[..., None]:
-    """Return the kernel with packed weights, to be called with batch, time, bands, x and y, both flat arrays."""
-    arrays, (size, channels) = _arrays(*weights), weights[0].shape
-
-    def mix(batch: int, time: int, bands: int, x: Any, y: Any) -> None:
-        frames = batch * time
-        scratch = bands * (channels + 1 + 3 * size) + ROWS * max(channels, bands) * LANES
-        run_kernel(forward, -(-frames // UNIT), scratch, frames, bands, x, *arrays, y)
-
-    return mix
+def _mix(x: Tensor, *weights: Tensor) -> Tensor:
+    (batch, time, bands, channels), size = x.shape, len(weights[0])
+    y, frames = x.new_empty(x.shape), batch * time
+    scratch = bands * (channels + 1 + 3 * size) + ROWS * max(channels, bands) * LANES
+    run_kernel(forward, -(-frames // UNIT), scratch, frames, bands, array_of(x), *_arrays(*weights), array_of(y))
+    return y
 
 
 def _arrays(
@@ -41,7 +36,7 @@ class _BandLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, *weights)
-        return run_stage(stage(*weights), x)
+        return _mix(x, *weights)
 
     @staticmethod
     @once_differentiable
@@ -72,5 +67,5 @@ def band_linear(x: Tensor, *weights: Tensor) -> Tensor:
     """Run the compiled map (as `reference.band_linear`); it keeps x alone for backward."""
     if x.dtype != torch.float32 or not takes(*weights):
         return reference.band_linear(x, *weights)
-    y: Tensor = _BandLinear.apply(x, *weights) if differentiates(x, *weights) else run_stage(stage(*weights), x)
+    y: Tensor = _BandLinear.apply(x, *weights) if differentiates(x, *weights) else _mix(x, *weights)
     return y

@@ -1,87 +1,23 @@
-"""A whole Mamba block on the CPU: with a joint backward, and as one kernel for few rows without a gradient."""
+"""A whole Mamba block on the CPU, with a joint backward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sbm_cli.compiled.conv import TAPS, conv_forward
-from sbm_cli.compiled.jit import jit
-from sbm_cli.compiled.product import packed, product
-from sbm_cli.compiled.rows import CHUNK, Rows, origin
-from sbm_cli.compiled.scan import FORWARD_ROWS, GROUP, SEGMENT, scan_forward
-from sbm_cli.compiled.vector import LANES, LN2, LOG2E, load, store
+from sbm_cli.compiled.conv import TAPS
+from sbm_cli.compiled.scan import GROUP
+from sbm_cli.compiled.vector import LANES, LN2, LOG2E
 from sbm_cli.nn.kernels import MambaCarry, MambaWeights, reference
 from sbm_cli.nn.kernels.cpu.conv import conv_gradients, convolve, last_inputs
 from sbm_cli.nn.kernels.cpu.scan import scan, scan_gradients
 from sbm_cli.nn.kernels.cpu.tensors import array_of, parts_of
 from sbm_cli.nn.kernels.dispatch import differentiates
-
-FUSED_ROWS = 256  # rows up to which one kernel does everything: calls would take longer than products
-
-
-@jit
-def mamba_forward(
-    batch, frames, bands, x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, skip, out_proj, h_before,
-    out, after, h, scratch,
-):  # fmt: skip
-    """Run a whole block on few rows; the projections are packed, and what they multiply lies row after row.
-
-    after: the last inputs of the convolution, as `before`.
-    """
-    rows, inner = batch * frames * bands, skip.size
-    channels, states, rank = x.size // rows, rates.size // inner, weight.size // inner
-    narrow = x_proj.size // (inner + 1)
-    ends = rows * 2 * inner, rows * 3 * inner, rows * 4 * inner, rows * (4 * inner + narrow)
-    wide, u, y, low = scratch[: ends[0]], scratch[ends[0] : ends[1]], scratch[ends[1] : ends[2]], scratch[ends[2] :]
-    apart = (frames * bands * 2 * inner, bands * 2 * inner, 2 * inner)
-    beside = (frames * bands * inner, bands * inner, inner)
-    short = (frames * bands * narrow, bands * narrow, narrow)
-    product(x, 0, channels, 1, rows, in_proj, 0, channels, 2 * inner, False, wide, 0, 2 * inner)
-    v, rest = Rows(wide, apart), scratch[ends[3] :]
-    conv_forward(0, batch * bands, bands, frames, v, taps, conv_bias, before, Rows(u, beside), rest)
-    product(u, 0, inner, 1, rows, x_proj, 0, inner, narrow, False, low, 0, narrow)
-    scan_forward(
-        0, batch * bands, bands, frames, Rows(u, beside), Rows(low, short), weight, bias, rates,
-        Rows(low[rank:], short), Rows(low[rank + states :], short), skip, Rows(wide[inner:], apart),
-        h_before, h, scratch[:0], Rows(y, beside), rest,
-    )  # fmt: skip
-    product(y, 0, inner, 1, rows, out_proj, 0, inner, channels, False, out, 0, channels)
-    for sequence in range(batch * bands):
-        for tap in range(TAPS - 1):
-            frame, at = frames - TAPS + 1 + tap, (sequence * (TAPS - 1) + tap) * inner
-            for i in range(0, inner, LANES):
-                if frame < 0:
-                    store(after, at + i, load(before, (sequence * (TAPS - 1) + frame + TAPS - 1) * inner + i))
-                else:
-                    store(after, at + i, load(wide, origin(v, bands, sequence, frame) + i))
-
-
-def _fused(
-    x: Tensor, projections: Sequence[Any], before: Tensor, h: Tensor, arrays: Sequence[Any]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the whole block in one kernel, which on few rows beats separate calls.
-
-    projections: all three, packed; the rest as in `_mamba`, whose results it returns.
-    """
-    batch, time, band, _ = x.shape
-    taps, conv_bias, weight, bias, rates, D = arrays
-    out, after, h_after = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in (x, before, h))
-    in_proj, x_proj, out_proj = projections
-    inner = D.size
-    most = max(CHUNK * (2 * TAPS - 2), FORWARD_ROWS * SEGMENT) * inner
-    scratch = np.empty(batch * time * band * (4 * inner + x_proj.size // (inner + 1)) + most, np.float32)
-    mamba_forward(
-        batch, time, band, array_of(x), in_proj, taps, conv_bias, array_of(before), x_proj, weight, bias, rates, D,
-        out_proj, array_of(h), array_of(out), array_of(after), array_of(h_after), scratch,
-    )  # fmt: skip
-    return out, after, h_after
 
 
 def _mamba(
@@ -170,28 +106,6 @@ def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> 
     # Without a gradient not through autograd, whose call takes as long as a short block.
     y, after, h = _Mamba.apply(*tensors, arrays, train, dtype) if train else _mamba(tensors, arrays, train, dtype)[0]
     return y, (after.mT, h.mT)
-
-
-def prepare(weights: MambaWeights) -> Callable[[Tensor, MambaCarry | None], tuple[Tensor, MambaCarry]] | None:
-    """Return a block with packed weights as a function of x and the carry; None for unsupported sizes."""
-    if not _takes(weights):
-        return None
-    (taps, conv_bias, weight, bias, rates, skip), arrays = _turned(weights)
-    in_proj, x_proj, out_proj = weights.in_proj, weights.x_proj, weights.out_proj
-    projections = [np.concatenate(packed(weight.detach().t().numpy()), None) for weight in (in_proj, x_proj, out_proj)]
-
-    def block(x: Tensor, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
-        dtype, (before, h) = _products_in(x), _begin(x, rates, carry)
-        if dtype is None:
-            return mamba(x, weights, carry)
-        if dtype == torch.float32 and x.shape[:3].numel() <= FUSED_ROWS and x.shape[-1] % LANES == 0:
-            y, after, h = _fused(x, projections, before, h, arrays)
-        else:
-            tensors = x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, skip, out_proj, h
-            y, after, h = _mamba(tensors, arrays, False, dtype)[0]
-        return y, (after.mT, h.mT)
-
-    return block
 
 
 def _takes(weights: MambaWeights) -> bool:

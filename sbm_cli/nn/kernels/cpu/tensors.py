@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,13 +30,6 @@ def run_kernel(kernel: Any, count: int, scratch: int, *args: Any, serial: bool =
     parts = min(chunks, 4 * threads)
     edges = [min(count, CHUNK * -(-chunks * i // parts)) for i in range(parts + 1)]
     list(pool(os.getpid(), threads).map(work, edges[:-1], edges[1:]))
-
-
-def run_stage(stage: Callable[..., None], x: Tensor) -> Tensor:
-    """Return what a stage with packed weights makes of x [batch, time, band, channel], shaped like it."""
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    stage(*x.shape[:3], array_of(x), array_of(y))
-    return y
 
 
 def rows_of(x: Tensor) -> Rows:
