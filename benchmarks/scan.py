@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sbm_cli.nn.kernels import available, kernel, use
 
+RANK = 4  # of what the steps are projected from
 SHAPES = {  # batch, time, band, channel, state
     "one second of a file": (1, 62, 32, 128, 16),
     "a training batch": (8, 190, 32, 128, 16),
@@ -59,15 +60,27 @@ def best(call: Callable[[], object], seconds: float) -> float:
 
 def measure(shape: tuple[int, int, int, int, int], seconds: float) -> tuple[float, float, float]:
     """Return the seconds of the compiled forward, of forward and backward, and of the reference's forward."""
-    tensors = make(shape)
-    with torch.no_grad():
-        forward = best(lambda: scan(*tensors), seconds)
-        with use("reference"):
-            plain = best(lambda: scan(*tensors), seconds)
-    leaves = [x.detach().requires_grad_() for x in tensors]
-    grad = torch.randn(leaves[0].shape)
-    both = best(lambda: torch.autograd.grad(scan(*leaves)[0], leaves, grad), seconds)
-    return forward, both, plain
+    from sbm_cli.compiled.vector import LOG2E
+    from sbm_cli.nn.kernels.cpu import scan as cpu
+    from sbm_cli.nn.kernels.cpu.tensors import array_of, rows_of
+
+    u, dt, A, B, C, D, z = tensors = make(shape)
+    with torch.no_grad(), use("reference"):
+        plain = best(lambda: scan(*tensors), seconds)
+    batch, _, band, channel, state = shape
+    low, weight, bias = dt[..., :RANK], torch.randn(RANK, channel), torch.full((channel,), -4.0)
+    rates, before = A.t() * LOG2E, torch.zeros(batch, band, state, channel)
+    rows, arrays = [rows_of(x) for x in (u, low, B, C, z)], [array_of(x) for x in (weight, bias, rates, D)]
+    gradients = [torch.empty_like(x) for x in (u, low, z, B, C)]
+
+    def forward(train: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        return cpu.scan(u.shape, u.dtype, rows, arrays, before, train)
+
+    def both() -> None:
+        y, h, kept = forward(train=True)
+        cpu.scan_gradients((u, low, weight, bias, rates, B, C, D, z), kept, y, h, gradients)
+
+    return best(forward, seconds), best(both, seconds), plain
 
 
 def on_cuda(seconds: float) -> None:

@@ -62,7 +62,7 @@ def scan_forward(first, last, bands, frames, u, dt, weight, bias, rates, b, c, s
                     for i in range(0, channels, LANES):
                         at = FORWARD_ROWS * (SEGMENT * i + k * LANES)
                         dt_at = dt_base + k * dt.strides[1]
-                        total = load(bias, i) if rank else load(dt.data, dt_at + i)
+                        total = load(bias, i)
                         for r in range(rank):
                             total = total + fill(dt.data, dt_at + r) * load(weight, r * channels + i)
                         step, _ = softplus(total)
@@ -163,7 +163,7 @@ def scan_backward(
                         gate = load(z.data, z_base + k * z.strides[1] + i)
                         gout = load(gy.data, gy_base + k * gy.strides[1] + i)
                         dt_at = dt_base + k * dt.strides[1]
-                        total = load(bias, i) if rank else load(dt.data, dt_at + i)
+                        total = load(bias, i)
                         for r in range(rank):
                             total = total + fill(dt.data, dt_at + r) * load(weight, r * channels + i)
                         step, slope = softplus(total)
@@ -245,12 +245,9 @@ def scan_backward(
                         store(gu.data, gu_base + k * gu.strides[1] + i, out)
                         out = load(scratch, at + SUM) * load(scratch, at + GATE)
                         store(gz.data, gz_base + k * gz.strides[1] + i, out)
-                        if rank == 0:
-                            store(gdt.data, gdt_base + k * gdt.strides[1] + i, grad_step)
-                        else:
-                            store(scratch, at + GRAD_STEP, grad_step)
-                            store(gbias, grad_skip + i, load(gbias, grad_skip + i) + grad_step)
-                for k in range(length if rank else 0):
+                        store(scratch, at + GRAD_STEP, grad_step)
+                        store(gbias, grad_skip + i, load(gbias, grad_skip + i) + grad_step)
+                for k in range(length):
                     for r in range(rank):
                         low, total = fill(dt.data, dt_base + k * dt.strides[1] + r), splat(0.0)
                         for i in range(0, channels, LANES):

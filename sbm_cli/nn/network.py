@@ -58,27 +58,6 @@ class Network(nn.Module):
         """Return a cheaper network that equals this one at the time t, for this room, and where state = noisy.
 
         It ignores the state, times and room of a call; one that jumps is folded for the jump to 0. A network without
-        such a form is wrapped in one that passes t and room on.
+        such a form returns itself, to be told them.
         """
-        return Fixed(self, t, room)
-
-
-class Fixed(Network):
-    """A network at one time and for one room."""
-
-    def __init__(self, network: Network, t: float, room: float) -> None:
-        super().__init__()
-        self.config, self.network, self.t, self.room = network.config, network, t, room
-
-    def forward(
-        self,
-        state: Tensor,
-        noisy: Tensor,
-        t: Tensor,
-        carry: Carry | None = None,
-        room: Tensor | None = None,
-        to: Tensor | None = None,
-    ) -> tuple[Tensor, Carry]:
-        wanted = noisy.real.new_tensor([self.room]) if self.config.keep_room else None
-        found: tuple[Tensor, Carry] = self.network(noisy, noisy, torch.full_like(t, self.t), carry, wanted)
-        return found
+        return self

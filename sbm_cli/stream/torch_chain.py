@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
@@ -141,9 +140,9 @@ def _estimate(model: Model, noisy: Tensor, options: Options, carry: Carry) -> Te
     into blocks.
     """
     config, left = model.config, 1 - options.dereverb
-    network: Callable[..., tuple[Tensor, nn.Carry]] = model.folded(left)
-    if options.steps > 1 or config.schedule.end_std:  # the folded network takes the noisy signal alone
-        network = partial(model.network, room=noisy.real.new_tensor([left]) if left else None)
+    several = options.steps > 1 or config.schedule.end_std  # the folded network takes the noisy signal alone
+    network = model.network if several else model.folded(left)
+    told = {"room": noisy.real.new_tensor([left])} if left else {}
     noise: Iterable[Tensor] = ()
     if draws := SAMPLERS[options.sampler].noises(config.schedule, options.steps):
         drawn = torch.from_numpy(draw_frames(carry.noise, carry.channels, noisy.shape[2], draws, noisy.shape[1]))
@@ -155,13 +154,13 @@ def _estimate(model: Model, noisy: Tensor, options: Options, carry: Carry) -> Te
 
         def step(state: Tensor, noisy: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
             number = next(numbers)
-            jump = {} if to is None else {"to": to[:1]}
+            also = told if to is None else told | {"to": to[:1]}
             estimate: Tensor
             # Entering autocast takes as long as a small operator: only where it has an effect.
             kind, half = noisy.device.type, options.dtype == "bfloat16"
             cast = half or torch.is_autocast_enabled(kind)
             with torch.autocast(kind, torch.bfloat16, enabled=half) if cast else contextlib.nullcontext():
-                estimate, carries[number] = network(state, noisy, t[:1], carries.get(number), **jump)
+                estimate, carries[number] = network(state, noisy, t[:1], carries.get(number), **also)
             return estimate
 
         def wait(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -110,8 +110,8 @@ from sbm_cli.compiled import jit
 jit.BESIDE = Path("nowhere")  # not what this installation has compiled
 import torch
 from sbm_cli.compiled.conv import conv_forward
-from sbm_cli.nn.kernels.cpu.conv import causal_conv1d
-causal_conv1d(torch.ones(1, 5, 1, 16), torch.ones(16, 1, 4), torch.ones(16))
+from sbm_cli.nn.mamba import Mamba
+Mamba(8, 4)(torch.ones(1, 5, 1, 8))
 print(*(sum(counts.values()) for counts in (conv_forward.stats.cache_hits, conv_forward.stats.cache_misses)))
 """
 

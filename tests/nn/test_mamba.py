@@ -1,10 +1,19 @@
 """The Mamba block has the parameters of mamba-ssm's, so that weights move both ways."""
 
+import os
+import signal
+
+import numpy as np
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
+from sbm_cli.nn import kernels
+from sbm_cli.nn.kernels.cpu.conv import convolve
+from sbm_cli.nn.kernels.cpu.tensors import SERIAL, array_of, rows_of
 from sbm_cli.nn.mamba import Mamba
 
 
@@ -75,6 +84,98 @@ def test_a_block_without_its_carry_starts_at_rest() -> None:
     assert all(parameter.grad is not None for parameter in mamba.parameters())
 
 
+@given(cuts=st.lists(st.integers(0, 40), min_size=1, max_size=3).map(sorted))
+@example(cuts=[0, 16, 17])
+def test_split_with_carry_is_exact(cuts: list[int]) -> None:
+    torch.manual_seed(1)
+    mamba, x = Mamba(16, 4), torch.randn(1, 40, 3, 16)
+    with torch.no_grad():
+        whole, last = mamba(x)
+        pieces, carry = [], None
+        for start, end in zip([0, *cuts], [*cuts, 40], strict=True):
+            y, carry = mamba(x[:, start:end], carry)
+            pieces.append(y)
+    assert carry is not None
+    for ours, wanted in zip((torch.cat(pieces, 1), *carry), (whole, *last), strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-6)  # torch's products of few rows round apart
+
+
+@pytest.mark.parametrize("what", ["x", "conv", "scan", *(name for name, _ in Mamba(16, 4).named_parameters())])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_comes_out_so(what: str, value: float) -> None:
+    """One bad number anywhere spoils exactly what it spoils in the reference."""
+    torch.manual_seed(1)
+    mamba, x = Mamba(16, 4), torch.randn(1, 20, 2, 16)
+    carry = torch.randn(1, 2, 32, 3), torch.randn(1, 2, 32, 4)
+    places = {"x": x, "conv": carry[0], "scan": carry[1], **dict(mamba.named_parameters())}
+    with torch.no_grad():
+        places[what].view(-1)[3] = value
+        found = mamba(x, carry)
+        with kernels.use("reference"):
+            wanted = mamba(x, carry)
+    for ours, reference in zip((found[0], *found[1]), (wanted[0], *wanted[1]), strict=True):
+        assert torch.equal(ours.isfinite(), reference.isfinite())
+
+
+def test_any_strides_are_read() -> None:
+    torch.manual_seed(1)
+    mamba, x = Mamba(16, 4), torch.randn(2, 20, 4, 16)
+    carry = torch.randn(2, 4, 32, 3), torch.randn(2, 4, 32, 4)
+    turned = x.transpose(0, 1).contiguous().transpose(0, 1), (carry[0].mT.contiguous().mT, carry[1].mT.contiguous().mT)
+    y, after = mamba(turned[0][:, 3:], turned[1])
+    wanted, rest = mamba(x[:, 3:].contiguous(), carry)
+    for ours, other in zip((y, *after), (wanted, *rest), strict=True):
+        torch.testing.assert_close(ours, other)
+
+
+def wide() -> tuple[Mamba, Tensor, tuple[Tensor, Tensor]]:
+    """Return a block and inputs of a size that several threads take part in."""
+    torch.manual_seed(1)
+    mamba, x = Mamba(64, 8), torch.randn(2, 40, 13, 64)
+    assert 2 * x.numel() >= SERIAL
+    return mamba, x, (torch.randn(2, 13, 128, 3), torch.randn(2, 13, 128, 8))
+
+
+def test_results_do_not_depend_on_threads() -> None:
+    before, seen = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 3):
+            torch.set_num_threads(threads)
+            seen.append(run(*wide()))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(seen[2], seen[3], strict=True))  # the same every time
+    for other in seen[1:]:
+        for ours, alone in zip(other, seen[0], strict=True):
+            torch.testing.assert_close(ours, alone, rtol=1e-4, atol=1e-4)  # torch's own products may round apart
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_kernels_work_after_a_fork() -> None:
+    (mamba, x, carry), before = wide(), torch.get_num_threads()
+    assert mamba.conv1d.bias is not None
+    taps, bias = mamba.conv1d.weight[:, 0].t(), mamba.conv1d.bias
+    rows, carried = torch.cat([x, x], -1), carry[0].mT
+
+    def convolved() -> NDArray[np.float32]:
+        y = convolve(rows.shape, rows.dtype, rows_of(rows), (array_of(taps), array_of(bias)), carried)
+        found: NDArray[np.float32] = y.numpy()
+        return found
+
+    try:
+        torch.set_num_threads(2)
+        expected = convolved()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)  # a child that waits for threads of its parent would wait for ever
+            # compared outside torch: its own OpenMP threads do not survive a fork
+            os._exit(not np.array_equal(convolved(), expected))
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_extreme_steps_stay_finite() -> None:
     torch.manual_seed(1)
     mamba, x = Mamba(16), torch.randn(1, 40, 3, 16)
@@ -94,6 +195,14 @@ def test_products_in_bfloat16_change_little_and_convolution_and_scan_stay_in_flo
     for ours, reference in zip(rounded, exact, strict=True):
         assert not torch.equal(ours.float(), reference)
         assert (ours - reference).norm() <= 0.015 * reference.norm()
+
+
+def test_in_autocast_to_float16_everything_stays_in_float32() -> None:
+    torch.manual_seed(1)
+    mamba, x = Mamba(16), torch.randn(1, 9, 2, 16)
+    expected = mamba(x)[0]
+    with torch.autocast("cpu", torch.float16):
+        assert torch.equal(mamba(x)[0], expected)
 
 
 def test_what_is_not_finite_stays_so_in_bfloat16() -> None:

@@ -92,7 +92,7 @@ def test_a_causal_gain_is_that_gain(enhancer: Enhancer) -> None:
         assert enhancer.latency_seconds == (STFT.window + 512 * STFT.hop) / 16000
 
 
-def test_what_cannot_fold_is_called_with_what_it_was_folded_for() -> None:
+def test_what_cannot_fold_is_told_time_and_room() -> None:
     seen = []
 
     class Spy(Gain):
@@ -105,10 +105,12 @@ def test_what_cannot_fold_is_called_with_what_it_was_folded_for() -> None:
             room: Tensor | None = None,
             to: Tensor | None = None,
         ) -> tuple[Tensor, Carry]:
-            seen.append((state, t, room))
+            seen.append((state, noisy, t, room))
             return noisy, {}
 
-    noisy = torch.randn(1, 33, 4, dtype=torch.complex64)
-    Spy(replace(GainConfig(), keep_room=True)).fold(0.7, 0.25)(torch.zeros_like(noisy), noisy, torch.ones(1))
-    ((state, t, room),) = seen
-    assert torch.equal(state, noisy) and t.item() == pytest.approx(0.7) and room.item() == 0.25
+    config = replace(GainConfig(), keep_room=True)
+    model = Model(Spy(config), ModelConfig("spy", network=config, stft=STFT))
+    Enhancer(model).enhance(sound(5000), 16000, Options(dereverb=0.75, warm_up=False))
+    for state, noisy, t, room in seen:
+        assert torch.equal(state, noisy) and t.tolist() == [1.0] and room is not None and room.tolist() == [0.25]
+    assert seen

@@ -4,11 +4,9 @@ The kernels are serial and release the GIL; a small pool of Python threads runs 
 (`tensors`). Results do not depend on the number of threads.
 """
 
-from sbm_cli.nn.kernels.cpu import band_conv, band_linear, conv, mamba, scan
+from sbm_cli.nn.kernels.cpu import band_conv, band_linear, mamba
 
 OPERATIONS = {
-    "selective_scan": scan.selective_scan,
-    "causal_conv1d": conv.causal_conv1d,
     "mamba": mamba.mamba,
     "band_conv": band_conv.band_conv,
     "band_linear": band_linear.band_linear,

@@ -1,4 +1,7 @@
-"""Causal convolution along time with SiLU on tensors of the CPU, with its gradient."""
+"""Causal convolution along time with SiLU on tensors of the CPU, and its gradient.
+
+Channels fill whole vectors; taps [K, channel], before [batch, band, K - 1, channel].
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from sbm_cli.compiled.conv import TAPS, conv_backward, conv_forward
 from sbm_cli.compiled.rows import CHUNK, Rows
-from sbm_cli.compiled.vector import LANES
-from sbm_cli.nn.kernels import reference
 from sbm_cli.nn.kernels.cpu.tensors import SERIAL, array_of, parts_of, rows_of, run_kernel, sum_of
 
 
 def convolve(shape: torch.Size, dtype: torch.dtype, x: Rows, arrays: Sequence[Any], before: Tensor) -> Tensor:
-    """Return the convolution of x, of that shape and type; arrays: taps and bias; both and before as in `_Conv`."""
+    """Return the convolution of x, of that shape and type; arrays: taps and bias."""
     batch, time, band, channel = shape
     y = before.new_empty(shape, dtype=dtype)
     scratch, serial = CHUNK * (2 * TAPS - 2) * channel, y.numel() < SERIAL
@@ -41,37 +40,7 @@ def conv_gradients(
     return sum_of(gtaps), sum_of(gbias), gbefore
 
 
-class _Conv(torch.autograd.Function):
-    """The convolution on whole vectors: taps [K, channel], before [batch, band, K - 1, channel]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor, before: Tensor) -> Tensor:
-        ctx.save_for_backward(x, taps, bias, before)
-        return convolve(x.shape, x.dtype, rows_of(x), (array_of(taps), array_of(bias)), before)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
-        x, taps, bias, before = ctx.saved_tensors
-        gx = x.new_empty(x.shape)
-        return gx, *conv_gradients(x, taps, bias, before, gy, gx)
-
-
 def last_inputs(x: Tensor, before: Tensor) -> Tensor:
     """Return the last K - 1 inputs of the convolution, [batch, band, K - 1, channel]."""
     ending = x[:, max(0, x.shape[1] - TAPS + 1) :].permute(0, 2, 1, 3)
     return torch.cat([before[:, :, ending.shape[2] :], ending], 2)
-
-
-def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Run the compiled convolution in float32 (shapes as in `reference.causal_conv1d`)."""
-    if weight.shape[2] != TAPS:
-        return reference.causal_conv1d(x, weight, bias, carry)
-    channel, dtype = x.shape[-1], x.dtype
-    x, taps, bias = x.float(), weight[:, 0].t().float(), bias.float()
-    before = x.new_zeros(x.shape[0], x.shape[2], TAPS - 1, channel) if carry is None else carry.float().mT
-    after, odd = last_inputs(x, before).mT, -channel % LANES
-    if odd:
-        x, taps, bias, before = (F.pad(part, (0, odd)) for part in (x, taps, bias, before))
-    y = _Conv.apply(x, taps, bias, before)
-    return (y[..., :channel] if odd else y).to(dtype), after

@@ -23,7 +23,7 @@ from sbm_cli.nn.kernels.dispatch import differentiates
 def _mamba(
     tensors: Sequence[Tensor], arrays: Sequence[Any], train: bool, dtype: torch.dtype
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
-    """Run the whole block: x [batch, time, band, channel]; convolution and scan as in `_Conv` and `_Scan`.
+    """Run the whole block: x [batch, time, band, channel]; convolution and scan as in `conv` and `scan`.
 
     step_weight: [rank, channel]; arrays: taps, conv_bias, step_weight, step_bias, rates and D once more; dtype: of the
     products and of what lies between them, float32 or bfloat16; convolution and scan compute in float32. Returns the
@@ -95,34 +95,55 @@ def _flat(x: Tensor) -> Tensor:
 
 def mamba(x: Tensor, weights: MambaWeights, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
     """Run a Mamba block (as `reference.mamba`); convolution and scan compute in float32."""
-    dtype = _products_in(x)
-    if dtype is None or not _takes(weights):
+    dtype, (inner, states) = _products_in(x), weights.A.shape
+    if dtype is None or weights.conv[0].shape[2] != TAPS or weights.D.dtype != torch.float32:
         return reference.mamba(x, weights, carry)
+    more, more_states = -inner % LANES, -states % GROUP
+    if more or more_states:
+        weights, carry = _filled_up(weights, carry, more, more_states)
     (taps, conv_bias, weight, bias, rates, D), arrays = _turned(weights)
     before, h = _begin(x, rates, carry)
     in_proj, x_proj, out_proj = weights.in_proj, weights.x_proj, weights.out_proj
     tensors = x, in_proj, taps, conv_bias, before, x_proj, weight, bias, rates, D, out_proj, h
     train = differentiates(*tensors)
     # Without a gradient not through autograd, whose call takes as long as a short block.
-    y, after, h = _Mamba.apply(*tensors, arrays, train, dtype) if train else _mamba(tensors, arrays, train, dtype)[0]
+    with torch.autocast("cpu", enabled=False):  # the products are in `dtype`
+        results = _Mamba.apply(*tensors, arrays, train, dtype) if train else _mamba(tensors, arrays, train, dtype)[0]
+    y, after, h = results
+    if more or more_states:  # only then: the gradient of a slice is a copy
+        after, h = after[..., :inner], h[..., :states, :inner]
     return y, (after.mT, h.mT)
 
 
-def _takes(weights: MambaWeights) -> bool:
-    """Return whether the kernels support such weights."""
-    (conv, _), A, D = weights.conv, weights.A, weights.D
-    whole = len(D) % LANES == A.shape[1] % GROUP == 0 and conv.shape[2] == TAPS
-    return whole and D.dtype == torch.float32
+def _filled_up(
+    weights: MambaWeights, carry: MambaCarry | None, more: int, more_states: int
+) -> tuple[MambaWeights, MambaCarry | None]:
+    """Return weights and carry with so many more channels and states, which stay zero: kernels know whole vectors."""
+    in_proj, (conv, conv_bias), x_proj, (dt_proj, dt_bias), A, D, out_proj = weights
+    low, B, C = x_proj.split([dt_proj.shape[1], A.shape[1], A.shape[1]])
+    filled = MambaWeights(
+        F.pad(in_proj.unflatten(0, (2, -1)), (0, 0, 0, more)).flatten(0, 1),
+        (F.pad(conv, (0, 0, 0, 0, 0, more)), F.pad(conv_bias, (0, more))),
+        F.pad(torch.cat([low, *(F.pad(part, (0, 0, 0, more_states)) for part in (B, C))]), (0, more)),
+        (F.pad(dt_proj, (0, 0, 0, more)), F.pad(dt_bias, (0, more))),
+        F.pad(A, (0, more_states, 0, more)),
+        F.pad(D, (0, more)),
+        F.pad(out_proj, (0, more)),
+    )
+    if carry is not None:
+        carry = F.pad(carry[0], (0, 0, 0, more)), F.pad(carry[1], (0, more_states, 0, more))
+    return filled, carry
 
 
 def _products_in(x: Tensor) -> torch.dtype | None:
-    """Return the type of the products; None if the kernels do not support it."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    return dtype if dtype in (torch.float32, torch.bfloat16) else None
+    """Return the type of the products, in autocast to float16 too float32; None if the kernels do not support it."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.bfloat16 if torch.get_autocast_dtype("cpu") == torch.bfloat16 else torch.float32
+    return x.dtype if x.dtype in (torch.float32, torch.bfloat16) else None
 
 
 def _begin(x: Tensor, rates: Tensor, carry: MambaCarry | None) -> MambaCarry:
-    """Return what came before the first frame, as `_Conv` and `_Scan` want it."""
+    """Return what came before the first frame, as convolution and scan want it."""
     if carry is not None:
         return carry[0].mT, carry[1].mT
     shape = x.shape[0], x.shape[2]

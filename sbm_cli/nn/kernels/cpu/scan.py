@@ -1,4 +1,7 @@
-"""Selective scan on tensors of the CPU, with its gradient.
+"""Selective scan on tensors of the CPU, and its gradient: float32 [batch, time, band, channel] of whole vectors.
+
+rates = A log2(e), [state, channel]; states lie as [batch, band, state, channel]. dt is what the steps are projected
+from, by weight [rank, channel] and bias.
 
 Sums over sequences (weight, bias, A, D) run in chunks of fixed size: results do not depend on the number of threads.
 """
@@ -10,16 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from sbm_cli.compiled.rows import CHUNK, Rows
-from sbm_cli.compiled.scan import BACKWARD_ROWS, FORWARD_ROWS, GROUP, KEPT, SEGMENT, scan_backward, scan_forward
-from sbm_cli.compiled.vector import LANES, LN2, LOG2E
+from sbm_cli.compiled.scan import BACKWARD_ROWS, FORWARD_ROWS, KEPT, SEGMENT, scan_backward, scan_forward
+from sbm_cli.compiled.vector import LANES
 from sbm_cli.nn.kernels.cpu.tensors import SERIAL, array_of, parts_of, rows_of, run_kernel, sum_of
-from sbm_cli.nn.kernels.dispatch import differentiates
-
-NOTHING = torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 def scan(
@@ -27,7 +25,7 @@ def scan(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the states after the last frame, and those that backward starts its segments from.
 
-    shape, dtype: of u and y; rows: u, dt, B, C, z; arrays: weight, bias, rates, D; both as in `_Scan`.
+    shape, dtype: of u and y; rows: u, dt, B, C, z; arrays: weight, bias, rates, D.
     """
     (batch, time, band, channel), (u, dt, B, C, z), (weight, bias, rates, D) = shape, rows, arrays
     kept = before.new_empty(batch * band * -(-time // SEGMENT) * rates.size if train else 0)
@@ -58,45 +56,3 @@ def scan_gradients(
     scratch = SEGMENT * (BACKWARD_ROWS * channel + lanes + 2 * KEPT)
     run_kernel(scan_backward, batch * band, scratch, band, time, *inputs, array_of(kept), rows_of(gy), *outputs)
     return tuple(map(sum_of, sums))
-
-
-class _Scan(torch.autograd.Function):
-    """The scan on whole vectors: rates = A log2(e) [state, channel], h [batch, band, state, channel]."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        u, dt, rates, B, C, D, z, h, train = inputs
-        rows, arrays = map(rows_of, (u, dt, B, C, z)), map(array_of, (NOTHING, NOTHING, rates, D))
-        y, h, kept = scan(u.shape, u.dtype, tuple(rows), tuple(arrays), h, train)
-        ctx.save_for_backward(u, dt, rates, B, C, D, z, kept)
-        return y, h
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gy: Tensor, gh: Tensor) -> tuple[Tensor | None, ...]:
-        u, dt, rates, B, C, D, z, kept = ctx.saved_tensors
-        gh = gh.clone(memory_format=torch.contiguous_format)
-        gu, gdt, gz, gB, gC = out = [D.new_empty(x.shape) for x in (u, dt, z, B, C)]
-        tensors = u, dt, NOTHING, NOTHING, rates, B, C, D, z
-        _, _, grates, gD = scan_gradients(tensors, kept, gy, gh, out)
-        return gu, gdt, grates * LN2, gB, gC, gD, gz, gh, None
-
-
-def selective_scan(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, carry: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Run the compiled scan in float32 (shapes as in `reference.selective_scan`)."""
-    (channel, state), dtype = A.shape, u.dtype
-    u, dt, A, B, C, D, z = (x.float() for x in (u, dt, A, B, C, D, z))
-    odd, odd_state = -channel % LANES, -state % GROUP
-    if odd or odd_state:  # the kernels know whole vectors only: fill up with channels and states that stay zero
-        u, dt, z, D = (F.pad(x, (0, odd)) for x in (u, dt, z, D))
-        B, C = F.pad(B, (0, odd_state)), F.pad(C, (0, odd_state))
-        A = F.pad(A, (0, odd_state, 0, odd))
-        carry = None if carry is None else F.pad(carry, (0, odd_state, 0, odd))
-    h = u.new_zeros(u.shape[0], u.shape[2], *A.t().shape) if carry is None else carry.float().transpose(-1, -2)
-    train = differentiates(u, dt, A, B, C, D, z, h)
-    y, h = _Scan.apply(u, dt, A.t() * LOG2E, B, C, D, z, h, train)
-    if odd or odd_state:  # only then: the gradient of a slice is a copy
-        y, h = y[..., :channel], h[..., :state, :channel]
-    return y.to(dtype), h.transpose(-1, -2)
