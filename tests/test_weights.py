@@ -94,3 +94,11 @@ def test_what_is_loud_does_not_lower_what_is_soft(
     disturbed, plain = case(enhancer.enhance(noisy, 16000))
     found, expected = (np.atleast_2d(enhancer.enhance(x, 16000))[-1][-len(noisy) :] for x in (disturbed, plain))
     assert abs(20 * np.log10(found @ expected / (expected @ expected))) < 3
+
+
+@pytest.mark.parametrize("name", ["sbm-tiny", "sbm-live", "sbm-small"])
+def test_an_offset_does_not_lower_speech(name: str, enhancer: Enhancer, noisy: np.ndarray) -> None:
+    """Whether the model's level counts what lies below 80 Hz, as sbm-tiny's does, or not."""
+    speech, model = 0.1 * enhancer.enhance(noisy, 16000), Enhancer.load(name)
+    found, expected = model.enhance(speech + np.float32(0.5), 16000), model.enhance(speech, 16000)
+    assert abs(20 * np.log10(found @ expected / (expected @ expected))) < 1

@@ -7,23 +7,31 @@ import math
 from sbm_cli.arrays import Array
 from sbm_cli.dsp.level import frame_power
 
-MOST = 1000.0  # 30 dB
+SOUND_HZ = 80.0  # where sound begins: in the lobes of the windows an offset reaches so far
 
 
 def first_bin(bin_hz: float) -> int:
-    """Return the first frequency that counts as sound: in the lobes of the windows an offset reaches up to 80 Hz."""
-    return math.ceil(80.0 / bin_hz)
+    """Return the first frequency that counts as sound."""
+    return math.ceil(SOUND_HZ / bin_hz)
 
 
-def limit_offset(spectrum: Array, constant: Array, bin_hz: float) -> Array:
-    """Return the spectrum [channels, freq, frames] with its offset at most 30 dB above the mean power from 80 Hz on.
+def most_offset(low_hz: float) -> float:
+    """Return the largest power of an offset beside the mean power of the sound, for a level that begins at low_hz.
 
-    That leaves a recording as it is, bit for bit, unless its offset is some 4 dB above the sound itself.
+    30 dB leave a recording as it is, bit for bit, unless its offset is some 4 dB above the sound itself. A level that
+    counts the offset would rise with it, and take the sound for soft: 10 dB.
+    """
+    return 1000.0 if low_hz >= SOUND_HZ else 10.0
+
+
+def limit_offset(spectrum: Array, constant: Array, bin_hz: float, most: float) -> Array:
+    """Return the spectrum [channels, freq, frames] with an offset of at most so much; see `most_offset`.
+
     constant: the spectrum [freq] of a constant under the window of a frame.
     """
     offset = spectrum.real[:, 0]
-    most = (MOST * frame_power(spectrum, first_bin(bin_hz))) ** 0.5
-    excess = offset - offset.clip(-most, most)
+    limit = (most * frame_power(spectrum, first_bin(bin_hz))) ** 0.5
+    excess = offset - offset.clip(-limit, limit)
     # ONNX adds no dimension to complex numbers.
     limited: Array = spectrum - (excess[..., None] * (constant / constant.real[0])).swapaxes(1, 2)
     return limited

@@ -20,8 +20,7 @@ from sbm_cli.compiled.spectra import compress, expand, follow, limit_offset
 from sbm_cli.compiled.threads import pool
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, Level, frame_power
 from sbm_cli.dsp.link import linked, linked_ratio, shares
-from sbm_cli.dsp.offset import MOST as MOST_OFFSET
-from sbm_cli.dsp.offset import first_bin
+from sbm_cli.dsp.offset import first_bin, most_offset
 from sbm_cli.dsp.stft import windows
 from sbm_cli.engine.plan import Plan, aligned
 
@@ -126,7 +125,8 @@ class CompiledChain:
         """Return spectra [channels, frames, bins] as `dsp.offset` limits them."""
         limited = spectrum.copy()
         flat, constant, low = limited.reshape(-1, limited.shape[2]), self._constant, first_bin(self._config.bin_hz)
-        limit_offset(flat.real, flat.imag, constant.real, constant.imag, low, np.float32(MOST_OFFSET))
+        most = np.float32(most_offset(self._config.level.low_hz))
+        limit_offset(flat.real, flat.imag, constant.real, constant.imag, low, most)
         return limited
 
     def _tracked(self, level: Level, power: Array, last: Array) -> Array:

@@ -16,7 +16,7 @@ from sbm_cli.audio.samples import Samples
 from sbm_cli.bridge.sampler import SAMPLERS, draw_frames, sample
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, frame_power
 from sbm_cli.dsp.link import linked, linked_ratio, shares
-from sbm_cli.dsp.offset import limit_offset
+from sbm_cli.dsp.offset import limit_offset, most_offset
 from sbm_cli.dsp.stft import window_tensors
 from sbm_cli.model import Model
 from sbm_cli.nn import network as nn
@@ -90,7 +90,8 @@ def enhance_spectrum(model: Model, spectrum: Tensor, options: Options, high: boo
     """Return the spectrum [channels, freq, frames] to synthesize from that of a block; see `_enhance_block`."""
     config = model.config
     constant = window_tensors(config.stft, spectrum.device)[2]
-    noisy = limit_offset(spectrum, constant, config.bin_hz)
+    limits = constant, config.bin_hz, most_offset(config.level.low_hz)
+    noisy = limit_offset(spectrum, *limits)
     power = config.power(noisy)
     channels, recordings = power, len(carry.channels)
     if len(power) > recordings:
@@ -106,7 +107,7 @@ def enhance_spectrum(model: Model, spectrum: Tensor, options: Options, high: boo
         spectrum, carry.spectrum = _late(spectrum, lookahead, carry.spectrum)
     share = [shares(level[recordings:][rows]) for rows in carry.links]
     for rows, own in zip(carry.links, share, strict=True):
-        clean[rows] = linked(clean[rows], limit_offset(spectrum[rows], constant, config.bin_hz), own[:, None])
+        clean[rows] = linked(clean[rows], limit_offset(spectrum[rows], *limits), own[:, None])
     if high:
         top = config.stft.bins // 2  # the uppermost octave
         powers = torch.stack([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])

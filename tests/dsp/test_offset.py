@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sbm_cli.dsp.offset import limit_offset
+from sbm_cli.dsp.offset import limit_offset, most_offset
 from sbm_cli.dsp.stft import Stft, windows
 
 RATE = 16000
@@ -17,8 +17,9 @@ CONSTANT = windows(STFT)[2]
 def limited(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the spectrum of samples before and after."""
     spectrum = STFT.analyze(torch.from_numpy(samples.astype(np.float32))[None])[0]
-    found = limit_offset(spectrum, torch.from_numpy(CONSTANT), RATE / STFT.n_fft)
-    in_numpy = limit_offset(spectrum.numpy(), CONSTANT, RATE / STFT.n_fft)
+    limits = RATE / STFT.n_fft, most_offset(80)
+    found = limit_offset(spectrum, torch.from_numpy(CONSTANT), *limits)
+    in_numpy = limit_offset(spectrum.numpy(), CONSTANT, *limits)
     np.testing.assert_allclose(in_numpy, found.numpy(), atol=1e-5)
     return spectrum.numpy(), in_numpy
 
