@@ -8,7 +8,8 @@ out than from the undisturbed input, median and worst of the utterances:
     bang            a burst of noise of 0.1 s, 40 dB above the talker; the three seconds after it
     second talker   another voice 30 dB below the first one, who spoke before
     offset          0.1 of full scale on speech at -46 dBFS
-    quiet channel   the right channel, 36 dB below the left one, with a talker of its own; linked and one by one
+    quiet channel   the right channel, 12 to 36 dB below the left one, with a talker of its own; on the left there is
+                    another talker, or hiss alone; 36 dB below also one by one
 
 Rooms, of models that can keep them: how much of the direct sound and of the late reverberation comes out (least
 squares), and SI-SDR against the direct sound and against the reverberant speech, for ten mixtures with noise at 8 dB.
@@ -75,10 +76,13 @@ def level_cases(
     yield "second talker", np.concatenate([speech, soft * other]), soft * other, Options()
     soft = np.float32(10 ** (-20 / 20))
     yield "offset", soft * speech + np.float32(0.1), soft * speech, Options()
-    soft = np.float32(10 ** (-36 / 20))
-    both = np.stack([speech, soft * other])
-    yield "quiet channel", both, soft * other, Options()
-    yield "quiet channel, one by one", both, soft * other, Options(link_channels=False)
+    hiss = rng.standard_normal(len(speech)).astype(np.float32) * np.std(speech)
+    for below in (12, 18, 24, 36):
+        soft = np.float32(10 ** (-below / 20))
+        for name, loud in (("a talker", speech), ("hiss", hiss)):
+            yield f"quiet channel, {below} dB below {name}", np.stack([loud, soft * other]), soft * other, Options()
+    alone = Options(link_channels=False)
+    yield "quiet channel, one by one", np.stack([speech, soft * other]), soft * other, alone
 
 
 def change_db(enhancer: Enhancer, disturbed: Samples, plain: Samples, options: Options) -> float:
