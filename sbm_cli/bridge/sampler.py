@@ -119,6 +119,8 @@ def draw_frames(
     channels: of each recording, which has a generator of its own. Frame after frame, so that the noise of a recording
     does not depend on its blocks or on its neighbours.
     """
+    if not draws:
+        return np.zeros((frames, 0, sum(channels), bins, 2), np.float32)
     noise = [
         generator.standard_normal((frames, draws, count, bins, 2), np.float32)
         for generator, count in zip(generators, channels, strict=True)
