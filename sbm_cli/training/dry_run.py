@@ -31,7 +31,7 @@ class Forecast:
 def dry_run(
     config: TrainConfig, start: Path | None, device: str, processes: int | None, bars: Bars | None = None
 ) -> Forecast:
-    """Build the network, make a few mixtures from a few recordings, and read the headers of all. Raises what `train` raises.
+    """Build the network, make a few mixtures, and read the headers of all recordings. Raises what `train` raises.
 
     The arguments are those of `train`. A pack is read whole.
     """
