@@ -76,7 +76,8 @@ def whole(count):
 def project(halves, x, x_at, rows, inputs, weights, at, outputs, add, out, out_at, out_step, rounded):
     """Do as `product`, or as `product_of_halves`."""
     if halves:  # whole tuples of sizes and arrays would take longer to hand over than a row takes to multiply
-        return product_of_halves(x, x_at, inputs, rows, weights, at, inputs, outputs, add, out, out_at, out_step, rounded)
+        return product_of_halves(x, x_at, inputs, rows, weights, at, inputs, outputs, add, out, out_at, out_step,
+                                 rounded)  # fmt: skip
     return product(x, x_at, inputs, 1, rows, weights, at, inputs, outputs, add, out, out_at, out_step)
 
 
