@@ -19,9 +19,9 @@ def most_offset(low_hz: float) -> float:
     """Return the largest power of an offset beside the mean power of the sound, for a level that begins at low_hz.
 
     30 dB leave a recording as it is, bit for bit, unless its offset is some 4 dB above the sound itself. A level that
-    counts the offset would rise with it, and take the sound for soft: 10 dB.
+    counts the offset would rise with it, and take the sound for soft: 15 dB, which noise itself does not reach.
     """
-    return 1000.0 if low_hz >= SOUND_HZ else 10.0
+    return 1000.0 if low_hz >= SOUND_HZ else 30.0
 
 
 def limit_offset(spectrum: Array, constant: Array, bin_hz: float, most: float) -> Array:

@@ -199,9 +199,13 @@ class _Network:
 
     def __init__(self, plan: Plan, threads: int) -> None:
         self.plan, sizes = plan, plan.sizes
+        bins = slice(sizes.padding, sizes.padding + sizes.bins)
         self._spectra = aligned((sizes.history + MOST) * sizes.inputs * sizes.width)
+        self._frames = self._spectra.reshape(-1, sizes.inputs, sizes.width)
+        self._given = self._frames[sizes.history :, :, bins]
         self._x = aligned(MOST * sizes.bands * sizes.channels)
         self._estimates = aligned(MOST * 2 * sizes.width)
+        self._found = self._estimates.reshape(-1, 2, sizes.width)[..., bins]
         self._work = [plan.new_work() for _ in range(max(1, threads))]
 
     def call(self, t: float, to: float, room: float) -> _Call:
@@ -212,16 +216,14 @@ class _Network:
 
     def __call__(self, call: _Call, state: Array, noisy: Array) -> Array:
         """Return the estimate for up to MOST frames, shaped like state and noisy [frames, 2, bins]."""
-        sizes, count = self.plan.sizes, len(noisy)
-        bins = slice(sizes.padding, sizes.padding + sizes.bins)
-        spectra = self._spectra.reshape(-1, sizes.inputs, sizes.width)[: sizes.history + count]
-        spectra[: sizes.history] = call.history
-        spectra[sizes.history :, :2, bins] = noisy
-        if sizes.inputs > 2:
-            spectra[sizes.history :, 2:, bins] = state
+        count, history = len(noisy), len(call.history)
+        self._frames[:history] = call.history
+        self._given[:count, :2] = noisy
+        if self.plan.sizes.inputs > 2:
+            self._given[:count, 2:] = state
         self._run(count, call)
-        call.history = spectra[count:].copy()
-        return self._estimates.reshape(-1, 2, sizes.width)[:count, :, bins].copy()
+        call.history = self._frames[count : count + history].copy()
+        return self._found[:count].copy()
 
     def _run(self, count: int, call: _Call) -> None:
         """Take the frames through all stages: with several threads, each takes some stages, segment after segment."""

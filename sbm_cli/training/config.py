@@ -20,6 +20,7 @@ from sbm_cli.training.objectives import AnyObjective
 from sbm_cli.training.objectives.bridge import Bridge
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+MANY = 10**9  # steps of a training, at most, and what is counted in them
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -45,7 +46,7 @@ class OptimizerConfig:
         if self.method not in ("adamw", "muon"):
             raise ValueError(f"method is adamw or muon, got {self.method!r}")
         check_ranges(self, rate="(0, inf)", final_rate="(0, inf)", decay="(0, 1]", ema="[0, 1)", clip="(0, inf)")
-        check_ranges(self, betas="[0, 1)", momentum="[0, 1)", weight_decay="[0, inf)", warmup="[0, inf)")
+        check_ranges(self, betas="[0, 1)", momentum="[0, 1)", weight_decay="[0, inf)", warmup=f"[0, {MANY}]")
         if self.final_rate > self.rate:
             raise ValueError(f"final_rate must be at most rate, got {self.final_rate} and {self.rate}")
 
@@ -78,8 +79,8 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        check_ranges(self, micro_batch="[0, inf)", validate_every="[0, inf)")
-        check_ranges(self, skip_limit="[1, inf)", report_every="[1, inf)", validate_items="[1, inf)")
+        check_ranges(self, **dict.fromkeys(("micro_batch", "validate_every"), f"[0, {MANY}]"))
+        check_ranges(self, **dict.fromkeys(("skip_limit", "report_every", "validate_items"), f"[1, {MANY}]"))
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        check_ranges(self, steps="[1, inf)", batch="[1, inf)", warm_level="[0, 1]", checkpoint_minutes="[0, inf)")
+        check_ranges(self, steps=f"[1, {MANY}]", batch="[1, 1000000]")
+        check_ranges(self, warm_level="[0, 1]", checkpoint_minutes="[0, inf)")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed lies between 0 and 2**63 - 1, got {self.seed}")
         if self.warm_level_db[0] > self.warm_level_db[1] or max(map(abs, self.warm_level_db)) > 60:

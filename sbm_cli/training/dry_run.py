@@ -15,7 +15,7 @@ from sbm_cli.model import Model
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.launch import chosen_processes
 
-FEW = 4  # recordings of each source, and rooms, that are opened
+FEW = 4  # recordings of each source, rooms and mixtures
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Forecast:
 def dry_run(
     config: TrainConfig, start: Path | None, device: str, processes: int | None, bars: Bars | None = None
 ) -> Forecast:
-    """Build the network, make a batch from a few recordings, and read the headers of all. Raises what `train` raises.
+    """Build the network, make a few mixtures, and read the headers of all recordings. Raises what `train` raises.
 
     The arguments are those of `train`. A pack is read whole.
     """
@@ -43,6 +43,6 @@ def dry_run(
     with TemporaryDirectory(ignore_cleanup_errors=True) as cache:  # Windows keeps what is mapped
         corpus, rooms = open_data(replace(data, cache=cache, rooms=min(data.rooms, FEW)), few=FEW)
         sources = mixtures_of(corpus, rooms, data, config.mix, torch.device(device))
-        sources.train.batch(config.seed, 0, range(config.batch))
+        sources.train.batch(config.seed, 0, range(min(config.batch, FEW)))
     count = sum(weights.numel() for weights in network.parameters())
     return Forecast(device, chosen_processes(processes, device, config.batch), count, measured(data, corpus, bars))

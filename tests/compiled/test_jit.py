@@ -91,6 +91,21 @@ def test_a_flipped_bit_is_noticed(damaged: str, monkeypatch: pytest.MonkeyPatch,
     assert kernel(21) == 42 and not kernel.stats.cache_hits
 
 
+def test_code_for_another_kernel_or_processor_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    assert jit(twice)(21) == 42
+    (own,) = tmp_path.rglob("*.nbc")
+    with monkeypatch.context() as other:
+        codegen = type(jit(twice).targetctx.codegen())
+        other.setattr(codegen, "magic_tuple", lambda _: ("another", "processor"))
+        assert jit(twice)(21) == 42
+    (theirs,) = set(tmp_path.rglob("*.nbc")) - {own}
+    own.write_bytes(theirs.read_bytes())
+    kernels = [jit(twice), jit(twice)]
+    assert [kernel(21) for kernel in kernels] == [42, 42]
+    assert [sum(kernel.stats.cache_hits.values()) for kernel in kernels] == [0, 1]
+
+
 def test_a_full_disk_does_not_let_an_older_kernel_pass_for_the_new(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

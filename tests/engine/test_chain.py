@@ -203,6 +203,7 @@ def test_a_model_that_moves_to_a_gpu_has_no_plan(model: Model, monkeypatch: pyte
 
 COMMANDS = {
     "enhance": ["enhance", "noisy.wav", "-o", "out/clean.wav"],
+    "several steps": ["enhance", "noisy.wav", "-o", "out/clean.wav", "--steps", "3", "--sampler", "sde"],
     "batch": ["batch", "noisy.wav", "-o", "out", "--dry-run"],
     "models": ["models", "list"],
     "info": ["models", "info"],

@@ -89,7 +89,7 @@ def test_errors_name_the_file_they_are_in(tmp_path: Path, text: str, message: st
         ("optimizer.rat=1", r"^--set optimizer\.rat=1: unknown key 'rat', did you mean 'rate'"),
         ("batch", "expected key=value"),
         ("batch=many", "^--set batch=many: expected a whole number, got 'many'$"),
-        ("batch=0", "^--set batch=0: batch must be at least 1, got 0$"),
+        ("batch=0", r"^--set batch=0: batch must be in \[1, 1000000\], got 0$"),
         ("steps.x=1", r"^--set steps\.x=1: expected a whole number"),
         ("model.schedule.kind=vx", r"^--set model\.schedule\.kind=vx: kind is one of ve, vp, gmax"),
         ("model.network.untimed=true", r"^--set model\.network\.untimed=true: .*set it to 0"),
