@@ -27,6 +27,7 @@ class UnknownKeyError(ConfigError):
 
 _brief = Repr()  # keeps messages short, however deep or long a hostile file is
 _brief.maxstring = _brief.maxother = 200
+_KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
 _LARGEST = sys.float_info.max
 
 
@@ -64,7 +65,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises ConfigError for an unknown key (with the nearest name), a value of the wrong type, or one out of range.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: expected keys and values, got {_brief.repr(values)}")
+        raise ConfigError(f"{where}: expected keys and values, got {shown(values)}")
     hints = get_type_hints(cls, include_extras=True)
     for key in values:
         if key not in hints:
@@ -89,7 +90,21 @@ def check_ranges(config: Any, **intervals: str) -> None:
             below = number < most or (interval[-1] == "]" and number == most)
             if not above or not below:
                 open_ended = f"{'at least' if interval[0] == '[' else 'above'} {least:g}"
-                raise ValueError(f"{name} must be {open_ended if most == inf else f'in {interval}'}, got {value}")
+                raise ValueError(
+                    f"{name} must be {open_ended if most == inf else f'in {interval}'}, got {written(value)}"
+                )
+
+
+def written(value: Any) -> str:
+    """Return a value as a recipe has it: lists in brackets, whole numbers without a point."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(written, value))}]"
+    return str(value).removesuffix(".0")
+
+
+def shown(value: Any) -> str:
+    """Return what a file says, for messages, cut where it is long."""
+    return "nothing" if value is None else _brief.repr(value)
 
 
 def dump(config: Any) -> dict[str, Any]:
@@ -126,11 +141,12 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return build(hint, value, where)  # type: ignore[arg-type]
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, got {_brief.repr(value)}")
+            such = f", such as [{value}]" if isinstance(value, str) and len(value) < _brief.maxstring else ""
+            raise ConfigError(f"{where}: expected a list{such}, got {shown(value)}")
         kinds = get_args(hint)
         kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
         if len(kinds) != len(value):
-            raise ConfigError(f"{where}: expected {len(kinds)} values, got {_brief.repr(value)}")
+            raise ConfigError(f"{where}: expected {len(kinds)} values, got {shown(value)}")
         return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         if not abs(value) <= _LARGEST:  # false for NaN too, which JSON and YAML can express
@@ -138,4 +154,4 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint is Any or (isinstance(value, get_origin(hint) or hint) and not (hint is int and isinstance(value, bool))):
         return value
-    raise ConfigError(f"{where}: expected {hint.__name__}, got {_brief.repr(value)}")
+    raise ConfigError(f"{where}: expected {_KINDS.get(hint, hint.__name__)}, got {shown(value)}")

@@ -267,6 +267,9 @@ class _File:
         self._writer = self.opened.enter_context(
             open_writer(self.target, self._form, overwrite, self.reader.metadata(), source)
         )
+        got = self._writer.bit_rate  # 0: varies, and is measured in the end
+        capped = 0 < got < (options.bit_rate or 0)
+        self._capped = [f"{got / 1000:g} kbit/s is the most at {self._form.rate} Hz"] if capped else []
 
         self._before, self._after = LevelMeter(self.reader.format.rate), LevelMeter(self._form.rate)
         if options.loudness is not None:
@@ -324,7 +327,7 @@ class _File:
             model=config.name,
             options=options,
             not_carried=self._writer.not_carried,
-            notes=(*self.reader.notes, *changed, *self._writer.notes, *unmeasured),
+            notes=(*self.reader.notes, *changed, *self._capped, *self._writer.notes, *unmeasured),
             subtype=self._form.subtype,
             bit_rate=self._writer.bit_rate,
             levels=Levels(before[0], after[0], before[1], after[1]),

@@ -89,6 +89,15 @@ def test_loud_output_is_clamped_rescaled_or_kept(tmp_path: Path) -> None:
     assert report.clipped == 0 and np.abs(soundfile.read(tmp_path / "float.wav")[0]).max() > 1.5
 
 
+@pytest.mark.parametrize(("asked", "notes"), [(24_000, ()), (1_000_000, ("160 kbit/s is the most at 16000 Hz",))])
+def test_a_bit_rate_beyond_the_highest_is_told(
+    enhancer: Enhancer, tmp_path: Path, asked: int, notes: tuple[str, ...]
+) -> None:
+    soundfile.write(tmp_path / "in.wav", sound(16000).T, 16000)
+    report = enhancer.enhance_file(tmp_path / "in.wav", tmp_path / "out.mp3", Options(bit_rate=asked))
+    assert report.notes == notes
+
+
 def test_the_levels_before_are_those_of_the_input(enhancer: Enhancer, tmp_path: Path) -> None:
     noisy = sound(48000, 2) * np.repeat([1, 0.01, 0.5], 16000)
     soundfile.write(tmp_path / "in.wav", (noisy * [[1], [0.3]]).T, 16000)

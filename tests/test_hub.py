@@ -89,7 +89,7 @@ def test_paths_that_hold_no_model_say_so(bundle: Any, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"extra": 1}, "checkpoints.json: small: unknown key 'extra'"),
-        ({"bytes": "many"}, "checkpoints.json: small: bytes: expected int, got 'many'"),
+        ({"bytes": "many"}, "checkpoints.json: small: bytes: expected a whole number, got 'many'"),
         ({"source": "ftp"}, "source is 'ftp'"),
         ({"sha256": "abc"}, "'abc' is not a sha256"),
         ({"config": "other.json"}, "expected NAME.safetensors and NAME.json"),

@@ -98,7 +98,7 @@ NESTED = '{"name": ' + "[" * 100_000 + "]" * 100_000 + "}"
         ({"schedule": {"kind": "brownian", "rho": 1e-30}}, "Brownian needs"),
         ({"schedule": {"kind": "gmax", "beta0": 0.0, "beta1": 1e-320}}, "GMax needs"),
         ({"network.channels": 4096}, "the weights do not fit small.json"),  # of terabytes, which are never taken
-        ({"name": ["x" * 10**6]}, r"name: expected str, got \['xxx"),
+        ({"name": ["x" * 10**6]}, r"name: expected a word, got \['xxx"),
     ],
     ids=str,
 )

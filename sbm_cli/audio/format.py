@@ -178,9 +178,10 @@ def format_for(
         return _format_for(path, replace(source, bit_rate=0 if _depth(source.subtype) else source.bit_rate), subtype)
     found = _format_for(path, replace(source, bit_rate=bit_rate, variable=False), subtype)
     if not found.takes_bit_rate:
+        fits = subtype is not None and _format_for(path, source, None).takes_bit_rate
         raise AudioError(
             f"{path}: {found.container} {found.subtype} at {found.rate} Hz has no bit rate to choose.",
-            "Leave out `bit_rate`, or write .mp3, .m4a or .opus.",
+            f"Leave out `bit_rate`, or {'`subtype`' if fits else 'write .mp3, .m4a or .opus'}.",
         )
     return found
 

@@ -17,7 +17,7 @@ from sbm_cli.cli.shared.account import Account, check_report
 from sbm_cli.cli.shared.loading import announce_compiling
 from sbm_cli.cli.shared.options import (
     Model,
-    Name,
+    NameInFolder,
     Quiet,
     Verbose,
     check_existing,
@@ -61,7 +61,7 @@ def batch(
         str | None,
         typer.Option(metavar="EXT", help="Output format by suffix, such as flac.", show_default="the input's"),
     ] = None,
-    name: Name = None,
+    name: NameInFolder = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no more files after a failure.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List on stdout what would be done, and do nothing.")
@@ -156,7 +156,9 @@ def batch(
         console.note(f"the report of this shard is {report}")
     if report:
         check_report(report)
-        if not dry_run:
+        if dry_run:
+            console.note(f"{report} is written by the batch itself, not by a dry run")
+        else:
             account.write_report(report)  # now, to fail before the work and not after it
     account.begin(plan)
     for folder in plan.empty:

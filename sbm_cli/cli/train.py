@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sbm_cli.cli.shared import console
+from sbm_cli.cli.shared.errors import WrongUsage
 from sbm_cli.cli.shared.options import Quiet, Verbose
 from sbm_cli.cli.shared.process import interrupted_by_signals
 
@@ -45,7 +46,9 @@ def train(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Output folder.", show_default="runs/NAME"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the training in the output folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the training in the output folder, if there is one.")
+    ] = False,
     max_minutes: Annotated[
         float | None, typer.Option(min=0, metavar="MINUTES", help="Stop after this time, ready for --resume.")
     ] = None,
@@ -91,11 +94,11 @@ def train(
     from sbm_cli import hub
     from sbm_cli.data.sources import check_data
     from sbm_cli.model import load_config
-    from sbm_cli.training.config import load_recipe
+    from sbm_cli.training.config import OverrideError, load_recipe
     from sbm_cli.training.logs import draw_losses
     from sbm_cli.training.loop import check_output
     from sbm_cli.training.loop import train as run
-    from sbm_cli.training.state import LAST
+    from sbm_cli.training.state import saved_step
 
     weights = hub.resolve(start) if start is not None else None
     changes = list(overrides or [])
@@ -103,39 +106,61 @@ def train(
     changes += [f"loop.precision={precision}"] if precision is not None else []
     model = load_config(weights) if weights is not None else None
     tuned = replace(model, name=f"{model.name}-tuned") if model is not None else None
-    recipe = load_recipe(config or "finetune", changes, tuned)
+    try:
+        recipe = load_recipe(config or "finetune", changes, tuned)
+    except OverrideError as error:
+        raise WrongUsage(error.message, error.hint) from error
     folder = output or Path("runs") / recipe.model.name
     check_output(recipe, folder, resume, weights)
     if os.environ.get("RANK", "0") == "0":
         check_data(recipe.data)
+    step = saved_step(folder)
+    done = step is not None and step >= recipe.steps
+    begins = "nothing to resume; the training starts from the beginning" if resume else ""
+    if step is not None:
+        begins = f"{'complete already, after' if done else 'goes on after'} {console.count(step, 'step')}"
     if dry_run:
-        _foresee(recipe, folder, weights, device, processes)
+        _foresee(recipe, folder, begins, weights, device, processes)
         return
-    if resume and not (folder / LAST).exists():
-        console.note(f"{folder}: nothing to resume; the training starts from the beginning")
-    steps, mixtures = console.count(recipe.steps, "step"), console.count(recipe.batch, "mixture")
-    console.note(f"{recipe.model.name}: {steps} of {mixtures} -> {folder}")
-    with interrupted_by_signals():
-        outcome = run(
-            recipe,
-            folder,
-            resume=resume,
-            max_minutes=max_minutes,
-            processes=processes,
-            report=_report,
-            start=weights,
-            device=device,
-            bars=None if quiet else console.progress,
-        )
-    if weights is not None:
+    if begins:
+        console.note(f"{folder}: {begins}")
+    if not done:
+        steps, mixtures = console.count(recipe.steps, "step"), console.count(recipe.batch, "mixture")
+        console.note(f"{recipe.model.name}: {steps} of {mixtures} -> {folder}")
+    try:
+        with interrupted_by_signals():
+            outcome = run(
+                recipe,
+                folder,
+                resume=resume,
+                max_minutes=max_minutes,
+                processes=processes,
+                report=_report,
+                start=weights,
+                device=device,
+                bars=None if quiet else console.progress,
+            )
+    except KeyboardInterrupt:
+        saved = saved_step(folder)
+        console.note(f"{folder}: nothing was saved yet" if saved is None else _unfinished(folder, saved, recipe.steps))
+        raise
+    if outcome.step < recipe.steps:
+        console.note(_unfinished(folder, outcome.step, recipe.steps))
+    if weights is not None and not done:
         _compare(outcome)
     if os.environ.get("RANK", "0") == "0" and (picture := draw_losses(folder)):
         console.note(f"{picture} shows the loss")
     console.note(f"{folder / recipe.model.name}.safetensors")
 
 
-def _foresee(recipe: TrainConfig, folder: Path, start: Path | None, device: str, processes: int | None) -> None:
-    """Say what a training would do."""
+def _unfinished(folder: Path, step: int, steps: int) -> str:
+    return f"{folder}: saved after step {step} of {steps}; --resume goes on"
+
+
+def _foresee(
+    recipe: TrainConfig, folder: Path, begins: str, start: Path | None, device: str, processes: int | None
+) -> None:
+    """Say what a training would do; begins: where in its folder, if that is worth a word."""
     from sbm_cli.training.dry_run import dry_run
 
     found = dry_run(recipe, start, device, processes, console.progress)
@@ -144,6 +169,8 @@ def _foresee(recipe: TrainConfig, folder: Path, start: Path | None, device: str,
 
     def amount(kind: str, split: str) -> str:
         seconds = found.seconds.get((kind, split), [])
+        if not seconds:
+            return "the same" if kind == "noise" and recipe.data.own_share else "none"
         return f"{console.duration(sum(seconds))} in {console.count(len(seconds), 'file')}"
 
     step = recipe.batch * recipe.mix.segment_seconds
@@ -152,9 +179,9 @@ def _foresee(recipe: TrainConfig, folder: Path, start: Path | None, device: str,
         ("model", f"{recipe.model.name}, {found.parameters / 1e6:.2f} million parameters{beginning}"),
         ("speech", f"{amount('speech', 'train')} to train on, {amount('speech', 'valid')} to validate on"),
         ("noise", f"{amount('noise', 'train')} to train on, {amount('noise', 'valid')} to validate on"),
-        ("steps", f"{recipe.steps} of {step:g} s of audio each, {console.duration(recipe.steps * step)} in all"),
+        ("steps", f"{recipe.steps} of {step:g} s each, {console.duration(recipe.steps * step)} of audio in all"),
         ("device", f"{found.device}, {found.processes} process{'es' * (found.processes > 1)}, {recipe.loop.precision}"),
-        ("output", str(folder)),
+        ("output", f"{folder}: {begins}" if begins else str(folder)),
     ):
         console.data(f"{name:8}{text}")
 

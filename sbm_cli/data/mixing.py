@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sbm_cli.config import written
 from sbm_cli.data.corpus import LEVEL_DBFS, Corpus
 from sbm_cli.data.degradations import CODECS, coded, gap_draws, gaps, low_pass
 from sbm_cli.data.filters import (
@@ -105,15 +106,17 @@ class MixConfig:
         for name, value in vars(self).items():
             least, most = _LIMITS.get(name, (0, 1) if name.startswith("p_") else (-200, 200))
             ends = value if isinstance(value, (tuple, list)) else (value, value)
-            if name != "codecs" and (len(ends) != 2 or not least <= ends[0] <= ends[1] <= most):
-                raise ValueError(f"{name} lies between {least:g} and {most:g}, got {value}")
+            if name != "codecs" and (len(ends) != 2 or not all(least <= end <= most for end in ends)):
+                raise ValueError(f"{name} lies between {least:g} and {most:g}, got {written(value)}")
+            if name != "codecs" and ends[0] > ends[1]:
+                raise ValueError(f"{name} has its lower end first, got {written(value)}")
         if self.p_reverb_only > self.p_reverb or self.p_clean + self.p_reverb > 1:
             raise ValueError(
                 f"p_reverb_only is part of p_reverb, and p_clean + p_reverb at most 1, got {self.p_reverb_only}, "
                 f"{self.p_reverb} and {self.p_clean}"
             )
         if not self.codecs or not set(self.codecs) <= set(CODECS):
-            raise ValueError(f"codecs are some of {', '.join(CODECS)}, got {self.codecs}")
+            raise ValueError(f"codecs are some of {', '.join(CODECS)}, got {written(self.codecs)}")
 
     @property
     def samples(self) -> int:

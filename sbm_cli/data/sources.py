@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sbm_cli.config import check_ranges
+from sbm_cli.config import check_ranges, written
 from sbm_cli.data.corpus import Corpus, find_clips, lengths, none_error, open_corpus
 from sbm_cli.data.manifest import RATE
 from sbm_cli.data.mixing import MixConfig, Mixer
@@ -47,7 +47,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_ranges(self, rooms="[1, 1000000]", own_share="[0, 1]")
         if not all(0.5 <= speed <= 2 for speed in self.speeds):
-            raise ValueError(f"speeds lie between 0.5 and 2, got {self.speeds}")
+            raise ValueError(f"speeds lie between 0.5 and 2, got {written(self.speeds)}")
 
 
 class Source(Protocol):

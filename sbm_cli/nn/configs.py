@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from sbm_cli.config import check_ranges
+from sbm_cli.config import check_ranges, written
 
 if TYPE_CHECKING:
     from sbm_cli.nn.network import Network
@@ -158,7 +158,7 @@ class NCSNppConfig(NetworkConfig):
     def __post_init__(self) -> None:
         check_ranges(self, bins=f"[1, {2**14 + 1}]", channels="[1, 4096]", blocks="[1, 64]")
         if not 1 <= len(self.channels) <= 8:
-            raise ValueError(f"channels are of 1 to 8 resolutions, got {self.channels}")
+            raise ValueError(f"channels are of 1 to 8 resolutions, got {written(self.channels)}")
         if self.lookahead or self.keep_room:
             raise ValueError(
                 "NCSN++ has no lookahead or keep_room: it sees whole utterances, and always removes the room"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from sbm_cli.config import UnknownKeyError, build, check_ranges, did_you_mean, dump, parse_json
+from sbm_cli.config import UnknownKeyError, build, check_ranges, did_you_mean, dump, parse_json, shown, written
 from sbm_cli.data.manifest import RATE
 from sbm_cli.data.mixing import MixConfig
 from sbm_cli.data.sources import DataConfig
@@ -107,12 +108,18 @@ class TrainConfig:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed lies between 0 and 2**63 - 1, got {self.seed}")
         if self.warm_level_db[0] > self.warm_level_db[1] or max(map(abs, self.warm_level_db)) > 60:
-            raise ValueError(f"warm_level_db is a range within 60 dB, got {self.warm_level_db}")
+            raise ValueError(
+                f"warm_level_db is a range within 60 dB, the lower end first, got {written(self.warm_level_db)}"
+            )
         if self.mix.p_keep_room and not self.model.network.keep_room:
             raise ValueError("mix.p_keep_room needs a network that can be asked for it: model.network.keep_room")
         if self.model.rate != RATE:
             raise ValueError(f"mixtures are made at {RATE} Hz, and so is the model's rate, got {self.model.rate}")
         self.objective.check(self)
+
+
+class OverrideError(ConfigError):
+    """A `key.key=value` that a recipe cannot take."""
 
 
 def load_recipe(name: str | Path, overrides: list[str] | None = None, model: ModelConfig | None = None) -> TrainConfig:
@@ -123,7 +130,8 @@ def load_recipe(name: str | Path, overrides: list[str] | None = None, model: Mod
     named after the file. JSON needs no YAML reader.
     model: takes the place of the model of `finetune`, in it and in recipes that are based on it.
 
-    Raises ConfigError for a file that is not there, is not YAML or JSON, or has an unknown key.
+    Raises ConfigError for a file that is not there, is not YAML or JSON, or has an unknown key, OverrideError for an
+    override.
     """
     path = _find(str(name), Path())
     values = _inherited(path, (), model)
@@ -141,15 +149,18 @@ def load_recipe(name: str | Path, overrides: list[str] | None = None, model: Mod
     message = failure.message.removeprefix(f"{path}: ")
     for key in about.partition("=")[0].split("."):
         message = message.removeprefix(f"{key}: ")
-    raise ConfigError(f"--set {about}: {message}", failure.hint) from failure
+    raise OverrideError(f"--set {about}: {message}", failure.hint) from failure
 
 
 def _change(override: str) -> dict[str, Any]:
     """Return the values that `key.key=value` changes."""
     keys, equals, text = override.partition("=")
     if not equals:
-        raise ConfigError(f"--set {override}: expected key=value", "For example --set optimizer.rate=1e-3")
-    change: dict[str, Any] = _parse(text, f"--set {override}")
+        raise OverrideError(f"--set {override}: expected key=value", "For example --set optimizer.rate=1e-3")
+    try:
+        change: dict[str, Any] = _parse(text, f"--set {override}")
+    except ConfigError as error:
+        raise OverrideError(error.message) from error
     for key in reversed(keys.split(".")):
         change = {key: change}
     return change
@@ -174,10 +185,10 @@ def _paths(cls: Any, group: str = "") -> Iterator[str]:
             yield from _paths(hint, f"{group}{name}.")
 
 
-def list_recipes() -> dict[str, str]:
-    """Return the shipped recipes' names and, from their first lines `# NAME: what it is for. More.`, what for."""
+def list_recipes() -> list[str]:
+    """Return the names of the shipped recipes."""
     files = sorted(RECIPES.rglob("*.yaml"), key=lambda path: (len(path.parts), path.parent, path.stem))
-    return {_name(path): re.findall(r"^# \S+: (.+?)(?:\. |\.?$)", path.read_text(), re.M)[0] for path in files}
+    return [_name(path) for path in files]
 
 
 def _name(path: Path) -> str:
@@ -199,25 +210,24 @@ def _inherited(path: Path, heirs: tuple[Path, ...], model: ModelConfig | None) -
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason})", "Save the recipe as UTF-8.") from error
     except OSError as error:
-        recipes = list_recipes()
-        width = max(map(len, recipes))
-        known = "".join(f"\n  {name:{width}}  {head}" for name, head in recipes.items())
+        recipes, heir = list_recipes(), f"{heirs[0]}: base: " if heirs else ""
         name = _name(path) if path.is_relative_to(RECIPES) else str(path)
         raise ConfigError(
-            f"{name}: no such recipe ({error.strerror}){did_you_mean(name, recipes)}", f"Give a file, or one of:{known}"
+            f"{heir}{name}: no such recipe ({error.strerror}){did_you_mean(name, recipes)}",
+            textwrap.fill(f"Give a file, or one of {', '.join(recipes)}.", 75, break_on_hyphens=False),
         ) from error
     said = _parse(text, str(path), json_only=path.suffix == ".json")
     if not isinstance(said, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {said!r}")
+        raise ConfigError(f"{path}: expected keys and values, got {shown(said)}", "For example base: sbm-tiny")
     values: dict[str, Any] = said
     base = values.pop("base", None)
     if base is not None:
         if not isinstance(base, str):
             raise ConfigError(f"{path}: base is the name of a recipe, got {base!r}")
         parent = _find(base, path.parent).resolve()
-        if parent in (path.resolve(), *heirs):
+        if parent in [heir.resolve() for heir in (path, *heirs)]:
             raise ConfigError(f"{path}: is based on itself, through base: {base}")
-        inherited = _inherited(parent, (path.resolve(), *heirs), model)
+        inherited = _inherited(parent, (path, *heirs), model)
         values = _merge(_merge(inherited, {"model": {"name": path.stem}}), values)
     elif isinstance(values.get("model"), dict):
         values["model"] = upgraded(values["model"])
@@ -264,6 +274,9 @@ def _parse(text: str, where: str, json_only: bool = False) -> Any:
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not valid YAML ({error})") from error
+        problem = str(error).partition("\n")[0]
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+            problem = f"{error.problem}, line {error.problem_mark.line + 1}"
+        raise ConfigError(f"{where}: not valid YAML ({problem})") from error
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply") from None

@@ -27,6 +27,7 @@ from sbm_cli.training.logs import Logs, read_scores
 from sbm_cli.training.objectives.objective import AVERAGE, STUDENT, Batch, Learner
 from sbm_cli.training.optimizer import Optimizer, learning_rate
 from sbm_cli.training.state import (
+    BEGIN_WITH,
     BEST,
     LAST,
     check,
@@ -134,7 +135,7 @@ def check_output(config: TrainConfig, output: Path, resume: bool, start: Path | 
     elif start is not None:
         check_start(start, config)
     elif config.objective.wants_start:
-        raise ConfigError(f"{config.model.name} begins with a trained model", "Name it with --from.")
+        raise ConfigError(f"{config.model.name} begins with a trained model", BEGIN_WITH)
 
 
 def _run(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sbm_cli.config import check_ranges
+from sbm_cli.config import check_ranges, written
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.model import ModelConfig
 from sbm_cli.training.perceptual import disturbance
@@ -42,7 +42,7 @@ class LossConfig:
         if (self.multi_magnitude or self.multi_complex) and not self.windows:
             raise ValueError("multi-resolution terms need windows")
         if any(window % 2 or not 2 <= window <= 2**15 for window in self.windows):
-            raise ValueError(f"windows are even numbers of samples, {2**15} at most, got {self.windows}")
+            raise ValueError(f"windows are even numbers of samples, {2**15} at most, got {written(self.windows)}")
 
 
 def enhancement_loss(

@@ -125,12 +125,23 @@ def check(path: Path, config: TrainConfig) -> None:
         )
 
 
+def saved_step(output: Path) -> int | None:
+    """Return after how many steps the checkpoint of a training was written, None if there is none."""
+    return int(_read(output / LAST)["step"]) if (output / LAST).exists() else None
+
+
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
+
+
+BEGIN_WITH = (
+    "First train the bridge that it begins with: systems/tiny for sbctm-tiny, systems/sb-ncsnpp for sbctm. Then name "
+    "the result with --from."
+)
 
 
 def check_start(path: Path, config: TrainConfig) -> None:
@@ -143,7 +154,8 @@ def check_start(path: Path, config: TrainConfig) -> None:
     grown = found.network.grown(wanted.network)
     if replace(found, name=wanted.name, level=wanted.level, network=grown) != wanted:
         raise ConfigError(
-            f"{path}: belongs to another model than the recipe's", f"Use the recipe that {found.name} was trained with."
+            f"{path}: belongs to another model than the recipe's",
+            BEGIN_WITH if config.objective.wants_start else f"Use the recipe that {found.name} was trained with.",
         )
 
 

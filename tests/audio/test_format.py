@@ -181,3 +181,11 @@ def test_a_bit_rate_can_be_chosen(name: str, container: str, subtype: str, bit_r
 def test_without_a_codec_there_is_no_bit_rate_to_choose(name: str) -> None:
     with pytest.raises(AudioError, match="no bit rate to choose"):
         format_for(name, AudioFormat(16000, 1, 16000, "WAV", "PCM_16"), bit_rate=100_000)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("a.m4a", "`subtype`"), ("a.wav", r"write \.mp3")])
+def test_a_subtype_without_bit_rates_is_to_be_left_out_where_that_helps(name: str, hint: str) -> None:
+    subtype = "ALAC_16" if name == "a.m4a" else "PCM_16"
+    with pytest.raises(AudioError, match="no bit rate to choose") as caught:
+        format_for(name, AudioFormat(16000, 1, 16000, "M4A", "AAC"), subtype, bit_rate=100_000)
+    assert re.search(f"Leave out `bit_rate`, or {hint}", caught.value.hint)

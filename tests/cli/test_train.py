@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from sbm_cli import hub
 from sbm_cli.training.config import TrainConfig
+from sbm_cli.training.dry_run import Forecast
 from sbm_cli.training.loop import Outcome, Progress
 from sbm_cli.training.validation import Score
 
@@ -106,8 +108,8 @@ def test_forgetting_is_reported(
     ("arguments", "status", "message"),
     [
         (["-c", "sbm-tiniest"], 1, "sbm: sbm-tiniest: no such recipe"),
-        (["-c", "sbm-tiny", "--set", "stepz=1"], 1, "unknown key 'stepz', did you mean 'steps'?"),
-        (["-c", "sbm-tiny", "--set", "steps"], 1, "sbm: --set steps: expected key=value"),
+        (["-c", "sbm-tiny", "--set", "stepz=1"], 2, "unknown key 'stepz', did you mean 'steps'?"),
+        (["-c", "sbm-tiny", "--set", "steps"], 2, "sbm: --set steps: expected key=value"),
         (["--from", "sbm-tiniest"], 1, "unknown model 'sbm-tiniest'"),
         ([], 2, "give a recipe, or --from a model to fine-tune"),
     ],
@@ -153,7 +155,7 @@ def test_a_dry_run_tries_everything_and_leaves_nothing(
         "model   sbm-tiny, 0.29 million parameters",
         "speech  8 s in 5 files to train on, 2 s in 1 file to validate on",
         "noise   4 s in 2 files to train on, 2 s in 1 file to validate on",
-        "steps   100 of 12 s of audio each, 20 min in all",
+        "steps   100 of 12 s each, 20 min of audio in all",
         "device  cpu, 2 processes, float32",
         "output  runs/sbm-tiny",
     ]
@@ -161,6 +163,51 @@ def test_a_dry_run_tries_everything_and_leaves_nothing(
     (tmp_path / "bad.wav").write_text("no sound")
     result = sbm("train", *ours, "--set", f"data.noise=[{noise}, {tmp_path}]")
     assert result.status == 1 and "bad.wav: cannot be decoded" in result.err
+
+
+def test_a_single_noise_is_not_validated_on(
+    sbm: Any, recipe: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    shutil.copy(next(Path(recipe.data.noise[0]).iterdir()), noise)
+    ours = ["--set", f"data.speech=[{recipe.data.speech[0]}]", "--set", f"data.noise=[{noise}]", "--device", "cpu"]
+    ours += ["--set", "batch=1", "--dry-run"]
+    for begin, valid in (("--config", "none"), ("--from", "the same")):
+        result = sbm("train", begin, "sbm-tiny", *ours)
+        assert result.out.splitlines()[2] == f"noise   2 s in 1 file to train on, {valid} to validate on"
+
+
+def test_where_a_training_goes_on_is_said(sbm: Any, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    forecast = Forecast("cpu", 1, 10**6, {})
+    monkeypatch.setattr("sbm_cli.training.dry_run.dry_run", lambda *_: forecast)
+    monkeypatch.setattr("sbm_cli.training.loop.check_output", lambda *_: None)
+    ours = ["train", "-c", "sbm-tiny", "--set", "steps=200", "-o", "mine", "--resume"]
+    assert sbm(*ours, "--dry-run").out.endswith(
+        "output  mine: nothing to resume; the training starts from the beginning\n"
+    )
+    monkeypatch.setattr("sbm_cli.training.state.saved_step", lambda output: 150)
+    assert sbm(*ours, "--dry-run").out.endswith("output  mine: goes on after 150 steps\n")
+    monkeypatch.setattr("sbm_cli.training.state.saved_step", lambda output: 200)
+    lines = sbm(*ours).err.splitlines()
+    assert lines[0] == "mine: complete already, after 200 steps" and "mixtures" not in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("step", "said"), [(None, "nothing was saved yet"), (70, "saved after step 70 of 200; --resume goes on")]
+)
+def test_an_interrupted_training_says_what_is_saved(
+    sbm: Any, asked: Asked, monkeypatch: pytest.MonkeyPatch, step: int | None, said: str
+) -> None:
+    def train(*_: object, **__: object) -> Outcome:
+        raise KeyboardInterrupt
+
+    saved = iter([None, step])
+    monkeypatch.setattr("sbm_cli.training.state.saved_step", lambda output: next(saved))
+    monkeypatch.setattr("sbm_cli.training.loop.train", train)
+    result = sbm("train", "-c", "sbm-tiny", "--set", "steps=200", "-o", "mine")
+    assert result.status == 130 and result.err.splitlines()[1:] == [f"mine: {said}", "sbm: interrupted"]
 
 
 def test_a_folder_in_use_is_refused_first(sbm: Any, asked: Asked, tmp_path: Path) -> None:

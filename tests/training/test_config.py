@@ -66,14 +66,15 @@ def test_overrides_stand_on_top(tmp_path: Path) -> None:
         ("base: broken.yaml", r"broken\.yaml: unknown key 'stepz', did you mean 'steps'"),
         ("base: mine.yaml", "is based on itself"),
         ("base: 3", "base is the name of a recipe"),
-        ("base: sbm-huge", "sbm-huge: no such recipe"),
+        ("base: sbm-huge", r"mine\.yaml: base: sbm-huge: no such recipe"),
         ("base: sbm-tny", r"sbm-tny: no such recipe \(No such file or directory\), did you mean 'sbm-tiny'\?"),
-        ("base: sbm-tiny\nsteps: 2\nsteps: 3", r"(?s)mine\.yaml: not valid YAML \('steps' stands twice.*line 3"),
+        ("base: sbm-tiny\nsteps: 2\nsteps: 3", r"mine\.yaml: not valid YAML \('steps' stands twice, line 3\)$"),
         ("base: sbm-tiny\nloss: {magnitude: 1.0, magnitude: 2.0}", "'magnitude' stands twice"),
         ('{"base": "sbm-tiny", "steps": 2, "steps": 3}', "'steps' stands twice"),
         ("- 1", "expected keys and values"),
+        ("# nothing yet", r"mine\.yaml: expected keys and values, got nothing"),
         ("a: [", r"mine\.yaml: not valid YAML"),
-        ("base: sbm-tiny\nsteps: {x: 1}", "steps: expected int"),
+        ("base: sbm-tiny\nsteps: {x: 1}", "steps: expected a whole number"),
     ],
 )
 def test_errors_name_the_file_they_are_in(tmp_path: Path, text: str, message: str) -> None:
@@ -87,13 +88,17 @@ def test_errors_name_the_file_they_are_in(tmp_path: Path, text: str, message: st
     [
         ("optimizer.rat=1", r"^--set optimizer\.rat=1: unknown key 'rat', did you mean 'rate'"),
         ("batch", "expected key=value"),
-        ("batch=many", "^--set batch=many: expected int"),
+        ("batch=many", "^--set batch=many: expected a whole number, got 'many'$"),
         ("batch=0", r"^--set batch=0: batch must be in \[1, 1000000\], got 0$"),
-        ("steps.x=1", r"^--set steps\.x=1: expected int"),
+        ("steps.x=1", r"^--set steps\.x=1: expected a whole number"),
         ("model.schedule.kind=vx", r"^--set model\.schedule\.kind=vx: kind is one of ve, vp, gmax"),
         ("model.network.untimed=true", r"^--set model\.network\.untimed=true: .*set it to 0"),
-        ("mix.snr_db=[1", "not valid YAML"),
-        ("optimizer.rate=-1", r"^--set optimizer\.rate=-1: rate must be above 0, got -1\.0$"),
+        ("mix.snr_db=[1", r"^--set mix\.snr_db=\[1: not valid YAML \(expected .*, line 1\)$"),
+        ("mix.snr_db=[20, -5]", r"snr_db has its lower end first, got \[20, -5\]$"),
+        ("mix.snr_db=[nan, 3]", "expected a number, got 'nan'$"),
+        ("data.speech=voices", r"expected a list, such as \[voices\], got 'voices'$"),
+        ("mix=", "^--set mix=: expected keys and values, got nothing$"),
+        ("optimizer.rate=-1", r"^--set optimizer\.rate=-1: rate must be above 0, got -1$"),
         ("model.network.blocks=0", r"^--set model\.network\.blocks=0: blocks must be in \[1, 256\], got 0$"),
     ],
 )
@@ -105,9 +110,7 @@ def test_errors_of_overrides_name_them(override: str, message: str) -> None:
 def test_an_unknown_name_is_answered_with_all_recipes() -> None:
     with pytest.raises(ConfigError, match="sbm-huge: no such recipe") as caught:
         load_recipe("sbm-huge")
-    lines = caught.value.hint.splitlines()[1:]
-    assert any(line.split() == ["sbm-tiny", "for", "laptops", "and", "live", "use"] for line in lines)
-    assert any(line.startswith("  ablations/mapping ") for line in lines)
+    assert {"sbm-tiny,", "ablations/mapping,"} <= set(caught.value.hint.split())
 
 
 def test_json_needs_no_yaml_reader(tmp_path: Path) -> None:

@@ -29,14 +29,12 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="Device to run on: auto, cpu, cuda or cuda:N.")]
+_TEMPLATE = {"metavar": "TEMPLATE", "help": "What outputs are called, such as '{stem} (quiet){ext}'."}
 Name = Annotated[
     str | None,
-    typer.Option(
-        metavar="TEMPLATE",
-        help="What outputs are called, such as '{stem} (quiet){ext}'.",
-        show_default="{stem}{ext} in a folder, {stem}-clean{ext} beside the input",
-    ),
+    typer.Option(show_default="{stem}{ext} in a folder, {stem}-clean{ext} beside the input", **_TEMPLATE),
 ]
+NameInFolder = Annotated[str | None, typer.Option(show_default="{stem}{ext}", **_TEMPLATE)]
 Raw = Annotated[
     str | None,
     typer.Option(

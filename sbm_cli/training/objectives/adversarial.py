@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, softplus
 from torch.nn.utils.parametrizations import weight_norm
 
-from sbm_cli.config import check_ranges
+from sbm_cli.config import check_ranges, written
 from sbm_cli.data.random import EXCERPT, uniforms
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.nn.network import Network
@@ -56,7 +56,7 @@ class Adversarial(Objective):
         check_ranges(self, weight="[0, inf)", features="[0, inf)", ramp="[0, inf)", every="[1, inf)")
         check_ranges(self, channels="[1, inf)", rate="(0, inf)", seconds=f"[{LEAST_SECONDS}, inf)")
         if not self.windows or any(window % 4 or not 64 <= window <= 2**15 for window in self.windows):
-            raise ValueError(f"windows are multiples of 4 from 64 to {2**15} samples, got {self.windows}")
+            raise ValueError(f"windows are multiples of 4 from 64 to {2**15} samples, got {written(self.windows)}")
 
     def learners(self, config: TrainConfig, student: Network) -> Mapping[str, Learner]:
         from sbm_cli.training.config import OptimizerConfig

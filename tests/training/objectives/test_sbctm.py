@@ -143,8 +143,9 @@ def test_the_loss_falls(sbctm: TrainConfig) -> None:
 
 
 def test_it_wants_a_trained_model_and_a_network_that_jumps(sbctm: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="begins with a trained model"):
+    with pytest.raises(ConfigError, match="begins with a trained model") as caught:
         train(sbctm, tmp_path, processes=1)
+    assert caught.value.hint.startswith("First train the bridge")
     values = dump(sbctm)
     with pytest.raises(ConfigError, match="needs a network that jumps"):
         build(
