@@ -195,7 +195,7 @@ def test_from_pipe_to_device_nothing_is_dropped(
 ) -> None:
     """A file comes through a pipe faster than it is played."""
     recording, both = tmp_path / "recording.raw", tmp_path / "both.wav"
-    recording.write_bytes(np.full(16000, 3277, "<i2").tobytes())
+    recording.write_bytes((3277 * np.sin(2 * np.pi / 16 * np.arange(16000))).astype("<i2").tobytes())
     with recording.open() as stdin, driven(sounddevice):
         monkeypatch.setattr(sys, "stdin", stdin)
         result = sbm("live", "--raw", "16000", "--record", both, "--model", model_file)
