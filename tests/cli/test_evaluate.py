@@ -65,7 +65,7 @@ def release(tree: Path, model_file: Path) -> None:
     tool["release"](model_file, tree / "scores.json", "sbm evaluate")
     scores = json.loads((tree / "checkpoints.json").read_text())["models"]["small"]["scores"]
     assert set(scores["noise"]["si_sdr"]) == {"noisy", "enhanced", "gain"}
-    assert scores["reverb"]["si_sdr"]["gain"] == pytest.approx(0, abs=0.01)
+    assert scores["reverb"]["si_sdr"]["gain"] == pytest.approx(0, abs=0.1)
 
 
 def test_programs_and_folders_beside_a_model(sbm: Any, pair: Path, model_file: Path, tmp_path: Path) -> None:
