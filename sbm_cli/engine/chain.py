@@ -175,8 +175,9 @@ class _Walk:
 
         def wait(*arrays: Array) -> tuple[Array, ...]:
             number, lookahead = next(waits), network.plan.sizes.lookahead
-            held = self._states.get(number, np.zeros((len(arrays), lookahead, 2, bins), np.float32))
-            late, self._states[number] = _late(np.concatenate(arrays), held, lookahead)
+            if number not in self._states:
+                self._states[number] = np.zeros((len(arrays), lookahead, 2, bins), np.float32)
+            late, self._states[number] = _late(np.concatenate(arrays), self._states[number], lookahead)
             return tuple(late[:, None])
 
         estimate = sample(

@@ -73,9 +73,8 @@ def supports(config: NetworkConfig) -> bool:
 def plan(config: OSpatialNetConfig, weights: Weights, folded: bool = True, halves: bool = False) -> Plan:
     """Return the plan of a network that is given by its weights.
 
-    folded: where the state is the noisy spectrum.
-
-    halves: whether the largest products are in bfloat16, if this processor has them.
+    folded: for a state that is the noisy spectrum, as at t = 1. halves: whether the largest products are in bfloat16,
+    if this processor has them.
 
     Raises KeyError or ValueError if the weights are not those of such a network.
     """
