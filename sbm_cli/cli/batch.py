@@ -18,8 +18,6 @@ from sbm_cli.cli.shared.loading import announce_compiling
 from sbm_cli.cli.shared.options import (
     Model,
     NameInFolder,
-    Quiet,
-    Verbose,
     check_existing,
     chosen_device,
     naming_of,
@@ -108,8 +106,6 @@ def batch(
     ] = None,
     options: Options,
     model: Model = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Remove noise and reverberation from all recordings in folders.
 
@@ -127,7 +123,6 @@ def batch(
       sbm batch recordings/ -o cleaned/ --name '{stem}-clean{ext}'
       sbm batch recordings/ -o cleaned/ --json-lines | jq -r 'select(.status == "failed") | .source'
     """
-    console.adjust(quiet or json_lines, verbose)
     check_existing(overwrite, skip_existing)
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is a file; expected a folder", param_hint="--output")

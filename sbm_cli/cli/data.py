@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Json, Quiet, Verbose, wrong_usage
+from sbm_cli.cli.shared.options import Json, takes_verbosity, wrong_usage
 from sbm_cli.errors import DependencyError, exists_error
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _SHOWN = 3  # places named for each finding; --json has all
 
 
 @app.command("prepare")
+@takes_verbosity
 def prepare(
     name: Annotated[
         str,
@@ -54,8 +55,6 @@ def prepare(
             metavar="MANIFEST", help="Keep speakers and recordings in the split they have there; may be repeated."
         ),
     ] = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Write the manifest of a public corpus or of your own folders.
 
@@ -69,8 +68,6 @@ def prepare(
       sbm data prepare dns --root /corpora/DNS-Challenge --follow librispeech.csv
       sbm data prepare fsd50k --root /corpora/FSD50K --licence cc0,cc-by
     """
-    console.adjust(quiet, verbose)
-
     from sbm_cli.data.corpora import prepare as corpora
     from sbm_cli.data.corpora.layouts import LAYOUTS, LICENCES
     from sbm_cli.data.manifest import write_manifest
@@ -101,14 +98,13 @@ def prepare(
 
 
 @app.command("check")
+@takes_verbosity
 def check(
     manifest: Manifests,
     limit: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Decode only N files, and read the headers of the others.")
     ] = None,
     json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Report what corpora hold and what is wrong with them.
 
@@ -122,8 +118,6 @@ def check(
       sbm data check dns.csv --limit 10000
       sbm data check corpus.csv --json | jq .findings
     """
-    console.adjust(quiet or json, verbose)
-
     from sbm_cli.data.corpora.check import check as run
 
     with console.progress("checking", "files") as progress:
@@ -140,13 +134,15 @@ def check(
     else:
         console.data("\n".join(_table(rows)))
         for finding in findings:
+            shown = len(finding.where) if console.voice.verbose else _SHOWN
             console.data(f"{finding.level}: {finding.what}: {len(finding.where)}")
-            console.data("  " + _some(finding.where, len(finding.where) if verbose else _SHOWN).replace("\n", "\n  "))
+            console.data("  " + _some(finding.where, shown).replace("\n", "\n  "))
     if failed:
         raise typer.Exit(1)
 
 
 @app.command("curate")
+@takes_verbosity
 def curate(
     manifest: Manifests,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the cleaned speech.")],
@@ -170,8 +166,6 @@ def curate(
     ] = None,
     score: Annotated[bool, typer.Option("--score/--no-score", help="Compute DNSMOS OVRL before and after.")] = True,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Utterances in parallel.")] = 1,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Clean the speech of corpora for use as training targets.
 
@@ -186,7 +180,6 @@ def curate(
       sbm data curate corpus.csv -o curated --system "df=deep-filter {in} -o {out}" --limit 12 --least 2.8
       sbm data curate corpus.csv -o scored --as-is --least 3 --without telephone,archive
     """
-    console.adjust(quiet, verbose)
     if sum((model is not None, system is not None, enhanced is not None, as_is)) > 1:
         raise typer.BadParameter("give only one of them", param_hint="--model, --system, --enhanced, --as-is")
     if least and not score:
@@ -234,6 +227,7 @@ def curate(
 
 
 @app.command("pack")
+@takes_verbosity
 def pack(
     manifest: Manifests,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the pack.")],
@@ -249,8 +243,6 @@ def pack(
         ),
     ] = "",
     cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for decoded corpora.")] = Path("runs/cache"),
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Pack corpora and rooms into a folder for training.
 
@@ -262,8 +254,6 @@ def pack(
       sbm data pack librispeech.csv fsd50k.csv -o packs/mine
       sbm train --config sbm-tiny --set data.pack=packs/mine
     """
-    console.adjust(quiet, verbose)
-
     from sbm_cli.data.corpus import open_corpus
     from sbm_cli.data.pack import write_pack
     from sbm_cli.data.room_responses import open_responses

@@ -22,9 +22,7 @@ from sbm_cli.cli.shared.options import (
     Json,
     Model,
     Name,
-    Quiet,
     Raw,
-    Verbose,
     check_existing,
     chosen_device,
     naming_of,
@@ -78,8 +76,6 @@ def enhance(
         Path | None, typer.Option(metavar="PNG", help="Draw the spectrograms of INPUT and OUTPUT, on one scale.")
     ] = None,
     json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Remove noise and reverberation from recordings.
 
@@ -111,7 +107,6 @@ def enhance(
       ffmpeg -i film.mp4 -f wav - | sbm enhance - -o - --ext flac > clean.flac
       arecord -f S16_LE -r 16000 -t raw | sbm enhance - --raw 16000 -o - --ext raw | aplay -f S16_LE -r 16000
     """
-    console.adjust(quiet or json, verbose)
     check_existing(overwrite, skip_existing)
 
     if json and output == PIPE:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sbm_cli.cli.shared import console, errors
-from sbm_cli.cli.shared.options import Json, Quiet, Verbose, wrong_usage
+from sbm_cli.cli.shared.options import Json, wrong_usage
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import exists_error
 from sbm_cli.hardware import cores
@@ -118,8 +118,6 @@ def evaluate(
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads for enhancing.")] = 1,
     cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for decoded corpora.")] = Path("runs/cache"),
     json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Score models, other programs and enhanced folders on a test set.
 
@@ -139,7 +137,6 @@ def evaluate(
       sbm evaluate --set pair cleaned/ clean/ --unprocessed
       sbm evaluate --set folder recordings/ --model sbm-tiny --enhanced theirs=cleaned/ --level -26
     """
-    console.adjust(quiet or json, verbose)
     if not paths:
         raise _without_path(set_name)
     if set_name == "mixtures" and (folders := [path for path in paths if path.is_dir()]):

@@ -11,7 +11,7 @@ import typer
 
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Json, Quiet, Verbose, takes_options
+from sbm_cli.cli.shared.options import Json, takes_options
 from sbm_cli.errors import exists_error
 from sbm_cli.options import Options
 
@@ -41,8 +41,6 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.onnx if it exists.")] = False,
     json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Write a model as an ONNX graph that cleans hop by hop.
 
@@ -55,7 +53,6 @@ def export(
       sbm export sbm-live -o sbm-live.onnx
       sbm export -o small.onnx --dtype int8 --check talk.wav
     """
-    console.adjust(quiet or json, verbose)
     if output.suffix.lower() != ".onnx":
         raise typer.BadParameter(f"{output}: the graph is ONNX, so name it .onnx", param_hint="--output")
     if output.exists() and not overwrite:

@@ -19,7 +19,7 @@ import typer
 
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.loading import load_enhancer
-from sbm_cli.cli.shared.options import PIPE, Model, Quiet, Raw, Verbose, raw_format, takes_options
+from sbm_cli.cli.shared.options import PIPE, Model, Raw, raw_format, takes_options
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import DependencyError, SbmError
 from sbm_cli.options import FOR_LIVE, Options
@@ -77,8 +77,6 @@ def live(
     ] = 10.0,
     options: Options,
     model: Model = MODEL,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Clean speech as it is spoken, for headphones, a call or a file.
 
@@ -93,7 +91,6 @@ def live(
       sbm live --record both.wav --attenuation-limit 20
       arecord -f S16_LE -r 16000 -t raw | sbm live --raw 16000 -o - | aplay -f S16_LE -r 16000
     """
-    console.adjust(quiet, verbose)
     if list_devices:
         _list_devices()
         return

@@ -12,7 +12,7 @@ import typer
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.loading import load_enhancer
-from sbm_cli.cli.shared.options import Device, Json, Model, Quiet, Verbose, chosen_device, wrong_usage
+from sbm_cli.cli.shared.options import Device, Json, Model, chosen_device, wrong_usage
 
 if TYPE_CHECKING:
     from sbm_cli.enhancer import Enhancer
@@ -38,8 +38,6 @@ def rtf(
         Path | None, typer.Option(metavar="FILE.svg", help="Draw the real-time factors as a bar chart.")
     ] = None,
     json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Measure the real-time factor (RTF) of models and programs.
 
@@ -54,7 +52,6 @@ def rtf(
       sbm rtf --seconds 10 --plot rtf.svg --against "ffmpeg=ffmpeg -loglevel error -y -i {in} -af afftdn {out}"
       sbm rtf meeting.wav --threads 2 --json | jq '.rows[].rtf'
     """
-    console.adjust(quiet or json, verbose)
     device = chosen_device(device)
     lengths = _lengths(seconds)
     if plot is not None and plot.suffix.lower() != ".svg":

@@ -17,7 +17,7 @@ import typer
 
 from sbm_cli.cli.live import MODEL as LIVE_MODEL
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Device, Model, Quiet, Verbose, chosen_device
+from sbm_cli.cli.shared.options import Device, Model, chosen_device
 from sbm_cli.cli.shared.process import ending_signals, interrupted_by_signals
 from sbm_cli.errors import SbmError, needing
 
@@ -53,8 +53,6 @@ def serve(
         float, typer.Option(min=0, metavar="MIN", help="Remove recordings that nobody has asked for in this time.")
     ] = 60,
     streams: Annotated[int, typer.Option(min=0, metavar="N", help="Channels of live streams at a time.")] = 8,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Clean recordings on a page, and serve other programs.
 
@@ -70,7 +68,6 @@ def serve(
       curl -T noisy.wav "http://127.0.0.1:8765/enhance/" -o clean.wav
       curl -T talk.m4a "http://127.0.0.1:8765/enhance/?ext=flac&attenuation_limit=12" -o clean.flac
     """
-    console.adjust(quiet, verbose)
     with needing("serve", "the server"):
         import websockets  # noqa: F401  (uvicorn asks for it later)
 

@@ -12,7 +12,6 @@ import typer
 
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.errors import WrongUsage
-from sbm_cli.cli.shared.options import Quiet, Verbose
 from sbm_cli.cli.shared.process import interrupted_by_signals
 
 if TYPE_CHECKING:
@@ -68,8 +67,6 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List on stdout what would be done, and train nothing.")
     ] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Train a model on folders of speech and noise, or fine-tune one.
 
@@ -87,7 +84,7 @@ def train(
       torchrun --nproc-per-node 8 -m sbm_cli train --config mine.yaml --pack packed --precision bfloat16
     """
     # Every process of torchrun runs this; only one speaks.
-    console.adjust(quiet or os.environ.get("RANK", "0") != "0", verbose)
+    console.adjust(os.environ.get("RANK", "0") != "0", False)
     if config is None and start is None:
         raise typer.BadParameter("give a recipe, or --from a model to fine-tune", param_hint="--config")
 
@@ -138,7 +135,7 @@ def train(
                 report=_report,
                 start=weights,
                 device=device,
-                bars=None if quiet else console.progress,
+                bars=None if console.voice.quiet else console.progress,
             )
     except KeyboardInterrupt:
         saved = saved_step(folder)

@@ -4,11 +4,12 @@ import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
+from sbm_cli.cli.shared import console
 from sbm_cli.options import DEFAULTS, KEEP_ROOM, LEAST_BIT_RATE, Knob, Options, knobs
 
 if TYPE_CHECKING:
@@ -118,9 +119,28 @@ def takes_options(command: Callable[..., None], names: Collection[str] = tuple(_
             options = Options(**chosen)
         command(options=options, **given)
 
-    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return wrapper
+    return _with_parameters(wrapper, parameters)
+
+
+def takes_verbosity(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --quiet and --verbose at the end of its help; a result as JSON makes it quiet, too."""
+    parameters = list(inspect.signature(command, eval_str=True).parameters.values())
+    for name, kind in (("quiet", Quiet), ("verbose", Verbose)):
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind))
+
+    @functools.wraps(command)
+    def wrapper(*, quiet: bool, verbose: bool, **given: Any) -> None:
+        console.adjust(quiet or given.get("json", False) or given.get("json_lines", False), verbose)
+        command(**given)
+
+    return _with_parameters(wrapper, parameters)
+
+
+def _with_parameters(command: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """Let Typer see these parameters of a command."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
 
 
 def check_existing(overwrite: bool, skip_existing: bool) -> None:
