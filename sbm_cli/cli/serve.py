@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import ipaddress
 import logging
 import os
@@ -64,14 +65,15 @@ def serve(
     Examples:
       sbm serve
       sbm serve --port 0 --no-browser
-      sbm serve --host 0.0.0.0 --max-minutes 10        # prints an address with a token
+      sbm serve --host 0.0.0.0 --max-minutes 10   # prints an address with a token
       curl -T noisy.wav "http://127.0.0.1:8765/enhance/" -o clean.wav
-      curl -T talk.m4a "http://127.0.0.1:8765/enhance/?ext=flac&attenuation_limit=12" -o clean.flac
+      curl -T talk.m4a -o clean.flac \\
+        "http://127.0.0.1:8765/enhance/?ext=flac&attenuation_limit=12"
     """
     with needing("serve", "the server"):
         import websockets  # noqa: F401  (uvicorn asks for it later)
 
-        from sbm_cli.serve.app import Settings, make_app, make_server
+        from sbm_cli.serve.app import make_app, make_server
         from sbm_cli.serve.jobs import Limits
     from sbm_cli.enhancer import Enhancer
     from sbm_cli.serve.workspace import workspace
@@ -86,12 +88,8 @@ def serve(
     with interrupted_by_signals(), contextlib.suppress(KeyboardInterrupt), _listen(host, port) as listener:
         enhancer = Enhancer.load(model, device=device, threads=threads)
         with workspace() as folder:
-            app = make_app(
-                enhancer,
-                lambda: Enhancer.load(live_model, device=device),
-                folder,
-                Settings(hosts, token, streams, limits),
-            )
+            load_live = functools.partial(Enhancer.load, live_model, device=device)
+            app = make_app(enhancer, load_live, folder, hosts, token, streams, limits)
             address = _address(host, listener.getsockname()[1], token)
             console.note(f"serving on {address}")
             console.note("press Ctrl-C to stop")
