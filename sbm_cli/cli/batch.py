@@ -30,8 +30,9 @@ from sbm_cli.options import Options
 
 if TYPE_CHECKING:
     from sbm_cli.batch.journal import Journal
+    from sbm_cli.batch.local import Workers
     from sbm_cli.batch.plan import Job
-    from sbm_cli.batch.work import Engine
+    from sbm_cli.batch.ray import RayWorkers
 
 
 @takes_options
@@ -163,7 +164,7 @@ def batch(
     work = Work(weights, options, threads, batch_size)
     journal = Journal(output, work.model, work.options, part, console.note)
 
-    def processes(most: int) -> Engine:
+    def processes(most: int) -> Workers | RayWorkers:
         if engine == "ray":
             from sbm_cli.batch.ray import RayWorkers
 
@@ -237,7 +238,7 @@ def _list_plan(todo: dict[Job, str], account: Account) -> None:
 
 
 def _enhance(
-    todo: list[Job], before: float, engine: Engine, journal: Journal, account: Account, fail_fast: bool
+    todo: list[Job], before: float, engine: Workers | RayWorkers, journal: Journal, account: Account, fail_fast: bool
 ) -> bool:
     """Do the jobs; return whether there was an interrupt. before: seconds of audio that are done already."""
     from sbm_cli.batch.plan import longest_first
