@@ -178,6 +178,9 @@ def batch(
     try:
         with contextlib.nullcontext() if dry_run else journal:
             todo, seconds = _sort(jobs, journal, account, overwrite, skip_existing)
+            if renamed := journal.renamed(todo):
+                again = f"{console.count(len(renamed), 'output')}, such as {renamed[0]}"
+                console.warn(f"made again under other names: {again}", "Is --name or --ext missing?")
             if dry_run:
                 _list_plan(todo, account)
             elif todo:
