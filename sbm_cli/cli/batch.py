@@ -119,10 +119,11 @@ def batch(
     \b
     Examples:
       sbm batch recordings/ -o cleaned/
-      sbm batch recordings/ -o cleaned/ --include '*.wav' --exclude drafts --dry-run
+      sbm batch recordings/ -o clean/ --include '*.wav' --exclude drafts --dry-run
       sbm batch day1/ day2/talk.wav -o cleaned/ --ext flac --strength 0.8
       sbm batch recordings/ -o cleaned/ --name '{stem}-clean{ext}'
-      sbm batch recordings/ -o cleaned/ --json-lines | jq -r 'select(.status == "failed") | .source'
+      sbm batch recordings/ -o cleaned/ --json-lines \\
+        | jq -r 'select(.status == "failed") | .source'
     """
     check_existing(overwrite, skip_existing)
     if output.exists() and not output.is_dir():

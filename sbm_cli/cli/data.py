@@ -177,8 +177,9 @@ def curate(
     \b
     Examples:
       sbm data curate corpus.csv -o curated
-      sbm data curate corpus.csv -o curated --system "df=deep-filter {in} -o {out}" --limit 12 --least 2.8
-      sbm data curate corpus.csv -o scored --as-is --least 3 --without telephone,archive
+      sbm data curate corpus.csv -o curated --limit 12 --least 2.8 \\
+        --system "df=deep-filter {in} -o {out}"
+      sbm data curate corpus.csv -o scored --as-is --least 3 --without phone,tape
     """
     if sum((model is not None, system is not None, enhanced is not None, as_is)) > 1:
         raise typer.BadParameter("give only one of them", param_hint="--model, --system, --enhanced, --as-is")

@@ -47,7 +47,7 @@ def doctor(
     \b
     Examples:
       sbm doctor
-      sbm doctor --warm                                # in a container's recipe, or before the network goes
+      sbm doctor --warm      # in a container's recipe, or before the network goes
       sbm doctor --json | jq '.[] | select(.state != "ok")'
     """
     if warm:

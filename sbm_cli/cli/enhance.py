@@ -96,16 +96,17 @@ def enhance(
       sbm enhance day1.wav day2.wav -o cleaned/ --skip-existing
       sbm enhance day1.wav day2.wav --name '{stem} (quiet){ext}'
       sbm enhance talk.wav -o softer.wav --attenuation-limit 12
-      sbm enhance talk.wav -o live.wav --keep-room     # remove the noise, keep the room
+      sbm enhance talk.wav -o live.wav --keep-room     # remove only the noise
       sbm enhance talk.wav -o walked.wav --steps 5 --sampler sde --seed 1
       sbm enhance tape.flac -o speech.wav --mono --rate 16000 --subtype PCM_16
-      sbm enhance talk.wav -o talk.wav --overwrite     # replace the input once the output is complete
+      sbm enhance talk.wav -o talk.wav --overwrite     # replace it once complete
       sbm enhance talk.mp4 -o clean.mp4                # copy the picture
       sbm enhance talk.wav -o clean.wav --json | jq .rtf
       sbm enhance talk.wav -o clean.wav --spectrogram talk.png
       sbm enhance - -o - < noisy.wav > clean.wav
       ffmpeg -i film.mp4 -f wav - | sbm enhance - -o - --ext flac > clean.flac
-      arecord -f S16_LE -r 16000 -t raw | sbm enhance - --raw 16000 -o - --ext raw | aplay -f S16_LE -r 16000
+      arecord -f S16_LE -r 16000 -t raw \\
+        | sbm enhance - --raw 16000 -o - --ext raw | aplay -f S16_LE -r 16000
     """
     check_existing(overwrite, skip_existing)
 

@@ -130,12 +130,14 @@ def evaluate(
     Examples:
       sbm evaluate corpus.csv
       sbm evaluate corpus.csv --split report --json > scores.json
-      sbm evaluate corpus.csv --model runs/mine/sbm-tiny.safetensors --metrics si_sdr,estoi
+      sbm evaluate corpus.csv --model mine.safetensors --metrics si_sdr,estoi
       sbm evaluate --set voicebank-demand VoiceBank/ -o scores/ --html
-      sbm evaluate --set dns2020-no-reverb test_set/ --model sbm-tiny --steps 1,5 --sampler ode,sde
-      sbm evaluate --set pair noisy/ clean/ --model sbm-tiny --system "afftdn=ffmpeg -y -i {in} -af afftdn {out}"
+      sbm evaluate --set dns2020-no-reverb test_set/ --steps 1,5 --sampler ode,sde
+      sbm evaluate --set pair noisy/ clean/ \\
+        --model sbm-tiny --system "afftdn=ffmpeg -y -i {in} -af afftdn {out}"
       sbm evaluate --set pair cleaned/ clean/ --unprocessed
-      sbm evaluate --set folder recordings/ --model sbm-tiny --enhanced theirs=cleaned/ --level -26
+      sbm evaluate --set folder recordings/ --level -26 \\
+        --model sbm-tiny --enhanced theirs=cleaned/
     """
     if not paths:
         raise _without_path(set_name)

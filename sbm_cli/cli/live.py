@@ -86,10 +86,11 @@ def live(
     \b
     Examples:
       sbm live --list-devices
-      sbm live -i USB -o "CABLE Input"           # other programs record from the virtual device
+      sbm live -i USB -o "CABLE Input"           # for other programs to record
       sbm live -o clean.flac --seconds 60
       sbm live --record both.wav --attenuation-limit 20
-      arecord -f S16_LE -r 16000 -t raw | sbm live --raw 16000 -o - | aplay -f S16_LE -r 16000
+      arecord -f S16_LE -r 16000 -t raw | sbm live --raw 16000 -o - \\
+        | aplay -f S16_LE -r 16000
     """
     if list_devices:
         _list_devices()

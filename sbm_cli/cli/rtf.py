@@ -49,7 +49,8 @@ def rtf(
     \b
     Examples:
       sbm rtf
-      sbm rtf --seconds 10 --plot rtf.svg --against "ffmpeg=ffmpeg -loglevel error -y -i {in} -af afftdn {out}"
+      sbm rtf --seconds 10 --plot rtf.svg \\
+        --against "ffmpeg=ffmpeg -v error -y -i {in} -af afftdn {out}"
       sbm rtf meeting.wav --threads 2 --json | jq '.rows[].rtf'
     """
     device = chosen_device(device)

@@ -76,12 +76,14 @@ def train(
 
     \b
     Examples:
-      sbm train --config sbm-tiny --set "data.speech=[voices]" --set "data.noise=[noises]"
-      sbm train --config mine.yaml --dry-run           # check recipe, data and device in seconds
+      sbm train -c sbm-tiny --set "data.speech=[voice]" --set "data.noise=[noise]"
+      sbm train --config mine.yaml --dry-run           # check it in seconds
       sbm train --config mine.yaml --output runs/mine --max-minutes 120
       sbm train --config mine.yaml --output runs/mine --resume
-      sbm train --from sbm-tiny --set "data.speech=[voices]" --set "data.noise=[my-noise]"
-      torchrun --nproc-per-node 8 -m sbm_cli train --config mine.yaml --pack packed --precision bfloat16
+      sbm train --from sbm-tiny \\
+        --set "data.speech=[my-voices]" --set "data.noise=[my-noise]"
+      torchrun --nproc-per-node 8 -m sbm_cli train \\
+        --config mine.yaml --pack packed --precision bfloat16
     """
     # Every process of torchrun runs this; only one speaks.
     console.adjust(os.environ.get("RANK", "0") != "0", False)
