@@ -123,20 +123,17 @@ def check(
     with console.progress("checking", "files") as progress:
         rows, findings = run(manifest, limit, progress)
     failed = any(finding.level == "error" for finding in findings)
-    if json:
-        console.data_json(
-            {
-                "ok": not failed,
-                "table": [dataclasses.asdict(row) for row in rows],
-                "findings": [dataclasses.asdict(finding) for finding in findings],
-            }
-        )
-    else:
-        console.data("\n".join(_table(rows)))
-        for finding in findings:
-            shown = len(finding.where) if console.voice.verbose else _SHOWN
-            console.data(f"{finding.level}: {finding.what}: {len(finding.where)}")
-            console.data("  " + _some(finding.where, shown).replace("\n", "\n  "))
+    document = {
+        "ok": not failed,
+        "table": [dataclasses.asdict(row) for row in rows],
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+    }
+    lines = _table(rows)
+    for finding in findings:
+        shown = len(finding.where) if console.voice.verbose else _SHOWN
+        lines.append(f"{finding.level}: {finding.what}: {len(finding.where)}")
+        lines.append("  " + _some(finding.where, shown).replace("\n", "\n  "))
+    console.result(document, lines, json)
     if failed:
         raise typer.Exit(1)
 
