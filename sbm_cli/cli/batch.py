@@ -26,7 +26,7 @@ from sbm_cli.cli.shared.options import (
 )
 from sbm_cli.cli.shared.process import ending_signals
 from sbm_cli.hardware import cores, gpus
-from sbm_cli.options import Options
+from sbm_cli.options import Knob, Options
 
 if TYPE_CHECKING:
     from sbm_cli.batch.journal import Journal
@@ -38,72 +38,43 @@ if TYPE_CHECKING:
 @takes_options
 def batch(
     inputs: Annotated[list[str], typer.Argument(metavar="DIR", help="Folders of recordings, or single files.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Output folder.")],
+    output: Annotated[Path, Knob("Output folder.", "OUT", short="o")],
     *,
     include: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="Take only files that match, such as 'day1/*.wav'; may be repeated.",
-            show_default="all sound files",
-        ),
+        Knob("Take only files that match, such as 'day1/*.wav'; may be repeated.", "PATTERN", absent="all sound files"),
     ] = None,
     exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Leave out files and folders that match; may be repeated."),
+        list[str] | None, Knob("Leave out files and folders that match; may be repeated.", "PATTERN")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Redo outdated outputs.")] = False,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", "-n", help="Keep every existing output, outdated or not.")
-    ] = False,
-    ext: Annotated[
-        str | None,
-        typer.Option(metavar="EXT", help="Output format by suffix, such as flac.", show_default="the input's"),
-    ] = None,
+    overwrite: Annotated[bool, Knob("Redo outdated outputs.", short="y")] = False,
+    skip_existing: Annotated[bool, Knob("Keep every existing output, outdated or not.", short="n")] = False,
+    ext: Annotated[str | None, Knob("Output format by suffix, such as flac.", "EXT", absent="the input's")] = None,
     name: NameInFolder = None,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no more files after a failure.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List on stdout what would be done, and do nothing.")
-    ] = False,
-    json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Print one line of JSON per file on stdout.")
-    ] = False,
+    fail_fast: Annotated[bool, Knob("Start no more files after a failure.")] = False,
+    dry_run: Annotated[bool, Knob("List on stdout what would be done, and do nothing.")] = False,
+    json_lines: Annotated[bool, Knob("Print one line of JSON per file on stdout.")] = False,
     report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a CSV table of the files that failed or are outdated, and why."),
+        Path | None, Knob("Write a CSV table of the files that failed or are outdated, and why.", "FILE")
     ] = None,
     shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N", help="Do one of N parts, such as 2/8: one on each machine of a cluster, into the same OUT."
-        ),
+        str | None, Knob("Do one of N parts, such as 2/8: one on each machine of a cluster, into the same OUT.", "I/N")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Worker processes.", show_default="one per core or GPU")
-    ] = None,
+    workers: Annotated[int | None, Knob("Worker processes.", "N", 1, absent="one per core or GPU")] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Files of similar length that a worker enhances together.",
-            show_default="32 on a GPU, 1 on a CPU",
-        ),
+        Knob("Files of similar length that a worker enhances together.", "N", 1, absent="32 on a GPU, 1 on a CPU"),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads per worker.")] = 1,
+    threads: Annotated[int, Knob("CPU threads per worker.", "N", 1)] = 1,
     device: Annotated[
-        str, typer.Option(metavar="DEVICE", help="Device to run on: auto, cpu, cuda, or several GPUs: cuda:0,cuda:1.")
+        str, Knob("Device to run on: auto, cpu, cuda, or several GPUs: cuda:0,cuda:1.", "DEVICE")
     ] = "auto",
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Where to work: on this machine, or on a Ray cluster.")
-    ] = "local",
+    engine: Annotated[Literal["local", "ray"], Knob("Where to work: on this machine, or on a Ray cluster.")] = "local",
     address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Address of the Ray cluster.", show_default="RAY_ADDRESS, or auto"),
+        str | None, Knob("Address of the Ray cluster.", "ADDRESS", absent="RAY_ADDRESS, or auto")
     ] = None,
     gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(min=0.01, max=1, metavar="SHARE", help="GPU, or share of one, for each worker on a Ray cluster."),
+        float | None, Knob("GPU, or share of one, for each worker on a Ray cluster.", "SHARE", 0.01, 1)
     ] = None,
     options: Options,
     model: Model = None,

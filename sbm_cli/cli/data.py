@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Json, takes_verbosity, wrong_usage
+from sbm_cli.cli.shared.options import Json, for_typer, wrong_usage
 from sbm_cli.errors import DependencyError, exists_error
+from sbm_cli.options import Knob
 
 if TYPE_CHECKING:
     from sbm_cli.data.corpora.check import Row
@@ -24,7 +25,7 @@ _SHOWN = 3  # places named for each finding; --json has all
 
 
 @app.command("prepare")
-@takes_verbosity
+@for_typer
 def prepare(
     name: Annotated[
         str,
@@ -34,26 +35,16 @@ def prepare(
             "DIR/speech/SPEAKER, DIR/noise and DIR/rir.",
         ),
     ],
-    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="Folder of the unpacked corpus.")],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Manifest to write.", show_default="NAME.csv"),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace an existing manifest.")] = False,
+    root: Annotated[Path, Knob("Folder of the unpacked corpus.", "DIR")],
+    output: Annotated[Path | None, Knob("Manifest to write.", "FILE", absent="NAME.csv", short="o")] = None,
+    overwrite: Annotated[bool, Knob("Replace an existing manifest.", short="y")] = False,
     licence: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,NAME", help="Take only files under these licences: cc0, cc-by, cc-by-nc, sampling+ (fsd50k)."
-        ),
+        str | None, Knob("Take only files under these licences: cc0, cc-by, cc-by-nc, sampling+ (fsd50k).", "NAME,NAME")
     ] = None,
-    per_group: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Take at most N files of each recording or room.")
-    ] = None,
+    per_group: Annotated[int | None, Knob("Take at most N files of each recording or room.", "N", 1)] = None,
     follow: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="MANIFEST", help="Keep speakers and recordings in the split they have there; may be repeated."
-        ),
+        Knob("Keep speakers and recordings in the split they have there; may be repeated.", "MANIFEST"),
     ] = None,
 ) -> None:
     """Write the manifest of a public corpus or of your own folders.
@@ -98,12 +89,10 @@ def prepare(
 
 
 @app.command("check")
-@takes_verbosity
+@for_typer
 def check(
     manifest: Manifests,
-    limit: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Decode only N files, and read the headers of the others.")
-    ] = None,
+    limit: Annotated[int | None, Knob("Decode only N files, and read the headers of the others.", "N", 0)] = None,
     json: Json = False,
 ) -> None:
     """Report what corpora hold and what is wrong with them.
@@ -139,30 +128,21 @@ def check(
 
 
 @app.command("curate")
-@takes_verbosity
+@for_typer
 def curate(
     manifest: Manifests,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the cleaned speech.")],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME|PATH", help="Clean with this model, not the default one."),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(metavar='"NAME=PROGRAM {in} {out}"', help="Clean with another program.")
-    ] = None,
+    output: Annotated[Path, Knob("Folder for the cleaned speech.", "DIR", short="o")],
+    model: Annotated[str | None, Knob("Clean with this model, not the default one.", "NAME|PATH", short="m")] = None,
+    system: Annotated[str | None, Knob("Clean with another program.", '"NAME=PROGRAM {in} {out}"')] = None,
     enhanced: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Take speech cleaned before, under the paths of the manifest.")
+        Path | None, Knob("Take speech cleaned before, under the paths of the manifest.", "DIR")
     ] = None,
-    as_is: Annotated[bool, typer.Option("--as-is", help="Clean nothing; only score and leave out.")] = False,
-    limit: Annotated[float, typer.Option(min=0, metavar="DB", help="Attenuate nothing by more than DB.")] = 12.0,
-    least: Annotated[
-        float, typer.Option(min=0, max=5, metavar="MOS", help="Leave out training utterances with a lower DNSMOS OVRL.")
-    ] = 0.0,
-    without: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Leave these sources out of training.")
-    ] = None,
-    score: Annotated[bool, typer.Option("--score/--no-score", help="Compute DNSMOS OVRL before and after.")] = True,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Utterances in parallel.")] = 1,
+    as_is: Annotated[bool, Knob("Clean nothing; only score and leave out.")] = False,
+    limit: Annotated[float, Knob("Attenuate nothing by more than DB.", "DB", 0)] = 12.0,
+    least: Annotated[float, Knob("Leave out training utterances with a lower DNSMOS OVRL.", "MOS", 0, 5)] = 0.0,
+    without: Annotated[str | None, Knob("Leave these sources out of training.", "NAME,NAME")] = None,
+    score: Annotated[bool, Knob("Compute DNSMOS OVRL before and after.")] = True,
+    workers: Annotated[int, Knob("Utterances in parallel.", "N", 1)] = 1,
 ) -> None:
     """Clean the speech of corpora for use as training targets.
 
@@ -225,22 +205,16 @@ def curate(
 
 
 @app.command("pack")
-@takes_verbosity
+@for_typer
 def pack(
     manifest: Manifests,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the pack.")],
-    shard_mb: Annotated[float, typer.Option(min=1, metavar="MB", help="Largest size of a shard.")] = 50.0,
-    rooms: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Simulated rooms to include.", show_default="as many as in a recipe"),
-    ] = None,
+    output: Annotated[Path, Knob("Folder of the pack.", "DIR", short="o")],
+    shard_mb: Annotated[float, Knob("Largest size of a shard.", "MB", 1)] = 50.0,
+    rooms: Annotated[int | None, Knob("Simulated rooms to include.", "N", 1, absent="as many as in a recipe")] = None,
     speeds: Annotated[
-        str,
-        typer.Option(
-            metavar="SPEED,...", help="Add the training speech at these speeds, as other voices; as data.speeds does."
-        ),
+        str, Knob("Add the training speech at these speeds, as other voices; as data.speeds does.", "SPEED,...")
     ] = "",
-    cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for decoded corpora.")] = Path("runs/cache"),
+    cache: Annotated[Path, Knob("Folder for decoded corpora.", "DIR")] = Path("runs/cache"),
 ) -> None:
     """Pack corpora and rooms into a folder for training.
 

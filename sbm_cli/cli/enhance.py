@@ -32,7 +32,7 @@ from sbm_cli.cli.shared.options import (
 )
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import AudioError, OutputExistsError, SbmError, exists_error
-from sbm_cli.options import Options
+from sbm_cli.options import Knob, Options
 
 if TYPE_CHECKING:
     from sbm_cli.audio.pipe import Pipe
@@ -48,33 +48,19 @@ def enhance(
     ],
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUTPUT",
-            help="Output file or folder, or - for stdout.",
-            show_default="NAME-clean.EXT beside INPUT",
-        ),
+        Knob("Output file or folder, or - for stdout.", "OUTPUT", absent="NAME-clean.EXT beside INPUT", short="o"),
     ] = None,
     *,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace an existing OUTPUT.")] = False,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", "-n", help="Keep an existing OUTPUT and skip the file.")
-    ] = False,
-    ext: Annotated[
-        str | None, typer.Option(metavar="EXT", help="Output format by suffix, such as flac, for folders and stdout.")
-    ] = None,
+    overwrite: Annotated[bool, Knob("Replace an existing OUTPUT.", short="y")] = False,
+    skip_existing: Annotated[bool, Knob("Keep an existing OUTPUT and skip the file.", short="n")] = False,
+    ext: Annotated[str | None, Knob("Output format by suffix, such as flac, for folders and stdout.", "EXT")] = None,
     name: Name = None,
     raw: Raw = None,
     options: Options,
     model: Model = None,
     device: Device = "auto",
-    threads: Annotated[
-        int, typer.Option(min=1, metavar="N", help="CPU threads; more than one helps only on an idle machine.")
-    ] = 1,
-    spectrogram: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw the spectrograms of INPUT and OUTPUT, on one scale.")
-    ] = None,
+    threads: Annotated[int, Knob("CPU threads; more than one helps only on an idle machine.", "N", 1)] = 1,
+    spectrogram: Annotated[Path | None, Knob("Draw the spectrograms of INPUT and OUTPUT, on one scale.", "PNG")] = None,
     json: Json = False,
 ) -> None:
     """Remove noise and reverberation from recordings.

@@ -21,6 +21,7 @@ from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.options import Device, Model, chosen_device
 from sbm_cli.cli.shared.process import ending_signals, interrupted_by_signals
 from sbm_cli.errors import SbmError, needing
+from sbm_cli.options import Knob
 
 LOOPBACK = "127.0.0.1"
 PORT = 8765
@@ -28,10 +29,8 @@ PORT = 8765
 
 def serve(
     *,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")] = LOOPBACK,
-    port: Annotated[
-        int, typer.Option("--port", "-p", min=0, max=65535, metavar="N", help="Port; 0 for a free one.")
-    ] = PORT,
+    host: Annotated[str, Knob("Address to listen on; 0.0.0.0 for all.", "ADDRESS")] = LOOPBACK,
+    port: Annotated[int, Knob("Port; 0 for a free one.", "N", 0, 65535, short="p")] = PORT,
     token: Annotated[
         str | None,
         typer.Option(
@@ -41,19 +40,15 @@ def serve(
             show_default="a random one there, none on this machine",
         ),
     ] = None,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    browser: Annotated[bool, Knob("Open the page in a browser.")] = True,
     model: Model = None,
-    live_model: Annotated[
-        str, typer.Option(metavar="NAME|PATH", help="Model for streams; --model is for files.")
-    ] = LIVE_MODEL,
+    live_model: Annotated[str, Knob("Model for streams; --model is for files.", "NAME|PATH")] = LIVE_MODEL,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads for files.")] = 1,
-    max_size: Annotated[float, typer.Option(min=0, metavar="MB", help="Largest upload.")] = 1000,
-    max_minutes: Annotated[float, typer.Option(min=0, metavar="MIN", help="Longest recording.")] = 120,
-    keep: Annotated[
-        float, typer.Option(min=0, metavar="MIN", help="Remove recordings that nobody has asked for in this time.")
-    ] = 60,
-    streams: Annotated[int, typer.Option(min=0, metavar="N", help="Channels of live streams at a time.")] = 8,
+    threads: Annotated[int, Knob("CPU threads for files.", "N", 1)] = 1,
+    max_size: Annotated[float, Knob("Largest upload.", "MB", 0)] = 1000,
+    max_minutes: Annotated[float, Knob("Longest recording.", "MIN", 0)] = 120,
+    keep: Annotated[float, Knob("Remove recordings that nobody has asked for in this time.", "MIN", 0)] = 60,
+    streams: Annotated[int, Knob("Channels of live streams at a time.", "N", 0)] = 8,
 ) -> None:
     """Clean recordings on a page, and serve other programs.
 

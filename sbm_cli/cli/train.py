@@ -13,6 +13,7 @@ import typer
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.errors import WrongUsage
 from sbm_cli.cli.shared.process import interrupted_by_signals
+from sbm_cli.options import Knob
 
 if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig
@@ -23,8 +24,7 @@ FORGOTTEN_DB = 0.3  # loss of SI-SDR on general noise that is worth a warning
 
 def train(
     config: Annotated[
-        str | None,
-        typer.Option("--config", "-c", metavar="NAME|PATH", help="Built-in recipe, such as sbm-tiny, or a YAML file."),
+        str | None, Knob("Built-in recipe, such as sbm-tiny, or a YAML file.", "NAME|PATH", short="c")
     ] = None,
     start: Annotated[
         str | None,
@@ -38,35 +38,20 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; may be repeated."),
     ] = None,
-    pack: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Train from a pack of `sbm data pack`; same as data.pack.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Output folder.", show_default="runs/NAME"),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume the training in the output folder, if there is one.")
-    ] = False,
-    max_minutes: Annotated[
-        float | None, typer.Option(min=0, metavar="MINUTES", help="Stop after this time, ready for --resume.")
-    ] = None,
+    pack: Annotated[Path | None, Knob("Train from a pack of `sbm data pack`; same as data.pack.", "DIR")] = None,
+    output: Annotated[Path | None, Knob("Output folder.", "DIR", absent="runs/NAME", short="o")] = None,
+    resume: Annotated[bool, Knob("Resume the training in the output folder, if there is one.")] = False,
+    max_minutes: Annotated[float | None, Knob("Stop after this time, ready for --resume.", "MINUTES", 0)] = None,
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on; auto takes a GPU if there is one.")
+        Literal["auto", "cpu", "cuda"], Knob("Device to train on; auto takes a GPU if there is one.")
     ] = "auto",
     precision: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Precision of the network; same as loop.precision."),
+        Literal["float32", "bfloat16", "float16"] | None, Knob("Precision of the network; same as loop.precision.")
     ] = None,
     processes: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Processes that share each batch.", show_default="one per core, or one GPU"
-        ),
+        int | None, Knob("Processes that share each batch.", "N", 1, absent="one per core, or one GPU")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List on stdout what would be done, and train nothing.")
-    ] = False,
+    dry_run: Annotated[bool, Knob("List on stdout what would be done, and train nothing.")] = False,
 ) -> None:
     """Train a model on folders of speech and noise, or fine-tune one.
 
