@@ -91,11 +91,8 @@ class SoundEncoder:
                 seconds = self._filling / self._form.rate
                 self.notes.append(f"{seconds:.3f} s of silence follow: {self._form.container} stores whole frames")
             self._copy(None)
-            tags = {name.lower() for name in self._output.metadata}
             self._output.close()
-            if not self._muxer.exact:
-                self._check_readable()
-            self._name_lost(tags)
+            self._name_lost()
 
     # --- what is copied
 
@@ -189,17 +186,28 @@ class SoundEncoder:
             self._output.mux(packet)
             self._waiting = None
 
-    def _name_lost(self, tags: set[str]) -> None:
-        """Name those of the tags, chapters and streams that the file, read again, does not have."""
+    def _name_lost(self) -> None:
+        """Name those of the tags, chapters and streams that the file, read again, does not have.
+
+        Refuse what is too short to be told from other files, such as one frame of MP2.
+        """
+        tags = {name.lower() for name in self._output.metadata}
         missing = Counter(stream.type for stream in self._copied)
-        if not (tags or self._chapters or missing):
+        if self._muxer.exact and not (tags or self._chapters or missing):
             return
         there, chapters = dict[str, str](), 0
-        with contextlib.suppress(av.FFmpegError), open_container(shortened(Window(self._file)), Path()) as written:
-            there = written.metadata | (written.streams.audio[0].metadata if written.streams.audio else {})
-            chapters = len(written.chapters())
-            missing += Counter({"audio": 1})
-            missing -= Counter(stream.type for stream in written.streams)
+        try:
+            with open_container(shortened(Window(self._file)), self._name) as written:
+                there = written.metadata | (written.streams.audio[0].metadata if written.streams.audio else {})
+                chapters = len(written.chapters())
+                missing += Counter({"audio": 1})
+                missing -= Counter(stream.type for stream in written.streams)
+        except (av.FFmpegError, ValueError) as error:
+            if not self._muxer.exact:
+                raise AudioError(
+                    f"{self._name}: too short for {self._form.container}, which has no header to know it by.",
+                    "Choose a .wav as the output.",
+                ) from error
         lost = []
         for stream in reversed(self._copied):
             if missing[stream.type]:
@@ -249,16 +257,6 @@ class SoundEncoder:
                 packet.set_sidedata(skip)
             self._filling = over + size * self._kind.leads
             self._output.mux(packet)
-
-    def _check_readable(self) -> None:
-        """Refuse what is too short to be told from other files, such as one frame of MP2."""
-        try:
-            open_container(Window(self._file), self._name).close()
-        except (av.FFmpegError, ValueError) as error:
-            raise AudioError(
-                f"{self._name}: too short for {self._form.container}, which has no header to know it by.",
-                "Choose a .wav as the output.",
-            ) from error
 
     def _measured_delay(self) -> int:
         """Return how many samples the encoder puts before the sound."""
