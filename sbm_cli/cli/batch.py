@@ -108,7 +108,7 @@ def batch(
 
     from sbm_cli import hub
     from sbm_cli.batch.journal import Journal
-    from sbm_cli.batch.plan import SOUND_FILES, WHOLE, Filter, Shard, expand, find_jobs
+    from sbm_cli.batch.plan import SOUND_FILES, WHOLE, Shard, expand, find_jobs
     from sbm_cli.batch.work import Work
 
     with wrong_usage("--shard"):
@@ -116,7 +116,7 @@ def batch(
 
     naming = naming_of(name, ext)
     weights = hub.resolve(model)
-    plan = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), naming)
+    plan = find_jobs(expand(inputs), output, include or SOUND_FILES, exclude or (), naming)
     jobs = [job for job in plan.jobs if part.takes(job.target.relative_to(output))]
     account = Account(json_lines, dry_run)
     if report and part != WHOLE:
