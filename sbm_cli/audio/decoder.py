@@ -172,7 +172,7 @@ class Decoder:
             rate=rate,
             channels=context.channels,
             samples=None,
-            container={"mov": "MP4", "asf": "ASF", "matroska": "MATROSKA"}.get(name, name.upper()),
+            container="MP4" if name == "mov" else name.upper(),
             subtype=subtype,
             tags=_tags(container.metadata | stream.metadata),
             duration=seconds,
