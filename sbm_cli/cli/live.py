@@ -93,34 +93,38 @@ def live(
         raise typer.BadParameter(f"{record} is also the output; record into another file", param_hint="--record")
     if seconds is not None and not math.isfinite(seconds):
         raise typer.BadParameter("give a number of seconds, or leave it out", param_hint="--seconds")
-    form = None if raw is None else raw_format(raw)
-    place = None if output is None or _is_device(output) else output
-    if form is None or place is None:
-        from sbm_cli.live.devices import sound_system
+    from sbm_cli.audio.format import OUTPUT_SUFFIXES, AudioFormat
+    from sbm_cli.audio.pipe import Pipe
+    from sbm_cli.live.devices import Loudspeaker, Microphone, sound_system
+    from sbm_cli.live.pipes import Output, RawInput
 
+    form = None if raw is None else raw_format(raw)
+    # A device, unless it is stdout or, by its suffix, a sound file.
+    place = output if output == PIPE or Path(output or "").suffix.lower() in OUTPUT_SUFFIXES else None
+    if form is None or place is None:
         try:
             sound_system()  # before the model is loaded: it may be missing
         except DependencyError as error:
             pipe = "" if form is None else "\nWithout a loudspeaker, send the sound on: -o - or -o clean.wav"
             raise DependencyError(error.message, f"{error.hint}{pipe}") from error
 
-    from sbm_cli.audio.format import AudioFormat
     from sbm_cli.live.session import Session
 
     enhancer = load_enhancer(model, "cpu")
     rate, hop = enhancer.config.rate, enhancer.config.stft.hop
     with interrupted_by_signals(), ExitStack() as files:
-        source = _source(input, form, rate, hop)
+        source: Source
+        if form is None:
+            source = Microphone(input, rate)
+        else:
+            # Unbuffered: a thread that waits in a buffered reader would not let the process end.
+            source = RawInput(Pipe.from_here(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), form), rate, hop)
         both = AudioFormat(rate, 2 * source.channels, None, "WAV", "PCM_16")
         recorder = None if record is None else _create(files, record, both, overwrite)[0]
         sink: Sink
         if place is None:
-            from sbm_cli.live.devices import Loudspeaker
-
             sink = Loudspeaker(output, rate, hop, buffer / 1000, wait=form is not None)
         else:
-            from sbm_cli.live.pipes import Output
-
             like = form or AudioFormat(rate, 1, None, "RAW", "PCM_16")
             sink = Output(*_create(files, place, like, overwrite), rate)
         session = Session(enhancer, source, sink, options, recorder, seconds)
@@ -145,25 +149,6 @@ def _list_devices() -> None:
         default = f"  (default {' and '.join(device.default)})" if device.default else ""
         ends = f"{device.inputs} in, {device.outputs} out, {device.rate} Hz"
         console.data(f"{device.index:>3}  {device.name}  [{device.system}: {ends}]{default}")
-
-
-def _is_device(output: str) -> bool:
-    """Tell whether an output is a device, and neither stdout nor, by its suffix, a sound file."""
-    from sbm_cli.audio.format import OUTPUT_SUFFIXES
-
-    return output != PIPE and Path(output).suffix.lower() not in OUTPUT_SUFFIXES
-
-
-def _source(input: str | None, raw: AudioFormat | None, rate: int, hop: int) -> Source:
-    if raw is None:
-        from sbm_cli.live.devices import Microphone
-
-        return Microphone(input, rate)
-    from sbm_cli.audio.pipe import Pipe
-    from sbm_cli.live.pipes import RawInput
-
-    # Unbuffered: a thread that waits in a buffered reader would not let the process end.
-    return RawInput(Pipe.from_here(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), raw), rate, hop)
 
 
 def _create(
