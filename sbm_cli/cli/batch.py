@@ -21,7 +21,6 @@ from sbm_cli.cli.shared.options import (
     check_existing,
     chosen_device,
     naming_of,
-    takes_options,
     wrong_usage,
 )
 from sbm_cli.cli.shared.process import ending_signals
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from sbm_cli.batch.ray import RayWorkers
 
 
-@takes_options
 def batch(
     inputs: Annotated[list[str], typer.Argument(metavar="DIR", help="Folders of recordings, or single files.")],
     output: Annotated[Path, Knob("Output folder.", "OUT", short="o")],

@@ -28,7 +28,6 @@ from sbm_cli.cli.shared.options import (
     naming_of,
     raw_format,
     suffix_of,
-    takes_options,
 )
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import AudioError, OutputExistsError, SbmError, exists_error
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from sbm_cli.files import FileReport
 
 
-@takes_options
 def enhance(
     inputs: Annotated[
         list[str],

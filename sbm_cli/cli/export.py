@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,12 +10,11 @@ import typer
 
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Json, takes_options
+from sbm_cli.cli.shared.options import Json
 from sbm_cli.errors import exists_error
 from sbm_cli.options import Knob, Options
 
 
-@functools.partial(takes_options, names=("dereverb",))
 def export(
     output: Annotated[Path, Knob("Where to write the graph.", "FILE.onnx", short="o")],
     name: Annotated[
@@ -32,7 +30,7 @@ def export(
         Knob("Of the weights; with int8 of the products too, which is less exact."),
     ] = "float32",
     spectra: Annotated[bool, Knob("Leave the STFT out: the graph takes and returns the spectra of frames.")] = False,
-    options: Options,
+    options: Annotated[Options, ("dereverb",)],
     check: Annotated[
         Path | None, Knob("Recording to check the graph with; speech-like noise if none is given.", "FILE")
     ] = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import select
@@ -19,7 +18,7 @@ import typer
 
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.loading import load_enhancer
-from sbm_cli.cli.shared.options import PIPE, Model, Raw, raw_format, takes_options
+from sbm_cli.cli.shared.options import PIPE, Model, Raw, raw_format
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import DependencyError, SbmError
 from sbm_cli.options import FOR_LIVE, Knob, Options
@@ -38,7 +37,6 @@ _PATIENCE = 5.0  # s for the end of what was begun
 _METER_WIDTH, _METER_FLOOR = 20, -60  # characters, dB of full scale
 
 
-@functools.partial(takes_options, names=FOR_LIVE)
 def live(
     *,
     input: Annotated[
@@ -63,7 +61,7 @@ def live(
     buffer: Annotated[
         float, Knob("Extra delay of a device's output; more of it prevents underruns.", "MS", 0, 1000)
     ] = 10.0,
-    options: Options,
+    options: Annotated[Options, FOR_LIVE],
     model: Model = MODEL,
 ) -> None:
     """Clean speech as it is spoken, for headphones, a call or a file.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from sbm_cli.cli.shared import console
-from sbm_cli.options import DEFAULTS, LEAST_BIT_RATE, Knob, chosen_options, offered
+from sbm_cli.options import DEFAULTS, LEAST_BIT_RATE, Knob, Options, chosen_options, offered
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
@@ -67,38 +67,33 @@ def _audio_stream(text: str) -> int | str:
 _PARSERS = {"strength": _strength, "bit_rate": _bit_rate, "audio_stream": _audio_stream}
 
 
-def takes_options(command: Callable[..., None], names: Collection[str] = tuple(offered())) -> Callable[..., None]:
-    """Expand the parameter `options` of a command into those that are named, at its place in the help."""
+def for_typer(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command as Typer takes it: its knobs as options, with --quiet and --verbose at the end of its help.
+
+    A parameter `options` becomes those of enhancement at its place in the help: all, or those that `Annotated` names.
+    """
     parameters: list[inspect.Parameter] = []
+    names: Collection[str] = ()
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if parameter.name == "options":
+            _, names = get_args(parameter.annotation) or (Options, tuple(offered()))
             for name in names:
                 kind, knob = offered()[name]
                 default = getattr(DEFAULTS, name, False)
                 parameters.append(parameter.replace(name=name, default=default, annotation=Annotated[kind, knob]))
         else:
             parameters.append(parameter)
-
-    @functools.wraps(command)
-    def wrapper(**given: Any) -> None:
-        with wrong_usage():
-            options = chosen_options({name: given.pop(name) for name in names})
-        command(options=options, **given)
-
-    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return wrapper
-
-
-def for_typer(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command as Typer takes it: its knobs as options, with --quiet and --verbose at the end of its help."""
-    parameters = [_option(parameter) for parameter in inspect.signature(command, eval_str=True).parameters.values()]
     for name, kind in (("quiet", Quiet), ("verbose", Verbose)):
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind))
+    parameters = [_option(parameter) for parameter in parameters]
 
     @functools.wraps(command)
     def wrapper(*, quiet: bool, verbose: bool, **given: Any) -> None:
         is_data = given.get("json", False) or given.get("json_lines", False)
         console.adjust(quiet or is_data, verbose)
+        if names:
+            with wrong_usage():
+                given["options"] = chosen_options({name: given.pop(name) for name in names})
         command(**given)
 
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
