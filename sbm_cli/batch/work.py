@@ -135,25 +135,8 @@ class Queue:
             self._suspects.extend(task.jobs)
 
 
-def perform(
-    enhancer: Enhancer,
-    options: Options,
-    task: Task,
-    report: Callable[[Event], None],
-    interval: float = PROGRESS_INTERVAL,
-) -> None:
+def perform(enhancer: Enhancer, options: Options, task: Task, report: Callable[[Event], None], interval: float) -> None:
     """Do the jobs of a task, and report their progress every so many seconds, and their ends."""
-    try:
-        ends = _enhance(enhancer, options, task, report, interval)
-    except Exception as error:
-        ends = [Failed(job, portable(error)) for job in task.jobs]
-    for end in ends:
-        report(end)
-
-
-def _enhance(
-    enhancer: Enhancer, options: Options, task: Task, report: Callable[[Event], None], interval: float
-) -> list[Event]:
     jobs, last = task.jobs, time.monotonic()
 
     def progress(index: int, done: float, _: float) -> None:
@@ -162,19 +145,25 @@ def _enhance(
             last = time.monotonic()
             report(Progress(jobs[index], done))
 
-    for job in jobs:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-    # Before the work, because a source may be its own target; not of a pipe, which might never end.
-    digests = [digest(job.source) if job.source.is_file() else "" for job in jobs]
-    pairs = [(job.source, job.target) for job in jobs]
-    overwrite = jobs[0].replace or task.again  # the process that died may have come to the end of it
-    results = enhancer.enhance_files(pairs, options, overwrite=overwrite, progress=progress)
-    return [
-        Failed(job, portable(result))
-        if isinstance(result, Exception)
-        else Done(job, asdict(result), sha256, job.target.stat().st_size)
-        for job, result, sha256 in zip(jobs, results, digests, strict=True)
-    ]
+    ends: list[Event]
+    try:
+        for job in jobs:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+        # Before the work, because a source may be its own target; not of a pipe, which might never end.
+        digests = [digest(job.source) if job.source.is_file() else "" for job in jobs]
+        pairs = [(job.source, job.target) for job in jobs]
+        overwrite = jobs[0].replace or task.again  # the process that died may have come to the end of it
+        results = enhancer.enhance_files(pairs, options, overwrite=overwrite, progress=progress)
+        ends = [
+            Failed(job, portable(result))
+            if isinstance(result, Exception)
+            else Done(job, asdict(result), sha256, job.target.stat().st_size)
+            for job, result, sha256 in zip(jobs, results, digests, strict=True)
+        ]
+    except Exception as error:
+        ends = [Failed(job, portable(error)) for job in jobs]
+    for end in ends:
+        report(end)
 
 
 def portable(error: Exception) -> Exception:
