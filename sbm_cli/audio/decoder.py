@@ -233,14 +233,12 @@ class Decoder:
             last = block
         if last is not None:
             waveform, rate = last
-            counts = (round(seconds * rate) for seconds in (self._last_seconds, self._exact_seconds() - place))
+            stream = self._chosen(self._opened)
+            total = (stream.duration or 0) * stream.time_base
+            if any((total * clock).denominator == 1 for clock in _MOVIE_CLOCKS):  # it may have been rounded to that
+                total = 0
+            counts = (round(seconds * rate) for seconds in (self._last_seconds, float(total) - place))
             yield waveform[:, : min((count for count in counts if count > 0), default=None)], rate
-
-    def _exact_seconds(self) -> float:
-        """Return the duration that the container states, 0 if it may have rounded that to the clock of a movie."""
-        stream = self._chosen(self._opened)
-        duration = (stream.duration or 0) * stream.time_base
-        return 0.0 if any((duration * clock).denominator == 1 for clock in _MOVIE_CLOCKS) else float(duration)
 
     def _segment(self, segment: Segment) -> Iterator[tuple[Waveform, int]]:
         """Decode one segment, with silence in place of what cannot be decoded, and of gaps where there is a picture."""

@@ -313,13 +313,10 @@ def _summarise(report: FileReport) -> None:
 def _levels(report: FileReport) -> str:
     """Say how loud speech and pauses were and are, as far as there are any."""
     parts = []
-    if levels := report.levels:
-        for name, before, after in (
-            ("speech", levels.speech_before, levels.speech_after),
-            ("pauses", levels.pauses_before, levels.pauses_after),
-        ):
-            if before is not None and after is not None:
-                parts.append(f"{name} {before:.0f} -> {after:.0f} dBFS")
+    for name in ("speech", "pauses"):
+        before, after = (getattr(report.levels, f"{name}_{when}", None) for when in ("before", "after"))
+        if before is not None and after is not None:
+            parts.append(f"{name} {before:.0f} -> {after:.0f} dBFS")
     if report.loudness is not None:
         parts.append(f"loudness {report.loudness:.1f} LUFS")
     return ", ".join(parts)

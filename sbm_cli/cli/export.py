@@ -69,7 +69,6 @@ def export(
     )
     if json:
         console.data_json(dataclasses.asdict(written))
-        return
     console.note(
         f"{written.path}: {written.dtype}, {written.bytes / 1e6:.2f} MB, {written.delay} samples late; "
         f"at most {written.difference:.1g} from our own output, {written.difference_db:.0f} dB"
