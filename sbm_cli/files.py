@@ -16,12 +16,11 @@ import numpy as np
 
 from sbm_cli.audio.format import changes, check_room, format_for
 from sbm_cli.audio.io import SoundReader
-from sbm_cli.audio.loudness.clipping import apply_clip_mode
 from sbm_cli.audio.loudness.levels import LevelMeter, Levels
 from sbm_cli.audio.loudness.limiter import Limiter
 from sbm_cli.audio.loudness.meter import LoudnessMeter
 from sbm_cli.audio.pipe import Pipe, temporary_folder
-from sbm_cli.audio.samples import Samples
+from sbm_cli.audio.samples import Samples, apply_clip_mode
 from sbm_cli.audio.writer import open_writer
 from sbm_cli.errors import AudioError
 from sbm_cli.hardware import gpu_is_full

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.ffmpeg import av
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Origin, Waveform
+from sbm_cli.audio.metadata.items import text
 from sbm_cli.audio.mp4 import LongSound, shortened
 from sbm_cli.audio.mpeg import AAC_RATES, aac_segments, is_aac, mpeg_segments
 from sbm_cli.audio.resample import StreamResampler
@@ -416,12 +416,9 @@ def _with_channels(block: Waveform, channels: int) -> Waveform:
 
 def _tags(metadata: dict[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the tags that libsndfile knows as well, by its names."""
-    found = {name.lower(): text for name, text in metadata.items()}
-    return tuple((ours, _readable(found[theirs])) for theirs, ours in TAGS.items() if found.get(theirs))
-
-
-def _readable(text: str) -> str:
-    data = text.encode("utf-8", "surrogateescape")
-    with contextlib.suppress(UnicodeDecodeError):
-        return data.decode()
-    return data.decode("latin-1")
+    found = {name.lower(): value for name, value in metadata.items()}
+    return tuple(
+        (ours, text(found[theirs].encode("utf-8", "surrogateescape")))
+        for theirs, ours in TAGS.items()
+        if found.get(theirs)
+    )

@@ -194,6 +194,12 @@ class Journal:
         entry = self._entries.get(self._key(job))
         return entry.seconds if entry else 0.0
 
+    def renamed(self, jobs: Iterable[Job]) -> list[str]:
+        """Return the outputs that are there of new jobs' inputs, under names that another pattern made."""
+        made = {entry.source: name for name, entry in self._entries.items() if entry.finished}
+        found = (made.get(str(job.source), self._key(job)) for job in jobs if not job.replace)
+        return [name for name in found if os.path.exists(self._out / name)]
+
     def begin(self, job: Job, process: str) -> None:
         """Record that a process begins a job."""
         if self._lease.lost:

@@ -86,7 +86,12 @@ class Workers:
             worker.kill()
 
     def run(self, jobs: Iterable[Job], stopping: Callable[[], bool]) -> Iterator[Event]:
-        """See `Engine`."""
+        """Do the jobs in order; once `stopping()`, finish those in progress and begin no more.
+
+        A process that dies is a failed job, perhaps after a second try, and a new process takes its place.
+
+        Raises what kept the processes from starting if none is left.
+        """
         queue = Queue(jobs, self._work.batch_size(self._devices[0]))
         while any(worker.task.jobs for worker in self._workers.values()) or (queue and not stopping()):
             for connection in wait([worker.connection for worker in self._workers.values()]):

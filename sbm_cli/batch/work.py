@@ -1,7 +1,7 @@
 """What an engine does: take jobs, in processes that have a model each, and report what becomes of them.
 
-An engine is a context manager whose `run` takes jobs and yields events: see `Engine`. There is one for
-this machine, and one for a Ray cluster.
+An engine is a context manager that starts processes, and always ends them; its `run` takes jobs and yields events.
+There is one for this machine (`local.Workers`), and one for a Ray cluster (`ray.RayWorkers`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sbm_cli.atomic import remove_parts
 from sbm_cli.batch.plan import Job
@@ -79,23 +79,6 @@ class Failed:
 
 
 Event = Begun | Progress | Done | Failed
-
-
-class Engine(Protocol):
-    """Processes that work: a context manager that starts them, and always ends them."""
-
-    def __enter__(self) -> Engine: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def run(self, jobs: Iterable[Job], stopping: Callable[[], bool]) -> Iterator[Event]:
-        """Do the jobs in order; once `stopping()`, finish those in progress and begin no more.
-
-        A process that dies is a failed job, perhaps after a second try, and a new process takes its place.
-
-        Raises what kept the processes from starting if none is left.
-        """
-        ...
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ import typer
 
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.loading import load_enhancer
-from sbm_cli.cli.shared.options import PIPE, Model, Quiet, Raw, Verbose, raw_format, takes_options
+from sbm_cli.cli.shared.options import PIPE, Model, Raw, raw_format, takes_options
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import DependencyError, SbmError
-from sbm_cli.options import FOR_LIVE, Options
+from sbm_cli.options import FOR_LIVE, Knob, Options
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
@@ -42,43 +42,29 @@ _METER_WIDTH, _METER_FLOOR = 20, -60  # characters, dB of full scale
 def live(
     *,
     input: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="DEVICE",
-            help="Microphone, by number or part of its name.",
-            show_default="the system's",
-        ),
+        str | None, Knob("Microphone, by number or part of its name.", "DEVICE", absent="the system's", short="i")
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DEVICE|FILE|-",
-            help="Loudspeaker or virtual device, by number or part of its name; a sound file; or - for stdout.",
-            show_default="the system's",
+        Knob(
+            "Loudspeaker or virtual device, by number or part of its name; a sound file; or - for stdout.",
+            "DEVICE|FILE|-",
+            absent="the system's",
+            short="o",
         ),
     ] = None,
-    list_devices: Annotated[bool, typer.Option("--list-devices", help="List the devices and exit.")] = False,
+    list_devices: Annotated[bool, Knob("List the devices and exit.")] = False,
     raw: Raw = None,
     record: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Record input and output, in step, as two channels of a sound file."),
+        Path | None, Knob("Record input and output, in step, as two channels of a sound file.", "FILE")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace existing files.")] = False,
-    seconds: Annotated[float | None, typer.Option(min=0, metavar="S", help="Stop after S seconds of sound.")] = None,
+    overwrite: Annotated[bool, Knob("Replace existing files.", short="y")] = False,
+    seconds: Annotated[float | None, Knob("Stop after S seconds of sound.", "S", 0)] = None,
     buffer: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1000, metavar="MS", help="Extra delay of a device's output; more of it prevents underruns."
-        ),
+        float, Knob("Extra delay of a device's output; more of it prevents underruns.", "MS", 0, 1000)
     ] = 10.0,
     options: Options,
     model: Model = MODEL,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Clean speech as it is spoken, for headphones, a call or a file.
 
@@ -88,12 +74,12 @@ def live(
     \b
     Examples:
       sbm live --list-devices
-      sbm live -i USB -o "CABLE Input"           # other programs record from the virtual device
+      sbm live -i USB -o "CABLE Input"           # for other programs to record
       sbm live -o clean.flac --seconds 60
       sbm live --record both.wav --attenuation-limit 20
-      arecord -f S16_LE -r 16000 -t raw | sbm live --raw 16000 -o - | aplay -f S16_LE -r 16000
+      arecord -f S16_LE -r 16000 -t raw | sbm live --raw 16000 -o - \\
+        | aplay -f S16_LE -r 16000
     """
-    console.adjust(quiet, verbose)
     if list_devices:
         _list_devices()
         return

@@ -100,14 +100,11 @@ def verify(
     if not chosen:
         raise ModelError("there is no model on this machine", "Run `sbm models list` to see all models.")
     results = [(model.name, _fault(model)) for model in chosen]
-    if json:
-        console.data_json([{"name": name, "ok": fault is None} for name, fault in results])
-    for name, fault in results:
-        if fault is not None:
+    sound = (f"{name}: ok" for name, fault in results if fault is None)
+    console.result([{"name": name, "ok": fault is None} for name, fault in results], sound, json)
+    if faults := [fault for _, fault in results if fault is not None]:
+        for fault in faults:
             console.error(fault.message, fault.hint)
-        elif not json:
-            console.data(f"{name}: ok")
-    if any(fault for _, fault in results):
         raise typer.Exit(1)
 
 
