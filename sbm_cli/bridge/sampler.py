@@ -39,8 +39,7 @@ def karras(part: Array, t_min: float = JUMP_MIN) -> Array:
 
     Source: Karras et al. 2022 (arXiv 2206.00364), Eq. 5 with rho = 7.
     """
-    time: Array = (1 + part * (t_min ** (1 / 7) - 1)) ** 7
-    return time
+    return (1 + part * (t_min ** (1 / 7) - 1)) ** 7
 
 
 def jump_grid(steps: int, t_min: float = T_MIN) -> NDArray[np.float64]:
@@ -58,8 +57,7 @@ def ode_step(schedule: Schedule, state: Array, estimate: Array, noisy: Array, t_
     t = 1; of a flow it is Euler's step.
     """
     residual = state - mean(schedule, estimate, noisy, t_from)
-    stepped: Array = mean(schedule, estimate, noisy, t_to) + expand(schedule.carried(t_from, t_to), state) * residual
-    return stepped
+    return mean(schedule, estimate, noisy, t_to) + expand(schedule.carried(t_from, t_to), state) * residual
 
 
 def sde_step(
@@ -77,9 +75,7 @@ def sde_step(
     var_to = schedule.var(t_to)
     ratio = var_to / schedule.var(t_from)
     alpha_from, alpha_to = schedule.alpha(t_from), schedule.alpha(t_to)
-    stepped: Array = (
-        expand(alpha_to / alpha_from * ratio, state) * state + expand(alpha_to * (1 - ratio), state) * estimate
-    )
+    stepped = expand(alpha_to / alpha_from * ratio, state) * state + expand(alpha_to * (1 - ratio), state) * estimate
     if noise is not None:
         stepped = stepped + expand(alpha_to * (var_to * (1 - ratio)) ** 0.5, noise) * noise
     return stepped
@@ -94,8 +90,7 @@ def jump_step(state: Array, estimate: Array, t_from: Array, t_to: Array) -> Arra
     Source: Kim et al. 2024 (arXiv 2310.02279), for bridges in SBCTM (arXiv 2507.11925).
     """
     kept = expand(t_to / t_from, state)
-    stepped: Array = kept * state + (1 - kept) * estimate
-    return stepped
+    return kept * state + (1 - kept) * estimate
 
 
 def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -224,8 +219,7 @@ def sample(
     """
     state = noisy + schedule.end_std * draw(noisy) if schedule.end_std else noisy
     if steps == 1:
-        estimate: Array = network(state, noisy, _times(noisy, 1.0))
-        return estimate
+        return network(state, noisy, _times(noisy, 1.0))
 
     def evaluate(t: Array, *arrays: Array, to: Array | None = None) -> tuple[Array, ...]:
         times = (t,) if to is None else (t, to)
@@ -243,5 +237,4 @@ def sample(
 
 def _times(noisy: Array, value: float) -> Array:
     like, shape = noisy.real, noisy.shape[:1]
-    times: Array = np.full(shape, value, like.dtype) if isinstance(like, np.ndarray) else like.new_full(shape, value)
-    return times
+    return np.full(shape, value, like.dtype) if isinstance(like, np.ndarray) else like.new_full(shape, value)
