@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbm_cli.arrays import Array
+from sbm_cli.arrays import Array, zeros
 from sbm_cli.bridge.schedule import BridgeSchedule, Schedule, expand, mean
 
 if TYPE_CHECKING:
@@ -106,23 +106,6 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
     return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
 
 
-def draw_frames(
-    generators: Sequence[np.random.Generator], channels: Sequence[int], frames: int, draws: int, bins: int
-) -> NDArray[np.float32]:
-    """Draw noise with E|noise|² = 1, its real and imaginary part, [frames, draws, channels of all, bins, 2].
-
-    channels: of each recording, which has a generator of its own. Frame after frame, so that the noise of a recording
-    does not depend on its blocks or on its neighbours.
-    """
-    if not draws:
-        return np.zeros((frames, 0, sum(channels), bins, 2), np.float32)
-    noise = [
-        generator.standard_normal((frames, draws, count, bins, 2), np.float32)
-        for generator, count in zip(generators, channels, strict=True)
-    ]
-    return np.concatenate(noise, axis=2) * np.float32(0.5**0.5)
-
-
 Draw = Callable[[Any], Any]  # noise as of `draw_noise`
 # (t, state, noisy, others, to=None) -> the network's estimate, and the arrays it was given as they belong to that
 Evaluate = Callable[..., tuple[Any, ...]]
@@ -185,10 +168,6 @@ class Sampler:
         """Return how many network calls so many steps take."""
         return self.calls * (steps - 1) + 1
 
-    def noises(self, schedule: Schedule, steps: int) -> int:
-        """Return how often so many steps draw noise."""
-        return self.draws * (steps - 1) + (schedule.end_std > 0)
-
 
 SAMPLERS = {
     "ode": Sampler(_ode),
@@ -196,6 +175,28 @@ SAMPLERS = {
     "heun": Sampler(_heun, calls=2),
     "jump": Sampler(_jump, jumps=True, grid=jump_grid),
 }
+
+
+class FrameNoise:
+    """What so many steps draw for the frames of recordings side by side, of so many channels each.
+
+    Frame after frame, and by a generator for each, so that the noise of a recording does not depend on its blocks or on
+    its neighbours.
+    """
+
+    def __init__(self, schedule: Schedule, sampler: str, steps: int, channels: Sequence[int], seed: int) -> None:
+        self._draws = SAMPLERS[sampler].draws * (steps - 1) + (schedule.end_std > 0)
+        self._channels, self._generators = channels, [np.random.default_rng(seed) for _ in channels]
+
+    def draw(self, frames: int, bins: int) -> NDArray[np.float32]:
+        """Draw noise with E|noise|² = 1, its real and imaginary part, [frames, draws, channels of all, bins, 2]."""
+        if not self._draws:
+            return np.zeros((frames, 0, sum(self._channels), bins, 2), np.float32)
+        noise = [
+            generator.standard_normal((frames, self._draws, count, bins, 2), np.float32)
+            for generator, count in zip(self._generators, self._channels, strict=True)
+        ]
+        return np.concatenate(noise, axis=2) * np.float32(0.5**0.5)
 
 
 def sample(
@@ -236,5 +237,4 @@ def sample(
 
 
 def _times(noisy: Array, value: float) -> Array:
-    like, shape = noisy.real, noisy.shape[:1]
-    return np.full(shape, value, like.dtype) if isinstance(like, np.ndarray) else like.new_full(shape, value)
+    return zeros(noisy.real, len(noisy)) + value
