@@ -17,7 +17,7 @@ from sbm_cli.bridge.sampler import SAMPLERS
 from sbm_cli.bridge.schedule import VE, VP, Brownian, Flow, GMax, Schedule
 from sbm_cli.compiled.jit import jit
 from sbm_cli.compiled.llvm import HALVES
-from sbm_cli.compiled.product import packed_halves, product_of_halves, whole
+from sbm_cli.compiled.product import packed_halves, product_of_halves, round_to_halves, whole
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
@@ -171,7 +171,8 @@ def test_a_product_in_bfloat16_rounds_its_factors_alone(rows: int, inputs: int, 
 
 @jit
 def multiply(x, rows, weight, inputs, outputs, add, out, rounded):  # type: ignore[no-untyped-def]
-    product_of_halves(x, 0, inputs, rows, weight, 0, inputs, outputs, add, out, 0, outputs, rounded)
+    round_to_halves(x, 0, rows * inputs, rounded)
+    product_of_halves(rounded, rows, weight, 0, inputs, outputs, add, out, 0, outputs)
 
 
 def test_bfloat16_changes_little_where_the_processor_has_it_and_else_nothing(model: Model) -> None:
