@@ -45,9 +45,8 @@ def _widen(context: Any, builder: Any, value: Any, kind: Any) -> Any:
     return llvm.splat(builder, context.cast(builder, value, kind, types.float32), LANES)
 
 
-def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, vector: Any = FLOATS) -> Any:
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+def _address(context: Any, builder: Any, signature: Any, args: Any, vector: Any = FLOATS) -> Any:
+    return builder.bitcast(llvm.address(context, builder, signature, args, 0), vector.as_pointer())
 
 
 def _define_operator(symbol: Callable[..., Any], instruction: str) -> None:
@@ -86,10 +85,9 @@ def splat(typing_context: Any, value: Any) -> Any:
 @intrinsic
 def load(typing_context: Any, array: Any, index: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = signature.args[0]
-        if kind.dtype == types.float32:
-            return builder.load(_address(context, builder, kind, *args), align=4)
-        halves = builder.load(_address(context, builder, kind, *args, vector=HALVES), align=2)
+        if signature.args[0].dtype == types.float32:
+            return builder.load(_address(context, builder, signature, args), align=4)
+        halves = builder.load(_address(context, builder, signature, args, HALVES), align=2)
         return builder.bitcast(builder.shl(builder.zext(halves, INTS), _integer(16)), FLOATS)
 
     return VECTOR(array, types.intp), generate
@@ -100,8 +98,8 @@ def fill(typing_context: Any, array: Any, index: Any) -> Any:
     """Load one number into all lanes; array[index] would also test for a negative index."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return _widen(context, builder, builder.load(builder.gep(data, [args[1]])), types.float32)
+        number = builder.load(llvm.address(context, builder, signature, args, 0))
+        return _widen(context, builder, number, types.float32)
 
     return VECTOR(array, types.intp), generate
 
@@ -109,9 +107,9 @@ def fill(typing_context: Any, array: Any, index: Any) -> Any:
 @intrinsic
 def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind, value = signature.args[0], args[2]
-        if kind.dtype == types.float32:
-            builder.store(value, _address(context, builder, kind, *args[:2]), align=4)
+        value = args[2]
+        if signature.args[0].dtype == types.float32:
+            builder.store(value, _address(context, builder, signature, args), align=4)
             return context.get_dummy_value()
         bits = builder.bitcast(value, INTS)  # rounded to nearest, ties to even; a NaN stays one
         odd = builder.and_(builder.lshr(bits, _integer(16)), _integer(1))
@@ -119,7 +117,7 @@ def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
         quiet = builder.or_(bits, _integer(0x400000))
         bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
         halves = builder.trunc(builder.lshr(bits, _integer(16)), HALVES)
-        builder.store(halves, _address(context, builder, kind, *args[:2], vector=HALVES), align=2)
+        builder.store(halves, _address(context, builder, signature, args, HALVES), align=2)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, VECTOR), generate
@@ -130,10 +128,7 @@ def move(typing_context: Any, target: Any, at: Any, source: Any, index: Any) -> 
     """Copy one number; an assignment would also test for negative indices."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        to, source = (
-            builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
-            for i in (0, 2)
-        )
+        to, source = (llvm.address(context, builder, signature, args, i) for i in (0, 2))
         builder.store(builder.load(source), to)
         return context.get_dummy_value()
 
@@ -148,7 +143,7 @@ def prefetch(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
         line, number, index = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
         kind = ir.FunctionType(ir.VoidType(), [line, number, number, number])
         hint = builder.module.declare_intrinsic("llvm.prefetch", [line], kind)
-        start = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+        start = llvm.address(context, builder, signature, args, 0)
         options = [ir.Constant(number, value) for value in (0, 3, 1)]  # to read, into the nearest cache, data
         step = ir.Constant(index, LINE // 4)
         with cgutils.for_range(builder, builder.sdiv(args[2], step)) as loop:
@@ -202,7 +197,7 @@ def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
     """Sum each of LANES consecutive vectors over its lanes; the sums are the lanes of the result."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start = _address(context, builder, signature.args[0], *args)
+        start = _address(context, builder, signature, args)
         rows = [builder.load(builder.gep(start, [ir.Constant(ir.IntType(64), i)]), align=4) for i in range(LANES)]
         even, odd = (ir.Constant(INTS, list(range(first, 2 * LANES, 2))) for first in (0, 1))
         while len(rows) > 1:
@@ -242,12 +237,7 @@ def across(typing_context: Any, value: Any) -> Any:
     """Sum over the lanes, in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        total, distance = args[0], LANES // 2
-        while distance:
-            turned = ir.Constant(INTS, [lane ^ distance for lane in range(LANES)])
-            total = builder.fadd(total, builder.shuffle_vector(total, ir.Constant(FLOATS, ir.Undefined), turned))
-            distance //= 2
-        return total
+        return llvm.across(builder, args[0])
 
     return VECTOR(VECTOR), generate
 
@@ -265,10 +255,7 @@ def inverse_root(typing_context: Any, value: Any) -> Any:
     """Return 1 / sqrt of the first lane, in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        root = builder.module.declare_intrinsic("llvm.sqrt", [ir.FloatType()])
-        first = builder.extract_element(args[0], ir.Constant(ir.IntType(32), 0))
-        inverse = builder.fdiv(ir.Constant(ir.FloatType(), 1.0), builder.call(root, [first]))
-        return llvm.splat(builder, inverse, LANES)
+        return llvm.inverse_root(builder, args[0])
 
     return VECTOR(VECTOR), generate
 
