@@ -155,41 +155,12 @@ def prefetch(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
 
 
 @intrinsic
-def negative_magnitude(typing_context: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(builder.or_(builder.bitcast(args[0], INTS), _integer(-(2**31))), FLOATS)
-
-    return VECTOR(VECTOR), generate
-
-
-@intrinsic
 def where_negative(typing_context: Any, value: Any, then: Any, other: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         negative = builder.fcmp_ordered("<", args[0], _constant(0.0))
         return builder.select(negative, args[1], args[2])
 
     return VECTOR(VECTOR, VECTOR, VECTOR), generate
-
-
-@intrinsic
-def exp2_negative(typing_context: Any, value: Any) -> Any:
-    """2**x for x <= 0; below -125 no more than there."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return llvm.exp2(builder, args[0])
-
-    return VECTOR(VECTOR), generate
-
-
-@intrinsic
-def exp2_bounded(typing_context: Any, value: Any) -> Any:
-    """2**x; above 125 as at 125."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        high = _constant(125.0)
-        return llvm.exp2(builder, builder.select(builder.fcmp_ordered(">", args[0], high), high, args[0]))
-
-    return VECTOR(VECTOR), generate
 
 
 @intrinsic
@@ -211,18 +182,6 @@ def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
-def pair_sums(typing_context: Any, value: Any) -> Any:
-    """Sum pairs of neighbouring lanes; the sums fill the first half of the result."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        even, odd = (ir.Constant(INTS, [(first + 2 * lane) % LANES for lane in range(LANES)]) for first in (0, 1))
-        undefined = ir.Constant(FLOATS, ir.Undefined)
-        return builder.fadd(*(builder.shuffle_vector(args[0], undefined, lanes) for lanes in (even, odd)))
-
-    return VECTOR(VECTOR), generate
-
-
-@intrinsic
 def pairs(typing_context: Any, low: Any, high: Any) -> Any:
     """Return two vectors as one whose lanes hold two bfloat16 each, in their order."""
 
@@ -232,32 +191,41 @@ def pairs(typing_context: Any, low: Any, high: Any) -> Any:
     return VECTOR(VECTOR, VECTOR), generate
 
 
-@intrinsic
-def across(typing_context: Any, value: Any) -> Any:
-    """Sum over the lanes, in every lane."""
+def _on_vector(instructions: Callable[..., Any]) -> Any:
+    """Make a function of a builder and a vector, to a vector, one that kernels call."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return llvm.across(builder, args[0])
+    @intrinsic
+    def apply(typing_context: Any, vector: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return instructions(builder, *args)
 
-    return VECTOR(VECTOR), generate
+        return VECTOR(vector), generate
 
-
-@intrinsic
-def root(typing_context: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return llvm.root(builder, args[0])
-
-    return VECTOR(VECTOR), generate
+    return apply
 
 
-@intrinsic
-def inverse_root(typing_context: Any, value: Any) -> Any:
-    """Return 1 / sqrt of the first lane, in every lane."""
+across, root, inverse_root = map(_on_vector, (llvm.across, llvm.root, llvm.inverse_root))
+exp2_negative = _on_vector(llvm.exp2)  # below -125 no more than there
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return llvm.inverse_root(builder, args[0])
 
-    return VECTOR(VECTOR), generate
+@_on_vector
+def exp2_bounded(builder: Any, x: Any) -> Any:
+    """2**x; above 125 as at 125."""
+    high = _constant(125.0)
+    return llvm.exp2(builder, builder.select(builder.fcmp_ordered(">", x, high), high, x))
+
+
+@_on_vector
+def negative_magnitude(builder: Any, x: Any) -> Any:
+    return builder.bitcast(builder.or_(builder.bitcast(x, INTS), _integer(-(2**31))), FLOATS)
+
+
+@_on_vector
+def pair_sums(builder: Any, x: Any) -> Any:
+    """Sum pairs of neighbouring lanes; the sums fill the first half of the result."""
+    even, odd = (ir.Constant(INTS, [(first + 2 * lane) % LANES for lane in range(LANES)]) for first in (0, 1))
+    undefined = ir.Constant(FLOATS, ir.Undefined)
+    return builder.fadd(*(builder.shuffle_vector(x, undefined, lanes) for lanes in (even, odd)))
 
 
 @jit
