@@ -20,3 +20,8 @@ def functions(x: Array) -> Any:
     import torch
 
     return torch
+
+
+def zeros(like: Array, *shape: int) -> Array:
+    """Return zeros of the type of an array, and on its device."""
+    return np.zeros(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)

@@ -31,7 +31,7 @@ from sbm_cli.errors import ModelError, needing
 from sbm_cli.model import Model
 from sbm_cli.options import Options
 from sbm_cli.stream import Stream
-from sbm_cli.stream.torch_chain import Carry, enhance_spectrum
+from sbm_cli.stream.torch_chain import TorchChain
 from sbm_cli.timing.clips import read_clip, speech_like
 
 FORMAT = 1  # of inputs, outputs and metadata
@@ -154,14 +154,12 @@ class Hop(nn.Module):
 
     def _enhance(self, pairs: Tensor, old: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the clean spectrum of a frame, as pairs of real numbers, and the carry."""
-        carry = Carry([1], 0)
+        chain = TorchChain(self.model, [1], self.options, high=False, threads=1)
         if old:
-            level, late = old.pop("level"), old.pop("late_level", None)
-            carry.level, carry.late_level, carry.network = level, late, {0: old}
+            chain.level, chain.late_level, chain.carries = old.pop("level"), old.pop("late_level", None), {0: old}
         spectrum = torch.view_as_complex(pairs.view(1, -1, 1, 2))
-        clean = torch.view_as_real(enhance_spectrum(self.model, spectrum, self.options, False, carry))
-        assert carry.level is not None and carry.late_level is not None  # a frame has passed
-        return clean[:, :, 0], {"level": carry.level, "late_level": carry.late_level} | carry.network[0]
+        clean = torch.view_as_real(chain.enhanced(spectrum))
+        return clean[:, :, 0], {"level": chain.level, "late_level": chain.late_level} | chain.carries[0]
 
     @torch.no_grad()
     def _start(self) -> dict[str, Tensor]:

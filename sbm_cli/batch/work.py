@@ -172,4 +172,4 @@ def portable(error: Exception) -> Exception:
         pickle.loads(pickle.dumps(error))
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
-    return ExceptionWithTraceback(error, error.__traceback__)  # type: ignore[no-any-return]
+    return ExceptionWithTraceback(error, error.__traceback__)

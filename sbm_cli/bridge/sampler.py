@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbm_cli.arrays import Array
+from sbm_cli.arrays import Array, zeros
 from sbm_cli.bridge.schedule import BridgeSchedule, Schedule, expand, mean
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def karras(part: Array, t_min: float = JUMP_MIN) -> Array:
 
     Source: Karras et al. 2022 (arXiv 2206.00364), Eq. 5 with rho = 7.
     """
-    time: Array = (1 + part * (t_min ** (1 / 7) - 1)) ** 7
-    return time
+    return (1 + part * (t_min ** (1 / 7) - 1)) ** 7
 
 
 def jump_grid(steps: int, t_min: float = T_MIN) -> NDArray[np.float64]:
@@ -58,8 +57,7 @@ def ode_step(schedule: Schedule, state: Array, estimate: Array, noisy: Array, t_
     t = 1; of a flow it is Euler's step.
     """
     residual = state - mean(schedule, estimate, noisy, t_from)
-    stepped: Array = mean(schedule, estimate, noisy, t_to) + expand(schedule.carried(t_from, t_to), state) * residual
-    return stepped
+    return mean(schedule, estimate, noisy, t_to) + expand(schedule.carried(t_from, t_to), state) * residual
 
 
 def sde_step(
@@ -77,9 +75,7 @@ def sde_step(
     var_to = schedule.var(t_to)
     ratio = var_to / schedule.var(t_from)
     alpha_from, alpha_to = schedule.alpha(t_from), schedule.alpha(t_to)
-    stepped: Array = (
-        expand(alpha_to / alpha_from * ratio, state) * state + expand(alpha_to * (1 - ratio), state) * estimate
-    )
+    stepped = expand(alpha_to / alpha_from * ratio, state) * state + expand(alpha_to * (1 - ratio), state) * estimate
     if noise is not None:
         stepped = stepped + expand(alpha_to * (var_to * (1 - ratio)) ** 0.5, noise) * noise
     return stepped
@@ -94,8 +90,7 @@ def jump_step(state: Array, estimate: Array, t_from: Array, t_to: Array) -> Arra
     Source: Kim et al. 2024 (arXiv 2310.02279), for bridges in SBCTM (arXiv 2507.11925).
     """
     kept = expand(t_to / t_from, state)
-    stepped: Array = kept * state + (1 - kept) * estimate
-    return stepped
+    return kept * state + (1 - kept) * estimate
 
 
 def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -109,23 +104,6 @@ def draw_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor
 
     device = like.device if generator is None else generator.device
     return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
-
-
-def draw_frames(
-    generators: Sequence[np.random.Generator], channels: Sequence[int], frames: int, draws: int, bins: int
-) -> NDArray[np.float32]:
-    """Draw noise with E|noise|² = 1, its real and imaginary part, [frames, draws, channels of all, bins, 2].
-
-    channels: of each recording, which has a generator of its own. Frame after frame, so that the noise of a recording
-    does not depend on its blocks or on its neighbours.
-    """
-    if not draws:
-        return np.zeros((frames, 0, sum(channels), bins, 2), np.float32)
-    noise = [
-        generator.standard_normal((frames, draws, count, bins, 2), np.float32)
-        for generator, count in zip(generators, channels, strict=True)
-    ]
-    return np.concatenate(noise, axis=2) * np.float32(0.5**0.5)
 
 
 Draw = Callable[[Any], Any]  # noise as of `draw_noise`
@@ -190,10 +168,6 @@ class Sampler:
         """Return how many network calls so many steps take."""
         return self.calls * (steps - 1) + 1
 
-    def noises(self, schedule: Schedule, steps: int) -> int:
-        """Return how often so many steps draw noise."""
-        return self.draws * (steps - 1) + (schedule.end_std > 0)
-
 
 SAMPLERS = {
     "ode": Sampler(_ode),
@@ -201,6 +175,28 @@ SAMPLERS = {
     "heun": Sampler(_heun, calls=2),
     "jump": Sampler(_jump, jumps=True, grid=jump_grid),
 }
+
+
+class FrameNoise:
+    """What so many steps draw for the frames of recordings side by side, of so many channels each.
+
+    Frame after frame, and by a generator for each, so that the noise of a recording does not depend on its blocks or on
+    its neighbours.
+    """
+
+    def __init__(self, schedule: Schedule, sampler: str, steps: int, channels: Sequence[int], seed: int) -> None:
+        self._draws = SAMPLERS[sampler].draws * (steps - 1) + (schedule.end_std > 0)
+        self._channels, self._generators = channels, [np.random.default_rng(seed) for _ in channels]
+
+    def draw(self, frames: int, bins: int) -> NDArray[np.float32]:
+        """Draw noise with E|noise|² = 1, its real and imaginary part, [frames, draws, channels of all, bins, 2]."""
+        if not self._draws:
+            return np.zeros((frames, 0, sum(self._channels), bins, 2), np.float32)
+        noise = [
+            generator.standard_normal((frames, self._draws, count, bins, 2), np.float32)
+            for generator, count in zip(self._generators, self._channels, strict=True)
+        ]
+        return np.concatenate(noise, axis=2) * np.float32(0.5**0.5)
 
 
 def sample(
@@ -224,8 +220,7 @@ def sample(
     """
     state = noisy + schedule.end_std * draw(noisy) if schedule.end_std else noisy
     if steps == 1:
-        estimate: Array = network(state, noisy, _times(noisy, 1.0))
-        return estimate
+        return network(state, noisy, _times(noisy, 1.0))
 
     def evaluate(t: Array, *arrays: Array, to: Array | None = None) -> tuple[Array, ...]:
         times = (t,) if to is None else (t, to)
@@ -242,6 +237,4 @@ def sample(
 
 
 def _times(noisy: Array, value: float) -> Array:
-    like, shape = noisy.real, noisy.shape[:1]
-    times: Array = np.full(shape, value, like.dtype) if isinstance(like, np.ndarray) else like.new_full(shape, value)
-    return times
+    return zeros(noisy.real, len(noisy)) + value

@@ -23,8 +23,7 @@ class BridgeSchedule:
     end_std = 0.0  # of the state at t = 1
 
     def alpha(self, t: Array) -> Array:
-        ones: Array = functions(t).ones_like(t)
-        return ones
+        return functions(t).ones_like(t)
 
     def var(self, t: Array) -> Array:
         raise NotImplementedError
@@ -55,8 +54,7 @@ class BridgeSchedule:
         """
         std_from, std_to = self.marginal(t_from)[2], self.marginal(t_to)[2]
         where, moves = functions(t_from).where, std_from > 0
-        kept: Array = where(moves, std_to / where(moves, std_from, 1.0), 0.0)
-        return kept
+        return where(moves, std_to / where(moves, std_from, 1.0), 0.0)
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,7 @@ class VE(BridgeSchedule):
     def var(self, t: Array) -> Array:
         # c·(k^(2t) - 1) / (2 ln k); expm1 keeps the digits of small t.
         log_k = math.log(self.k)
-        var: Array = self.c / (2 * log_k) * functions(t).expm1(2 * log_k * t)
-        return var
+        return self.c / (2 * log_k) * functions(t).expm1(2 * log_k * t)
 
 
 @dataclass(frozen=True)
@@ -91,12 +88,10 @@ class VP(BridgeSchedule):
             raise ValueError(f"VP needs {LEAST} <= c <= {MOST}, got c = {self.c}")
 
     def alpha(self, t: Array) -> Array:
-        alpha: Array = functions(t).exp(-0.5 * _integral(self.beta0, self.beta1, t))
-        return alpha
+        return functions(t).exp(-0.5 * _integral(self.beta0, self.beta1, t))
 
     def var(self, t: Array) -> Array:
-        var: Array = self.c * functions(t).expm1(_integral(self.beta0, self.beta1, t))
-        return var
+        return self.c * functions(t).expm1(_integral(self.beta0, self.beta1, t))
 
 
 @dataclass(frozen=True)
@@ -150,8 +145,7 @@ class Flow:
 
     def carried(self, t_from: Array, t_to: Array) -> Array:
         """Return what a straight line to the estimate, Euler's step, keeps of the distance to the path."""
-        kept: Array = t_to / t_from
-        return kept
+        return t_to / t_from
 
 
 SCHEDULES = {"ve": VE, "vp": VP, "gmax": GMax, "brownian": Brownian, "flow": Flow}
@@ -161,8 +155,7 @@ Schedule = Annotated[VE | VP | GMax | Brownian | Flow, SCHEDULES]
 def mean(schedule: Schedule, clean: Array, noisy: Array, t: Array) -> Array:
     """Return the mean of the state, shaped like clean and noisy [batch, ...]; t is [batch] or a scalar."""
     clean_weight, noisy_weight, _ = schedule.marginal(t)
-    state: Array = expand(clean_weight, clean) * clean + expand(noisy_weight, noisy) * noisy
-    return state
+    return expand(clean_weight, clean) * clean + expand(noisy_weight, noisy) * noisy
 
 
 def sample_state(schedule: Schedule, clean: Array, noisy: Array, t: Array, noise: Array) -> Array:
@@ -172,20 +165,17 @@ def sample_state(schedule: Schedule, clean: Array, noisy: Array, t: Array, noise
     normal with E|noise|² = 1, which is what `torch.randn` draws in a complex dtype (see `draw_noise`). Whoever
     holds real and imaginary part as two real channels must draw randn/√2 in each, or the noise is 3 dB too loud.
     """
-    state: Array = mean(schedule, clean, noisy, t) + expand(schedule.marginal(t)[2], noise) * noise
-    return state
+    return mean(schedule, clean, noisy, t) + expand(schedule.marginal(t)[2], noise) * noise
 
 
 def expand(weight: Array, like: Array) -> Array:
     """Give a weight [batch] (or a scalar) trailing axes of size 1, so that it multiplies `like` [batch, ...]."""
-    expanded: Array = weight.reshape(weight.shape + (1,) * (like.ndim - weight.ndim))
-    return expanded
+    return weight.reshape(weight.shape + (1,) * (like.ndim - weight.ndim))
 
 
 def _integral(beta0: float, beta1: float, t: Array) -> Array:
     """B(t) = ∫₀ᵗ beta0 + s·(beta1 - beta0) ds."""
-    integral: Array = beta0 * t + 0.5 * (beta1 - beta0) * t * t
-    return integral
+    return beta0 * t + 0.5 * (beta1 - beta0) * t * t
 
 
 def _check_betas(name: str, beta0: float, beta1: float) -> None:

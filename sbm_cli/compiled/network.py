@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sbm_cli.compiled import scan
 from sbm_cli.compiled.conv import TAPS
 from sbm_cli.compiled.jit import apart, jit
-from sbm_cli.compiled.product import product, product_of_few, product_of_halves, product_of_pairs
+from sbm_cli.compiled.product import product, product_of_few, product_of_halves, product_of_pairs, round_to_halves
 from sbm_cli.compiled.rows import Rows
 from sbm_cli.compiled.scan import SEGMENT
 from sbm_cli.compiled.vector import LANES, across, fill, inverse_root, load, load4, root, sigmoid, silu, splat, store
@@ -74,10 +74,9 @@ def whole(count):
 
 @jit
 def project(halves, x, x_at, rows, inputs, weights, at, outputs, add, out, out_at, out_step, rounded):
-    """Do as `product`, or as `product_of_halves`."""
+    """Do as `product`, or with `halves` as `product_of_halves` with what `rounded` holds of x."""
     if halves:  # whole tuples of sizes and arrays would take longer to hand over than a row takes to multiply
-        return product_of_halves(x, x_at, inputs, rows, weights, at, inputs, outputs, add, out, out_at, out_step,
-                                 rounded)  # fmt: skip
+        return product_of_halves(rounded, rows, weights, at, inputs, outputs, add, out, out_at, out_step)
     return product(x, x_at, inputs, 1, rows, weights, at, inputs, outputs, add, out, out_at, out_step)
 
 
@@ -118,12 +117,16 @@ def mamba(frames, bands, sequence, sizes, channels, weights, at, carry, inputs_a
     halves, rounded = sizes.halves, work.staged
     # Behind b and c of all rows lies what their steps are projected from.
     narrow, low, lows = whole(2 * states), whole(rank), rows * whole(2 * states)
+    if halves:
+        round_to_halves(work.normed, 0, rows * channels, rounded)
     at = project(halves, work.normed, 0, rows, channels, weights, at, inner, False, work.wide, 0, inner, rounded)
     at = project(halves, work.normed, 0, rows, channels, weights, at, inner, False, work.gate, 0, inner, rounded)
     # Band after band: the frames of each adjoin.
     beside, short, least = (0, inner, frames * inner), (0, narrow, frames * narrow), (0, low, frames * low)
     convolve_time(frames, bands, inner, weights, at, carry, inputs_at + sequence * (TAPS - 1) * inner, work)
     at += (TAPS + 1) * inner
+    if halves:
+        round_to_halves(work.inner, 0, rows * inner, rounded)
     at = project(halves, work.inner, 0, rows, inner, weights, at, narrow, False, work.narrow, 0, narrow, rounded)
     at = product_of_few(work.inner, 0, inner, rows, weights, at, inner, rank, work.narrow, lows)
     step, bias, rates = at, at + rank * inner, at + (rank + 1) * inner
@@ -323,6 +326,8 @@ def block(frames, sizes, weights, at, norms, norm, carry, kept, x, start, work):
                       work.normed, band * frames * channels, channels, channels, 0)  # fmt: skip
         last = mamba(frames, count, first, sizes, channels, weights, at, carry, kept, kept + inputs, work)
         for band in range(count):
+            if sizes.halves:
+                round_to_halves(work.inner, band * frames * inner, frames * inner, work.staged)
             project(sizes.halves, work.inner, band * frames * inner, frames, inner, weights, last, channels, True,
                     x, start + (first + band) * channels, frame, work.staged)  # fmt: skip
 
@@ -337,6 +342,8 @@ def full_band(frames, sizes, weights, at, norms, norm, carry, kept, x, start, wo
             work.wide[row * sizes.fullband + j] = work.narrow[row * narrow + j]
     normalise(work.wide, 0, tokens, frames, norms, norm, tokens, work.normed, 0, tokens, tokens, 0)
     at = mamba(frames, 1, 0, sizes, tokens, weights, at, carry, kept, kept + (TAPS - 1) * 2 * tokens, work)
+    if sizes.halves:
+        round_to_halves(work.inner, 0, frames * 2 * tokens, work.staged)
     at = project(sizes.halves, work.inner, 0, frames, 2 * tokens, weights, at, tokens, False, work.wide, 0, tokens,
                  work.staged)  # fmt: skip
     product(work.wide, 0, sizes.fullband, 1, rows, weights, at, sizes.fullband, channels, True, x, start, channels)
@@ -348,6 +355,8 @@ def decode(frames, start, sizes, weights, at, spectra, x, work, estimates):
     for k in range(start, start + frames):
         normalise(x, k * n.bands * channels, channels, n.bands, weights, at, channels,
                   work.normed, 0, channels, channels, 0)  # fmt: skip
+        if n.halves:
+            round_to_halves(work.normed, 0, n.bands * channels, work.staged)
         after = project(n.halves, work.normed, 0, n.bands, channels, weights, at + 2 * channels, width, False,
                         work.gate, 0, width, work.staged)  # fmt: skip
         decode_frame(k, sizes, width, weights, after, spectra, work, estimates)

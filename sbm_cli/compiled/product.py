@@ -5,7 +5,6 @@ A sum is added up in the order of its inputs, whatever its tile: results do not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,11 +58,6 @@ def packed_few(weight: NDArray[np.float32], bias: NDArray[np.float32] | None = N
     return packed(joined, None if bias is None else np.kron(bias, np.eye(1, own))[0])
 
 
-def _place(context: Any, builder: Any, signature: Any, args: Sequence[Any], i: int) -> Any:
-    """Return where argument i, an array, lies at the place that the argument behind it names."""
-    return builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
-
-
 def _repeated(builder: Any, pointer: Any, count: int) -> Any:
     """Return a vector that repeats so many numbers."""
     numbers = builder.load(builder.bitcast(pointer, llvm.floats(count).as_pointer()), align=4)
@@ -85,7 +79,7 @@ def strip(
     multiply_add = llvm.multiply_add_pairs if halves.literal_value else llvm.multiply_add
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x, weight, bias, out = (_place(context, builder, signature, args, i) for i in (0, 5, 8, 11))
+        x, weight, bias, out = (llvm.address(context, builder, signature, args, i) for i in (0, 5, 8, 11))
         step, apart, rows, inputs, add, out_step = args[2], args[3], args[4], args[7], args[10], args[13]
 
         def at(pointer: Any, *offsets: Any) -> Any:
@@ -136,37 +130,44 @@ def strip(
     return signature, generate
 
 
+@jit
+def panels(x, x_at, step, apart, rows, weight, at, inputs, outputs, add, out, out_at, out_step, halves):
+    begin = at + outputs
+    for j in range(0, outputs, PANEL):
+        w, b, o = begin + j * inputs, at + j, out_at + j
+        if outputs - j >= PANEL:
+            if halves:
+                strip(x, x_at, step, apart, rows, weight, w, inputs, weight, b, add, out, o, out_step, 2, 1, True)
+            else:
+                strip(x, x_at, step, apart, rows, weight, w, inputs, weight, b, add, out, o, out_step, 2, 1, False)
+        elif halves:
+            strip(x, x_at, step, apart, rows, weight, w, inputs, weight, b, add, out, o, out_step, 1, 1, True)
+        else:
+            strip(x, x_at, step, apart, rows, weight, w, inputs, weight, b, add, out, o, out_step, 1, 1, False)
+    return begin + outputs * inputs
+
+
 @apart
 def product(x, x_at, step, apart, rows, weight, at, inputs, outputs, add, out, out_at, out_step):
     """Write rows of x times a packed weight, plus its bias, into out, or add them; return where the next weight begins.
 
     step, out_step: from one row to the next; apart: from one input of a row to the next. outputs: in whole vectors.
     """
-    panels = at + outputs
-    for j in range(0, outputs, PANEL):
-        w, o = panels + j * inputs, out_at + j
-        if outputs - j >= PANEL:
-            strip(x, x_at, step, apart, rows, weight, w, inputs, weight, at + j, add, out, o, out_step, 2, 1, False)
-        else:
-            strip(x, x_at, step, apart, rows, weight, w, inputs, weight, at + j, add, out, o, out_step, 1, 1, False)
-    return panels + outputs * inputs
+    return panels(x, x_at, step, apart, rows, weight, at, inputs, outputs, add, out, out_at, out_step, False)
 
 
 @apart
-def product_of_halves(x, x_at, step, rows, weight, at, inputs, outputs, add, out, out_at, out_step, rounded):
-    """Do as `product`, in bfloat16 with sums in float32; the weight by `packed_halves`. rounded: to keep x in."""
-    for row in range(rows):
-        for i in range(0, inputs, PANEL):
-            source = x_at + row * step + i
-            store(rounded, (row * inputs + i) // 2, pairs(load(x, source), load(x, source + LANES)))
-    panels, words = at + outputs, inputs // 2
-    for j in range(0, outputs, PANEL):
-        w, o = panels + j * words, out_at + j
-        if outputs - j >= PANEL:
-            strip(rounded, 0, words, 1, rows, weight, w, words, weight, at + j, add, out, o, out_step, 2, 1, True)
-        else:
-            strip(rounded, 0, words, 1, rows, weight, w, words, weight, at + j, add, out, o, out_step, 1, 1, True)
-    return panels + outputs * words
+def product_of_halves(x, rows, weight, at, inputs, outputs, add, out, out_at, out_step):
+    """Do as `product`, in bfloat16 with sums in float32; x by `round_to_halves`, the weight by `packed_halves`."""
+    words = inputs // 2
+    return panels(x, 0, words, 1, rows, weight, at, words, outputs, add, out, out_at, out_step, True)
+
+
+@apart
+def round_to_halves(x, at, count, out):
+    """Write numbers of x, a multiple of PANEL, as pairs of bfloat16."""
+    for i in range(0, count, PANEL):
+        store(out, i // 2, pairs(load(x, at + i), load(x, at + i + LANES)))
 
 
 @jit

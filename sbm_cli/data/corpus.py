@@ -210,8 +210,7 @@ def decode_mono(clip: Clip) -> Samples:
     mono = np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
     if rate != RATE or clip.speed != 1:
         mono = soxr.resample(mono, rate * clip.speed, RATE, quality="HQ")
-    found: Samples = mono
-    return found
+    return mono
 
 
 @contextlib.contextmanager

@@ -75,8 +75,7 @@ def active_power(waveforms: Tensor) -> Tensor:
     ordered = power.sort(-1).values
     loud = ordered[:, int(0.95 * (power.shape[1] - 1)), None]
     active = power >= 1e-3 * torch.where(loud > 0, loud, ordered[:, -1:])
-    mean: Tensor = (power * active).sum(-1) / active.sum(-1)
-    return mean
+    return (power * active).sum(-1) / active.sum(-1)
 
 
 def db_ratio(level_db: Tensor) -> Tensor:

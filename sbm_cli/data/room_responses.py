@@ -272,8 +272,7 @@ def _band_filters(bins: int) -> NDArray[np.float64]:
     octave = np.log2(np.maximum(np.linspace(0, RATE / 2, bins), 1.0)[None] / np.array(BANDS)[:, None])
     above = 0.5 + 0.5 * np.sin(np.pi * np.clip(octave, -0.5, 0.5))  # [edges, bins]
     ones, zeros = np.ones((1, bins)), np.zeros((1, bins))
-    gains: NDArray[np.float64] = np.concatenate([ones, above]) - np.concatenate([above, zeros])
-    return gains
+    return np.concatenate([ones, above]) - np.concatenate([above, zeros])
 
 
 def _full_scale(response: Samples) -> NDArray[np.int16]:

@@ -24,11 +24,9 @@ class Compression:
     def compress(self, spectrum: Array) -> Array:
         """Return the compressed spectrum; zero stays zero. Gradients are infinite at zero."""
         # The bound lies 60 dB below anything audible and keeps 0 * 0**(negative) from becoming NaN.
-        compressed: Array = spectrum * (self.factor * abs(spectrum).clip(min=1e-12) ** (self.exponent - 1))
-        return compressed
+        return spectrum * (self.factor * abs(spectrum).clip(min=1e-12) ** (self.exponent - 1))
 
     def expand(self, compressed: Array) -> Array:
         """Return the spectrum of a compressed one; differentiable everywhere, with a zero gradient of |X| at zero."""
         gain = abs(compressed) ** (1 / self.exponent - 1) * self.factor ** (-1 / self.exponent)
-        spectrum: Array = compressed * gain
-        return spectrum
+        return compressed * gain

@@ -30,8 +30,7 @@ def shares(level: Array) -> Array:
     decide over the sound that the softer channel has of its own.
     """
     loudest = level.max(0) if isinstance(level, np.ndarray) else level.amax(0)
-    share: Array = ((level / (loudest + _TINY) - _APART) / (_TOGETHER - _APART)).clip(0, 1)
-    return share
+    return ((level / (loudest + _TINY) - _APART) / (_TOGETHER - _APART)).clip(0, 1)
 
 
 def linked(clean: Array, noisy: Array, share: Array) -> Array:
@@ -39,12 +38,10 @@ def linked(clean: Array, noisy: Array, share: Array) -> Array:
 
     That is the least-squares fit: the projection of the estimates onto what was recorded. share: of `shares`.
     """
-    fitted: Array = linked_ratio(noisy.conj() * clean, noisy.real**2 + noisy.imag**2, share) * noisy
-    return fitted
+    return linked_ratio(noisy.conj() * clean, noisy.real**2 + noisy.imag**2, share) * noisy
 
 
 def linked_ratio(part: Array, whole: Array, share: Array) -> Array:
     """Return part / whole [channels, ...]: by their share that of the sums over the channels, else of each alone."""
     together, alone = part.sum(0) / (whole.sum(0) + _TINY), part / (whole + _TINY)
-    ratio: Array = share * together + (1 - share) * alone
-    return ratio
+    return share * together + (1 - share) * alone

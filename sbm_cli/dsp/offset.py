@@ -33,5 +33,4 @@ def limit_offset(spectrum: Array, constant: Array, bin_hz: float, most: float) -
     limit = (most * frame_power(spectrum, first_bin(bin_hz))) ** 0.5
     excess = offset - offset.clip(-limit, limit)
     # ONNX adds no dimension to complex numbers.
-    limited: Array = spectrum - (excess[..., None] * (constant / constant.real[0])).swapaxes(1, 2)
-    return limited
+    return spectrum - (excess[..., None] * (constant / constant.real[0])).swapaxes(1, 2)

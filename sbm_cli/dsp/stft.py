@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sbm_cli.arrays import Array, functions, zeros
+
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
@@ -72,25 +74,22 @@ class Stft:
         frames = samples.unfold(-1, self.window, self.hop) * window_tensors(self, samples.device)[0]
         return torch.fft.rfft(frames, self.n_fft).transpose(1, 2), carry
 
-    def synthesize(self, spectrum: Tensor, carry: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def synthesize(self, spectrum: Array, carry: Array | None = None) -> tuple[Array, Array]:
         """Return hop finished samples per frame, and the sum of windows that continues.
 
-        spectrum: [batch, freq, frames]. carry: [batch, overlap], None at the start.
+        spectrum: [batch, freq, frames], one frame at least. carry: [batch, overlap], None at the start.
         The first `overlap` samples of a stream are the zeros before its beginning.
         """
-        import torch
-
-        batch, _, count = spectrum.shape
-        if not count:
-            start = spectrum.real.new_zeros(batch, self.overlap) if carry is None else carry
-            return start[:, :0], start
-        frames = torch.fft.irfft(spectrum.transpose(1, 2), self.n_fft)[..., : self.window]
-        hops = (frames * window_tensors(self, frames.device)[1]).view(batch, count, -1, self.hop)
-        parts = hops.shape[2]
-        total = hops.new_zeros(batch, count + parts - 1, self.hop)
-        if carry is not None:
-            total[:, : parts - 1] = carry.view(batch, parts - 1, self.hop)
-        for part in range(parts):
+        x, (batch, _, count) = functions(spectrum), spectrum.shape
+        frames = x.fft.irfft(spectrum.swapaxes(1, 2), self.n_fft)[..., : self.window]
+        if isinstance(frames, np.ndarray):
+            frames = frames.astype(np.float32, copy=False) * windows(self)[1]
+        else:
+            frames = frames * window_tensors(self, frames.device)[1]
+        hops = frames.reshape(batch, count, -1, self.hop)
+        carry = zeros(frames, batch, self.overlap) if carry is None else carry
+        total = x.concatenate([carry.reshape(batch, -1, self.hop), x.zeros_like(hops[:, :, 0])], 1)
+        for part in range(hops.shape[2]):
             total[:, part : part + count] += hops[:, :, part]
         return total[:, :count].reshape(batch, -1), total[:, count:].reshape(batch, -1)
 
@@ -117,6 +116,7 @@ def window_tensors(stft: Stft, device: torch.device) -> tuple[Tensor, Tensor, Te
     return analysis, synthesis, constant
 
 
+@lru_cache
 def windows(stft: Stft) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.complex64]]:
     """Return the windows [window] of analysis and synthesis, and the spectrum [freq] of a constant 1."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(stft.window) / stft.window)

@@ -154,8 +154,7 @@ def read_mono(path: Path) -> Samples:
     """
     clip = read_clip(path)
     resampler = StreamResampler(clip.rate, RATE, 1, "VHQ")
-    samples: Samples = np.concatenate([resampler.feed(clip.samples[:1]), resampler.flush()], axis=1)[0]
-    return samples
+    return np.concatenate([resampler.feed(clip.samples[:1]), resampler.flush()], axis=1)[0]
 
 
 def sound_files(folder: Path) -> list[tuple[str, Path]]:

@@ -107,8 +107,7 @@ def draw(before: Spectrogram, after: Spectrogram, path: Path | BinaryIO) -> None
 
 def brightness(power: NDArray[np.float64], top: float) -> NDArray[np.float64]:
     """Return powers on the scale of the pictures: 1 is that of `top`, 0 what lies RANGE dB below."""
-    heights: NDArray[np.float64] = 1 + 10 * np.log10((power + 1e-30) / max(top, 1e-12)) / RANGE
-    return heights
+    return 1 + 10 * np.log10((power + 1e-30) / max(top, 1e-12)) / RANGE
 
 
 def _colours(power: NDArray[np.float64], top: float) -> NDArray[np.uint8]:

@@ -36,7 +36,7 @@ class TimeEmbedding(nn.Module):
         if to is not None and self.jump is None:
             raise ValueError("this network was not trained to jump")
         first, *rest = self.layers
-        x: Tensor = first(self._features(t))
+        x = first(self._features(t))
         if self.jump is not None:
             x = x + self.jump(self._features(torch.zeros_like(t) if to is None else to))
         for layer in rest:
@@ -93,8 +93,7 @@ class FrequencyConv(nn.Module):
         return self.norm.weight, self.norm.bias, self.conv.weight, self.conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = kernel("band_conv", x)(x, *self.weights(), self.conv.groups)
-        return y
+        return kernel("band_conv", x)(x, *self.weights(), self.conv.groups)
 
 
 class FullBandLinear(nn.Module):
@@ -116,8 +115,7 @@ class FullBandLinear(nn.Module):
         return squeeze, squeeze_bias, self.weight, self.bias, self.unsqueeze.weight, self.unsqueeze.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = kernel("band_linear", x)(x, *self.weights())
-        return y
+        return kernel("band_linear", x)(x, *self.weights())
 
 
 class CrossBandBlock(nn.Module):
@@ -130,8 +128,7 @@ class CrossBandBlock(nn.Module):
         self.conv2 = FrequencyConv(channels, kernel, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv2(self.full(self.conv1(x)))
-        return y
+        return self.conv2(self.full(self.conv1(x)))
 
 
 class NarrowBandBlock(nn.Module):

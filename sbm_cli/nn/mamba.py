@@ -42,5 +42,4 @@ class Mamba(nn.Module):
 
     def forward(self, x: Tensor, carry: MambaCarry | None = None) -> tuple[Tensor, MambaCarry]:
         """Return the output, shaped like x [batch, time, band, channel], and the carry after the last frame."""
-        y, after = kernel("mamba", x)(x, self.weights(), carry)
-        return y, after
+        return kernel("mamba", x)(x, self.weights(), carry)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +15,7 @@ from sbm_cli.audio.resample import StreamResampler, resampled_length, resampling
 from sbm_cli.audio.samples import LIMIT, Samples, full_scale_one, usable, whole_rate
 from sbm_cli.bridge.sampler import SAMPLERS
 from sbm_cli.bridge.schedule import BridgeSchedule
-from sbm_cli.dsp.link import links
+from sbm_cli.dsp.chain import Chain
 from sbm_cli.errors import ModelError
 from sbm_cli.model import Model
 from sbm_cli.options import Options, check_options
@@ -254,28 +253,16 @@ def _joined(before: Samples, block: Samples) -> Samples:
     return np.concatenate([before, block], axis=1) if before.size else block
 
 
-class Chain(Protocol):
-    """The way of samples through STFT, level, compression and network, and back."""
-
-    def __call__(self, samples: Samples, /) -> Samples:
-        """Return the samples [1, channels, hops * hop] that this block [channels, n] at the model's rate completes.
-
-        Where a high band is wanted, three times as much: the enhanced sound, the sound as the model heard it, and the
-        gain of the high band, all equally late. Resampled together they stay aligned.
-        """
-
-
 def _chain(model: Model, channels: Sequence[int], options: Options, high: bool, threads: int) -> Chain:
     """Return the chain for recordings of so many channels: compiled if it can be, else in PyTorch."""
-    linked = links(channels, options.link_channels)
     plan = model.plan(options.steps, options.dtype == "bfloat16")
     if plan is not None:
         from sbm_cli.engine.chain import CompiledChain
 
-        return CompiledChain(model, plan, channels, linked, options, high, threads)
+        return CompiledChain(model, plan, channels, options, high, threads)
     from sbm_cli.stream.torch_chain import TorchChain
 
-    return TorchChain(model, channels, linked, options, high, threads)
+    return TorchChain(model, channels, options, high, threads)
 
 
 def block_samples(device: str, rate: int) -> int:

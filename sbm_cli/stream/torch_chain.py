@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import InitVar, dataclass, field
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sbm_cli.audio.samples import Samples
-from sbm_cli.bridge.sampler import SAMPLERS, draw_frames, sample
-from sbm_cli.dsp.level import HIGH_BAND, SILENCE, frame_power
-from sbm_cli.dsp.link import linked, linked_ratio, shares
-from sbm_cli.dsp.offset import limit_offset, most_offset
+from sbm_cli.bridge.sampler import FrameNoise, sample
+from sbm_cli.dsp.chain import Chain, delayed
 from sbm_cli.dsp.stft import window_tensors
 from sbm_cli.model import Model
 from sbm_cli.nn import network as nn
@@ -26,132 +23,52 @@ from sbm_cli.stream import windows
 _PROCESS = os.getpid()  # that imported this module, to notice a fork
 
 
-class TorchChain:
-    """The chain of `stream.Chain` for recordings of so many channels each; links: of `dsp.link`."""
+class TorchChain(Chain):
+    """The chain by PyTorch."""
 
-    def __init__(
-        self, model: Model, channels: Sequence[int], links: Sequence[slice], options: Options, high: bool, threads: int
-    ) -> None:
-        self._model, self._options, self._high, self._threads = model, options, high, threads
-        self._carry = Carry(list(channels), options.seed, links)
+    def __init__(self, model: Model, channels: Sequence[int], options: Options, high: bool, threads: int) -> None:
+        super().__init__(model, channels, options, high)
+        self._model, self._threads = model, threads
+        self.constant = window_tensors(model.config.stft, torch.device(model.device))[2]
+        self._noise = FrameNoise(model.config.schedule, options.sampler, options.steps, channels, options.seed)
+        self._analysis: Tensor | None = None
+        self._windows: windows.Carry | None = None
+        self.carries: dict[int, nn.Carry] = {}  # of every step of a causal network
+        self._states: dict[int, Tensor] = {}  # and noisy, of every step, while the look-ahead holds its estimate back
 
     def __call__(self, samples: Samples) -> Samples:
         with torch.inference_mode(), threads(self._threads):
-            noisy = torch.from_numpy(samples).to(self._model.device)
-            clean = _enhance_block(self._model, noisy, self._options, self._high, self._carry)
-            parts: Samples = clean.unflatten(0, (-1, len(samples))).cpu().numpy()
-        return parts
+            given = torch.from_numpy(samples).to(self._model.device)
+            spectrum, self._analysis = self.config.stft.analyze(given, self._analysis)
+            if not spectrum.shape[2]:
+                return np.zeros((3 if self.high else 1, *samples[:, :0].shape), np.float32)
+            return self.synthesized(spectrum).cpu().numpy()
 
+    def clean(self, noisy: Tensor, level: Tensor, late_level: Tensor) -> Tensor:
+        return self.config.expand(self._estimate(self.config.compress(noisy, level)), late_level)
 
-@dataclass
-class Carry:
-    """What recordings side by side hand from one block to the next; None at the beginning.
+    def _estimate(self, noisy: Tensor) -> Tensor:
+        """Return the estimate of clean, shaped like the compressed spectrum `noisy` [channels, freq, frames].
 
-    channels: of each recording; they share a level. seed: for the noise of each recording. links: the rows of channels
-    that share a gain.
-    """
+        Each step of a causal network has its own carry: it sees all frames of its own time in order, however they are
+        cut into blocks.
+        """
+        parts = torch.from_numpy(self._noise.draw(noisy.shape[2], noisy.shape[1])).unbind(-1)
+        noise = torch.complex(*parts).to(noisy.device).permute(1, 2, 3, 0)  # [draw, channel, freq, frame]
+        if self.config.network.causal:
+            return self._walk(noisy, *noise)
+        frames = torch.stack([noisy, *noise])
+        estimate, self._windows = windows.enhance_windows(lambda seen: self._walk(*seen), frames, self._windows)
+        return estimate
 
-    channels: list[int]
-    seed: InitVar[int]
-    links: Sequence[slice] = ()
-    noise: list[np.random.Generator] = field(init=False)
-    analysis: Tensor | None = None
-    level: Tensor | None = None
-    network: dict[int, nn.Carry] = field(default_factory=dict)  # of every step
-    windows: windows.Carry | None = None
-    # Of the frames that the look-ahead holds back: state and noisy of every step, the level of the recordings and, if
-    # any are linked, of the channels, [rows, frames], and the spectrum.
-    states: dict[int, Tensor] = field(default_factory=dict)
-    late_level: Tensor | None = None
-    spectrum: Tensor | None = None
-    high: Tensor | None = None
-    synthesis: Tensor | None = None
-
-    def __post_init__(self, seed: int) -> None:
-        self.noise = [np.random.default_rng(seed) for _ in self.channels]
-
-
-def _enhance_block(model: Model, samples: Tensor, options: Options, high: bool, carry: Carry) -> Tensor:
-    """Return the samples [channels, hops * hop] that this block [channels, n] at the model's rate completes.
-
-    The channels are those of one recording after another, as in the carry.
-    high: return three times as many rows, as in `stream.Chain`.
-    """
-    config = model.config
-    spectrum, carry.analysis = config.stft.analyze(samples, carry.analysis)
-    if not spectrum.shape[2]:
-        return samples[:, :0].repeat(3 if high else 1, 1)
-    clean = enhance_spectrum(model, spectrum, options, high, carry)
-    clean, carry.synthesis = config.stft.synthesize(clean, carry.synthesis)
-    return clean
-
-
-def enhance_spectrum(model: Model, spectrum: Tensor, options: Options, high: bool, carry: Carry) -> Tensor:
-    """Return the spectrum [channels, freq, frames] to synthesize from that of a block; see `_enhance_block`."""
-    config = model.config
-    constant = window_tensors(config.stft, spectrum.device)[2]
-    limits = constant, config.bin_hz, most_offset(config.level.low_hz)
-    noisy = limit_offset(spectrum, *limits)
-    power = config.power(noisy)
-    channels, recordings = power, len(carry.channels)
-    if len(power) > recordings:
-        power = torch.stack([each.mean(0) for each in power.split(carry.channels)])
-    if carry.links:
-        power = torch.cat([power, channels])
-    level, carry.level = config.track(power, carry.level)
-    estimate = _estimate(model, config.compress(noisy, _of_channels(level, carry)), options, carry)
-    lookahead = model.frames_late(options.sampler, options.steps)
-    level, carry.late_level = _late(torch.where(power > SILENCE, level, 0.0), lookahead, carry.late_level)
-    clean = config.expand(estimate, _of_channels(level, carry))
-    if high or carry.links:
-        spectrum, carry.spectrum = _late(spectrum, lookahead, carry.spectrum)
-    share = [shares(level[recordings:][rows]) for rows in carry.links]
-    for rows, own in zip(carry.links, share, strict=True):
-        clean[rows] = linked(clean[rows], limit_offset(spectrum[rows], *limits), own[:, None])
-    if high:
-        top = config.stft.bins // 2  # the uppermost octave
-        powers = torch.stack([frame_power(clean[:, top:]), frame_power(spectrum[:, top:])])
-        powers, carry.high = HIGH_BAND.track(powers.flatten(0, 1), config.stft.hop / config.rate, carry.high)
-        lowered, heard = powers.chunk(2)
-        ratio = lowered / heard
-        for rows, own in zip(carry.links, share, strict=True):
-            ratio[rows] = linked_ratio(lowered[rows], heard[rows], own)
-        # One gain per frame, shaped like its window: overlap-add interpolates smoothly.
-        clean = torch.cat([clean, spectrum, constant[:, None] * ratio.sqrt().clamp(max=1)[:, None]])
-    return clean
-
-
-def _of_channels(level: Tensor, carry: Carry) -> Tensor:
-    """Return the level of each recording, [recordings, frames], for each of its channels; one level broadcasts."""
-    rows = [row for row, count in enumerate(carry.channels) for _ in range(count)]
-    return level[rows] if len(level) > 1 else level
-
-
-def _late(x: Tensor, frames: int, held: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return x [..., frames] delayed by so many frames, like the output of the network, and what is held back."""
-    x = torch.cat([x.new_zeros(*x.shape[:-1], frames) if held is None else held, x], -1)
-    split = x.shape[-1] - frames
-    return x[..., :split], x[..., split:]
-
-
-def _estimate(model: Model, noisy: Tensor, options: Options, carry: Carry) -> Tensor:
-    """Return the estimate of clean, shaped like the compressed spectrum `noisy` [channels, freq, frames].
-
-    Each step of a causal network has its own carry: it sees all frames of its own time in order, however they are cut
-    into blocks.
-    """
-    config, left = model.config, 1 - options.dereverb
-    several = options.steps > 1 or config.schedule.end_std  # the folded network takes the noisy signal alone
-    network = model.network if several else model.folded(left)
-    told = {"room": noisy.real.new_tensor([left])} if left else {}
-    noise: Iterable[Tensor] = ()
-    if draws := SAMPLERS[options.sampler].noises(config.schedule, options.steps):
-        drawn = torch.from_numpy(draw_frames(carry.noise, carry.channels, noisy.shape[2], draws, noisy.shape[1]))
-        noise = torch.view_as_complex(drawn).to(noisy.device).permute(1, 2, 3, 0)  # [draw, channel, freq, frame]
-
-    def walk(noisy: Tensor, *noise: Tensor) -> Tensor:
+    def _walk(self, noisy: Tensor, *noise: Tensor) -> Tensor:
+        """Return the estimate after all steps of the sampler, with the noise of those that draw some."""
+        config, options, left = self.config, self.options, 1 - self.options.dereverb
+        several = options.steps > 1 or config.schedule.end_std  # the folded network takes the noisy signal alone
+        network = self._model.network if several else self._model.folded(left)
+        told = {"room": noisy.real.new_tensor([left])} if left else {}
         numbers, waits, draws = itertools.count(), itertools.count(), iter(noise)
-        carries = carry.network if config.network.causal else {}
+        carries = self.carries if config.network.causal else {}
 
         def step(state: Tensor, noisy: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
             number = next(numbers)
@@ -165,17 +82,11 @@ def _estimate(model: Model, noisy: Tensor, options: Options, carry: Carry) -> Te
             return estimate
 
         def wait(*tensors: Tensor) -> tuple[Tensor, ...]:
-            number = next(waits)
-            late, carry.states[number] = _late(torch.stack(tensors), config.network.lookahead, carry.states.get(number))
-            return late.unbind()
+            number, lookahead = next(waits), config.network.lookahead
+            late, self._states[number] = delayed(torch.stack(tensors), lookahead, self._states.get(number))
+            return tuple(late)
 
         return sample(step, config.schedule, noisy, options.steps, options.sampler, lambda _: next(draws), wait=wait)
-
-    if config.network.causal:
-        return walk(noisy, *noise)
-    frames = torch.stack([noisy, *noise])
-    estimate, carry.windows = windows.enhance_windows(lambda seen: walk(*seen), frames, carry.windows)
-    return estimate
 
 
 @contextlib.contextmanager

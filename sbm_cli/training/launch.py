@@ -82,7 +82,7 @@ def launch(function: Callable[..., T], device: str, processes: int, *arguments: 
     process = _Process(answers, function, arguments)
     fabric = _fabric(device, processes, joined)
     if joined:
-        return fabric.launch(process)  # type: ignore[no-any-return]
+        return fabric.launch(process)
     stopped = threading.Event()
 
     def stop() -> None:
@@ -104,7 +104,7 @@ def launch(function: Callable[..., T], device: str, processes: int, *arguments: 
         answer = answers.get()
     if isinstance(answer, Exception):
         raise answer
-    return answer  # type: ignore[no-any-return]
+    return answer
 
 
 def _fabric(device: str, processes: int, joined: bool) -> Fabric:

@@ -21,5 +21,4 @@ def orthogonal(x: Tensor) -> Tensor:
     for _ in range(ROUNDS):
         square = y @ y.mT
         y = a * y + (b * square + c * square @ square) @ y
-    found: Tensor = (y if rows <= columns else y.mT).float() * (RMS * max(rows, columns) ** 0.5)
-    return found
+    return (y if rows <= columns else y.mT).float() * (RMS * max(rows, columns) ** 0.5)

@@ -27,8 +27,7 @@ def predict(
     if late:
         state, noisy = (F.pad(x, (0, late)) for x in (state, noisy))
     with autocast(config.loop.precision, noisy.device):
-        estimate: Tensor = network(state, noisy, t, None, room, to)[0][..., late:]
-    return estimate
+        return network(state, noisy, t, None, room, to)[0][..., late:]
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

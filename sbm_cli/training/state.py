@@ -185,7 +185,6 @@ def restore(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever its reader stumbles over
         raise ConfigError(f"{path}: cannot be resumed from ({error})", "Choose another --output.") from error
-    return found

@@ -28,9 +28,10 @@ def test_stream_equals_whole_however_it_is_cut(stft: Stft, cuts: list[int]) -> N
     spectra, blocks = [], []
     for block in [*torch.tensor_split(waveform, sorted(min(cut, 1500) for cut in cuts), 1), padding]:
         spectrum, analysis = stft.analyze(block, analysis)
-        samples, synthesis = stft.synthesize(spectrum, synthesis)
         spectra.append(spectrum)
-        blocks.append(samples)
+        if spectrum.shape[2]:
+            samples, synthesis = stft.synthesize(spectrum, synthesis)
+            blocks.append(samples)
     torch.testing.assert_close(torch.cat(spectra, 2), stft.forward(waveform), rtol=0, atol=1e-6)
     again = torch.cat(blocks, 1)[:, stft.overlap : stft.overlap + 1500]
     torch.testing.assert_close(again, waveform, rtol=0, atol=2e-6)

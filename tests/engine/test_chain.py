@@ -17,10 +17,9 @@ from sbm_cli.bridge.sampler import SAMPLERS
 from sbm_cli.bridge.schedule import VE, VP, Brownian, Flow, GMax, Schedule
 from sbm_cli.compiled.jit import jit
 from sbm_cli.compiled.llvm import HALVES
-from sbm_cli.compiled.product import packed_halves, product_of_halves, whole
+from sbm_cli.compiled.product import packed_halves, product_of_halves, round_to_halves, whole
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
-from sbm_cli.dsp.link import links
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.engine.chain import MOST, CompiledChain
 from sbm_cli.engine.plan import supports
@@ -105,14 +104,14 @@ def test_any_network_gives_what_it_gives_in_pytorch(
         steps = 1
     if (SAMPLERS[sampler].jumps and not network.jumps) or (SAMPLERS[sampler].draws and isinstance(schedule, Flow)):
         sampler = "ode"
-    options = Options(dereverb=1 - left if network.keep_room else 1.0, steps=steps, sampler=sampler, seed=7)
+    dereverb = 1 - left if network.keep_room else 1.0
+    options = Options(dereverb=dereverb, steps=steps, sampler=sampler, seed=7, link_channels=link)
     channels = [2, 1]
-    linked = links(channels, link)
     plan = model.plan(options.steps)
     assert plan is not None
     with kernels.use("reference"):
-        expected = TorchChain(model, channels, linked, options, high, 1)(NOISE)
-    found = CompiledChain(model, plan, channels, linked, options, high, 1)(NOISE)
+        expected = TorchChain(model, channels, options, high, 1)(NOISE)
+    found = CompiledChain(model, plan, channels, options, high, 1)(NOISE)
     assert found.dtype == expected.dtype and found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, float(np.abs(expected).max())))
 
@@ -125,7 +124,7 @@ def model() -> Model:
 def chain(model: Model, channels: list[int], options: Options = ONE, threads: int = 1) -> CompiledChain:
     plan = model.plan(options.steps, options.dtype == "bfloat16")
     assert plan is not None
-    return CompiledChain(model, plan, channels, links(channels, None), options, False, threads)
+    return CompiledChain(model, plan, channels, options, False, threads)
 
 
 @given(
@@ -172,7 +171,8 @@ def test_a_product_in_bfloat16_rounds_its_factors_alone(rows: int, inputs: int, 
 
 @jit
 def multiply(x, rows, weight, inputs, outputs, add, out, rounded):  # type: ignore[no-untyped-def]
-    product_of_halves(x, 0, inputs, rows, weight, 0, inputs, outputs, add, out, 0, outputs, rounded)
+    round_to_halves(x, 0, rows * inputs, rounded)
+    product_of_halves(rounded, rows, weight, 0, inputs, outputs, add, out, 0, outputs)
 
 
 def test_bfloat16_changes_little_where_the_processor_has_it_and_else_nothing(model: Model) -> None:

@@ -113,5 +113,4 @@ def _follow(frames: Iterable[Any], level: Any, rise: float, fall: float, maximum
 
 def frame_power(spectrum: Array, start: int = 0) -> Array:
     """Return the mean power over the bins from `start` on, [batch, frames]; spectrum: [batch, freq, frames]."""
-    power: Array = (spectrum.real**2 + spectrum.imag**2)[:, start:].mean(1)  # ONNX takes no slice of complex numbers
-    return power
+    return (spectrum.real**2 + spectrum.imag**2)[:, start:].mean(1)  # ONNX takes no slice of complex numbers

@@ -54,8 +54,7 @@ def embedding(samples: Samples) -> Samples:
     with threads(1), torch.inference_mode():
         _, (hidden, _) = encoder["lstm"](windows)
         each = torch.nn.functional.normalize(encoder["linear"](hidden[-1]).relu())  # [windows, SIZE]
-        whole: Samples = torch.nn.functional.normalize(each.mean(0), dim=0).numpy()
-    return whole
+        return torch.nn.functional.normalize(each.mean(0), dim=0).numpy()
 
 
 @lru_cache

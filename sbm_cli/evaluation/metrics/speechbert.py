@@ -50,8 +50,7 @@ def features(samples: Samples) -> Samples:
 
     with threads(1), torch.inference_mode():
         layers = _encoder()(torch.from_numpy(samples)[None], output_hidden_states=True).hidden_states
-        found: Samples = layers[LAYER][0].numpy()
-    return found
+        return layers[LAYER][0].numpy()
 
 
 def missing_weights() -> str:
@@ -71,8 +70,7 @@ def _encoder() -> Callable[..., Any]:
     from transformers import WavLMModel
 
     # Loaded from its folder, so that the hub is asked neither for the weights nor for a better format.
-    encoder: Callable[..., Any] = WavLMModel.from_pretrained(_folder())  # in evaluation mode
-    return encoder
+    return WavLMModel.from_pretrained(_folder())  # in evaluation mode
 
 
 METRICS = tuple(

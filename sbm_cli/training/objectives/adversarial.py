@@ -72,8 +72,7 @@ class Adversarial(Objective):
 
         def judge(waveform: Tensor) -> list[list[Tensor]]:
             with autocast(config.loop.precision, waveform.device):
-                found: list[list[Tensor]] = networks[DISCRIMINATOR](waveform)
-            return found
+                return networks[DISCRIMINATOR](waveform)
 
         def excerpt(spectrum: Tensor) -> Tensor:
             waveform = config.model.to_waveform(spectrum, spectra.level, batch.clean.shape[-1])

@@ -58,8 +58,7 @@ class UFOGen(Objective):
         def judge(clean: Tensor, noise: int) -> Tensor:
             """Return how real each item is taken for, noised to the earlier time, as a logit."""
             state = draw_state(config, batch, clean, spectra.noisy, earlier, noise)
-            logits: Tensor = discriminator(config, state, spectra.noisy, earlier, spectra.room)
-            return logits
+            return discriminator(config, state, spectra.noisy, earlier, spectra.room)
 
         fake = judge(estimate, SECOND_NOISE)
         if learner == DISCRIMINATOR:
@@ -79,5 +78,4 @@ class Discriminator(nn.Module):
         features: list[Tensor] = []
         with self.network.output_layer.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0])):
             predict(config, self.network, state, noisy, t, room)
-        logits: Tensor = self.score(features[0].float().mean((2, 3)))[:, 0]
-        return logits
+        return self.score(features[0].float().mean((2, 3)))[:, 0]

@@ -72,5 +72,4 @@ def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Ten
     if x.dtype != torch.float32 or not takes(*weights):
         return reference.band_conv(x, *weights, groups)
     # Without a gradient not through autograd, whose call takes as long as a short block.
-    y: Tensor = _BandConv.apply(x, *weights) if differentiates(x, *weights) else _convolve(x, *weights)
-    return y
+    return _BandConv.apply(x, *weights) if differentiates(x, *weights) else _convolve(x, *weights)

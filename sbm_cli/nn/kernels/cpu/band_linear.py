@@ -67,5 +67,4 @@ def band_linear(x: Tensor, *weights: Tensor) -> Tensor:
     """Run the compiled map (as `reference.band_linear`); it keeps x alone for backward."""
     if x.dtype != torch.float32 or not takes(*weights):
         return reference.band_linear(x, *weights)
-    y: Tensor = _BandLinear.apply(x, *weights) if differentiates(x, *weights) else _mix(x, *weights)
-    return y
+    return _BandLinear.apply(x, *weights) if differentiates(x, *weights) else _mix(x, *weights)

@@ -122,5 +122,4 @@ def band_conv(x: Tensor, gain: Tensor, offset: Tensor, weight: Tensor, bias: Ten
     blocks = weight.float().unflatten(0, (groups, size)).permute(3, 2, 1, 0)  # [tap, input, output, group]
     full = blocks.new_zeros(kernel, groups, size, groups, size).diagonal_scatter(blocks, 0, 1, 3)
     normed, matrices = F.layer_norm(x, (channels,), gain, offset), full.view(kernel, channels, channels)
-    y: Tensor = x + _BandConv.apply(normed, matrices, bias.float(), dtype)
-    return y
+    return x + _BandConv.apply(normed, matrices, bias.float(), dtype)
