@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -144,9 +144,10 @@ def evaluate(
         )
     _check_output(output, html, players, overwrite)
     items, total, has_clean, unmatched = _items(set_name, paths, split, count, cache)
+    ids = [] if set_name == "mixtures" else [item.id for item in items]  # those of mixtures, made one by one, are names
     if unprocessed and (model or system or enhanced):
         raise typer.BadParameter("cannot be combined with --model, --system or --enhanced", param_hint="--unprocessed")
-    systems = [] if unprocessed else _systems(model, steps, sampler, system, enhanced, threads)
+    systems = [] if unprocessed else _systems(model, steps, sampler, system, enhanced, threads, ids)
     absent = {name: available[name] for name in wanted if available[name]}
     if absent and not metrics:
         console.note(f"absent metrics, which `sbm doctor` explains: {', '.join(absent)}")
@@ -202,7 +203,7 @@ def _without_path(set_name: Set) -> errors.WrongUsage:
 
 def _items(
     set_name: Set, paths: list[Path], split: str, count: int, cache: Path
-) -> tuple[Iterator[Item], int, bool, Sequence[str]]:
+) -> tuple[Iterable[Item], int, bool, Sequence[str]]:
     """Return the items, their number, whether they have references, and the files that belong to none."""
     from sbm_cli.data.corpus import open_corpus
     from sbm_cli.data.test_sets import evaluation_set
@@ -216,7 +217,7 @@ def _items(
     if found.unmatched:
         files = console.count(len(found.unmatched), "file")
         console.warn(f"ignored {files} without a counterpart: {console.listed(found.unmatched)}")
-    return iter(found.items), len(found.items), found.has_clean, found.unmatched
+    return found.items, len(found.items), found.has_clean, found.unmatched
 
 
 def _systems(
@@ -226,8 +227,9 @@ def _systems(
     programs: list[str] | None,
     folders: list[str] | None,
     threads: int,
+    ids: Sequence[str],
 ) -> list[System]:
-    """Return the models, programs and folders that the options name, in this order."""
+    """Return the models, programs and folders that the options name, in this order; ids: of the items of the set."""
     from sbm_cli.evaluation.systems import NOISY, Folder, Program, all_options, load_models
     from sbm_cli.timing.commands import Command
 
@@ -241,7 +243,7 @@ def _systems(
     systems: list[System] = [
         *load_models(wanted, options, threads),
         *(Program(command, threads) for command in commands),
-        *(Folder(name, Path(folder)) for name, _, folder in named),
+        *(Folder(name, Path(folder), ids) for name, _, folder in named),
     ]
     names = [NOISY, *(one.name for one in systems)]
     if len(set(names)) < len(names):

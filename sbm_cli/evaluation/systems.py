@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,19 +72,19 @@ class Program:
 
 
 class Folder:
-    """Files enhanced before, found in the folder by the id of an item or, if it is unique there, its name.
+    """Files enhanced before, found by the id of an item or by its name, if only one file and one of `ids` has it.
 
-    exact: match ids alone.
+    ids: of the items of the set; without them, ids alone match.
     """
 
     timed = False
 
-    def __init__(self, name: str, folder: Path, exact: bool = False) -> None:
+    def __init__(self, name: str, folder: Path, ids: Iterable[str] = ()) -> None:
         self.name, self._folder = name, folder
         files = sound_files(folder)
-        names = Counter(Path(id).name for id, _ in files)
         self._files = dict(files)
-        self._alone = {} if exact else {Path(id).name: path for id, path in files if names[Path(id).name] == 1}
+        alone = _unique_names(id for id, _ in files) & _unique_names(ids)
+        self._alone = {Path(id).name: path for id, path in files if Path(id).name in alone}
         if not files:
             raise SbmError(f"{folder}: no sound files found.", "Pass the folder that holds the enhanced files.")
 
@@ -93,6 +93,10 @@ class Folder:
         if path is None:
             raise AudioError(f"{self._folder}: no enhanced file for {id}")
         return read_mono(path)
+
+
+def _unique_names(ids: Iterable[str]) -> set[str]:
+    return {name for name, count in Counter(Path(id).name for id in ids).items() if count == 1}
 
 
 def load_models(models: Sequence[str | None], options: Sequence[Options], threads: int) -> list[System]:

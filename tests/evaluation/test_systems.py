@@ -59,11 +59,13 @@ def test_enhanced_files_are_found_by_id_and_by_a_name_that_is_the_only_one(tmp_p
     for name, value in (("p1/a.wav", 0.1), ("p2/a.flac", 0.2), ("b.wav", 0.3), ("p1/c.wav", 0.4)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         soundfile.write(tmp_path / name, np.full(8000, value), 16000)
-    folder = Folder("theirs", tmp_path)
+    folder = Folder("theirs", tmp_path, ["p1/a", "p2/a", "p3/a", "p3/b", "c", "d"])
     for id, value in (("p1/a", 0.1), ("p2/a", 0.2), ("p3/b", 0.3), ("c", 0.4)):
         assert run(folder, id, NOISY)[0][0] == pytest.approx(value, abs=1e-4)
     with pytest.raises(AudioError, match="no enhanced file for p3/a"):
         run(folder, "p3/a", NOISY)
+    with pytest.raises(AudioError, match="no enhanced file for p4/b"):  # the file is the one of p3/b
+        run(Folder("theirs", tmp_path, ["p3/b", "p4/b"]), "p4/b", NOISY)
     with pytest.raises(SbmError, match="no sound files"):
         Folder("theirs", tmp_path / "none")
 
