@@ -84,7 +84,9 @@ def evaluate(
             envvar="SBM_TRANSCRIBER",
         ),
     ] = None,
-    level: Annotated[float | None, Knob("Scale all signals to this RMS before scoring.", "DBFS", most=0)] = None,
+    level: Annotated[
+        float | None, Knob("Scale signals to this RMS for metrics without a reference.", "DBFS", most=0)
+    ] = None,
     output: Annotated[
         Path | None,
         Knob("Folder for scores.csv, scores.json, table.md, table.tex and quality-cost.svg.", "DIR", short="o"),
@@ -283,8 +285,8 @@ def _write(output: Path, result: Evaluation, shown: Sequence[Player] | None) -> 
     if drawn := to_svg(result):
         texts[COST] = drawn
     if shown is not None:
-        level = "without changes of level" if result.level is None else f"at {result.level:g} dBFS RMS"
-        texts[HTML_REPORT] = to_html(result, shown, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")
+        level = "" if result.level is None else f", without a reference at {result.level:g} dBFS RMS"
+        texts[HTML_REPORT] = to_html(result, shown, f"Scored at 16 kHz{level}. {software()}; {machine()}.")
     for name, text in texts.items():
         write_atomically(output / name, text.encode("utf-8", "backslashreplace"))  # names of files need not be text
     console.note(f"wrote {', '.join(texts)} to {output}")

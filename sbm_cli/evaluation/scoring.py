@@ -14,9 +14,9 @@ from multiprocessing import get_context
 from sbm_cli.audio.samples import Samples
 from sbm_cli.errors import SbmError
 from sbm_cli.evaluation.folders import Item
-from sbm_cli.evaluation.metrics import Scores, score
+from sbm_cli.evaluation.metrics import Scores, at_level, score
 from sbm_cli.evaluation.metrics.metric import RATE
-from sbm_cli.evaluation.systems import NOISY, System, at_level, run
+from sbm_cli.evaluation.systems import NOISY, System, run
 
 WAITING = 4  # signals per process that wait for their scores before the next item is enhanced
 
@@ -48,7 +48,7 @@ def evaluate(
     If a system fails on an item, or the process that scores it dies, the record has a problem and no scores; the others
     go on.
     workers: scoring processes, fewer if the limit of open files is low.
-    level: RMS in dBFS to scale everything to, None: leave it.
+    level: RMS in dBFS to scale signals to for metrics without a reference and for `on_item`, None: leave it.
     on_item: called with each item's number, the item and its signals by system.
     progress: called with the number of records done.
     """
@@ -61,7 +61,7 @@ def evaluate(
             records.append(record(*result()))
             progress(len(records))
 
-    with _Scoring(metrics, workers) as scoring:
+    with _Scoring(metrics, workers, level) as scoring:
         for number, item in enumerate(items):
             outputs: dict[str, Samples] = {}
             unread, seconds = "", 0.0
@@ -79,7 +79,7 @@ def evaluate(
                         elapsed = took if system is not None and system.timed else None
                 except (SbmError, OSError, ValueError) as error:
                     problem = _reason(error)
-                result = partial(_none, metrics, problem) if problem else scoring.begin(outputs[name], clean, noisy)
+                result = partial(_none, metrics, problem) if problem else scoring.begin(output, clean, noisy)
                 waiting.append((partial(Record, item.id, item.subset, name, seconds, elapsed), result))
                 collect(WAITING * workers)
             if on_item is not None and outputs:
@@ -91,8 +91,8 @@ def evaluate(
 class _Scoring(AbstractContextManager["_Scoring"]):
     """Scores signals in several spawned processes, or in this one."""
 
-    def __init__(self, metrics: Sequence[str], workers: int) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Sequence[str], workers: int, level: float | None) -> None:
+        self._metrics, self._level = metrics, level
         self._workers = _openable(workers)
         self._pool: ProcessPoolExecutor | None = None
 
@@ -102,7 +102,7 @@ class _Scoring(AbstractContextManager["_Scoring"]):
 
     def begin(self, estimate: Samples, clean: Samples | None, noisy: Samples) -> Callable[[], tuple[str, Scores]]:
         """Begin to score; the function returned waits for the problem ("" if none) and the scores."""
-        job = partial(score, self._metrics, estimate, clean, noisy)
+        job = partial(score, self._metrics, estimate, clean, noisy, self._level)
         if self._workers == 1:
             scores = job()
             return lambda: ("", scores)

@@ -142,9 +142,3 @@ def run(system: System, id: str, noisy: Samples) -> tuple[Samples, float]:
     if not np.isfinite(output).all():
         raise AudioError(f"{id}: the output contains NaN or infinity")
     return np.pad(output, (0, max(0, noisy.size - output.size)))[: noisy.size], took
-
-
-def at_level(samples: Samples, dbfs: float | None) -> Samples:
-    """Return the samples scaled to an RMS in dBFS (0: always ±1); silence is unchanged, and all if dbfs is None."""
-    rms = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if samples.size else 0.0
-    return samples if dbfs is None or rms == 0 else samples * np.float32(10 ** (dbfs / 20) / rms)

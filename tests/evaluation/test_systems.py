@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation.systems import Folder, Program, all_options, at_level, load_models, run
+from sbm_cli.evaluation.systems import Folder, Program, all_options, load_models, run
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.configs import OSpatialNetConfig
@@ -88,10 +88,3 @@ def test_an_output_may_end_a_little_early_or_late() -> None:
         run(Fixed(np.ones(6400, np.float32)), "a", NOISY)
     with pytest.raises(AudioError, match="NaN"):
         run(Fixed(np.full(8000, np.nan, np.float32)), "a", NOISY)
-
-
-def test_one_level_for_all() -> None:
-    assert at_level(NOISY, None) is NOISY
-    assert 20 * np.log10(np.sqrt(np.mean(at_level(NOISY, -26) ** 2))) == pytest.approx(-26, abs=1e-3)
-    silence = np.zeros(10, np.float32)
-    assert at_level(silence, -26) is silence
