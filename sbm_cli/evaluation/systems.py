@@ -53,7 +53,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Program:
-    """Another program, which gets a WAV in 16 bits at 16 kHz and may write one at any rate."""
+    """Another program, which gets a WAV in 16 bits at 16 kHz, never clipped, and may write one at any rate."""
 
     command: Command
     threads: int = 1
@@ -66,9 +66,9 @@ class Program:
     def enhance(self, id: str, noisy: Samples) -> Samples:
         with TemporaryDirectory() as folder:
             source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
-            write_clip(source, Clip(id, noisy[None], RATE))
+            scale = write_clip(source, Clip(id, noisy[None], RATE))
             self.command.run(source, target, self.threads)
-            return read_mono(target)
+            return read_mono(target) * np.float32(scale)
 
 
 class Folder:

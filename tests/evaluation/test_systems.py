@@ -51,6 +51,8 @@ def test_programs_read_and_write_files() -> None:
     )
     output, _ = run(copy, "a", NOISY)
     assert np.abs(output - NOISY).max() <= 2**-16
+    loud, _ = run(copy, "a", 40 * NOISY)  # beyond full scale, as a file of floats may be
+    assert np.abs(loud - 40 * NOISY).max() <= 4 * 2**-15
     with pytest.raises(SbmError, match="no: exited with status 1"):
         run(Program(Command("no", (sys.executable, "-c", "exit(1)", "{in}", "{out}"))), "a", NOISY)
 
