@@ -13,6 +13,7 @@ from sbm_cli.evaluation.statistics import Interval, difference_interval, mean_in
 from sbm_cli.evaluation.systems import NOISY
 
 QUALITY = ("pesq", "ovrl", "estoi", "si_sdr", "p808")  # the first one that was scored is drawn over the cost
+ROUGH_COST = "real-time factor beside the scoring, a rough guide (see sbm rtf)"  # with more workers it is larger
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,7 @@ def to_svg(evaluation: Evaluation) -> str | None:
             if (factor := real_time_factor(records, name)) and math.isfinite(mean)
         }
         if places:
-            return points(
-                evaluation.title, places, "real-time factor: smaller is faster", label(metric), (NOISY, means[NOISY])
-            )
+            return points(evaluation.title, places, ROUGH_COST, label(metric), (NOISY, means[NOISY]))
     return None
 
 
@@ -172,7 +171,7 @@ def to_csv(evaluation: Evaluation) -> str:
 
 
 def to_json(evaluation: Evaluation) -> dict[str, object]:
-    """Return everything as one document; NaN becomes null."""
+    """Return everything as one document; NaN becomes null. rtf: a rough guide, as scoring shares the machine."""
     scores: dict[str, dict[str, object]] = {}
     for row in evaluation.rows:
         cells = {name: {key: _numbers(part) for key, part in vars(cell).items()} for name, cell in row.cells.items()}

@@ -17,7 +17,7 @@ from sbm_cli.evaluation import scoring
 from sbm_cli.evaluation.folders import Item
 from sbm_cli.evaluation.metrics import METRICS, Scores, at_level, score
 from sbm_cli.evaluation.metrics.metric import Metric
-from sbm_cli.evaluation.report import Evaluation, summarise, tables, to_csv, to_json, to_latex, to_markdown
+from sbm_cli.evaluation.report import Evaluation, summarise, tables, to_csv, to_json, to_latex, to_markdown, to_svg
 from sbm_cli.evaluation.scoring import evaluate, real_time_factor
 
 
@@ -113,6 +113,7 @@ def test_json_holds_all_of_it(evaluation: Evaluation) -> None:
     assert len(document["problems"]) == 4 and len(document["files"]) == 18
     assert document["systems"][0]["rtf"] == real_time_factor(evaluation.records, "half") > 0
     assert real_time_factor(evaluation.records, "noisy") is None
+    assert "a rough guide" in (to_svg(evaluation) or "")
 
 
 def test_workers_and_levels(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
