@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sbm_cli.evaluation.folders import Item
     from sbm_cli.evaluation.html_report import Player
     from sbm_cli.evaluation.report import Evaluation
+    from sbm_cli.evaluation.scoring import Record
     from sbm_cli.evaluation.systems import System
 
 FILES = ("scores.csv", "scores.json", "table.md", "table.tex")
@@ -169,21 +170,31 @@ def evaluate(
 
     title = f"{set_name} {split}" if set_name == "mixtures" else set_name
     names = [one.name for one in systems] or ["unprocessed"]
-    with interrupted_by_signals(), console.progress(f"{', '.join(names)} on {title}", unit="recordings") as progress:
-        records = run(
-            items,
-            systems,
-            present,
-            workers or cores(),
-            level,
-            show,
-            lambda signals: progress(signals / (1 + len(systems)), total),
-        )
-    result = Evaluation(title, records, summarise(records, present), absent, unmatched, level)
+    records: list[Record] = []
+    interrupted = False
+    try:
+        with (
+            interrupted_by_signals(),
+            console.progress(f"{', '.join(names)} on {title}", unit="recordings") as progress,
+        ):
+            for record in run(items, systems, present, workers or cores(), level, show):
+                records.append(record)
+                progress(len(records) / (1 + len(systems)), total)
+    except KeyboardInterrupt:
+        done = len(records) // (1 + len(systems))
+        console.note(f"scored {done} of {console.count(total, 'recording')}")
+        if not done:
+            raise
+        title, interrupted = f"the first {done} of {total} recordings of {title}", True
+        del records[done * (1 + len(systems)) :]
+    result = Evaluation(title, records, summarise(records, present), absent, unmatched, level, interrupted)
     if output is not None:
         _write(output, result, shown if html else None)
     console.result(to_json(result), [to_markdown(result)], json)
-    if _report_problems(result):
+    failed = _report_problems(result)
+    if interrupted:
+        raise KeyboardInterrupt
+    if failed:
         raise typer.Exit(errors.FAILED)
 
 

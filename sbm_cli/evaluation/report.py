@@ -43,7 +43,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation. title: name of the set. absent: metrics that could not be computed, and why."""
+    """The result of an evaluation. title: name of the set. absent: metrics that could not be computed, and why.
+
+    partial: whether it was interrupted; the title then says how far it came.
+    """
 
     title: str
     records: Sequence[Record]
@@ -51,6 +54,7 @@ class Evaluation:
     absent: Mapping[str, str]
     unmatched: Sequence[str] = ()
     level: float | None = None
+    partial: bool = False
 
     @property
     def systems(self) -> list[str]:
@@ -147,6 +151,8 @@ def to_markdown(evaluation: Evaluation) -> str:
         blocks.append("\n".join(lines if not blocks else [f"{found.title}:", "", *lines]))
     if evaluation.absent:
         blocks.append(absence(evaluation))
+    if evaluation.partial:
+        blocks.append(f"Partial: {evaluation.title}.")
     return "\n\n".join(blocks)
 
 
@@ -179,6 +185,7 @@ def to_json(evaluation: Evaluation) -> dict[str, object]:
     return {
         "set": evaluation.title,
         "count": len({record.id for record in evaluation.records}),
+        "partial": evaluation.partial,
         "level": evaluation.level,
         "systems": [
             {"name": name, "rtf": real_time_factor(evaluation.records, name)} for name in evaluation.systems[1:]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -41,27 +42,26 @@ def evaluate(
     workers: int = 1,
     level: float | None = None,
     on_item: Callable[[int, Item, dict[str, Samples]], None] | None = None,
-    progress: Callable[[int], object] = lambda records: None,
-) -> list[Record]:
-    """Return a record for the noisy input and each system on every item, in this order, whatever the `workers`.
+) -> Iterator[Record]:
+    """Yield a record for the noisy input and each system on every item, in this order, whatever the `workers`.
 
     If a system fails on an item, or the process that scores it dies, the record has a problem and no scores; the others
-    go on.
+    go on. Before a KeyboardInterrupt come the records of what was scored by then.
     workers: scoring processes, fewer if the limit of open files is low.
     level: RMS in dBFS to scale signals to for metrics without a reference and for `on_item`, None: leave it.
     on_item: called with each item's number, the item and its signals by system.
-    progress: called with the number of records done.
     """
-    records: list[Record] = []
     waiting: deque[tuple[Callable[[str, Scores], Record], Callable[[], tuple[str, Scores]]]] = deque()
 
-    def collect(most: int) -> None:
+    def collect(most: int) -> Iterator[Record]:
         while len(waiting) > most:
-            record, result = waiting.popleft()
-            records.append(record(*result()))
-            progress(len(records))
+            record, result = waiting[0]
+            found = record(*result())
+            waiting.popleft()
+            yield found
 
-    with _Scoring(metrics, workers, level) as scoring:
+    scoring = _Scoring(metrics, workers, level)
+    try:
         for number, item in enumerate(items):
             outputs: dict[str, Samples] = {}
             unread, seconds = "", 0.0
@@ -81,14 +81,20 @@ def evaluate(
                     problem = _reason(error)
                 result = partial(_none, metrics, problem) if problem else scoring.begin(output, clean, noisy)
                 waiting.append((partial(Record, item.id, item.subset, name, seconds, elapsed), result))
-                collect(WAITING * workers)
+                yield from collect(WAITING * workers)
             if on_item is not None and outputs:
                 on_item(number, item, outputs)
-        collect(0)
-    return records
+        yield from collect(0)
+    except KeyboardInterrupt:
+        scoring.close()
+        with suppress(CancelledError):
+            yield from collect(0)
+        raise
+    finally:
+        scoring.close()
 
 
-class _Scoring(AbstractContextManager["_Scoring"]):
+class _Scoring:
     """Scores signals in several spawned processes, or in this one."""
 
     def __init__(self, metrics: Sequence[str], workers: int, level: float | None) -> None:
@@ -96,7 +102,8 @@ class _Scoring(AbstractContextManager["_Scoring"]):
         self._workers = _openable(workers)
         self._pool: ProcessPoolExecutor | None = None
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Finish what the processes are at, and cancel the rest."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -107,7 +114,10 @@ class _Scoring(AbstractContextManager["_Scoring"]):
             scores = job()
             return lambda: ("", scores)
         try:
-            self._pool = self._pool or ProcessPoolExecutor(self._workers, get_context("spawn"))
+            # A terminal sends Ctrl-C to all: the parent decides.
+            self._pool = self._pool or ProcessPoolExecutor(
+                self._workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+            )
             future = self._pool.submit(job)
         except BrokenProcessPool:
             self._pool = None

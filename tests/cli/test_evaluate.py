@@ -108,6 +108,29 @@ def test_files_alone_are_scored_as_they_are(sbm: Any, pair: Path, tmp_path: Path
     assert both.status == 2 and "--unprocessed" in both.err
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_leaves_what_was_scored(sbm: Any, pair: Path, tmp_path: Path, workers: int) -> None:
+    program = tmp_path / "copy.py"  # interrupts us at the third recording
+    program.write_text(
+        "import os, pathlib, shutil, signal, sys\n"
+        "shutil.copy(*sys.argv[1:])\n"
+        "with open(pathlib.Path(__file__).with_name('count'), 'a+') as count:\n"
+        "    count.write('x')\n"
+        "    if count.tell() == 3:\n"
+        "        os.kill(os.getppid(), signal.SIGINT)\n"
+    )
+    for name in ("noisy", "clean"):
+        (pair / name / "2.wav").write_bytes((pair / name / "1.wav").read_bytes())
+    common = ["evaluate", "--set", "pair", pair, "--workers", workers, "--metrics", "si_sdr", "-o", tmp_path / "out"]
+    result = sbm(*common, "--system", f'copy="{sys.executable}" "{program}" {{in}} {{out}}')
+    assert result.status == 130 and result.err.endswith("sbm: interrupted\n")
+    assert "scored 2 of 3 recordings\n" in result.err
+    document = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert (document["partial"], document["set"], document["count"]) == (True, "the first 2 of 3 recordings of pair", 2)
+    assert len(document["files"]) == 4 and all(file["scores"]["si_sdr"] > 0 for file in document["files"])
+    assert result.out.endswith("\n\nPartial: the first 2 of 3 recordings of pair.\n")
+
+
 def test_a_system_that_fails_is_listed(sbm: Any, pair: Path, tmp_path: Path) -> None:
     (pair / "clean" / "2.wav").unlink()
     broken = f'"{sys.executable}" -c "exit(3)" {{in}} {{out}}'

@@ -57,7 +57,7 @@ def items() -> list[Item]:
 def evaluation(items: list[Item]) -> Evaluation:
     clean = {item.id: item.load()[1] for item in items[:-1]}
     systems = [Cut("half", clean, 0.5), Cut("a|b & c", clean, 0.75, fails="4")]  # type: ignore[arg-type]
-    records = evaluate(items, systems, ["si_sdr"])
+    records = list(evaluate(items, systems, ["si_sdr"]))
     return Evaluation("set", records, summarise(records, ["si_sdr"]), {"pesq": "not installed"}, ("odd.wav",))
 
 
@@ -123,7 +123,11 @@ def test_workers_and_levels(items: list[Item], monkeypatch: pytest.MonkeyPatch) 
 
     assert scores(workers=2) == scores(workers=1) == scores(level=-30)  # which is for metrics without a reference
     heard: dict[int, float] = {}
-    evaluate(items, [], [], level=-30, on_item=lambda i, _, sounds: heard.update({i: float(np.std(sounds["noisy"]))}))
+    list(
+        evaluate(
+            items, [], [], level=-30, on_item=lambda i, _, sounds: heard.update({i: float(np.std(sounds["noisy"]))})
+        )
+    )
     rms = Metric("rms", "RMS", "", lambda estimate: float(np.std(estimate)))  # needs no reference
     monkeypatch.setitem(METRICS, "rms", rms)
     loud = [record.scores["rms"] for record in evaluate(items[:5], [], ["rms"], level=-30)]
@@ -157,7 +161,7 @@ def test_a_process_that_dies_costs_its_file(items: list[Item], monkeypatch: pyte
     noisy, clean = items[1].load()
     noisy[0] = 1
     monkeypatch.setattr(scoring, "score", die)
-    records = evaluate([*items[:4], *items[:4]], [], ["si_sdr"], workers=2)
+    records = list(evaluate([*items[:4], *items[:4]], [], ["si_sdr"], workers=2))
     assert [record.id for record in records] == 2 * ["0", "1", "2", "3"]
     for record in records:
         assert bool(record.problem) == (record.scores["si_sdr"] is None) == (record.id == "1")
