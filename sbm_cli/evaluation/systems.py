@@ -15,7 +15,7 @@ import numpy as np
 from sbm_cli.audio.samples import Samples
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation.folders import read_mono, sound_files
+from sbm_cli.evaluation.folders import named_files, read_mono
 from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.timing.clips import Clip, write_clip
@@ -81,7 +81,7 @@ class Folder:
 
     def __init__(self, name: str, folder: Path, ids: Iterable[str] = ()) -> None:
         self.name, self._folder = name, folder
-        files = sound_files(folder)
+        files = named_files(folder)
         self._files = dict(files)
         alone = _unique_names(id for id, _ in files) & _unique_names(ids)
         self._alone = {Path(id).name: path for id, path in files if Path(id).name in alone}
