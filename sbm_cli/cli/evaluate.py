@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FILES = ("scores.csv", "scores.json", "table.md", "table.tex")
 COST = "quality-cost.svg"  # where a system was timed
 HTML_REPORT = "report.html"
+REPORT = (*FILES, COST, HTML_REPORT)
 
 Set = Literal[
     "mixtures",
@@ -277,7 +278,7 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
     if output is None:
         return
     output.mkdir(parents=True, exist_ok=True)
-    there = [name for name in (*FILES, COST, *[HTML_REPORT] * html) if (output / name).exists()]
+    there = [name for name in REPORT if (output / name).exists()]
     if there and not overwrite:
         raise exists_error(output / there[0])
 
@@ -298,6 +299,8 @@ def _write(output: Path, result: Evaluation, shown: Sequence[Player] | None) -> 
     if shown is not None:
         level = "" if result.level is None else f", without a reference at {result.level:g} dBFS RMS"
         texts[HTML_REPORT] = to_html(result, shown, f"Scored at 16 kHz{level}. {software()}; {machine()}.")
+    for stale in {*REPORT} - {*texts}:
+        (output / stale).unlink(missing_ok=True)
     for name, text in texts.items():
         write_atomically(output / name, text.encode("utf-8", "backslashreplace"))  # names of files need not be text
     console.note(f"wrote {', '.join(texts)} to {output}")

@@ -91,8 +91,11 @@ def test_programs_and_folders_beside_a_model(sbm: Any, pair: Path, model_file: P
     assert (tmp_path / "out" / "table.md").read_text(encoding="utf-8") == result.out
     again = sbm(*common, *systems)
     assert again.status == 1 and "scores.csv exists" in again.err and again.out == ""
+    (tmp_path / "out" / "report.html").touch()
     alone = sbm(*common, "--overwrite", "--enhanced", f"best={pair / 'clean'}")
     assert alone.out.startswith("| subset | metric | noisy | best |")  # no default model where a system is named
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"scores.csv", "scores.json", "table.md", "table.tex"}  # nothing of the earlier run
 
 
 def test_files_alone_are_scored_as_they_are(sbm: Any, pair: Path, tmp_path: Path) -> None:
