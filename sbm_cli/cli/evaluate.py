@@ -16,7 +16,7 @@ from sbm_cli.cli.shared.options import Json, wrong_usage
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import exists_error
 from sbm_cli.hardware import cores
-from sbm_cli.options import Knob
+from sbm_cli.options import Knob, Options
 
 if TYPE_CHECKING:
     from sbm_cli.audio.samples import Samples
@@ -50,6 +50,7 @@ def evaluate(
             metavar="PATH...", help="Manifests of `sbm data prepare`, or the folders of --set.", show_default=False
         ),
     ] = None,
+    *,
     set_name: Annotated[
         Set, typer.Option("--set", help="Test set in PATH; pair: a noisy and a clean folder; folder: no references.")
     ] = "mixtures",
@@ -63,6 +64,7 @@ def evaluate(
     ] = None,
     steps: Annotated[str, Knob("Numbers of steps; each is scored as a system.", "N,N")] = "1",
     sampler: Annotated[str, Knob("Samplers for several steps; each is scored as a system.", "ode,sde")] = "ode",
+    options: Annotated[Options, ("warm_up",)],
     system: Annotated[
         list[str] | None, Knob("Another program to score; may be repeated.", '"NAME=PROGRAM {in} {out}"')
     ] = None,
@@ -151,7 +153,7 @@ def evaluate(
     ids = [] if set_name == "mixtures" else [item.id for item in items]  # those of mixtures, made one by one, are names
     if unprocessed and (model or system or enhanced):
         raise typer.BadParameter("cannot be combined with --model, --system or --enhanced", param_hint="--unprocessed")
-    systems = [] if unprocessed else _systems(model, steps, sampler, system, enhanced, threads, ids)
+    systems = [] if unprocessed else _systems(model, steps, sampler, options, system, enhanced, threads, ids)
     absent = {name: available[name] for name in wanted if available[name]}
     if absent and not metrics:
         console.note(f"absent metrics, which `sbm doctor` explains: {', '.join(absent)}")
@@ -238,17 +240,22 @@ def _systems(
     models: list[str] | None,
     steps: str,
     samplers: str,
+    others: Options,
     programs: list[str] | None,
     folders: list[str] | None,
     threads: int,
     ids: Sequence[str],
 ) -> list[System]:
-    """Return the models, programs and folders that the options name, in this order; ids: of the items of the set."""
+    """Return the models, programs and folders that the options name, in this order.
+
+    others: options of models beside steps and samplers. ids: of the items of the set.
+    """
     from sbm_cli.evaluation.systems import NOISY, Folder, Program, all_options, load_models
     from sbm_cli.timing.commands import Command
 
     with wrong_usage():
-        options = all_options([int(text) for text in steps.split(",")], [text.strip() for text in samplers.split(",")])
+        counts, kinds = [int(text) for text in steps.split(",")], [text.strip() for text in samplers.split(",")]
+        options = all_options(counts, kinds, others)
         commands = [Command.parse(text) for text in programs or ()]
     named = [text.partition("=") for text in folders or ()]
     if wrong := [name for name, _, folder in named if not (name and folder)]:

@@ -118,12 +118,12 @@ def load_models(models: Sequence[str | None], options: Sequence[Options], thread
     return systems
 
 
-def all_options(steps: Sequence[int], samplers: Sequence[str]) -> list[Options]:
-    """Return the options of every combination; a single step counts once, whatever the sampler.
+def all_options(steps: Sequence[int], samplers: Sequence[str], others: Options = DEFAULTS) -> list[Options]:
+    """Return the options of every combination beside the others; a single step counts once, whatever the sampler.
 
     Raises ValueError for a step or a sampler that does not exist.
     """
-    combined = [replace(DEFAULTS, steps=count, sampler=sampler) for count in steps for sampler in samplers]  # type: ignore[arg-type]
+    combined = [replace(others, steps=count, sampler=sampler) for count in steps for sampler in samplers]  # type: ignore[arg-type]
     return list(dict.fromkeys(replace(one, sampler="ode") if one.steps == 1 else one for one in combined))
 
 

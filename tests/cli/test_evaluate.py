@@ -50,6 +50,8 @@ def test_an_untrained_model_gains_nothing(sbm: Any, manifest: Path, model_file: 
     assert (document["set"], document["count"], document["absent"]) == ("mixtures valid", 4, {})
     for subset in ("noise", "reverb"):
         assert document["scores"][subset]["si_sdr"]["small"]["gain"]["mean"] == pytest.approx(0, abs=0.1)  # rumble
+    without = json.loads(sbm(*common, "--metrics", "si_sdr", "--no-warm-up", "--json").out)
+    assert without["scores"]["noise"]["si_sdr"]["small"] != document["scores"]["noise"]["si_sdr"]["small"]
     table = sbm(*common, "--metrics", "si_sdr")
     assert table.out.count("| SI-SDR (dB) |") == 2
     (tmp_path / "scores.json").write_text(result.out)
@@ -127,11 +129,13 @@ def test_an_interrupt_leaves_what_was_scored(sbm: Any, pair: Path, tmp_path: Pat
     common = ["evaluate", "--set", "pair", pair, "--workers", workers, "--metrics", "si_sdr", "-o", tmp_path / "out"]
     result = sbm(*common, "--system", f'copy="{sys.executable}" "{program}" {{in}} {{out}}')
     assert result.status == 130 and result.err.endswith("sbm: interrupted\n")
-    assert "scored 2 of 3 recordings\n" in result.err
     document = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
-    assert (document["partial"], document["set"], document["count"]) == (True, "the first 2 of 3 recordings of pair", 2)
-    assert len(document["files"]) == 4 and all(file["scores"]["si_sdr"] > 0 for file in document["files"])
-    assert result.out.endswith("\n\nPartial: the first 2 of 3 recordings of pair.\n")
+    done = document["count"]
+    assert done in ((1, 2) if workers == 2 else (2,))  # what waits for a process is not begun
+    title = f"the first {done} of 3 recordings of pair"
+    assert document["partial"] and document["set"] == title and f"scored {done} of 3 recordings\n" in result.err
+    assert len(document["files"]) == 2 * done and all(file["scores"]["si_sdr"] > 0 for file in document["files"])
+    assert result.out.endswith(f"\n\nPartial: {title}.\n")
 
 
 def test_a_system_that_fails_is_listed(sbm: Any, pair: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from sbm_cli.evaluation.systems import Folder, Program, all_options, load_models
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.configs import OSpatialNetConfig
+from sbm_cli.options import Options
 from sbm_cli.timing.commands import Command
 
 NOISY = np.random.default_rng(0).uniform(-0.1, 0.1, 8000).astype(np.float32)
@@ -32,6 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_step_is_one_whatever_the_sampler() -> None:
     combined = [(options.steps, options.sampler) for options in all_options([1, 5], ["ode", "sde"])]
     assert combined == [(1, "ode"), (5, "ode"), (5, "sde")]
+    assert [options.warm_up for options in all_options([1, 5], ["ode"], Options(warm_up=False))] == [False, False]
     with pytest.raises(ValueError, match="sampler"):
         all_options([2], ["euler"])
 
