@@ -107,7 +107,7 @@ def evaluate(
 
     Without --set, the test set is made of seeded mixtures of speech and noise that training never saw. Every metric is
     reported for the noisy input and each system, with paired gains over the input, differences to the first system and
-    bootstrap 95 % intervals. If you name no system, the default model is scored. Scores are of the first channel at
+    95 % intervals. If you name no system, the default model is scored. Scores are of the first channel at
     16 kHz. docs/evaluation.md describes the sets.
 
     \b
