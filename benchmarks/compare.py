@@ -3,7 +3,7 @@
     python benchmarks/compare.py corpus.csv bridge=runs/bridge-0,runs/bridge-1 mapping=runs/mapping-0,runs/mapping-1
 
 Prints, for every subset and metric, the mean of each model, and the difference of the second way to the first: paired
-by mixture, averaged over seeds, with a bootstrap 95 % interval over mixtures. `seeds` is the larger of the two ways'
+by mixture, averaged over seeds, with a 95 % interval over mixtures. `seeds` is the larger of the two ways'
 differences between their own first two seeds: what is not larger than that is no difference.
 """
 

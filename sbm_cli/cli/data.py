@@ -178,7 +178,7 @@ def curate(
         with wrong_usage():
             cleaner = Program(Command.parse(system))
     elif enhanced is not None:
-        cleaner = Folder(enhanced.name, enhanced, exact=True)
+        cleaner = Folder(enhanced.name, enhanced)
     elif not as_is:
         (cleaner,) = load_models([model], [DEFAULTS], 1)
     with console.progress("curating", "files") as progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -16,18 +16,20 @@ from sbm_cli.cli.shared.options import Json, wrong_usage
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import exists_error
 from sbm_cli.hardware import cores
-from sbm_cli.options import Knob
+from sbm_cli.options import Knob, Options
 
 if TYPE_CHECKING:
     from sbm_cli.audio.samples import Samples
     from sbm_cli.evaluation.folders import Item
     from sbm_cli.evaluation.html_report import Player
     from sbm_cli.evaluation.report import Evaluation
+    from sbm_cli.evaluation.scoring import Record
     from sbm_cli.evaluation.systems import System
 
 FILES = ("scores.csv", "scores.json", "table.md", "table.tex")
 COST = "quality-cost.svg"  # where a system was timed
 HTML_REPORT = "report.html"
+REPORT = (*FILES, COST, HTML_REPORT)
 
 Set = Literal[
     "mixtures",
@@ -48,6 +50,7 @@ def evaluate(
             metavar="PATH...", help="Manifests of `sbm data prepare`, or the folders of --set.", show_default=False
         ),
     ] = None,
+    *,
     set_name: Annotated[
         Set, typer.Option("--set", help="Test set in PATH; pair: a noisy and a clean folder; folder: no references.")
     ] = "mixtures",
@@ -61,6 +64,7 @@ def evaluate(
     ] = None,
     steps: Annotated[str, Knob("Numbers of steps; each is scored as a system.", "N,N")] = "1",
     sampler: Annotated[str, Knob("Samplers for several steps; each is scored as a system.", "ode,sde")] = "ode",
+    options: Annotated[Options, ("warm_up",)],
     system: Annotated[
         list[str] | None, Knob("Another program to score; may be repeated.", '"NAME=PROGRAM {in} {out}"')
     ] = None,
@@ -84,7 +88,9 @@ def evaluate(
             envvar="SBM_TRANSCRIBER",
         ),
     ] = None,
-    level: Annotated[float | None, Knob("Scale all signals to this RMS before scoring.", "DBFS", most=0)] = None,
+    level: Annotated[
+        float | None, Knob("Scale signals to this RMS for metrics without a reference.", "DBFS", most=0)
+    ] = None,
     output: Annotated[
         Path | None,
         Knob("Folder for scores.csv, scores.json, table.md, table.tex and quality-cost.svg.", "DIR", short="o"),
@@ -101,7 +107,7 @@ def evaluate(
 
     Without --set, the test set is made of seeded mixtures of speech and noise that training never saw. Every metric is
     reported for the noisy input and each system, with paired gains over the input, differences to the first system and
-    bootstrap 95 % intervals. If you name no system, the default model is scored. Scores are of the first channel at
+    95 % intervals. If you name no system, the default model is scored. Scores are of the first channel at
     16 kHz. docs/evaluation.md describes the sets.
 
     \b
@@ -144,9 +150,10 @@ def evaluate(
         )
     _check_output(output, html, players, overwrite)
     items, total, has_clean, unmatched = _items(set_name, paths, split, count, cache)
+    ids = [] if set_name == "mixtures" else [item.id for item in items]  # those of mixtures, made one by one, are names
     if unprocessed and (model or system or enhanced):
         raise typer.BadParameter("cannot be combined with --model, --system or --enhanced", param_hint="--unprocessed")
-    systems = [] if unprocessed else _systems(model, steps, sampler, system, enhanced, threads)
+    systems = [] if unprocessed else _systems(model, steps, sampler, options, system, enhanced, threads, ids)
     absent = {name: available[name] for name in wanted if available[name]}
     if absent and not metrics:
         console.note(f"absent metrics, which `sbm doctor` explains: {', '.join(absent)}")
@@ -166,21 +173,31 @@ def evaluate(
 
     title = f"{set_name} {split}" if set_name == "mixtures" else set_name
     names = [one.name for one in systems] or ["unprocessed"]
-    with interrupted_by_signals(), console.progress(f"{', '.join(names)} on {title}", unit="recordings") as progress:
-        records = run(
-            items,
-            systems,
-            present,
-            workers or cores(),
-            level,
-            show,
-            lambda signals: progress(signals / (1 + len(systems)), total),
-        )
-    result = Evaluation(title, records, summarise(records, present), absent, unmatched, level)
+    records: list[Record] = []
+    interrupted = False
+    try:
+        with (
+            interrupted_by_signals(),
+            console.progress(f"{', '.join(names)} on {title}", unit="recordings") as progress,
+        ):
+            for record in run(items, systems, present, workers or cores(), level, show):
+                records.append(record)
+                progress(len(records) / (1 + len(systems)), total)
+    except KeyboardInterrupt:
+        done = len(records) // (1 + len(systems))
+        console.note(f"scored {done} of {console.count(total, 'recording')}")
+        if not done:
+            raise
+        title, interrupted = f"the first {done} of {total} recordings of {title}", True
+        del records[done * (1 + len(systems)) :]
+    result = Evaluation(title, records, summarise(records, present), absent, unmatched, level, interrupted)
     if output is not None:
         _write(output, result, shown if html else None)
     console.result(to_json(result), [to_markdown(result)], json)
-    if _report_problems(result):
+    failed = _report_problems(result)
+    if interrupted:
+        raise KeyboardInterrupt
+    if failed:
         raise typer.Exit(errors.FAILED)
 
 
@@ -202,7 +219,7 @@ def _without_path(set_name: Set) -> errors.WrongUsage:
 
 def _items(
     set_name: Set, paths: list[Path], split: str, count: int, cache: Path
-) -> tuple[Iterator[Item], int, bool, Sequence[str]]:
+) -> tuple[Iterable[Item], int, bool, Sequence[str]]:
     """Return the items, their number, whether they have references, and the files that belong to none."""
     from sbm_cli.data.corpus import open_corpus
     from sbm_cli.data.test_sets import evaluation_set
@@ -216,23 +233,29 @@ def _items(
     if found.unmatched:
         files = console.count(len(found.unmatched), "file")
         console.warn(f"ignored {files} without a counterpart: {console.listed(found.unmatched)}")
-    return iter(found.items), len(found.items), found.has_clean, found.unmatched
+    return found.items, len(found.items), found.has_clean, found.unmatched
 
 
 def _systems(
     models: list[str] | None,
     steps: str,
     samplers: str,
+    others: Options,
     programs: list[str] | None,
     folders: list[str] | None,
     threads: int,
+    ids: Sequence[str],
 ) -> list[System]:
-    """Return the models, programs and folders that the options name, in this order."""
+    """Return the models, programs and folders that the options name, in this order.
+
+    others: options of models beside steps and samplers. ids: of the items of the set.
+    """
     from sbm_cli.evaluation.systems import NOISY, Folder, Program, all_options, load_models
     from sbm_cli.timing.commands import Command
 
     with wrong_usage():
-        options = all_options([int(text) for text in steps.split(",")], [text.strip() for text in samplers.split(",")])
+        counts, kinds = [int(text) for text in steps.split(",")], [text.strip() for text in samplers.split(",")]
+        options = all_options(counts, kinds, others)
         commands = [Command.parse(text) for text in programs or ()]
     named = [text.partition("=") for text in folders or ()]
     if wrong := [name for name, _, folder in named if not (name and folder)]:
@@ -241,7 +264,7 @@ def _systems(
     systems: list[System] = [
         *load_models(wanted, options, threads),
         *(Program(command, threads) for command in commands),
-        *(Folder(name, Path(folder)) for name, _, folder in named),
+        *(Folder(name, Path(folder), ids) for name, _, folder in named),
     ]
     names = [NOISY, *(one.name for one in systems)]
     if len(set(names)) < len(names):
@@ -262,7 +285,7 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
     if output is None:
         return
     output.mkdir(parents=True, exist_ok=True)
-    there = [name for name in (*FILES, COST, *[HTML_REPORT] * html) if (output / name).exists()]
+    there = [name for name in REPORT if (output / name).exists()]
     if there and not overwrite:
         raise exists_error(output / there[0])
 
@@ -281,8 +304,10 @@ def _write(output: Path, result: Evaluation, shown: Sequence[Player] | None) -> 
     if drawn := to_svg(result):
         texts[COST] = drawn
     if shown is not None:
-        level = "without changes of level" if result.level is None else f"at {result.level:g} dBFS RMS"
-        texts[HTML_REPORT] = to_html(result, shown, f"Scored {level}, at 16 kHz. {software()}; {machine()}.")
+        level = "" if result.level is None else f", without a reference at {result.level:g} dBFS RMS"
+        texts[HTML_REPORT] = to_html(result, shown, f"Scored at 16 kHz{level}. {software()}; {machine()}.")
+    for stale in {*REPORT} - {*texts}:
+        (output / stale).unlink(missing_ok=True)
     for name, text in texts.items():
         write_atomically(output / name, text.encode("utf-8", "backslashreplace"))  # names of files need not be text
     console.note(f"wrote {', '.join(texts)} to {output}")

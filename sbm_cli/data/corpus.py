@@ -128,8 +128,9 @@ def lengths(clips: Sequence[Clip], progress: Callable[[int, int], object]) -> li
     return found
 
 
-def none_error(kind: str, split: str) -> ConfigError:
-    return ConfigError(f"no {kind} in the {split} split", f"Add {kind} to the manifest, or a folder of it.")
+def none_error(kind: str, split: str, least_snr_db: float = 0.0) -> ConfigError:
+    bound = f" whose snr_db is empty or at least {least_snr_db:g}" if kind == "speech" and least_snr_db else ""
+    return ConfigError(f"no {kind}{bound} in the {split} split", f"Add {kind} to the manifest, or a folder of it.")
 
 
 def cached_store(

@@ -143,7 +143,7 @@ class Segments:
             speech = [i for i, snr_db in stated.items() if snr_db is None or snr_db >= min_speech_snr_db]
         for kind, found in (("speech", speech), ("noise", noise)):
             if not found:
-                raise none_error(kind, split)
+                raise none_error(kind, split, min_speech_snr_db)
         self.store = torch.from_numpy(corpus.store).to(device)
         self.utterances = Recordings(corpus, speech, lambda clip: clip.speaker or clip.source, device)
         self.noises = Recordings(corpus, noise, lambda clip: clip.group, device)

@@ -83,7 +83,7 @@ class _Segments:
         kinds["speech"] = [clip for clip in kinds["speech"] if clip.snr_db is None or clip.snr_db >= SPEECH_SNR_DB]
         for kind, clips in kinds.items():
             if not clips:
-                raise none_error(kind, split)
+                raise none_error(kind, split, SPEECH_SNR_DB)
         self._store = corpus.store
         self._speakers = _by(kinds["speech"], lambda clip: clip.speaker or clip.source)
         self._groups = _by(kinds["noise"], lambda clip: clip.group)

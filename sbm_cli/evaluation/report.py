@@ -13,6 +13,7 @@ from sbm_cli.evaluation.statistics import Interval, difference_interval, mean_in
 from sbm_cli.evaluation.systems import NOISY
 
 QUALITY = ("pesq", "ovrl", "estoi", "si_sdr", "p808")  # the first one that was scored is drawn over the cost
+ROUGH_COST = "real-time factor beside the scoring, a rough guide (see sbm rtf)"  # with more workers it is larger
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation. title: name of the set. absent: metrics that could not be computed, and why."""
+    """The result of an evaluation. title: name of the set. absent: metrics that could not be computed, and why.
+
+    partial: whether it was interrupted; the title then says how far it came.
+    """
 
     title: str
     records: Sequence[Record]
@@ -50,6 +54,7 @@ class Evaluation:
     absent: Mapping[str, str]
     unmatched: Sequence[str] = ()
     level: float | None = None
+    partial: bool = False
 
     @property
     def systems(self) -> list[str]:
@@ -89,9 +94,7 @@ def to_svg(evaluation: Evaluation) -> str | None:
             if (factor := real_time_factor(records, name)) and math.isfinite(mean)
         }
         if places:
-            return points(
-                evaluation.title, places, "real-time factor: smaller is faster", label(metric), (NOISY, means[NOISY])
-            )
+            return points(evaluation.title, places, ROUGH_COST, label(metric), (NOISY, means[NOISY]))
     return None
 
 
@@ -148,6 +151,8 @@ def to_markdown(evaluation: Evaluation) -> str:
         blocks.append("\n".join(lines if not blocks else [f"{found.title}:", "", *lines]))
     if evaluation.absent:
         blocks.append(absence(evaluation))
+    if evaluation.partial:
+        blocks.append(f"Partial: {evaluation.title}.")
     return "\n\n".join(blocks)
 
 
@@ -172,7 +177,7 @@ def to_csv(evaluation: Evaluation) -> str:
 
 
 def to_json(evaluation: Evaluation) -> dict[str, object]:
-    """Return everything as one document; NaN becomes null."""
+    """Return everything as one document; NaN becomes null. rtf: a rough guide, as scoring shares the machine."""
     scores: dict[str, dict[str, object]] = {}
     for row in evaluation.rows:
         cells = {name: {key: _numbers(part) for key, part in vars(cell).items()} for name, cell in row.cells.items()}
@@ -180,6 +185,7 @@ def to_json(evaluation: Evaluation) -> dict[str, object]:
     return {
         "set": evaluation.title,
         "count": len({record.id for record in evaluation.records}),
+        "partial": evaluation.partial,
         "level": evaluation.level,
         "systems": [
             {"name": name, "rtf": real_time_factor(evaluation.records, name)} for name in evaluation.systems[1:]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -14,9 +15,9 @@ from multiprocessing import get_context
 from sbm_cli.audio.samples import Samples
 from sbm_cli.errors import SbmError
 from sbm_cli.evaluation.folders import Item
-from sbm_cli.evaluation.metrics import Scores, score
+from sbm_cli.evaluation.metrics import Scores, at_level, score
 from sbm_cli.evaluation.metrics.metric import RATE
-from sbm_cli.evaluation.systems import NOISY, System, at_level, run
+from sbm_cli.evaluation.systems import NOISY, System, run
 
 WAITING = 4  # signals per process that wait for their scores before the next item is enhanced
 
@@ -41,27 +42,26 @@ def evaluate(
     workers: int = 1,
     level: float | None = None,
     on_item: Callable[[int, Item, dict[str, Samples]], None] | None = None,
-    progress: Callable[[int], object] = lambda records: None,
-) -> list[Record]:
-    """Return a record for the noisy input and each system on every item, in this order, whatever the `workers`.
+) -> Iterator[Record]:
+    """Yield a record for the noisy input and each system on every item, in this order, whatever the `workers`.
 
     If a system fails on an item, or the process that scores it dies, the record has a problem and no scores; the others
-    go on.
+    go on. Before a KeyboardInterrupt come the records of what was scored by then.
     workers: scoring processes, fewer if the limit of open files is low.
-    level: RMS in dBFS to scale everything to, None: leave it.
+    level: RMS in dBFS to scale signals to for metrics without a reference and for `on_item`, None: leave it.
     on_item: called with each item's number, the item and its signals by system.
-    progress: called with the number of records done.
     """
-    records: list[Record] = []
     waiting: deque[tuple[Callable[[str, Scores], Record], Callable[[], tuple[str, Scores]]]] = deque()
 
-    def collect(most: int) -> None:
+    def collect(most: int) -> Iterator[Record]:
         while len(waiting) > most:
-            record, result = waiting.popleft()
-            records.append(record(*result()))
-            progress(len(records))
+            record, result = waiting[0]
+            found = record(*result())
+            waiting.popleft()
+            yield found
 
-    with _Scoring(metrics, workers) as scoring:
+    scoring = _Scoring(metrics, workers, level)
+    try:
         for number, item in enumerate(items):
             outputs: dict[str, Samples] = {}
             unread, seconds = "", 0.0
@@ -79,35 +79,45 @@ def evaluate(
                         elapsed = took if system is not None and system.timed else None
                 except (SbmError, OSError, ValueError) as error:
                     problem = _reason(error)
-                result = partial(_none, metrics, problem) if problem else scoring.begin(outputs[name], clean, noisy)
+                result = partial(_none, metrics, problem) if problem else scoring.begin(output, clean, noisy)
                 waiting.append((partial(Record, item.id, item.subset, name, seconds, elapsed), result))
-                collect(WAITING * workers)
+                yield from collect(WAITING * workers)
             if on_item is not None and outputs:
                 on_item(number, item, outputs)
-        collect(0)
-    return records
+        yield from collect(0)
+    except KeyboardInterrupt:
+        scoring.close()
+        with suppress(CancelledError):
+            yield from collect(0)
+        raise
+    finally:
+        scoring.close()
 
 
-class _Scoring(AbstractContextManager["_Scoring"]):
+class _Scoring:
     """Scores signals in several spawned processes, or in this one."""
 
-    def __init__(self, metrics: Sequence[str], workers: int) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Sequence[str], workers: int, level: float | None) -> None:
+        self._metrics, self._level = metrics, level
         self._workers = _openable(workers)
         self._pool: ProcessPoolExecutor | None = None
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Finish what the processes are at, and cancel the rest."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
     def begin(self, estimate: Samples, clean: Samples | None, noisy: Samples) -> Callable[[], tuple[str, Scores]]:
         """Begin to score; the function returned waits for the problem ("" if none) and the scores."""
-        job = partial(score, self._metrics, estimate, clean, noisy)
+        job = partial(score, self._metrics, estimate, clean, noisy, self._level)
         if self._workers == 1:
             scores = job()
             return lambda: ("", scores)
         try:
-            self._pool = self._pool or ProcessPoolExecutor(self._workers, get_context("spawn"))
+            # A terminal sends Ctrl-C to all: the parent decides.
+            self._pool = self._pool or ProcessPoolExecutor(
+                self._workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+            )
             future = self._pool.submit(job)
         except BrokenProcessPool:
             self._pool = None

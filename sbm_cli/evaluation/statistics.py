@@ -1,4 +1,4 @@
-"""Bootstrap 95 % intervals of mean scores and of paired differences between two systems."""
+"""95 % intervals of mean scores and of paired differences between two systems."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RESAMPLES = 2000
-
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `count` files and its bootstrap interval; NaN if there is nothing to average or resample."""
+    """A mean over `count` files and its 95 % interval; NaN if there is nothing to average or too little to tell."""
 
     mean: float
     low: float
@@ -20,33 +18,27 @@ class Interval:
     count: int
 
 
-def mean_interval(values: Sequence[float | None], seed: int = 0) -> Interval:
-    """Return the mean of values and its 95 % percentile bootstrap interval.
+def mean_interval(values: Sequence[float | None]) -> Interval:
+    """Return the mean of values and its 95 % interval by Student's t, which is wide enough for few values, too.
 
     None and NaN (a metric that could not be computed) are left out and not counted. One value has a mean but no
-    interval. The same values and seed give the same interval.
+    interval.
     """
-    from scipy.stats import bootstrap
+    from scipy.special import stdtrit
 
     given = np.array([value for value in values if value is not None], dtype=np.float64)
     given = given[~np.isnan(given)]
     mean = float(given.mean()) if given.size else float("nan")
     if given.size < 2:
         return Interval(mean, float("nan"), float("nan"), given.size)
-    low, high = bootstrap(
-        (given,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(mean, float(low), float(high), given.size)
+    half = float(stdtrit(given.size - 1, 0.975) * given.std(ddof=1) / np.sqrt(given.size))
+    return Interval(mean, mean - half, mean + half, given.size)
 
 
-def difference_interval(values: Sequence[float | None], baseline: Sequence[float | None], seed: int = 0) -> Interval:
-    """Return the mean of `values` minus `baseline`, paired file by file, and its 95 % percentile bootstrap interval.
+def difference_interval(values: Sequence[float | None], baseline: Sequence[float | None]) -> Interval:
+    """Return the mean of `values` minus `baseline`, paired file by file, and its 95 % interval.
 
     Pairs with a missing side are left out. Raises ValueError if the lengths differ.
     """
     pairs = zip(values, baseline, strict=True)
-    return mean_interval([None if a is None or b is None else a - b for a, b in pairs], seed)
+    return mean_interval([None if a is None or b is None else a - b for a, b in pairs])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,7 +53,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Program:
-    """Another program, which gets a WAV in 16 bits at 16 kHz and may write one at any rate."""
+    """Another program, which gets a WAV in 16 bits at 16 kHz, never clipped, and may write one at any rate."""
 
     command: Command
     threads: int = 1
@@ -66,25 +66,25 @@ class Program:
     def enhance(self, id: str, noisy: Samples) -> Samples:
         with TemporaryDirectory() as folder:
             source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
-            write_clip(source, Clip(id, noisy[None], RATE))
+            scale = write_clip(source, Clip(id, noisy[None], RATE))
             self.command.run(source, target, self.threads)
-            return read_mono(target)
+            return read_mono(target) * np.float32(scale)
 
 
 class Folder:
-    """Files enhanced before, found in the folder by the id of an item or, if it is unique there, its name.
+    """Files enhanced before, found by the id of an item or by its name, if only one file and one of `ids` has it.
 
-    exact: match ids alone.
+    ids: of the items of the set; without them, ids alone match.
     """
 
     timed = False
 
-    def __init__(self, name: str, folder: Path, exact: bool = False) -> None:
+    def __init__(self, name: str, folder: Path, ids: Iterable[str] = ()) -> None:
         self.name, self._folder = name, folder
         files = named_files(folder)
-        names = Counter(Path(id).name for id, _ in files)
         self._files = dict(files)
-        self._alone = {} if exact else {Path(id).name: path for id, path in files if names[Path(id).name] == 1}
+        alone = _unique_names(id for id, _ in files) & _unique_names(ids)
+        self._alone = {Path(id).name: path for id, path in files if Path(id).name in alone}
         if not files:
             raise SbmError(f"{folder}: no sound files found.", "Pass the folder that holds the enhanced files.")
 
@@ -93,6 +93,10 @@ class Folder:
         if path is None:
             raise AudioError(f"{self._folder}: no enhanced file for {id}")
         return read_mono(path)
+
+
+def _unique_names(ids: Iterable[str]) -> set[str]:
+    return {name for name, count in Counter(Path(id).name for id in ids).items() if count == 1}
 
 
 def load_models(models: Sequence[str | None], options: Sequence[Options], threads: int) -> list[System]:
@@ -114,12 +118,12 @@ def load_models(models: Sequence[str | None], options: Sequence[Options], thread
     return systems
 
 
-def all_options(steps: Sequence[int], samplers: Sequence[str]) -> list[Options]:
-    """Return the options of every combination; a single step counts once, whatever the sampler.
+def all_options(steps: Sequence[int], samplers: Sequence[str], others: Options = DEFAULTS) -> list[Options]:
+    """Return the options of every combination beside the others; a single step counts once, whatever the sampler.
 
     Raises ValueError for a step or a sampler that does not exist.
     """
-    combined = [replace(DEFAULTS, steps=count, sampler=sampler) for count in steps for sampler in samplers]  # type: ignore[arg-type]
+    combined = [replace(others, steps=count, sampler=sampler) for count in steps for sampler in samplers]  # type: ignore[arg-type]
     return list(dict.fromkeys(replace(one, sampler="ode") if one.steps == 1 else one for one in combined))
 
 
@@ -138,9 +142,3 @@ def run(system: System, id: str, noisy: Samples) -> tuple[Samples, float]:
     if not np.isfinite(output).all():
         raise AudioError(f"{id}: the output contains NaN or infinity")
     return np.pad(output, (0, max(0, noisy.size - output.size)))[: noisy.size], took
-
-
-def at_level(samples: Samples, dbfs: float | None) -> Samples:
-    """Return the samples scaled to an RMS in dBFS (0: always ±1); silence is unchanged, and all if dbfs is None."""
-    rms = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if samples.size else 0.0
-    return samples if dbfs is None or rms == 0 else samples * np.float32(10 ** (dbfs / 20) / rms)

@@ -45,11 +45,16 @@ def read_clip(path: Path) -> Clip:
         return Clip(str(path), np.concatenate(blocks, axis=1), reader.format.rate)
 
 
-def write_clip(path: Path, clip: Clip, container: str = "WAV") -> None:
-    """Write a clip in 16 bits, which any program reads, over an existing file."""
+def write_clip(path: Path, clip: Clip, container: str = "WAV") -> float:
+    """Write a clip in 16 bits, which any program reads, over an existing file.
+
+    Return what it was divided by: 1, or its peak if that is beyond full scale.
+    """
+    scale = max(1.0, float(np.abs(clip.samples).max(initial=0)))
     form = AudioFormat(clip.rate, clip.samples.shape[0], clip.samples.shape[1], container, "PCM_16", "FILE")
     with SoundWriter(path, form, overwrite=True) as writer:
-        writer.write(clip.samples)
+        writer.write(clip.samples / np.float32(scale))
+    return scale
 
 
 def speech_like(seconds: float, rate: int, seed: int = 0) -> Samples:

@@ -50,6 +50,8 @@ def test_an_untrained_model_gains_nothing(sbm: Any, manifest: Path, model_file: 
     assert (document["set"], document["count"], document["absent"]) == ("mixtures valid", 4, {})
     for subset in ("noise", "reverb"):
         assert document["scores"][subset]["si_sdr"]["small"]["gain"]["mean"] == pytest.approx(0, abs=0.1)  # rumble
+    without = json.loads(sbm(*common, "--metrics", "si_sdr", "--no-warm-up", "--json").out)
+    assert without["scores"]["noise"]["si_sdr"]["small"] != document["scores"]["noise"]["si_sdr"]["small"]
     table = sbm(*common, "--metrics", "si_sdr")
     assert table.out.count("| SI-SDR (dB) |") == 2
     (tmp_path / "scores.json").write_text(result.out)
@@ -91,8 +93,11 @@ def test_programs_and_folders_beside_a_model(sbm: Any, pair: Path, model_file: P
     assert (tmp_path / "out" / "table.md").read_text(encoding="utf-8") == result.out
     again = sbm(*common, *systems)
     assert again.status == 1 and "scores.csv exists" in again.err and again.out == ""
+    (tmp_path / "out" / "report.html").touch()
     alone = sbm(*common, "--overwrite", "--enhanced", f"best={pair / 'clean'}")
     assert alone.out.startswith("| subset | metric | noisy | best |")  # no default model where a system is named
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"scores.csv", "scores.json", "table.md", "table.tex"}  # nothing of the earlier run
 
 
 def test_files_alone_are_scored_as_they_are(sbm: Any, pair: Path, tmp_path: Path) -> None:
@@ -106,6 +111,31 @@ def test_files_alone_are_scored_as_they_are(sbm: Any, pair: Path, tmp_path: Path
     assert (tmp_path / "out" / "scores.csv").read_text().count("\n") == 3
     both = sbm(*common, "--model", "sbm-tiny")
     assert both.status == 2 and "--unprocessed" in both.err
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_leaves_what_was_scored(sbm: Any, pair: Path, tmp_path: Path, workers: int) -> None:
+    program = tmp_path / "copy.py"  # interrupts us at the third recording
+    program.write_text(
+        "import os, pathlib, shutil, signal, sys\n"
+        "shutil.copy(*sys.argv[1:])\n"
+        "with open(pathlib.Path(__file__).with_name('count'), 'a+') as count:\n"
+        "    count.write('x')\n"
+        "    if count.tell() == 3:\n"
+        "        os.kill(os.getppid(), signal.SIGINT)\n"
+    )
+    for name in ("noisy", "clean"):
+        (pair / name / "2.wav").write_bytes((pair / name / "1.wav").read_bytes())
+    common = ["evaluate", "--set", "pair", pair, "--workers", workers, "--metrics", "si_sdr", "-o", tmp_path / "out"]
+    result = sbm(*common, "--system", f'copy="{sys.executable}" "{program}" {{in}} {{out}}')
+    assert result.status == 130 and result.err.endswith("sbm: interrupted\n")
+    document = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    done = document["count"]
+    assert done in ((1, 2) if workers == 2 else (2,))  # what waits for a process is not begun
+    title = f"the first {done} of 3 recordings of pair"
+    assert document["partial"] and document["set"] == title and f"scored {done} of 3 recordings\n" in result.err
+    assert len(document["files"]) == 2 * done and all(file["scores"]["si_sdr"] > 0 for file in document["files"])
+    assert result.out.endswith(f"\n\nPartial: {title}.\n")
 
 
 def test_a_system_that_fails_is_listed(sbm: Any, pair: Path, tmp_path: Path) -> None:

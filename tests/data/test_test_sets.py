@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,6 @@ def test_mistakes_are_refused(corpus: Corpus) -> None:
     speech_only = Corpus([clip for clip in corpus.clips if clip.kind == "speech"], corpus.store)
     with pytest.raises(ConfigError, match="no noise in the valid split"):
         evaluation_set(speech_only, "valid")
+    noisy = [replace(clip, snr_db=30.0) if clip.kind == "speech" else clip for clip in corpus.clips]
+    with pytest.raises(ConfigError, match="no speech whose snr_db is empty or at least 38 in the valid split"):
+        evaluation_set(Corpus(noisy, corpus.store), "valid")

@@ -47,11 +47,13 @@ def html() -> str:
     items = [Item(name, "a half", lambda name=name: load(name)) for name in names]  # type: ignore[misc]
     players = []
     metrics = ["si_sdr"]
-    records = evaluate(
-        items,
-        [Quieter()],
-        metrics,
-        on_item=lambda number, item, sounds: players.append(make_player(item, sounds)) if number < 2 else None,
+    records = list(
+        evaluate(
+            items,
+            [Quieter()],
+            metrics,
+            on_item=lambda number, item, sounds: players.append(make_player(item, sounds)) if number < 2 else None,
+        )
     )
     result = Evaluation("a <set>", records, summarise(records, metrics), {"pesq": "not installed"})
     return to_html(result, players, "Scored & shown.")

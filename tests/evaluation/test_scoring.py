@@ -15,8 +15,9 @@ from sbm_cli.audio.sdr import si_sdr
 from sbm_cli.errors import AudioError
 from sbm_cli.evaluation import scoring
 from sbm_cli.evaluation.folders import Item
-from sbm_cli.evaluation.metrics import Scores, score
-from sbm_cli.evaluation.report import Evaluation, summarise, tables, to_csv, to_json, to_latex, to_markdown
+from sbm_cli.evaluation.metrics import METRICS, Scores, at_level, score
+from sbm_cli.evaluation.metrics.metric import Metric
+from sbm_cli.evaluation.report import Evaluation, summarise, tables, to_csv, to_json, to_latex, to_markdown, to_svg
 from sbm_cli.evaluation.scoring import evaluate, real_time_factor
 
 
@@ -56,7 +57,7 @@ def items() -> list[Item]:
 def evaluation(items: list[Item]) -> Evaluation:
     clean = {item.id: item.load()[1] for item in items[:-1]}
     systems = [Cut("half", clean, 0.5), Cut("a|b & c", clean, 0.75, fails="4")]  # type: ignore[arg-type]
-    records = evaluate(items, systems, ["si_sdr"])
+    records = list(evaluate(items, systems, ["si_sdr"]))
     return Evaluation("set", records, summarise(records, ["si_sdr"]), {"pesq": "not installed"}, ("odd.wav",))
 
 
@@ -112,17 +113,34 @@ def test_json_holds_all_of_it(evaluation: Evaluation) -> None:
     assert len(document["problems"]) == 4 and len(document["files"]) == 18
     assert document["systems"][0]["rtf"] == real_time_factor(evaluation.records, "half") > 0
     assert real_time_factor(evaluation.records, "noisy") is None
+    assert "a rough guide" in (to_svg(evaluation) or "")
 
 
-def test_workers_and_levels(items: list[Item]) -> None:
+def test_workers_and_levels(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
     def scores(**options: float) -> list[dict[str, float | None]]:
         records = evaluate(items, [], ["si_sdr", "ssnr"], **options)  # type: ignore[arg-type]
         return [dict(record.scores) for record in records]
 
-    assert scores(workers=2) == scores(workers=1)
+    assert scores(workers=2) == scores(workers=1) == scores(level=-30)  # which is for metrics without a reference
     heard: dict[int, float] = {}
-    evaluate(items, [], [], level=-30, on_item=lambda i, _, sounds: heard.update({i: float(np.std(sounds["noisy"]))}))
+    list(
+        evaluate(
+            items, [], [], level=-30, on_item=lambda i, _, sounds: heard.update({i: float(np.std(sounds["noisy"]))})
+        )
+    )
+    rms = Metric("rms", "RMS", "", lambda estimate: float(np.std(estimate)))  # needs no reference
+    monkeypatch.setitem(METRICS, "rms", rms)
+    loud = [record.scores["rms"] for record in evaluate(items[:5], [], ["rms"], level=-30)]
+    assert loud == 5 * [pytest.approx(10 ** (-30 / 20), rel=1e-3)]
     assert heard == {i: pytest.approx(10 ** (-30 / 20), rel=1e-3) for i in range(5)}
+
+
+def test_one_level_for_all() -> None:
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, 8000).astype(np.float32)
+    assert at_level(noise, None) is noise
+    assert 20 * np.log10(np.sqrt(np.mean(at_level(noise, -26) ** 2))) == pytest.approx(-26, abs=1e-3)
+    silence = np.zeros(10, np.float32)
+    assert at_level(silence, -26) is silence
 
 
 def test_means_over_fewer_files_say_so(evaluation: Evaluation) -> None:
@@ -133,17 +151,17 @@ def test_means_over_fewer_files_say_so(evaluation: Evaluation) -> None:
     assert to_markdown(evaluation).splitlines()[-3].rstrip(" |").endswith(" [1 of 3]")
 
 
-def die(metrics: list[str], estimate: Samples, clean: Samples | None, noisy: Samples) -> Scores:
+def die(metrics: list[str], estimate: Samples, clean: Samples | None, noisy: Samples, level: float | None) -> Scores:
     if estimate[0] == 1:
         os._exit(9)
-    return score(metrics, estimate, clean, noisy)
+    return score(metrics, estimate, clean, noisy, level)
 
 
 def test_a_process_that_dies_costs_its_file(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
     noisy, clean = items[1].load()
     noisy[0] = 1
     monkeypatch.setattr(scoring, "score", die)
-    records = evaluate([*items[:4], *items[:4]], [], ["si_sdr"], workers=2)
+    records = list(evaluate([*items[:4], *items[:4]], [], ["si_sdr"], workers=2))
     assert [record.id for record in records] == 2 * ["0", "1", "2", "3"]
     for record in records:
         assert bool(record.problem) == (record.scores["si_sdr"] is None) == (record.id == "1")

@@ -11,10 +11,11 @@ import soundfile
 import torch
 
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation.systems import Folder, Program, all_options, at_level, load_models, run
+from sbm_cli.evaluation.systems import Folder, Program, all_options, load_models, run
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.nn.configs import OSpatialNetConfig
+from sbm_cli.options import Options
 from sbm_cli.timing.commands import Command
 
 NOISY = np.random.default_rng(0).uniform(-0.1, 0.1, 8000).astype(np.float32)
@@ -32,6 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_step_is_one_whatever_the_sampler() -> None:
     combined = [(options.steps, options.sampler) for options in all_options([1, 5], ["ode", "sde"])]
     assert combined == [(1, "ode"), (5, "ode"), (5, "sde")]
+    assert [options.warm_up for options in all_options([1, 5], ["ode"], Options(warm_up=False))] == [False, False]
     with pytest.raises(ValueError, match="sampler"):
         all_options([2], ["euler"])
 
@@ -51,6 +53,8 @@ def test_programs_read_and_write_files() -> None:
     )
     output, _ = run(copy, "a", NOISY)
     assert np.abs(output - NOISY).max() <= 2**-16
+    loud, _ = run(copy, "a", 40 * NOISY)  # beyond full scale, as a file of floats may be
+    assert np.abs(loud - 40 * NOISY).max() <= 4 * 2**-15
     with pytest.raises(SbmError, match="no: exited with status 1"):
         run(Program(Command("no", (sys.executable, "-c", "exit(1)", "{in}", "{out}"))), "a", NOISY)
 
@@ -59,11 +63,13 @@ def test_enhanced_files_are_found_by_id_and_by_a_name_that_is_the_only_one(tmp_p
     for name, value in (("p1/a.wav", 0.1), ("p2/a.flac", 0.2), ("b.wav", 0.3), ("p1/c.wav", 0.4)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         soundfile.write(tmp_path / name, np.full(8000, value), 16000)
-    folder = Folder("theirs", tmp_path)
+    folder = Folder("theirs", tmp_path, ["p1/a", "p2/a", "p3/a", "p3/b", "c", "d"])
     for id, value in (("p1/a", 0.1), ("p2/a", 0.2), ("p3/b", 0.3), ("c", 0.4)):
         assert run(folder, id, NOISY)[0][0] == pytest.approx(value, abs=1e-4)
     with pytest.raises(AudioError, match="no enhanced file for p3/a"):
         run(folder, "p3/a", NOISY)
+    with pytest.raises(AudioError, match="no enhanced file for p4/b"):  # the file is the one of p3/b
+        run(Folder("theirs", tmp_path, ["p3/b", "p4/b"]), "p4/b", NOISY)
     with pytest.raises(SbmError, match="no sound files"):
         Folder("theirs", tmp_path / "none")
 
@@ -86,10 +92,3 @@ def test_an_output_may_end_a_little_early_or_late() -> None:
         run(Fixed(np.ones(6400, np.float32)), "a", NOISY)
     with pytest.raises(AudioError, match="NaN"):
         run(Fixed(np.full(8000, np.nan, np.float32)), "a", NOISY)
-
-
-def test_one_level_for_all() -> None:
-    assert at_level(NOISY, None) is NOISY
-    assert 20 * np.log10(np.sqrt(np.mean(at_level(NOISY, -26) ** 2))) == pytest.approx(-26, abs=1e-3)
-    silence = np.zeros(10, np.float32)
-    assert at_level(silence, -26) is silence

@@ -32,20 +32,26 @@ def available_metrics() -> dict[str, str]:
 
 
 def score(
-    metrics: Sequence[str], estimate: Samples, clean: Samples | None = None, noisy: Samples | None = None
+    metrics: Sequence[str],
+    estimate: Samples,
+    clean: Samples | None = None,
+    noisy: Samples | None = None,
+    level: float | None = None,
 ) -> Scores:
     """Return the scores of one estimate (or of the noisy input), in the order of `metrics`.
 
-    estimate, clean, noisy: [samples] at 16 kHz, full scale ±1, of equal length; scored at the level they have.
+    estimate, clean, noisy: [samples] at 16 kHz, full scale ±1, of equal length; compared at the level they have.
+    level: RMS in dBFS to which the estimate is scaled for metrics without a reference, None: leave it.
     A metric that cannot be computed (package, clean or noisy missing, signal silent, too short or not finite) is None
     with its reason. Metrics do not affect each other.
     """
     given = [None if signal is None else signal.astype(np.float32, copy=False) for signal in (estimate, clean, noisy)]
+    scaled = at_level(estimate.astype(np.float32, copy=False), level)
     scores = Scores()
     runs: dict[Callable[..., object], float | Mapping[str, float]] = {}
     for name in metrics:
         metric = METRICS[name]
-        signals = given[: 1 + metric.needs_clean + metric.needs_noisy]
+        signals = given[: 1 + metric.needs_clean + metric.needs_noisy] if metric.needs_clean else [scaled]
         reason = _missing(metric) or _unfit(metric, signals)
         value: float | None = None
         if not reason:
@@ -62,6 +68,12 @@ def score(
         if reason:
             scores.reasons[name] = reason
     return scores
+
+
+def at_level(samples: Samples, dbfs: float | None) -> Samples:
+    """Return the samples scaled to an RMS in dBFS (0: always ±1); silence is unchanged, and all if dbfs is None."""
+    rms = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if samples.size else 0.0
+    return samples if dbfs is None or rms == 0 else samples * np.float32(10 ** (dbfs / 20) / rms)
 
 
 def _missing(metric: Metric) -> str:
