@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ LEVEL_DBFS = -26.0  # active RMS that `Corpus.clip` gives speech and noise
 CACHE_VERSION = 1  # raise it when decoding, trimming or levels change
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
 FRAME = 320  # 20 ms
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Corpus:
@@ -84,12 +87,8 @@ def open_corpus(
         digest.update(f"{clip}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
 
     def decode() -> Iterator[tuple[Mapping[str, object], NDArray[np.int16]]]:
-        with ThreadPoolExecutor(min(16, cores())) as pool:
-            for first in range(0, len(clips), 64):  # bounded: a large corpus must not pile up in memory
-                part = clips[first : first + 64]
-                for clip, (audio, gain) in zip(part, pool.map(_decode, part), strict=True):
-                    yield asdict(replace(clip, gain=gain)), audio
-                progress(min(first + 64, len(clips)), len(clips))
+        for clip, (audio, gain) in zip(clips, in_threads(_decode, clips, progress, 64), strict=True):
+            yield asdict(replace(clip, gain=gain)), audio
 
     records, store = cached_store(cache, f"corpus-{digest.hexdigest()[:16]}", decode)
     found = [Clip(**record) for record in records]  # type: ignore[arg-type]
@@ -109,20 +108,36 @@ def find_clips(
     return [set_aside(clip, report) for clip in clips]
 
 
-def lengths(clips: Sequence[Clip], progress: Callable[[int, int], object]) -> list[float]:
-    """Return the seconds of recordings, by their headers. Raises AudioError for one that cannot be read."""
+def lengths(clips: Sequence[Clip], progress: Callable[[int, int], object], broken: float | None = None) -> list[float]:
+    """Return the seconds of recordings, by their headers.
+
+    Of one that cannot be read they are `broken`, or AudioError is raised.
+    """
     import soundfile
 
     def length(clip: Clip) -> float:
-        with _decoding(clip):
-            return float(soundfile.info(clip.path).duration)
+        try:
+            with _decoding(clip):
+                return float(soundfile.info(clip.path).duration)
+        except AudioError:
+            if broken is None:
+                raise
+            return broken
 
-    found = []
-    with ThreadPoolExecutor(min(16, cores())) as pool:
-        for seconds in pool.map(length, clips):
-            found.append(seconds)
-            progress(len(found), len(clips))
-    return found
+    return list(in_threads(length, clips, progress))
+
+
+def in_threads(
+    do: Callable[[T], R], items: Sequence[T], progress: Callable[[int, int], object], together: int = 1024
+) -> Iterator[R]:
+    """Yield `do(item)` of all items in order, so many together: those of a large corpus must not pile up in memory.
+
+    progress is called with (items done, items in all).
+    """
+    with ThreadPoolExecutor(min(32, cores() + 4)) as pool:  # more than cores: they wait for the disk, too
+        for first in range(0, len(items), together):
+            yield from pool.map(do, items[first : first + together])
+            progress(min(first + together, len(items)), len(items))
 
 
 def none_error(kind: str, split: str) -> ConfigError:
