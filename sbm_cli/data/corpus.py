@@ -38,20 +38,15 @@ class Corpus:
         self.clips = tuple(clips)
         self.store = store  # int16, all recordings one after the other
 
-    def clip(self, index: int, start: int = 0, samples: int | None = None) -> Samples:
-        """Read a recording, or `samples` of it from `start` on: float32 [samples]."""
+    def clip(self, index: int) -> Samples:
+        """Read a recording: float32 [samples]."""
         entry = self.clips[index]
-        stop = entry.samples if samples is None else min(start + samples, entry.samples)
-        piece = self.store[entry.start + start : entry.start + stop]
-        return np.multiply(piece, np.float32(entry.gain), dtype=np.float32)
+        stored = self.store[entry.start : entry.start + entry.samples]
+        return np.multiply(stored, np.float32(entry.gain), dtype=np.float32)
 
     def where(self, kind: str, split: str) -> list[int]:
         """List the recordings of a kind ("speech", "noise", "rir") in a split ("train", "valid", "report")."""
         return [i for i, clip in enumerate(self.clips) if clip.kind == kind and clip.split == split]
-
-    def of(self, clips: Sequence[Clip]) -> Corpus:
-        """Return a corpus of some of the recordings."""
-        return Corpus(clips, self.store)
 
 
 def open_corpus(
