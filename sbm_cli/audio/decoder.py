@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.ffmpeg import av
 from sbm_cli.audio.format import SAMPLE_BYTES, AudioFormat, Origin, Waveform
+from sbm_cli.audio.metadata.items import text
 from sbm_cli.audio.mp4 import LongSound, shortened
 from sbm_cli.audio.mpeg import AAC_RATES, aac_segments, is_aac, mpeg_segments
 from sbm_cli.audio.resample import StreamResampler
@@ -172,7 +172,7 @@ class Decoder:
             rate=rate,
             channels=context.channels,
             samples=None,
-            container={"mov": "MP4", "asf": "ASF", "matroska": "MATROSKA"}.get(name, name.upper()),
+            container="MP4" if name == "mov" else name.upper(),
             subtype=subtype,
             tags=_tags(container.metadata | stream.metadata),
             duration=seconds,
@@ -233,14 +233,12 @@ class Decoder:
             last = block
         if last is not None:
             waveform, rate = last
-            counts = (round(seconds * rate) for seconds in (self._last_seconds, self._exact_seconds() - place))
+            stream = self._chosen(self._opened)
+            total = (stream.duration or 0) * stream.time_base
+            if any((total * clock).denominator == 1 for clock in _MOVIE_CLOCKS):  # it may have been rounded to that
+                total = 0
+            counts = (round(seconds * rate) for seconds in (self._last_seconds, float(total) - place))
             yield waveform[:, : min((count for count in counts if count > 0), default=None)], rate
-
-    def _exact_seconds(self) -> float:
-        """Return the duration that the container states, 0 if it may have rounded that to the clock of a movie."""
-        stream = self._chosen(self._opened)
-        duration = (stream.duration or 0) * stream.time_base
-        return 0.0 if any((duration * clock).denominator == 1 for clock in _MOVIE_CLOCKS) else float(duration)
 
     def _segment(self, segment: Segment) -> Iterator[tuple[Waveform, int]]:
         """Decode one segment, with silence in place of what cannot be decoded, and of gaps where there is a picture."""
@@ -416,12 +414,9 @@ def _with_channels(block: Waveform, channels: int) -> Waveform:
 
 def _tags(metadata: dict[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the tags that libsndfile knows as well, by its names."""
-    found = {name.lower(): text for name, text in metadata.items()}
-    return tuple((ours, _readable(found[theirs])) for theirs, ours in TAGS.items() if found.get(theirs))
-
-
-def _readable(text: str) -> str:
-    data = text.encode("utf-8", "surrogateescape")
-    with contextlib.suppress(UnicodeDecodeError):
-        return data.decode()
-    return data.decode("latin-1")
+    found = {name.lower(): value for name, value in metadata.items()}
+    return tuple(
+        (ours, text(found[theirs].encode("utf-8", "surrogateescape")))
+        for theirs, ours in TAGS.items()
+        if found.get(theirs)
+    )

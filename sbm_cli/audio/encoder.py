@@ -51,9 +51,11 @@ class SoundEncoder:
         with contextlib.ExitStack() as opened:
             self._file = opened.enter_context(path.open("w+b"))
             origin = form.origin
-            self._source = (
-                opened.enter_context(open_container(shortened(Window(origin.file)), origin.path)) if origin else None
-            )
+            self._source: Any = None  # what the sound came from
+            self._sound: Any = None  # the stream there
+            if origin:
+                self._source = opened.enter_context(open_container(shortened(Window(origin.file)), origin.path))
+                self._sound = self._source.streams.audio[origin.stream]
             with _as_os_error():
                 self._begin()
             self.opened = opened.pop_all()  # closing it leaves the file as it is, to be removed
@@ -89,17 +91,14 @@ class SoundEncoder:
                 seconds = self._filling / self._form.rate
                 self.notes.append(f"{seconds:.3f} s of silence follow: {self._form.container} stores whole frames")
             self._copy(None)
-            tags = {name.lower() for name in self._output.metadata}
             self._output.close()
-            if not self._muxer.exact:
-                self._check_readable()
-            self._name_lost(tags)
+            self._name_lost()
 
     # --- what is copied
 
     def _begin(self) -> None:
         """Write the header, with as many of the source's other streams as the container takes."""
-        others = self._others()
+        others = ffmpeg.others(self._source, self._sound) if self._source else []
         has_cover = self._form.container in ("M4A", "MKA")  # of one picture; a video has room for all
         fitting = [stream for stream in others if self._muxer.video or (has_cover and ffmpeg.is_still(stream))]
         kinds = {stream.type for stream in fitting}
@@ -131,19 +130,10 @@ class SoundEncoder:
             context.extradata = self._encoder.extradata
         self._output.start_encoding()
 
-    def _others(self) -> list[Any]:
-        """Return the streams of the source beside the sound."""
-        if self._source is None:
-            return []
-        assert self._form.origin is not None
-        sound = self._source.streams.audio[self._form.origin.stream]
-        return ffmpeg.others(self._source, sound)
-
     def _add(self, others: list[Any]) -> None:
         """Open the output with the streams in the order of the source."""
-        form, source, origin = self._form, self._source, self._form.origin
+        form, source, sound = self._form, self._source, self._sound
         tags = {**source.metadata} if source else {}
-        sound = source.streams.audio[origin.stream] if source and origin else None
         options = {}
         if self._muxer.delay == "at 0":  # MP4 and its kin, which else count in milliseconds
             options["movie_timescale"] = str(form.rate)
@@ -168,7 +158,7 @@ class SoundEncoder:
             if stream is not None:
                 target.metadata.update(_kept(stream.metadata))
                 target.disposition = stream.disposition.value
-        if source and sound is not None and source.format.name == "ogg":
+        if source and source.format.name == "ogg":
             tags |= sound.metadata  # whose tags are those of its streams
         self._output.metadata.update(_kept(tags) if source else {_NAMES[name]: text for name, text in form.tags})
         chapters = source.chapters() if source else []
@@ -178,11 +168,8 @@ class SoundEncoder:
 
     def _others_packets(self, streams: list[Any]) -> Iterator[tuple[float, Any]]:
         """Yield the packets to copy, each with its time in seconds."""
-        if not streams:
-            return
-        assert self._source is not None
         time = 0.0
-        for packet in self._source.demux(streams):
+        for packet in self._source.demux(streams) if streams else ():
             is_pause = packet.stream.type == "subtitle" and bytes(packet) == b"\0\0"  # in MP4, whose muxer puts its own
             if packet.size and not is_pause:
                 stamp = packet.dts if packet.dts is not None else packet.pts
@@ -199,17 +186,28 @@ class SoundEncoder:
             self._output.mux(packet)
             self._waiting = None
 
-    def _name_lost(self, tags: set[str]) -> None:
-        """Name those of the tags, chapters and streams that the file, read again, does not have."""
+    def _name_lost(self) -> None:
+        """Name those of the tags, chapters and streams that the file, read again, does not have.
+
+        Refuse what is too short to be told from other files, such as one frame of MP2.
+        """
+        tags = {name.lower() for name in self._output.metadata}
         missing = Counter(stream.type for stream in self._copied)
-        if not (tags or self._chapters or missing):
+        if self._muxer.exact and not (tags or self._chapters or missing):
             return
         there, chapters = dict[str, str](), 0
-        with contextlib.suppress(av.FFmpegError), open_container(shortened(Window(self._file)), Path()) as written:
-            there = written.metadata | (written.streams.audio[0].metadata if written.streams.audio else {})
-            chapters = len(written.chapters())
-            missing += Counter({"audio": 1})
-            missing -= Counter(stream.type for stream in written.streams)
+        try:
+            with open_container(shortened(Window(self._file)), self._name) as written:
+                there = written.metadata | (written.streams.audio[0].metadata if written.streams.audio else {})
+                chapters = len(written.chapters())
+                missing += Counter({"audio": 1})
+                missing -= Counter(stream.type for stream in written.streams)
+        except (av.FFmpegError, ValueError) as error:
+            if not self._muxer.exact:
+                raise AudioError(
+                    f"{self._name}: too short for {self._form.container}, which has no header to know it by.",
+                    "Choose a .wav as the output.",
+                ) from error
         lost = []
         for stream in reversed(self._copied):
             if missing[stream.type]:
@@ -259,16 +257,6 @@ class SoundEncoder:
                 packet.set_sidedata(skip)
             self._filling = over + size * self._kind.leads
             self._output.mux(packet)
-
-    def _check_readable(self) -> None:
-        """Refuse what is too short to be told from other files, such as one frame of MP2."""
-        try:
-            open_container(Window(self._file), self._name).close()
-        except (av.FFmpegError, ValueError) as error:
-            raise AudioError(
-                f"{self._name}: too short for {self._form.container}, which has no header to know it by.",
-                "Choose a .wav as the output.",
-            ) from error
 
     def _measured_delay(self) -> int:
         """Return how many samples the encoder puts before the sound."""

@@ -53,8 +53,6 @@ _SUBTYPES = {
     "pcm_mulaw": "ULAW",
     "pcm_alaw": "ALAW",
     "adpcm_g722": "G722",
-    "amr_nb": "AMR_NB",
-    "amr_wb": "AMR_WB",
 }
 LOSSLESS = {"alac", "ape", "flac", "mlp", "shorten", "tak", "truehd", "tta", "wavpack", "wmalossless", "als", "osq"}
 

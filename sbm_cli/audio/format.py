@@ -205,11 +205,7 @@ def _format_for(path: Path, source: AudioFormat, subtype: str | None) -> AudioFo
     container = source.container if source.container in family else family[0]
     odd = source.samples is None or source.samples * source.channels % 2 == 1
     choice = ["OPUS"] if suffix == ".opus" else subtypes(container, odd)
-    if subtype is None:
-        subtype = _nearest(source.subtype, choice, container)
-    elif subtype.upper() not in choice:
-        raise AudioError(f"{path}: {container} has no subtype {subtype}.", f"Use one of {', '.join(choice)}")
-    subtype = subtype.upper()
+    subtype = _subtype(path, source, container, subtype, choice, sf.default_subtype(container))
     _check_rate(path, "Opus" if subtype == "OPUS" else container, source.rate, _RATES.get(subtype, ()))
     _check_channels(path, source, container)
     samples = round(source.seconds * source.rate) if source.samples is None else source.samples
@@ -262,11 +258,7 @@ def _encoded(path: Path, container: str, source: AudioFormat, subtype: str | Non
     choice = [name for name in ffmpeg.MUXERS[container].subtypes if ffmpeg.is_available(name)]
     if not choice:
         raise _without_encoder(path, ffmpeg.MUXERS[container].subtypes[0])
-    if subtype is None:
-        subtype = _nearest_encoded(source.subtype, choice)
-    elif subtype.upper() not in choice:
-        raise AudioError(f"{path}: {container} has no subtype {subtype}.", f"Use one of {', '.join(choice)}")
-    subtype = subtype.upper()
+    subtype = _subtype(path, source, container, subtype, choice)
     _check_channels(path, source, container)
     bit_rate = _bit_rate(source, subtype)
     only = ffmpeg.ENCODERS[subtype].rate
@@ -305,17 +297,26 @@ def _without_encoder(path: Path, name: str) -> AudioError:
     )
 
 
-def _nearest_encoded(subtype: str, choice: list[str]) -> str:
-    """Return the same, or what comes nearest: of its family, else the first, unless that would lose what it has."""
+def _subtype(
+    path: Path, source: AudioFormat, container: str, wanted: str | None, choice: list[str], default: str = ""
+) -> str:
+    """Return the subtype that is wanted, else the source's, or what comes nearest.
+
+    That is one of its family, else the default, or the first, unless that would lose what the source has.
+    """
+    if wanted is not None and wanted.upper() not in choice:
+        raise AudioError(f"{path}: {container} has no subtype {wanted}.", f"Use one of {', '.join(choice)}")
+    subtype = source.subtype if wanted is None else wanted.upper()
     if subtype in choice:
         return subtype
+    default = default if default in choice else choice[0]
     depth, family = _depth(subtype), subtype.partition("_")[0]
     related = [name for name in choice if depth and name.partition("_")[0] == family]
     lossless = related or [name for name in choice if _depth(name)]
-    if depth and (related or _depth(choice[0])):
+    if depth and (related or _depth(default)):
         enough = [name for name in lossless if _depth(name) >= depth]
         return min(enough, key=_depth) if enough else max(lossless, key=_depth)
-    return choice[0]
+    return default
 
 
 def _bit_rate(source: AudioFormat, subtype: str) -> int:
@@ -373,17 +374,6 @@ def subtypes(container: str, odd: bool = False) -> list[str]:
     if container == "AIFF" and odd:
         return [name for name in names if SAMPLE_BYTES[name] > 1]
     return names if container == "MP3" else [name for name in names if name != "MPEG_LAYER_III"]
-
-
-def _nearest(subtype: str, choice: list[str], container: str) -> str:
-    if subtype in choice:
-        return subtype
-    linear = [name for name in choice if _depth(name)]
-    if not _depth(subtype) or not linear:
-        default = sf.default_subtype(container)
-        return default if default in choice else choice[0]
-    enough = [name for name in linear if _depth(name) >= _depth(subtype)]
-    return min(enough, key=_depth) if enough else max(linear, key=_depth)
 
 
 def _check_rate(path: Path, name: str, rate: int, rates: Collection[int]) -> None:

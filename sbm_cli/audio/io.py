@@ -53,10 +53,8 @@ class SoundReader(contextlib.AbstractContextManager["SoundReader"]):
         self.path = Path(str(source))
         self._replace_nan = replace_nan
         self._position = 0
-        if not isinstance(source, Pipe):
-            _check_readable(self.path)
         with contextlib.ExitStack() as opened:
-            bytes_ = opened.enter_context(source.open() if isinstance(source, Pipe) else self.path.open("rb"))
+            bytes_ = opened.enter_context(source.open() if isinstance(source, Pipe) else _opened(self.path))
             self._bytes, self._flac, self._first = bytes_, 0, 0  # byte and sample where its last FLAC begins
             self._file: Samples | Decoder | sf.SoundFile
             if isinstance(bytes_, Samples):
@@ -64,7 +62,9 @@ class SoundReader(contextlib.AbstractContextManager["SoundReader"]):
             else:
                 self._file = _open(bytes_, self.path, isinstance(source, Pipe), stream)
                 opened.callback(self._file.close)
-                self.notes = self._file.notes if isinstance(self._file, Decoder) else _strange_bytes(bytes_)
+                self.notes = self._file.notes if isinstance(self._file, Decoder) else []
+                if isinstance(self._file, sf.SoundFile) and (end := _end_of_wav(bytes_)) is not None:
+                    self.notes.append(f"{bytes_.seek(0, os.SEEK_END) - end} bytes follow its end and are left out")
             if self.streams < (stream or 1) and not isinstance(self._file, Decoder):
                 raise AudioError(f"{self.path}: has one audio stream, not {stream}.", "Leave out `audio_stream`.")
             self._opened = opened.pop_all()
@@ -149,7 +149,7 @@ class SoundReader(contextlib.AbstractContextManager["SoundReader"]):
         )
 
 
-def _check_readable(path: Path) -> None:
+def _opened(path: Path) -> BinaryIO:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -159,8 +159,7 @@ def _check_readable(path: Path) -> None:
             )
         if not stat.S_ISREG(mode):
             raise AudioError(f"{path}: is not a regular file.", "Save the sound to a file first.")
-        with path.open("rb"):
-            pass
+        return path.open("rb")
     except OSError as error:
         hint = f"Check the path; relative ones start at {Path.cwd()}." if isinstance(error, FileNotFoundError) else ""
         raise AudioError(f"{path}: {str(error.strerror).lower()}.", hint) from error
@@ -251,11 +250,6 @@ def _end_of_wav(file: BinaryIO) -> int | None:
     if not any(rest) or (rest[:4].isalpha() and rest[:4] not in (b"RIFF", b"RIFX")) or rest[:3] in (b"ID3", b"id3"):
         return None
     return end
-
-
-def _strange_bytes(file: BinaryIO) -> list[str]:
-    end = _end_of_wav(file)
-    return [] if end is None else [f"{file.seek(0, os.SEEK_END) - end} bytes follow its end and are left out"]
 
 
 def _damaged(path: Path, samples: int, form: AudioFormat, reason: str) -> AudioError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -18,6 +18,7 @@ KBPS = {  # by whether it is MPEG-1, and the layer
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+_MARKS = re.compile(rb"\xff|ID3|TAG|APETAGEX|LYRICSBEGIN")  # how frames and tags begin
 
 
 def mpeg_segments(file: BinaryIO) -> tuple[list[Segment], int]:
@@ -144,22 +145,13 @@ def _next_frame(file: Bytes, place: int) -> int:
     """Return where the next frame or tag begins, or the file ends."""
     while place < file.size:
         block = file.read(place, CHUNK)
-        for index in _candidates(block):
+        for found in _MARKS.finditer(block):
+            index = found.start()
             frame = _frame_at(block[index : index + 4] if index + 4 <= len(block) else file.read(place + index, 4))
             if (frame and _follows(file, place + index, frame)) or tag_length(file, place + index):
                 return place + index
         place += len(block)
     return file.size
-
-
-def _candidates(block: bytes) -> Iterator[int]:
-    places = set()
-    for mark in (b"\xff", b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN"):
-        found = block.find(mark)
-        while found >= 0:
-            places.add(found)
-            found = block.find(mark, found + 1)
-    return iter(sorted(places))
 
 
 def _items_before(file: Bytes, place: int) -> int:

@@ -1,4 +1,4 @@
-"""What samples can be: the range that everything after them can stand, and the scale of integers."""
+"""What samples can be: the range that everything after them can stand, full scale, and the scale of integers."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,3 +46,18 @@ def whole_rate(rate: float) -> int:
     if not is_whole:
         raise ValueError(f"the sampling rate must be a whole number of Hz, at least 1, got {rate!r}")
     return int(rate)
+
+
+def apply_clip_mode(block: Samples, mode: str = "clamp", peak: float = 0.0) -> tuple[Samples, int]:
+    """Return the block ready for a format with a full scale, and how many of its samples are clipped.
+
+    block: waveform [channels, samples], ±1 full scale; returned as it is where nothing has to change.
+    mode: `clamp` limits to ±1; `rescale` divides by `peak`, the largest magnitude of the whole recording, where that
+    exceeds 1; `none` leaves them to the writer, whose integer formats limit them all the same, and never wrap.
+    """
+    if mode == "rescale":
+        return (block / np.float32(peak) if peak > 1 else block), 0
+    clipped = int(np.count_nonzero(np.abs(block) > 1))
+    if mode == "none" or clipped == 0:
+        return block, clipped
+    return np.clip(block, -1, 1), clipped

@@ -166,6 +166,14 @@ def tag_length(file: Bytes, place: int) -> int:
     return 0
 
 
+def behind_id3(file: Bytes) -> int:
+    """Return where the ID3 tags at the beginning of a file end."""
+    place = 0
+    while file.read(place, 3) == b"ID3" and (tag := tag_length(file, place)):
+        place += tag
+    return place
+
+
 def next_flac(file: BinaryIO, place: int) -> int | None:
     """Return where a FLAC begins at `place` or behind it, None if there is no more."""
     bytes_ = Bytes(file)
@@ -176,9 +184,7 @@ def next_flac(file: BinaryIO, place: int) -> int | None:
 def sniff(file: BinaryIO) -> bytes:
     """Return the first bytes of a file behind its ID3 tags."""
     bytes_ = Bytes(file)
-    place = 0
-    while bytes_.read(place, 3) == b"ID3" and (tag := tag_length(bytes_, place)):
-        place += tag
+    place = behind_id3(bytes_)
     while place and bytes_.read(place, 1) == b"\0":  # padding that the tag does not count
         place += 1
     return bytes_.read(place, 64)

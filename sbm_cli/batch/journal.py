@@ -22,10 +22,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_type_hints
 
 from sbm_cli.atomic import remove_parts
-from sbm_cli.batch.plan import WHOLE, Job, Shard
+from sbm_cli.batch.plan import Job, Shard
 from sbm_cli.config import parse_json
 from sbm_cli.errors import DISK_FULL, FULL, SbmError
 from sbm_cli.hub import digest
@@ -35,16 +35,6 @@ from sbm_cli.options import Options
 NAME = ".sbm-batch.jsonl"
 SHARD_NAME = ".sbm-batch.{}-of-{}.jsonl"
 
-# Types of fields that we use, in a journal that others may have written to.
-_KINDS = (
-    ("process", (str, int)),
-    ("settings", dict),
-    ("seconds", (int, float)),
-    ("bytes", int),
-    ("mtime_ns", int),
-    ("failed", bool),
-    ("time", (int, float)),
-)
 _PROCESS = re.compile(r"(\w+-)?\d+")  # without a host: as journals had it before there were shards
 
 State = Literal["new", "done", "outdated"]
@@ -59,7 +49,7 @@ class Entry:
     size: int
     mtime_ns: int
     settings: dict[str, Any]
-    process: str  # see `process_name`
+    process: str | int  # see `process_name`
     replaces: bool
     failed: bool = False  # nothing was written: what has the output's name is another's
     time: float = 0.0  # when this was noted, and later than what was noted of the output before
@@ -73,6 +63,10 @@ class Entry:
         return self.bytes >= 0
 
 
+# What its fields have to be, in a journal that others may have written to.
+_KINDS = {name: dict if name == "settings" else kind for name, kind in get_type_hints(Entry).items()}
+
+
 class Journal:
     """The journal of an output folder, for outputs of one model and one set of options.
 
@@ -82,14 +76,7 @@ class Journal:
     Raises SbmError on entering if another process writes to it, or to another shard of another number of them.
     """
 
-    def __init__(
-        self,
-        out: Path,
-        model: Path,
-        options: Options,
-        shard: Shard = WHOLE,
-        note: Callable[[str], None] = lambda text: None,
-    ) -> None:
+    def __init__(self, out: Path, model: Path, options: Options, shard: Shard, note: Callable[[str], None]) -> None:
         self._out = out
         self.path = out / (NAME if shard.count == 1 else SHARD_NAME.format(shard.index, shard.count))
         self._siblings = SHARD_NAME.format("*", shard.count)
@@ -194,6 +181,12 @@ class Journal:
         entry = self._entries.get(self._key(job))
         return entry.seconds if entry else 0.0
 
+    def renamed(self, jobs: Iterable[Job]) -> list[str]:
+        """Return the outputs that are there of new jobs' inputs, under names that another pattern made."""
+        made = {entry.source: name for name, entry in self._entries.items() if entry.finished}
+        found = (made.get(str(job.source), self._key(job)) for job in jobs if not job.replace)
+        return [name for name in found if os.path.exists(self._out / name)]
+
     def begin(self, job: Job, process: str) -> None:
         """Record that a process begins a job."""
         if self._lease.lost:
@@ -284,7 +277,7 @@ def _is_valid(entry: Entry) -> bool:
     output = PurePath(entry.output)
     return (
         not (output.is_absolute() or output.drive or ".." in output.parts)
-        and all(isinstance(getattr(entry, name), kind) for name, kind in _KINDS)
+        and all(isinstance(getattr(entry, name), kind) for name, kind in _KINDS.items())
         and _PROCESS.fullmatch(str(entry.process)) is not None
         and 0 <= entry.time < 2**40  # a number that can be dated later
     )

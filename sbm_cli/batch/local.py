@@ -19,7 +19,7 @@ from multiprocessing.context import SpawnProcess
 
 from sbm_cli.atomic import process_name
 from sbm_cli.batch.plan import Job
-from sbm_cli.batch.work import Begun, Done, Event, Failed, Queue, Task, Work, perform, portable
+from sbm_cli.batch.work import PROGRESS_INTERVAL, Begun, Done, Event, Failed, Queue, Task, Work, perform, portable
 from sbm_cli.errors import SbmError
 
 _COMPILING = "compiling"  # what a process says before it loads a model for the first time on a machine
@@ -69,9 +69,7 @@ class Workers:
     before_compiling is called once if they compile kernels.
     """
 
-    def __init__(
-        self, work: Work, devices: Sequence[str], before_compiling: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, work: Work, devices: Sequence[str], before_compiling: Callable[[], object]) -> None:
         self._work, self._before_compiling = work, before_compiling
         self._devices = devices
         self._workers: dict[object, _Worker] = {}  # by their connections
@@ -86,7 +84,12 @@ class Workers:
             worker.kill()
 
     def run(self, jobs: Iterable[Job], stopping: Callable[[], bool]) -> Iterator[Event]:
-        """See `Engine`."""
+        """Do the jobs in order; once `stopping()`, finish those in progress and begin no more.
+
+        A process that dies is a failed job, perhaps after a second try, and a new process takes its place.
+
+        Raises what kept the processes from starting if none is left.
+        """
         queue = Queue(jobs, self._work.batch_size(self._devices[0]))
         while any(worker.task.jobs for worker in self._workers.values()) or (queue and not stopping()):
             for connection in wait([worker.connection for worker in self._workers.values()]):
@@ -154,7 +157,7 @@ def _serve(connection: Connection, work: Work, device: str) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent went away
         while True:
             connection.send(None)
-            perform(enhancer, work.options, connection.recv(), connection.send)
+            perform(enhancer, work.options, connection.recv(), connection.send, PROGRESS_INTERVAL)
 
 
 def _die_with_the_parent() -> None:

@@ -61,24 +61,6 @@ WHOLE = Shard()
 
 
 @dataclass(frozen=True)
-class Filter:
-    """Which files of a folder to take: those that match an `include` and no `exclude` pattern, ignoring case.
-
-    Patterns are those of the shell. With a slash they match the path inside the folder, without one the name. An
-    `exclude` that matches a folder leaves out everything in it.
-    """
-
-    include: Sequence[str] = SOUND_FILES
-    exclude: Sequence[str] = ()
-
-    def takes(self, path: Path) -> bool:
-        return _matches(path, self.include) and not self.leaves_out(path)
-
-    def leaves_out(self, path: Path) -> bool:
-        return _matches(path, self.exclude)
-
-
-@dataclass(frozen=True)
 class Naming:
     """What outputs are called: a template in which {stem} and {ext} stand for those parts of the input's name.
 
@@ -146,8 +128,18 @@ def _spaces_hint(inputs: Sequence[str], missing: int) -> str:
     return ""
 
 
-def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), naming: Naming = Naming()) -> Plan:
+def find_jobs(
+    inputs: Sequence[Path],
+    out: Path,
+    include: Sequence[str] = SOUND_FILES,
+    exclude: Sequence[str] = (),
+    naming: Naming = Naming(),
+) -> Plan:
     """Return a job for every file among the inputs and in the folders among them, in the order of their names.
+
+    Of a folder those are taken that match an `include` and no `exclude` pattern of the shell, ignoring case. With a
+    slash a pattern is for the path inside the folder, without one for the name. An `exclude` that matches a folder
+    leaves out everything in it.
 
     The output in `out` keeps the path of a file inside its folder; its name is up to the naming. If that sets a suffix
     and there are no patterns, files without a known suffix count if their content is sound. Links to files are
@@ -159,7 +151,7 @@ def find_jobs(inputs: Sequence[Path], out: Path, filter: Filter = Filter(), nami
     plan = Plan()
     jobs: dict[Path, Job] = {}
     for given in inputs:
-        found = list(_files(given, out, filter, naming.suffix is not None, plan))
+        found = list(_files(given, out, include, exclude, naming.suffix is not None, plan))
         if not found:
             plan.empty.append(given)
         for source, path in found:
@@ -201,7 +193,9 @@ def _measure(job: Job) -> tuple[Job, float, Exception | None]:
     return replace(job, seconds=form.seconds), form.seconds * form.channels or math.inf, None
 
 
-def _files(given: Path, out: Path, filter: Filter, sniff: bool, plan: Plan) -> Iterator[tuple[Path, Path]]:
+def _files(
+    given: Path, out: Path, include: Sequence[str], exclude: Sequence[str], sniff: bool, plan: Plan
+) -> Iterator[tuple[Path, Path]]:
     """Yield the files below a folder, or the file itself, each with its path inside the output folder.
 
     sniff: judge files without a known suffix by their content. The plan records what is left out.
@@ -214,20 +208,20 @@ def _files(given: Path, out: Path, filter: Filter, sniff: bool, plan: Plan) -> I
         raise SbmError(
             f"{out} is also an input folder.", "Choose another output folder: the next batch would read these outputs."
         )
-    by_suffix = filter.include == SOUND_FILES
+    by_suffix = include == SOUND_FILES
     for root, folders, names in os.walk(given, onerror=plan.unreadable.append):
         below = Path(root).relative_to(given)
         folders[:] = [
             name
             for name in folders
             if not name.startswith(".")
-            and not filter.leaves_out(below / name)
+            and not _matches(below / name, exclude)
             and os.path.realpath(Path(root, name)) != own
         ]
         for name in names:
-            if name.startswith(".") or filter.leaves_out(below / name):
+            if name.startswith(".") or _matches(below / name, exclude):
                 continue
-            if filter.takes(below / name) or (by_suffix and sniff and _is_sound(Path(root, name))):
+            if _matches(below / name, include) or (by_suffix and sniff and _is_sound(Path(root, name))):
                 yield Path(root, name), below / name
             elif by_suffix:
                 plan.ignored.append(Path(root, name))

@@ -43,7 +43,7 @@ class _Worker:
 
 
 class RayWorkers:
-    """As many processes as fit into a cluster, or `count`, and no more than `most`; see `Engine`.
+    """As many processes as fit into a cluster, or `count`, and no more than `most`; as `local.Workers`.
 
     address: of the cluster; None: that of RAY_ADDRESS, the one of this machine, or one that is started for the batch.
     device: "cpu", "cuda", or "auto" for GPUs if the cluster has any. share: of a GPU that a process takes.
@@ -93,7 +93,7 @@ class RayWorkers:
             worker.task.remove_parts(worker.name)
 
     def run(self, jobs: Iterable[Job], stopping: Callable[[], bool]) -> Iterator[Event]:
-        """See `Engine`; a job whose process dies is tried once more, since its machine may have gone with it."""
+        """As in `local`; a job whose process dies is tried once more, since its machine may have gone with it."""
         queue = Queue(jobs, self._work.batch_size(self._device), forgiving=True)
         while any(worker.task.jobs for worker in self._busy.values()) or (queue and not stopping()):
             while self._idle and queue and not stopping():

@@ -1,7 +1,7 @@
 """What an engine does: take jobs, in processes that have a model each, and report what becomes of them.
 
-An engine is a context manager whose `run` takes jobs and yields events: see `Engine`. There is one for
-this machine, and one for a Ray cluster.
+An engine is a context manager that starts processes, and always ends them; its `run` takes jobs and yields events.
+There is one for this machine (`local.Workers`), and one for a Ray cluster (`ray.RayWorkers`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sbm_cli.atomic import remove_parts
 from sbm_cli.batch.plan import Job
@@ -81,23 +81,6 @@ class Failed:
 Event = Begun | Progress | Done | Failed
 
 
-class Engine(Protocol):
-    """Processes that work: a context manager that starts them, and always ends them."""
-
-    def __enter__(self) -> Engine: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def run(self, jobs: Iterable[Job], stopping: Callable[[], bool]) -> Iterator[Event]:
-        """Do the jobs in order; once `stopping()`, finish those in progress and begin no more.
-
-        A process that dies is a failed job, perhaps after a second try, and a new process takes its place.
-
-        Raises what kept the processes from starting if none is left.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class Task:
     """What a process gets at a time; again: their process died when the jobs were tried first."""
@@ -152,25 +135,8 @@ class Queue:
             self._suspects.extend(task.jobs)
 
 
-def perform(
-    enhancer: Enhancer,
-    options: Options,
-    task: Task,
-    report: Callable[[Event], None],
-    interval: float = PROGRESS_INTERVAL,
-) -> None:
+def perform(enhancer: Enhancer, options: Options, task: Task, report: Callable[[Event], None], interval: float) -> None:
     """Do the jobs of a task, and report their progress every so many seconds, and their ends."""
-    try:
-        ends = _enhance(enhancer, options, task, report, interval)
-    except Exception as error:
-        ends = [Failed(job, portable(error)) for job in task.jobs]
-    for end in ends:
-        report(end)
-
-
-def _enhance(
-    enhancer: Enhancer, options: Options, task: Task, report: Callable[[Event], None], interval: float
-) -> list[Event]:
     jobs, last = task.jobs, time.monotonic()
 
     def progress(index: int, done: float, _: float) -> None:
@@ -179,19 +145,25 @@ def _enhance(
             last = time.monotonic()
             report(Progress(jobs[index], done))
 
-    for job in jobs:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-    # Before the work, because a source may be its own target; not of a pipe, which might never end.
-    digests = [digest(job.source) if job.source.is_file() else "" for job in jobs]
-    pairs = [(job.source, job.target) for job in jobs]
-    overwrite = jobs[0].replace or task.again  # the process that died may have come to the end of it
-    results = enhancer.enhance_files(pairs, options, overwrite=overwrite, progress=progress)
-    return [
-        Failed(job, portable(result))
-        if isinstance(result, Exception)
-        else Done(job, asdict(result), sha256, job.target.stat().st_size)
-        for job, result, sha256 in zip(jobs, results, digests, strict=True)
-    ]
+    ends: list[Event]
+    try:
+        for job in jobs:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+        # Before the work, because a source may be its own target; not of a pipe, which might never end.
+        digests = [digest(job.source) if job.source.is_file() else "" for job in jobs]
+        pairs = [(job.source, job.target) for job in jobs]
+        overwrite = jobs[0].replace or task.again  # the process that died may have come to the end of it
+        results = enhancer.enhance_files(pairs, options, overwrite=overwrite, progress=progress)
+        ends = [
+            Failed(job, portable(result))
+            if isinstance(result, Exception)
+            else Done(job, asdict(result), sha256, job.target.stat().st_size)
+            for job, result, sha256 in zip(jobs, results, digests, strict=True)
+        ]
+    except Exception as error:
+        ends = [Failed(job, portable(error)) for job in jobs]
+    for end in ends:
+        report(end)
 
 
 def portable(error: Exception) -> Exception:

@@ -10,7 +10,7 @@ import typer
 from sbm_cli import __version__
 from sbm_cli.cli import batch, data, doctor, enhance, evaluate, export, live, models, rtf, serve, train
 from sbm_cli.cli.shared import console, errors, process
-from sbm_cli.cli.shared.options import Quiet, Verbose
+from sbm_cli.cli.shared.options import Quiet, Verbose, for_typer
 
 # rich_markup_mode=None: plain help starts in half the time, and every Tab completion starts the program.
 app = typer.Typer(
@@ -19,16 +19,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("enhance")(enhance.enhance)
-app.command("batch")(batch.batch)
-app.command("live")(live.live)
-app.command("serve")(serve.serve)
+app.command("enhance")(for_typer(enhance.enhance))
+app.command("batch")(for_typer(batch.batch))
+app.command("live")(for_typer(live.live))
+app.command("serve")(for_typer(serve.serve))
 app.add_typer(data.app, name="data")
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("rtf")(rtf.rtf)
-app.command("benchmark-rtf", hidden=True)(rtf.rtf)
-app.command("export")(export.export)
+app.command("train")(for_typer(train.train))
+app.command("evaluate")(for_typer(evaluate.evaluate))
+app.command("rtf")(for_typer(rtf.rtf))
+app.command("benchmark-rtf", hidden=True)(for_typer(rtf.rtf))
+app.command("export")(for_typer(export.export))
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 

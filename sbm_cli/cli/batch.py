@@ -18,98 +18,64 @@ from sbm_cli.cli.shared.loading import announce_compiling
 from sbm_cli.cli.shared.options import (
     Model,
     NameInFolder,
-    Quiet,
-    Verbose,
     check_existing,
     chosen_device,
     naming_of,
-    takes_options,
     wrong_usage,
 )
 from sbm_cli.cli.shared.process import ending_signals
 from sbm_cli.hardware import cores, gpus
-from sbm_cli.options import Options
+from sbm_cli.options import Knob, Options
 
 if TYPE_CHECKING:
     from sbm_cli.batch.journal import Journal
+    from sbm_cli.batch.local import Workers
     from sbm_cli.batch.plan import Job
-    from sbm_cli.batch.work import Engine
+    from sbm_cli.batch.ray import RayWorkers
 
 
-@takes_options
 def batch(
     inputs: Annotated[list[str], typer.Argument(metavar="DIR", help="Folders of recordings, or single files.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Output folder.")],
+    output: Annotated[Path, Knob("Output folder.", "OUT", short="o")],
     *,
     include: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="Take only files that match, such as 'day1/*.wav'; may be repeated.",
-            show_default="all sound files",
-        ),
+        Knob("Take only files that match, such as 'day1/*.wav'; may be repeated.", "PATTERN", absent="all sound files"),
     ] = None,
     exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Leave out files and folders that match; may be repeated."),
+        list[str] | None, Knob("Leave out files and folders that match; may be repeated.", "PATTERN")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Redo outdated outputs.")] = False,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", "-n", help="Keep every existing output, outdated or not.")
-    ] = False,
-    ext: Annotated[
-        str | None,
-        typer.Option(metavar="EXT", help="Output format by suffix, such as flac.", show_default="the input's"),
-    ] = None,
+    overwrite: Annotated[bool, Knob("Redo outdated outputs.", short="y")] = False,
+    skip_existing: Annotated[bool, Knob("Keep every existing output, outdated or not.", short="n")] = False,
+    ext: Annotated[str | None, Knob("Output format by suffix, such as flac.", "EXT", absent="the input's")] = None,
     name: NameInFolder = None,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start no more files after a failure.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List on stdout what would be done, and do nothing.")
-    ] = False,
-    json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Print one line of JSON per file on stdout.")
-    ] = False,
+    fail_fast: Annotated[bool, Knob("Start no more files after a failure.")] = False,
+    dry_run: Annotated[bool, Knob("List on stdout what would be done, and do nothing.")] = False,
+    json_lines: Annotated[bool, Knob("Print one line of JSON per file on stdout.")] = False,
     report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a CSV table of the files that failed or are outdated, and why."),
+        Path | None, Knob("Write a CSV table of the files that failed or are outdated, and why.", "FILE")
     ] = None,
     shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N", help="Do one of N parts, such as 2/8: one on each machine of a cluster, into the same OUT."
-        ),
+        str | None, Knob("Do one of N parts, such as 2/8: one on each machine of a cluster, into the same OUT.", "I/N")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Worker processes.", show_default="one per core or GPU")
-    ] = None,
+    workers: Annotated[int | None, Knob("Worker processes.", "N", 1, absent="one per core or GPU")] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Files of similar length that a worker enhances together.",
-            show_default="32 on a GPU, 1 on a CPU",
-        ),
+        Knob("Files of similar length that a worker enhances together.", "N", 1, absent="32 on a GPU, 1 on a CPU"),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads per worker.")] = 1,
+    threads: Annotated[int, Knob("CPU threads per worker.", "N", 1)] = 1,
     device: Annotated[
-        str, typer.Option(metavar="DEVICE", help="Device to run on: auto, cpu, cuda, or several GPUs: cuda:0,cuda:1.")
+        str, Knob("Device to run on: auto, cpu, cuda, or several GPUs: cuda:0,cuda:1.", "DEVICE")
     ] = "auto",
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Where to work: on this machine, or on a Ray cluster.")
-    ] = "local",
+    engine: Annotated[Literal["local", "ray"], Knob("Where to work: on this machine, or on a Ray cluster.")] = "local",
     address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Address of the Ray cluster.", show_default="RAY_ADDRESS, or auto"),
+        str | None, Knob("Address of the Ray cluster.", "ADDRESS", absent="RAY_ADDRESS, or auto")
     ] = None,
     gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(min=0.01, max=1, metavar="SHARE", help="GPU, or share of one, for each worker on a Ray cluster."),
+        float | None, Knob("GPU, or share of one, for each worker on a Ray cluster.", "SHARE", 0.01, 1)
     ] = None,
     options: Options,
     model: Model = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Remove noise and reverberation from all recordings in folders.
 
@@ -122,12 +88,12 @@ def batch(
     \b
     Examples:
       sbm batch recordings/ -o cleaned/
-      sbm batch recordings/ -o cleaned/ --include '*.wav' --exclude drafts --dry-run
+      sbm batch recordings/ -o clean/ --include '*.wav' --exclude drafts --dry-run
       sbm batch day1/ day2/talk.wav -o cleaned/ --ext flac --strength 0.8
       sbm batch recordings/ -o cleaned/ --name '{stem}-clean{ext}'
-      sbm batch recordings/ -o cleaned/ --json-lines | jq -r 'select(.status == "failed") | .source'
+      sbm batch recordings/ -o cleaned/ --json-lines \\
+        | jq -r 'select(.status == "failed") | .source'
     """
-    console.adjust(quiet or json_lines, verbose)
     check_existing(overwrite, skip_existing)
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is a file; expected a folder", param_hint="--output")
@@ -140,7 +106,7 @@ def batch(
 
     from sbm_cli import hub
     from sbm_cli.batch.journal import Journal
-    from sbm_cli.batch.plan import SOUND_FILES, WHOLE, Filter, Shard, expand, find_jobs
+    from sbm_cli.batch.plan import SOUND_FILES, WHOLE, Shard, expand, find_jobs
     from sbm_cli.batch.work import Work
 
     with wrong_usage("--shard"):
@@ -148,7 +114,7 @@ def batch(
 
     naming = naming_of(name, ext)
     weights = hub.resolve(model)
-    plan = find_jobs(expand(inputs), output, Filter(include or SOUND_FILES, exclude or ()), naming)
+    plan = find_jobs(expand(inputs), output, include or SOUND_FILES, exclude or (), naming)
     jobs = [job for job in plan.jobs if part.takes(job.target.relative_to(output))]
     account = Account(json_lines, dry_run)
     if report and part != WHOLE:
@@ -168,7 +134,7 @@ def batch(
     work = Work(weights, options, threads, batch_size)
     journal = Journal(output, work.model, work.options, part, console.note)
 
-    def processes(most: int) -> Engine:
+    def processes(most: int) -> Workers | RayWorkers:
         if engine == "ray":
             from sbm_cli.batch.ray import RayWorkers
 
@@ -182,6 +148,9 @@ def batch(
     try:
         with contextlib.nullcontext() if dry_run else journal:
             todo, seconds = _sort(jobs, journal, account, overwrite, skip_existing)
+            if renamed := journal.renamed(todo):
+                again = f"{console.count(len(renamed), 'output')}, such as {renamed[0]}"
+                console.warn(f"made again under other names: {again}", "Is --name or --ext missing?")
             if dry_run:
                 _list_plan(todo, account)
             elif todo:
@@ -242,7 +211,7 @@ def _list_plan(todo: dict[Job, str], account: Account) -> None:
 
 
 def _enhance(
-    todo: list[Job], before: float, engine: Engine, journal: Journal, account: Account, fail_fast: bool
+    todo: list[Job], before: float, engine: Workers | RayWorkers, journal: Journal, account: Account, fail_fast: bool
 ) -> bool:
     """Do the jobs; return whether there was an interrupt. before: seconds of audio that are done already."""
     from sbm_cli.batch.plan import longest_first

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Json, Quiet, Verbose, wrong_usage
+from sbm_cli.cli.shared.options import Json, for_typer, wrong_usage
 from sbm_cli.errors import DependencyError, exists_error
+from sbm_cli.options import Knob
 
 if TYPE_CHECKING:
     from sbm_cli.data.corpora.check import Row
@@ -24,6 +25,7 @@ _SHOWN = 3  # places named for each finding; --json has all
 
 
 @app.command("prepare")
+@for_typer
 def prepare(
     name: Annotated[
         str,
@@ -33,29 +35,17 @@ def prepare(
             "DIR/speech/SPEAKER, DIR/noise and DIR/rir.",
         ),
     ],
-    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="Folder of the unpacked corpus.")],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Manifest to write.", show_default="NAME.csv"),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace an existing manifest.")] = False,
+    root: Annotated[Path, Knob("Folder of the unpacked corpus.", "DIR")],
+    output: Annotated[Path | None, Knob("Manifest to write.", "FILE", absent="NAME.csv", short="o")] = None,
+    overwrite: Annotated[bool, Knob("Replace an existing manifest.", short="y")] = False,
     licence: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,NAME", help="Take only files under these licences: cc0, cc-by, cc-by-nc, sampling+ (fsd50k)."
-        ),
+        str | None, Knob("Take only files under these licences: cc0, cc-by, cc-by-nc, sampling+ (fsd50k).", "NAME,NAME")
     ] = None,
-    per_group: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Take at most N files of each recording or room.")
-    ] = None,
+    per_group: Annotated[int | None, Knob("Take at most N files of each recording or room.", "N", 1)] = None,
     follow: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="MANIFEST", help="Keep speakers and recordings in the split they have there; may be repeated."
-        ),
+        Knob("Keep speakers and recordings in the split they have there; may be repeated.", "MANIFEST"),
     ] = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Write the manifest of a public corpus or of your own folders.
 
@@ -69,8 +59,6 @@ def prepare(
       sbm data prepare dns --root /corpora/DNS-Challenge --follow librispeech.csv
       sbm data prepare fsd50k --root /corpora/FSD50K --licence cc0,cc-by
     """
-    console.adjust(quiet, verbose)
-
     from sbm_cli.data.corpora import prepare as corpora
     from sbm_cli.data.corpora.layouts import LAYOUTS, LICENCES
     from sbm_cli.data.corpus import lengths as lengths_of
@@ -102,14 +90,11 @@ def prepare(
 
 
 @app.command("check")
+@for_typer
 def check(
     manifest: Manifests,
-    limit: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Decode only N files, and read the headers of the others.")
-    ] = None,
+    limit: Annotated[int | None, Knob("Decode only N files, and read the headers of the others.", "N", 0)] = None,
     json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Report what corpora hold and what is wrong with them.
 
@@ -123,56 +108,42 @@ def check(
       sbm data check dns.csv --limit 10000
       sbm data check corpus.csv --json | jq .findings
     """
-    console.adjust(quiet or json, verbose)
-
     from sbm_cli.data.corpora.check import check as run
 
     with console.progress("checking", "files") as progress:
         rows, findings = run(manifest, limit, progress)
     failed = any(finding.level == "error" for finding in findings)
-    if json:
-        console.data_json(
-            {
-                "ok": not failed,
-                "table": [dataclasses.asdict(row) for row in rows],
-                "findings": [dataclasses.asdict(finding) for finding in findings],
-            }
-        )
-    else:
-        console.data("\n".join(_table(rows)))
-        for finding in findings:
-            console.data(f"{finding.level}: {finding.what}: {len(finding.where)}")
-            console.data("  " + _some(finding.where, len(finding.where) if verbose else _SHOWN).replace("\n", "\n  "))
+    document = {
+        "ok": not failed,
+        "table": [dataclasses.asdict(row) for row in rows],
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+    }
+    lines = _table(rows)
+    for finding in findings:
+        shown = len(finding.where) if console.voice.verbose else _SHOWN
+        lines.append(f"{finding.level}: {finding.what}: {len(finding.where)}")
+        lines.append("  " + _some(finding.where, shown).replace("\n", "\n  "))
+    console.result(document, lines, json)
     if failed:
         raise typer.Exit(1)
 
 
 @app.command("curate")
+@for_typer
 def curate(
     manifest: Manifests,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the cleaned speech.")],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME|PATH", help="Clean with this model, not the default one."),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(metavar='"NAME=PROGRAM {in} {out}"', help="Clean with another program.")
-    ] = None,
+    output: Annotated[Path, Knob("Folder for the cleaned speech.", "DIR", short="o")],
+    model: Annotated[str | None, Knob("Clean with this model, not the default one.", "NAME|PATH", short="m")] = None,
+    system: Annotated[str | None, Knob("Clean with another program.", '"NAME=PROGRAM {in} {out}"')] = None,
     enhanced: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Take speech cleaned before, under the paths of the manifest.")
+        Path | None, Knob("Take speech cleaned before, under the paths of the manifest.", "DIR")
     ] = None,
-    as_is: Annotated[bool, typer.Option("--as-is", help="Clean nothing; only score and leave out.")] = False,
-    limit: Annotated[float, typer.Option(min=0, metavar="DB", help="Attenuate nothing by more than DB.")] = 12.0,
-    least: Annotated[
-        float, typer.Option(min=0, max=5, metavar="MOS", help="Leave out training utterances with a lower DNSMOS OVRL.")
-    ] = 0.0,
-    without: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Leave these sources out of training.")
-    ] = None,
-    score: Annotated[bool, typer.Option("--score/--no-score", help="Compute DNSMOS OVRL before and after.")] = True,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Utterances in parallel.")] = 1,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    as_is: Annotated[bool, Knob("Clean nothing; only score and leave out.")] = False,
+    limit: Annotated[float, Knob("Attenuate nothing by more than DB.", "DB", 0)] = 12.0,
+    least: Annotated[float, Knob("Leave out training utterances with a lower DNSMOS OVRL.", "MOS", 0, 5)] = 0.0,
+    without: Annotated[str | None, Knob("Leave these sources out of training.", "NAME,NAME")] = None,
+    score: Annotated[bool, Knob("Compute DNSMOS OVRL before and after.")] = True,
+    workers: Annotated[int, Knob("Utterances in parallel.", "N", 1)] = 1,
 ) -> None:
     """Clean the speech of corpora for use as training targets.
 
@@ -184,10 +155,10 @@ def curate(
     \b
     Examples:
       sbm data curate corpus.csv -o curated
-      sbm data curate corpus.csv -o curated --system "df=deep-filter {in} -o {out}" --limit 12 --least 2.8
-      sbm data curate corpus.csv -o scored --as-is --least 3 --without telephone,archive
+      sbm data curate corpus.csv -o curated --limit 12 --least 2.8 \\
+        --system "df=deep-filter {in} -o {out}"
+      sbm data curate corpus.csv -o scored --as-is --least 3 --without phone,tape
     """
-    console.adjust(quiet, verbose)
     if sum((model is not None, system is not None, enhanced is not None, as_is)) > 1:
         raise typer.BadParameter("give only one of them", param_hint="--model, --system, --enhanced, --as-is")
     if least and not score:
@@ -235,23 +206,16 @@ def curate(
 
 
 @app.command("pack")
+@for_typer
 def pack(
     manifest: Manifests,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the pack.")],
-    shard_mb: Annotated[float, typer.Option(min=1, metavar="MB", help="Largest size of a shard.")] = 50.0,
-    rooms: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Simulated rooms to include.", show_default="as many as in a recipe"),
-    ] = None,
+    output: Annotated[Path, Knob("Folder of the pack.", "DIR", short="o")],
+    shard_mb: Annotated[float, Knob("Largest size of a shard.", "MB", 1)] = 50.0,
+    rooms: Annotated[int | None, Knob("Simulated rooms to include.", "N", 1, absent="as many as in a recipe")] = None,
     speeds: Annotated[
-        str,
-        typer.Option(
-            metavar="SPEED,...", help="Add the training speech at these speeds, as other voices; as data.speeds does."
-        ),
+        str, Knob("Add the training speech at these speeds, as other voices; as data.speeds does.", "SPEED,...")
     ] = "",
-    cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for decoded corpora.")] = Path("runs/cache"),
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    cache: Annotated[Path, Knob("Folder for decoded corpora.", "DIR")] = Path("runs/cache"),
 ) -> None:
     """Pack corpora and rooms into a folder for training.
 
@@ -263,8 +227,6 @@ def pack(
       sbm data pack librispeech.csv fsd50k.csv -o packs/mine
       sbm train --config sbm-tiny --set data.pack=packs/mine
     """
-    console.adjust(quiet, verbose)
-
     from sbm_cli.data.corpus import open_corpus
     from sbm_cli.data.pack import write_pack
     from sbm_cli.data.room_responses import open_responses

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +47,7 @@ def doctor(
     \b
     Examples:
       sbm doctor
-      sbm doctor --warm                                # in a container's recipe, or before the network goes
+      sbm doctor --warm      # in a container's recipe, or before the network goes
       sbm doctor --json | jq '.[] | select(.state != "ok")'
     """
     if warm:
@@ -55,14 +55,12 @@ def doctor(
 
         load_enhancer(None, "cpu")
     checks = list(examine())
-    if json:
-        console.data_json([dataclasses.asdict(check) for check in checks])
-    else:
-        width = max(len(check.name) for check in checks) + 2
-        for check in checks:
-            console.data(f"{check.state:<7}{check.name:<{width}}{check.found}")
-            for line in check.cure.splitlines():
-                console.data(" " * (7 + width) + line)
+    width = max(len(check.name) for check in checks) + 2
+    lines = []
+    for check in checks:
+        cure = (" " * (7 + width) + line for line in check.cure.splitlines())
+        lines += [f"{check.state:<7}{check.name:<{width}}{check.found}", *cure]
+    console.result([dataclasses.asdict(check) for check in checks], lines, json)
     if any(check.state == "fault" for check in checks):
         raise typer.Exit(1)
 
@@ -154,23 +152,23 @@ def _caches() -> Iterator[Check]:
 
     own = os.environ.get("NUMBA_CACHE_DIR")
     candidates = [Path(own)] if own else [BESIDE, Path(user_cache_dir("numba"))]
-    obstacles = {folder: _obstacle(folder) for folder in candidates}
     if compiled_before(run):
         yield Check("kernels", "ok", "compiled for this processor")
     else:
         yield Check("kernels", "note", "not compiled yet: the first start takes longer", "sbm doctor --warm")
-    if writable := [folder for folder, obstacle in obstacles.items() if not obstacle]:
-        yield Check("kernel cache", "ok", str(writable[0]))
-    else:
-        first, obstacle = next(iter(obstacles.items()))
-        found = f"{first} cannot be written ({obstacle}): what is not in it yet is compiled in every run"
-        yield Check("kernel cache", "note", found, "Set NUMBA_CACHE_DIR to a folder that you can write to.")
-    downloads = Path(constants.HF_HUB_CACHE)
-    if obstacle := _obstacle(downloads):
-        cure = "Set HF_HOME to a folder that you can write to. Bundled models do not need it."
-        yield Check("model cache", "note", f"{downloads} cannot be written ({obstacle})", cure)
-    else:
-        yield Check("model cache", "ok", str(downloads))
+    loss = ": what is not in it yet is compiled in every run"
+    yield _writable("kernel cache", candidates, loss, "Set NUMBA_CACHE_DIR to a folder that you can write to.")
+    cure = "Set HF_HOME to a folder that you can write to. Bundled models do not need it."
+    yield _writable("model cache", [Path(constants.HF_HUB_CACHE)], "", cure)
+
+
+def _writable(name: str, folders: Sequence[Path], loss: str, cure: str) -> Check:
+    """Find the first folder that can be written; loss: what happens if there is none."""
+    obstacles = {folder: _obstacle(folder) for folder in folders}
+    for folder, obstacle in obstacles.items():
+        if not obstacle:
+            return Check(name, "ok", str(folder))
+    return Check(name, "note", f"{folders[0]} cannot be written ({obstacles[folders[0]]}){loss}", cure)
 
 
 _EXTRAS = {

@@ -22,19 +22,16 @@ from sbm_cli.cli.shared.options import (
     Json,
     Model,
     Name,
-    Quiet,
     Raw,
-    Verbose,
     check_existing,
     chosen_device,
     naming_of,
     raw_format,
     suffix_of,
-    takes_options,
 )
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import AudioError, OutputExistsError, SbmError, exists_error
-from sbm_cli.options import Options
+from sbm_cli.options import Knob, Options
 
 if TYPE_CHECKING:
     from sbm_cli.audio.pipe import Pipe
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
     from sbm_cli.files import FileReport
 
 
-@takes_options
 def enhance(
     inputs: Annotated[
         list[str],
@@ -50,36 +46,20 @@ def enhance(
     ],
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUTPUT",
-            help="Output file or folder, or - for stdout.",
-            show_default="NAME-clean.EXT beside INPUT",
-        ),
+        Knob("Output file or folder, or - for stdout.", "OUTPUT", absent="NAME-clean.EXT beside INPUT", short="o"),
     ] = None,
     *,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace an existing OUTPUT.")] = False,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", "-n", help="Keep an existing OUTPUT and skip the file.")
-    ] = False,
-    ext: Annotated[
-        str | None, typer.Option(metavar="EXT", help="Output format by suffix, such as flac, for folders and stdout.")
-    ] = None,
+    overwrite: Annotated[bool, Knob("Replace an existing OUTPUT.", short="y")] = False,
+    skip_existing: Annotated[bool, Knob("Keep an existing OUTPUT and skip the file.", short="n")] = False,
+    ext: Annotated[str | None, Knob("Output format by suffix, such as flac, for folders and stdout.", "EXT")] = None,
     name: Name = None,
     raw: Raw = None,
     options: Options,
     model: Model = None,
     device: Device = "auto",
-    threads: Annotated[
-        int, typer.Option(min=1, metavar="N", help="CPU threads; more than one helps only on an idle machine.")
-    ] = 1,
-    spectrogram: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Draw the spectrograms of INPUT and OUTPUT, on one scale.")
-    ] = None,
+    threads: Annotated[int, Knob("CPU threads; more than one helps only on an idle machine.", "N", 1)] = 1,
+    spectrogram: Annotated[Path | None, Knob("Draw the spectrograms of INPUT and OUTPUT, on one scale.", "PNG")] = None,
     json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Remove noise and reverberation from recordings.
 
@@ -100,18 +80,18 @@ def enhance(
       sbm enhance day1.wav day2.wav -o cleaned/ --skip-existing
       sbm enhance day1.wav day2.wav --name '{stem} (quiet){ext}'
       sbm enhance talk.wav -o softer.wav --attenuation-limit 12
-      sbm enhance talk.wav -o live.wav --keep-room     # remove the noise, keep the room
+      sbm enhance talk.wav -o live.wav --keep-room     # remove only the noise
       sbm enhance talk.wav -o walked.wav --steps 5 --sampler sde --seed 1
       sbm enhance tape.flac -o speech.wav --mono --rate 16000 --subtype PCM_16
-      sbm enhance talk.wav -o talk.wav --overwrite     # replace the input once the output is complete
+      sbm enhance talk.wav -o talk.wav --overwrite     # replace it once complete
       sbm enhance talk.mp4 -o clean.mp4                # copy the picture
       sbm enhance talk.wav -o clean.wav --json | jq .rtf
       sbm enhance talk.wav -o clean.wav --spectrogram talk.png
       sbm enhance - -o - < noisy.wav > clean.wav
       ffmpeg -i film.mp4 -f wav - | sbm enhance - -o - --ext flac > clean.flac
-      arecord -f S16_LE -r 16000 -t raw | sbm enhance - --raw 16000 -o - --ext raw | aplay -f S16_LE -r 16000
+      arecord -f S16_LE -r 16000 -t raw \\
+        | sbm enhance - --raw 16000 -o - --ext raw | aplay -f S16_LE -r 16000
     """
-    console.adjust(quiet or json, verbose)
     check_existing(overwrite, skip_existing)
 
     if json and output == PIPE:
@@ -333,13 +313,10 @@ def _summarise(report: FileReport) -> None:
 def _levels(report: FileReport) -> str:
     """Say how loud speech and pauses were and are, as far as there are any."""
     parts = []
-    if levels := report.levels:
-        for name, before, after in (
-            ("speech", levels.speech_before, levels.speech_after),
-            ("pauses", levels.pauses_before, levels.pauses_after),
-        ):
-            if before is not None and after is not None:
-                parts.append(f"{name} {before:.0f} -> {after:.0f} dBFS")
+    for name in ("speech", "pauses"):
+        before, after = (getattr(report.levels, f"{name}_{when}", None) for when in ("before", "after"))
+        if before is not None and after is not None:
+            parts.append(f"{name} {before:.0f} -> {after:.0f} dBFS")
     if report.loudness is not None:
         parts.append(f"loudness {report.loudness:.1f} LUFS")
     return ", ".join(parts)

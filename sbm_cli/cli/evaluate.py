@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sbm_cli.cli.shared import console, errors
-from sbm_cli.cli.shared.options import Json, Quiet, Verbose, wrong_usage
+from sbm_cli.cli.shared.options import Json, wrong_usage
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import exists_error
 from sbm_cli.hardware import cores
+from sbm_cli.options import Knob
 
 if TYPE_CHECKING:
     from sbm_cli.audio.samples import Samples
@@ -52,36 +53,27 @@ def evaluate(
     ] = "mixtures",
     split: Annotated[
         Literal["valid", "report"],
-        typer.Option(help="Split of the mixtures: valid to choose between models, report for published numbers."),
+        Knob("Split of the mixtures: valid to choose between models, report for published numbers."),
     ] = "valid",
-    count: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Number of mixtures, half noise-only, half reverberant.")
-    ] = 160,
+    count: Annotated[int, Knob("Number of mixtures, half noise-only, half reverberant.", "N", 2)] = 160,
     model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model", "-m", metavar="NAME|PATH", help="Model to score, as for `sbm enhance`; may be repeated."
-        ),
+        list[str] | None, Knob("Model to score, as for `sbm enhance`; may be repeated.", "NAME|PATH", short="m")
     ] = None,
-    steps: Annotated[str, typer.Option(metavar="N,N", help="Numbers of steps; each is scored as a system.")] = "1",
-    sampler: Annotated[
-        str, typer.Option(metavar="ode,sde", help="Samplers for several steps; each is scored as a system.")
-    ] = "ode",
+    steps: Annotated[str, Knob("Numbers of steps; each is scored as a system.", "N,N")] = "1",
+    sampler: Annotated[str, Knob("Samplers for several steps; each is scored as a system.", "ode,sde")] = "ode",
     system: Annotated[
-        list[str] | None,
-        typer.Option(metavar='"NAME=PROGRAM {in} {out}"', help="Another program to score; may be repeated."),
+        list[str] | None, Knob("Another program to score; may be repeated.", '"NAME=PROGRAM {in} {out}"')
     ] = None,
     enhanced: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=DIR", help="Files enhanced before, named like the noisy ones; may be repeated."),
+        list[str] | None, Knob("Files enhanced before, named like the noisy ones; may be repeated.", "NAME=DIR")
     ] = None,
-    unprocessed: Annotated[bool, typer.Option("--unprocessed", help="Score the noisy input alone.")] = False,
+    unprocessed: Annotated[bool, Knob("Score the noisy input alone.")] = False,
     metrics: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME,NAME",
-            help="si_sdr, stoi, pesq, covl, ovrl, nisqa, wer, … (see docs/metrics.md).",
-            show_default="all that can be computed",
+        Knob(
+            "si_sdr, stoi, pesq, covl, ovrl, nisqa, wer, … (see docs/metrics.md).",
+            "NAME,NAME",
+            absent="all that can be computed",
         ),
     ] = None,
     transcriber: Annotated[
@@ -92,34 +84,18 @@ def evaluate(
             envvar="SBM_TRANSCRIBER",
         ),
     ] = None,
-    level: Annotated[
-        float | None,
-        typer.Option(max=0, metavar="DBFS", help="Scale all signals to this RMS before scoring."),
-    ] = None,
+    level: Annotated[float | None, Knob("Scale all signals to this RMS before scoring.", "DBFS", most=0)] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Folder for scores.csv, scores.json, table.md, table.tex and quality-cost.svg.",
-        ),
+        Knob("Folder for scores.csv, scores.json, table.md, table.tex and quality-cost.svg.", "DIR", short="o"),
     ] = None,
-    html: Annotated[
-        bool, typer.Option("--html", help="Also write report.html, a self-contained page, to the output folder.")
-    ] = False,
-    players: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Files to listen to in report.html, spread evenly over the set.")
-    ] = 12,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace existing files of a report.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Scoring processes.", show_default="one per core")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads for enhancing.")] = 1,
-    cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for decoded corpora.")] = Path("runs/cache"),
+    html: Annotated[bool, Knob("Also write report.html, a self-contained page, to the output folder.")] = False,
+    players: Annotated[int, Knob("Files to listen to in report.html, spread evenly over the set.", "N", 0)] = 12,
+    overwrite: Annotated[bool, Knob("Replace existing files of a report.", short="y")] = False,
+    workers: Annotated[int | None, Knob("Scoring processes.", "N", 1, absent="one per core")] = None,
+    threads: Annotated[int, Knob("CPU threads for enhancing.", "N", 1)] = 1,
+    cache: Annotated[Path, Knob("Folder for decoded corpora.", "DIR")] = Path("runs/cache"),
     json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Score models, other programs and enhanced folders on a test set.
 
@@ -132,14 +108,15 @@ def evaluate(
     Examples:
       sbm evaluate corpus.csv
       sbm evaluate corpus.csv --split report --json > scores.json
-      sbm evaluate corpus.csv --model runs/mine/sbm-tiny.safetensors --metrics si_sdr,estoi
+      sbm evaluate corpus.csv --model mine.safetensors --metrics si_sdr,estoi
       sbm evaluate --set voicebank-demand VoiceBank/ -o scores/ --html
-      sbm evaluate --set dns2020-no-reverb test_set/ --model sbm-tiny --steps 1,5 --sampler ode,sde
-      sbm evaluate --set pair noisy/ clean/ --model sbm-tiny --system "afftdn=ffmpeg -y -i {in} -af afftdn {out}"
+      sbm evaluate --set dns2020-no-reverb test_set/ --steps 1,5 --sampler ode,sde
+      sbm evaluate --set pair noisy/ clean/ \\
+        --model sbm-tiny --system "afftdn=ffmpeg -y -i {in} -af afftdn {out}"
       sbm evaluate --set pair cleaned/ clean/ --unprocessed
-      sbm evaluate --set folder recordings/ --model sbm-tiny --enhanced theirs=cleaned/ --level -26
+      sbm evaluate --set folder recordings/ --level -26 \\
+        --model sbm-tiny --enhanced theirs=cleaned/
     """
-    console.adjust(quiet or json, verbose)
     if not paths:
         raise _without_path(set_name)
     if set_name == "mixtures" and (folders := [path for path in paths if path.is_dir()]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,14 +10,13 @@ import typer
 
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Json, Quiet, Verbose, takes_options
+from sbm_cli.cli.shared.options import Json
 from sbm_cli.errors import exists_error
-from sbm_cli.options import Options
+from sbm_cli.options import Knob, Options
 
 
-@functools.partial(takes_options, names=("dereverb",))
 def export(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="Where to write the graph.")],
+    output: Annotated[Path, Knob("Where to write the graph.", "FILE.onnx", short="o")],
     name: Annotated[
         str | None,
         typer.Argument(
@@ -29,20 +27,15 @@ def export(
     *,
     dtype: Annotated[
         Literal["float32", "float16", "int8"],
-        typer.Option(help="Of the weights; with int8 of the products too, which is less exact."),
+        Knob("Of the weights; with int8 of the products too, which is less exact."),
     ] = "float32",
-    spectra: Annotated[
-        bool, typer.Option("--spectra", help="Leave the STFT out: the graph takes and returns the spectra of frames.")
-    ] = False,
-    options: Options,
+    spectra: Annotated[bool, Knob("Leave the STFT out: the graph takes and returns the spectra of frames.")] = False,
+    options: Annotated[Options, ("dereverb",)],
     check: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Recording to check the graph with; speech-like noise if none is given."),
+        Path | None, Knob("Recording to check the graph with; speech-like noise if none is given.", "FILE")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.onnx if it exists.")] = False,
+    overwrite: Annotated[bool, Knob("Replace FILE.onnx if it exists.")] = False,
     json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Write a model as an ONNX graph that cleans hop by hop.
 
@@ -55,7 +48,6 @@ def export(
       sbm export sbm-live -o sbm-live.onnx
       sbm export -o small.onnx --dtype int8 --check talk.wav
     """
-    console.adjust(quiet or json, verbose)
     if output.suffix.lower() != ".onnx":
         raise typer.BadParameter(f"{output}: the graph is ONNX, so name it .onnx", param_hint="--output")
     if output.exists() and not overwrite:
@@ -77,7 +69,6 @@ def export(
     )
     if json:
         console.data_json(dataclasses.asdict(written))
-        return
     console.note(
         f"{written.path}: {written.dtype}, {written.bytes / 1e6:.2f} MB, {written.delay} samples late; "
         f"at most {written.difference:.1g} from our own output, {written.difference_db:.0f} dB"

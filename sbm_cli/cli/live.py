@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import select
@@ -19,10 +18,10 @@ import typer
 
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.loading import load_enhancer
-from sbm_cli.cli.shared.options import PIPE, Model, Quiet, Raw, Verbose, raw_format, takes_options
+from sbm_cli.cli.shared.options import PIPE, Model, Raw, raw_format
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import DependencyError, SbmError
-from sbm_cli.options import FOR_LIVE, Options
+from sbm_cli.options import FOR_LIVE, Knob, Options
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
@@ -38,47 +37,32 @@ _PATIENCE = 5.0  # s for the end of what was begun
 _METER_WIDTH, _METER_FLOOR = 20, -60  # characters, dB of full scale
 
 
-@functools.partial(takes_options, names=FOR_LIVE)
 def live(
     *,
     input: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="DEVICE",
-            help="Microphone, by number or part of its name.",
-            show_default="the system's",
-        ),
+        str | None, Knob("Microphone, by number or part of its name.", "DEVICE", absent="the system's", short="i")
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DEVICE|FILE|-",
-            help="Loudspeaker or virtual device, by number or part of its name; a sound file; or - for stdout.",
-            show_default="the system's",
+        Knob(
+            "Loudspeaker or virtual device, by number or part of its name; a sound file; or - for stdout.",
+            "DEVICE|FILE|-",
+            absent="the system's",
+            short="o",
         ),
     ] = None,
-    list_devices: Annotated[bool, typer.Option("--list-devices", help="List the devices and exit.")] = False,
+    list_devices: Annotated[bool, Knob("List the devices and exit.")] = False,
     raw: Raw = None,
     record: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Record input and output, in step, as two channels of a sound file."),
+        Path | None, Knob("Record input and output, in step, as two channels of a sound file.", "FILE")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", "-y", help="Replace existing files.")] = False,
-    seconds: Annotated[float | None, typer.Option(min=0, metavar="S", help="Stop after S seconds of sound.")] = None,
+    overwrite: Annotated[bool, Knob("Replace existing files.", short="y")] = False,
+    seconds: Annotated[float | None, Knob("Stop after S seconds of sound.", "S", 0)] = None,
     buffer: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1000, metavar="MS", help="Extra delay of a device's output; more of it prevents underruns."
-        ),
+        float, Knob("Extra delay of a device's output; more of it prevents underruns.", "MS", 0, 1000)
     ] = 10.0,
-    options: Options,
+    options: Annotated[Options, FOR_LIVE],
     model: Model = MODEL,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Clean speech as it is spoken, for headphones, a call or a file.
 
@@ -88,12 +72,12 @@ def live(
     \b
     Examples:
       sbm live --list-devices
-      sbm live -i USB -o "CABLE Input"           # other programs record from the virtual device
+      sbm live -i USB -o "CABLE Input"           # for other programs to record
       sbm live -o clean.flac --seconds 60
       sbm live --record both.wav --attenuation-limit 20
-      arecord -f S16_LE -r 16000 -t raw | sbm live --raw 16000 -o - | aplay -f S16_LE -r 16000
+      arecord -f S16_LE -r 16000 -t raw | sbm live --raw 16000 -o - \\
+        | aplay -f S16_LE -r 16000
     """
-    console.adjust(quiet, verbose)
     if list_devices:
         _list_devices()
         return
@@ -107,34 +91,38 @@ def live(
         raise typer.BadParameter(f"{record} is also the output; record into another file", param_hint="--record")
     if seconds is not None and not math.isfinite(seconds):
         raise typer.BadParameter("give a number of seconds, or leave it out", param_hint="--seconds")
-    form = None if raw is None else raw_format(raw)
-    place = None if output is None or _is_device(output) else output
-    if form is None or place is None:
-        from sbm_cli.live.devices import sound_system
+    from sbm_cli.audio.format import OUTPUT_SUFFIXES, AudioFormat
+    from sbm_cli.audio.pipe import Pipe
+    from sbm_cli.live.devices import Loudspeaker, Microphone, sound_system
+    from sbm_cli.live.pipes import Output, RawInput
 
+    form = None if raw is None else raw_format(raw)
+    # A device, unless it is stdout or, by its suffix, a sound file.
+    place = output if output == PIPE or Path(output or "").suffix.lower() in OUTPUT_SUFFIXES else None
+    if form is None or place is None:
         try:
             sound_system()  # before the model is loaded: it may be missing
         except DependencyError as error:
             pipe = "" if form is None else "\nWithout a loudspeaker, send the sound on: -o - or -o clean.wav"
             raise DependencyError(error.message, f"{error.hint}{pipe}") from error
 
-    from sbm_cli.audio.format import AudioFormat
     from sbm_cli.live.session import Session
 
     enhancer = load_enhancer(model, "cpu")
     rate, hop = enhancer.config.rate, enhancer.config.stft.hop
     with interrupted_by_signals(), ExitStack() as files:
-        source = _source(input, form, rate, hop)
+        source: Source
+        if form is None:
+            source = Microphone(input, rate)
+        else:
+            # Unbuffered: a thread that waits in a buffered reader would not let the process end.
+            source = RawInput(Pipe.from_here(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), form), rate, hop)
         both = AudioFormat(rate, 2 * source.channels, None, "WAV", "PCM_16")
         recorder = None if record is None else _create(files, record, both, overwrite)[0]
         sink: Sink
         if place is None:
-            from sbm_cli.live.devices import Loudspeaker
-
             sink = Loudspeaker(output, rate, hop, buffer / 1000, wait=form is not None)
         else:
-            from sbm_cli.live.pipes import Output
-
             like = form or AudioFormat(rate, 1, None, "RAW", "PCM_16")
             sink = Output(*_create(files, place, like, overwrite), rate)
         session = Session(enhancer, source, sink, options, recorder, seconds)
@@ -159,25 +147,6 @@ def _list_devices() -> None:
         default = f"  (default {' and '.join(device.default)})" if device.default else ""
         ends = f"{device.inputs} in, {device.outputs} out, {device.rate} Hz"
         console.data(f"{device.index:>3}  {device.name}  [{device.system}: {ends}]{default}")
-
-
-def _is_device(output: str) -> bool:
-    """Tell whether an output is a device, and neither stdout nor, by its suffix, a sound file."""
-    from sbm_cli.audio.format import OUTPUT_SUFFIXES
-
-    return output != PIPE and Path(output).suffix.lower() not in OUTPUT_SUFFIXES
-
-
-def _source(input: str | None, raw: AudioFormat | None, rate: int, hop: int) -> Source:
-    if raw is None:
-        from sbm_cli.live.devices import Microphone
-
-        return Microphone(input, rate)
-    from sbm_cli.audio.pipe import Pipe
-    from sbm_cli.live.pipes import RawInput
-
-    # Unbuffered: a thread that waits in a buffered reader would not let the process end.
-    return RawInput(Pipe.from_here(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), raw), rate, hop)
 
 
 def _create(

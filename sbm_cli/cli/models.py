@@ -99,15 +99,16 @@ def verify(
     chosen = [hub.entry(name) for name in names] if names else [m for m in hub.entries().values() if hub.local_file(m)]
     if not chosen:
         raise ModelError("there is no model on this machine", "Run `sbm models list` to see all models.")
-    results = [(model.name, _fault(model)) for model in chosen]
-    if json:
-        console.data_json([{"name": name, "ok": fault is None} for name, fault in results])
-    for name, fault in results:
-        if fault is not None:
+    damaged = set()
+    for model in chosen:
+        try:
+            hub.check(model)
+        except ModelError as fault:
+            damaged.add(model.name)
             console.error(fault.message, fault.hint)
-        elif not json:
-            console.data(f"{name}: ok")
-    if any(fault for _, fault in results):
+    results = [{"name": model.name, "ok": model.name not in damaged} for model in chosen]
+    console.result(results, (f"{model.name}: ok" for model in chosen if model.name not in damaged), json)
+    if damaged:
         raise typer.Exit(1)
 
 
@@ -168,14 +169,6 @@ def _place(model: hub.ModelEntry) -> str:
     if model.source == "bundled":
         return "bundled"
     return "downloaded" if hub.local_file(model) else "Hugging Face"
-
-
-def _fault(model: hub.ModelEntry) -> ModelError | None:
-    try:
-        hub.check(model)
-    except ModelError as error:
-        return error
-    return None
 
 
 def _lines(key: str, value: object) -> list[tuple[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,38 +12,30 @@ import typer
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.loading import load_enhancer
-from sbm_cli.cli.shared.options import Device, Json, Model, Quiet, Verbose, chosen_device, takes_options, wrong_usage
-from sbm_cli.options import Options
+from sbm_cli.cli.shared.options import Device, Json, Model, chosen_device, wrong_usage
+from sbm_cli.options import Knob, Options
 
 if TYPE_CHECKING:
     from sbm_cli.enhancer import Enhancer
 
 
-@functools.partial(takes_options, names=("steps",))
 def rtf(
     files: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[FILE]...", help="Recordings to time.", show_default="generated speech-like noise"),
     ] = None,
     *,
-    options: Options,
+    options: Annotated[Options, ("steps",)],
     model: Model = None,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads, for other programs too.")] = 1,
-    seconds: Annotated[str, typer.Option(metavar="S,S", help="Lengths of the generated clips in seconds.")] = "1,10,60",
-    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Timed rounds, after one to warm up.")] = 10,
+    threads: Annotated[int, Knob("CPU threads, for other programs too.", "N", 1)] = 1,
+    seconds: Annotated[str, Knob("Lengths of the generated clips in seconds.", "S,S")] = "1,10,60",
+    rounds: Annotated[int, Knob("Timed rounds, after one to warm up.", "N", 1)] = 10,
     against: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar='"NAME=PROGRAM {in} {out}"', help="Time another program on the same clips; may be repeated."
-        ),
+        list[str] | None, Knob("Time another program on the same clips; may be repeated.", '"NAME=PROGRAM {in} {out}"')
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.svg", help="Draw the real-time factors as a bar chart.")
-    ] = None,
+    plot: Annotated[Path | None, Knob("Draw the real-time factors as a bar chart.", "FILE.svg")] = None,
     json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Measure the real-time factor (RTF) of models and programs.
 
@@ -57,10 +48,10 @@ def rtf(
     Examples:
       sbm rtf
       sbm rtf --steps 10
-      sbm rtf --seconds 10 --plot rtf.svg --against "ffmpeg=ffmpeg -loglevel error -y -i {in} -af afftdn {out}"
+      sbm rtf --seconds 10 --plot rtf.svg \\
+        --against "ffmpeg=ffmpeg -v error -y -i {in} -af afftdn {out}"
       sbm rtf meeting.wav --threads 2 --json | jq '.rows[].rtf'
     """
-    console.adjust(quiet or json, verbose)
     device = chosen_device(device)
     lengths = _lengths(seconds)
     if plot is not None and plot.suffix.lower() != ".svg":

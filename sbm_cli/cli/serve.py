@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import ipaddress
 import logging
 import os
@@ -17,9 +18,10 @@ import typer
 
 from sbm_cli.cli.live import MODEL as LIVE_MODEL
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Device, Model, Quiet, Verbose, chosen_device
+from sbm_cli.cli.shared.options import Device, Model, chosen_device
 from sbm_cli.cli.shared.process import ending_signals, interrupted_by_signals
 from sbm_cli.errors import SbmError, needing
+from sbm_cli.options import Knob
 
 LOOPBACK = "127.0.0.1"
 PORT = 8765
@@ -27,10 +29,8 @@ PORT = 8765
 
 def serve(
     *,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")] = LOOPBACK,
-    port: Annotated[
-        int, typer.Option("--port", "-p", min=0, max=65535, metavar="N", help="Port; 0 for a free one.")
-    ] = PORT,
+    host: Annotated[str, Knob("Address to listen on; 0.0.0.0 for all.", "ADDRESS")] = LOOPBACK,
+    port: Annotated[int, Knob("Port; 0 for a free one.", "N", 0, 65535, short="p")] = PORT,
     token: Annotated[
         str | None,
         typer.Option(
@@ -40,21 +40,15 @@ def serve(
             show_default="a random one there, none on this machine",
         ),
     ] = None,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    browser: Annotated[bool, Knob("Open the page in a browser.")] = True,
     model: Model = None,
-    live_model: Annotated[
-        str, typer.Option(metavar="NAME|PATH", help="Model for streams; --model is for files.")
-    ] = LIVE_MODEL,
+    live_model: Annotated[str, Knob("Model for streams; --model is for files.", "NAME|PATH")] = LIVE_MODEL,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads for files.")] = 1,
-    max_size: Annotated[float, typer.Option(min=0, metavar="MB", help="Largest upload.")] = 1000,
-    max_minutes: Annotated[float, typer.Option(min=0, metavar="MIN", help="Longest recording.")] = 120,
-    keep: Annotated[
-        float, typer.Option(min=0, metavar="MIN", help="Remove recordings that nobody has asked for in this time.")
-    ] = 60,
-    streams: Annotated[int, typer.Option(min=0, metavar="N", help="Channels of live streams at a time.")] = 8,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    threads: Annotated[int, Knob("CPU threads for files.", "N", 1)] = 1,
+    max_size: Annotated[float, Knob("Largest upload.", "MB", 0)] = 1000,
+    max_minutes: Annotated[float, Knob("Longest recording.", "MIN", 0)] = 120,
+    keep: Annotated[float, Knob("Remove recordings that nobody has asked for in this time.", "MIN", 0)] = 60,
+    streams: Annotated[int, Knob("Channels of live streams at a time.", "N", 0)] = 8,
 ) -> None:
     """Clean recordings on a page, and serve other programs.
 
@@ -66,15 +60,15 @@ def serve(
     Examples:
       sbm serve
       sbm serve --port 0 --no-browser
-      sbm serve --host 0.0.0.0 --max-minutes 10        # prints an address with a token
+      sbm serve --host 0.0.0.0 --max-minutes 10   # prints an address with a token
       curl -T noisy.wav "http://127.0.0.1:8765/enhance/" -o clean.wav
-      curl -T talk.m4a "http://127.0.0.1:8765/enhance/?ext=flac&attenuation_limit=12" -o clean.flac
+      curl -T talk.m4a -o clean.flac \\
+        "http://127.0.0.1:8765/enhance/?ext=flac&attenuation_limit=12"
     """
-    console.adjust(quiet, verbose)
     with needing("serve", "the server"):
         import websockets  # noqa: F401  (uvicorn asks for it later)
 
-        from sbm_cli.serve.app import Settings, make_app, make_server
+        from sbm_cli.serve.app import make_app, make_server
         from sbm_cli.serve.jobs import Limits
     from sbm_cli.enhancer import Enhancer
     from sbm_cli.serve.workspace import workspace
@@ -89,12 +83,8 @@ def serve(
     with interrupted_by_signals(), contextlib.suppress(KeyboardInterrupt), _listen(host, port) as listener:
         enhancer = Enhancer.load(model, device=device, threads=threads)
         with workspace() as folder:
-            app = make_app(
-                enhancer,
-                lambda: Enhancer.load(live_model, device=device),
-                folder,
-                Settings(hosts, token, streams, limits),
-            )
+            load_live = functools.partial(Enhancer.load, live_model, device=device)
+            app = make_app(enhancer, load_live, folder, hosts, token, streams, limits)
             address = _address(host, listener.getsockname()[1], token)
             console.note(f"serving on {address}")
             console.note("press Ctrl-C to stop")

@@ -12,8 +12,8 @@ import typer
 
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.errors import WrongUsage
-from sbm_cli.cli.shared.options import Quiet, Verbose
 from sbm_cli.cli.shared.process import interrupted_by_signals
+from sbm_cli.options import Knob
 
 if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig
@@ -24,8 +24,7 @@ FORGOTTEN_DB = 0.3  # loss of SI-SDR on general noise that is worth a warning
 
 def train(
     config: Annotated[
-        str | None,
-        typer.Option("--config", "-c", metavar="NAME|PATH", help="Built-in recipe, such as sbm-tiny, or a YAML file."),
+        str | None, Knob("Built-in recipe, such as sbm-tiny, or a YAML file.", "NAME|PATH", short="c")
     ] = None,
     start: Annotated[
         str | None,
@@ -39,37 +38,20 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; may be repeated."),
     ] = None,
-    pack: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Train from a pack of `sbm data pack`; same as data.pack.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Output folder.", show_default="runs/NAME"),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume the training in the output folder, if there is one.")
-    ] = False,
-    max_minutes: Annotated[
-        float | None, typer.Option(min=0, metavar="MINUTES", help="Stop after this time, ready for --resume.")
-    ] = None,
+    pack: Annotated[Path | None, Knob("Train from a pack of `sbm data pack`; same as data.pack.", "DIR")] = None,
+    output: Annotated[Path | None, Knob("Output folder.", "DIR", absent="runs/NAME", short="o")] = None,
+    resume: Annotated[bool, Knob("Resume the training in the output folder, if there is one.")] = False,
+    max_minutes: Annotated[float | None, Knob("Stop after this time, ready for --resume.", "MINUTES", 0)] = None,
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on; auto takes a GPU if there is one.")
+        Literal["auto", "cpu", "cuda"], Knob("Device to train on; auto takes a GPU if there is one.")
     ] = "auto",
     precision: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Precision of the network; same as loop.precision."),
+        Literal["float32", "bfloat16", "float16"] | None, Knob("Precision of the network; same as loop.precision.")
     ] = None,
     processes: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Processes that share each batch.", show_default="one per core, or one GPU"
-        ),
+        int | None, Knob("Processes that share each batch.", "N", 1, absent="one per core, or one GPU")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List on stdout what would be done, and train nothing.")
-    ] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    dry_run: Annotated[bool, Knob("List on stdout what would be done, and train nothing.")] = False,
 ) -> None:
     """Train a model on folders of speech and noise, or fine-tune one.
 
@@ -79,15 +61,17 @@ def train(
 
     \b
     Examples:
-      sbm train --config sbm-tiny --set "data.speech=[voices]" --set "data.noise=[noises]"
-      sbm train --config mine.yaml --dry-run           # check recipe, data and device in seconds
+      sbm train -c sbm-tiny --set "data.speech=[voice]" --set "data.noise=[noise]"
+      sbm train --config mine.yaml --dry-run           # check it in seconds
       sbm train --config mine.yaml --output runs/mine --max-minutes 120
       sbm train --config mine.yaml --output runs/mine --resume
-      sbm train --from sbm-tiny --set "data.speech=[voices]" --set "data.noise=[my-noise]"
-      torchrun --nproc-per-node 8 -m sbm_cli train --config mine.yaml --pack packed --precision bfloat16
+      sbm train --from sbm-tiny \\
+        --set "data.speech=[my-voices]" --set "data.noise=[my-noise]"
+      torchrun --nproc-per-node 8 -m sbm_cli train \\
+        --config mine.yaml --pack packed --precision bfloat16
     """
     # Every process of torchrun runs this; only one speaks.
-    console.adjust(quiet or os.environ.get("RANK", "0") != "0", verbose)
+    console.adjust(os.environ.get("RANK", "0") != "0", False)
     if config is None and start is None:
         raise typer.BadParameter("give a recipe, or --from a model to fine-tune", param_hint="--config")
 
@@ -138,7 +122,7 @@ def train(
                 report=_report,
                 start=weights,
                 device=device,
-                bars=None if quiet else console.progress,
+                bars=None if console.voice.quiet else console.progress,
             )
     except KeyboardInterrupt:
         saved = saved_step(folder)

@@ -22,7 +22,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from sbm_cli.compiled.jit import jit
-from sbm_cli.compiled.llvm import FLAGS, constant, exp2, floats, has, integers, multiply_add, splat
+from sbm_cli.compiled.llvm import FLAGS, across, address, constant, exp2, floats, has, inverse_root, multiply_add, splat
 from sbm_cli.compiled.vector import LOG2E, prefetch
 
 LANES = 8  # channels of a vector; also the smallest group that fills one
@@ -31,7 +31,7 @@ ROWS = (16, 4, 1) if WIDE else (8, 4, 1)  # bands of a tile, the most that fit: 
 SUMS = 24 if WIDE else 10  # sums of tap gradients kept in registers
 UNIT = 8  # frames whose tap gradients are summed together
 EPS = 1e-5  # of the normalisation, as in nn.LayerNorm
-FLOATS, INTS, INDEX = floats(LANES), integers(LANES), ir.IntType(64)
+FLOATS, INDEX = floats(LANES), ir.IntType(64)
 _constant, _splat = functools.partial(constant, lanes=LANES), functools.partial(splat, lanes=LANES)
 
 # --- vectors of LANES channels in LLVM instructions ------------------------------------------------------------------
@@ -39,11 +39,6 @@ _constant, _splat = functools.partial(constant, lanes=LANES), functools.partial(
 
 def _index(value: int) -> Any:
     return ir.Constant(INDEX, value)
-
-
-def _pointer(context: Any, builder: Any, signature: Any, args: Any, i: int) -> Any:
-    """Return where argument i, an array, lies at the place that the argument behind it names."""
-    return builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
 
 
 def _beyond(builder: Any, pointer: Any, count: Any) -> Any:
@@ -68,14 +63,6 @@ def _sigmoid(builder: Any, x: Any) -> Any:
     z = builder.fmul(x, _constant(-LOG2E))  # 2**z = exp(-x)
     z = builder.select(builder.fcmp_ordered(">", z, high), high, z)
     return builder.fdiv(one, builder.fadd(one, exp2(builder, z)), flags=FLAGS)
-
-
-def _across(builder: Any, x: Any) -> Any:
-    """Return the sum over the lanes, in every lane."""
-    for distance in (4, 2, 1):
-        turned = ir.Constant(INTS, [lane ^ distance for lane in range(LANES)])
-        x = builder.fadd(x, builder.shuffle_vector(x, ir.Constant(FLOATS, ir.Undefined), turned))
-    return x
 
 
 def _add_silu(builder: Any, total: Any, other: Any) -> Any:
@@ -123,7 +110,7 @@ def _tile(finish: Callable[[Any, Any, Any], Any]) -> Any:
                 _store(builder, result, _beyond(builder, out, at))
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            source, taps, bias, grad, out = (_pointer(context, builder, signature, args, i) for i in range(0, 10, 2))
+            source, taps, bias, grad, out = (address(context, builder, signature, args, i) for i in range(0, 10, 2))
             bands = args[10]
             for rows, larger in zip(ROWS, (None, *ROWS), strict=False):
                 fits = builder.icmp_signed(">=", bands, _index(rows))
@@ -158,7 +145,7 @@ def correlate(typing, x, x_at, grad, grad_at, total, total_at, bands, kernel, ch
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x, grad, total = (_pointer(context, builder, signature, args, i) for i in (0, 2, 4))
+        x, grad, total = (address(context, builder, signature, args, i) for i in (0, 2, 4))
         width, step, count = (kind.literal_value for kind in (kernel, channels, inputs))
         places = [_beyond(builder, total, _index(i * LANES)) for i in range(count * width)]
         sums = _running(builder, [_load(builder, place) for place in places])
@@ -184,7 +171,7 @@ def accumulate(typing, x, x_at, total, total_at, bands, channels):
     """Add the sum over the bands of LANES channels to total."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x, total = (_pointer(context, builder, signature, args, i) for i in (0, 2))
+        x, total = (address(context, builder, signature, args, i) for i in (0, 2))
         [place] = _running(builder, [_load(builder, total)])
         with cgutils.for_range(builder, args[4]) as loop:
             value = _load(builder, _beyond(builder, x, builder.mul(loop.index, _index(channels.literal_value))))
@@ -201,7 +188,7 @@ def _vectors(builder: Any, pointer: Any, channels: int) -> list[Any]:
 
 def _mean(builder: Any, vectors: Sequence[Any]) -> Any:
     total = functools.reduce(builder.fadd, vectors)
-    return builder.fmul(_across(builder, total), _constant(1.0 / (len(vectors) * LANES)))
+    return builder.fmul(across(builder, total), _constant(1.0 / (len(vectors) * LANES)))
 
 
 def _normed(builder: Any, x: Any, channels: int) -> tuple[list[Any], Any]:
@@ -210,10 +197,7 @@ def _normed(builder: Any, x: Any, channels: int) -> tuple[list[Any], Any]:
     mean = _mean(builder, values)
     values = [builder.fsub(value, mean) for value in values]
     variance = _mean(builder, [builder.fmul(value, value) for value in values])
-    root = builder.module.declare_intrinsic("llvm.sqrt", [ir.FloatType()])
-    first = builder.extract_element(builder.fadd(variance, _constant(EPS)), ir.Constant(ir.IntType(32), 0))
-    deviation = builder.call(root, [first])
-    inverse = _splat(builder, builder.fdiv(ir.Constant(ir.FloatType(), 1.0), deviation))
+    inverse = inverse_root(builder, builder.fadd(variance, _constant(EPS)))
     return [builder.fmul(value, inverse) for value in values], inverse
 
 
@@ -223,7 +207,7 @@ def normalise(typing, x, x_at, gain, offset, out, out_at, bands, channels):
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         gain, offset = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (2, 3))
-        x, out = (_pointer(context, builder, signature, args, i) for i in (0, 4))
+        x, out = (address(context, builder, signature, args, i) for i in (0, 4))
         step = channels.literal_value
         with cgutils.for_range(builder, args[6]) as loop:
             row = builder.mul(loop.index, _index(step))
@@ -243,7 +227,7 @@ def differentiate_norm(typing, x, x_at, grad, grad_at, gain, gy, gy_at, gx, gx_a
     """Write gx = gy + the gradient of x through `normalise`, all bands of a frame; add up those of gain and offset."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x, grad, gy, gx = (_pointer(context, builder, signature, args, i) for i in (0, 2, 5, 7))
+        x, grad, gy, gx = (address(context, builder, signature, args, i) for i in (0, 2, 5, 7))
         gain, *sums = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (4, 9, 10))
         ggain, goffset = (_beyond(builder, pointer, args[11]) for pointer in sums)
         step = channels.literal_value

@@ -69,6 +69,30 @@ def splat(builder: Any, number: Any, lanes: int) -> Any:
     return builder.shuffle_vector(first, undefined, integer(0, lanes))
 
 
+def address(context: Any, builder: Any, signature: Any, args: Sequence[Any], i: int) -> Any:
+    """Return where argument i, an array, lies at the index that the argument behind it names."""
+    return builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
+
+
+def across(builder: Any, x: Any) -> Any:
+    """Return the sum over the lanes, in every lane."""
+    lanes = x.type.count
+    distance = lanes // 2
+    while distance:
+        turned = ir.Constant(integers(lanes), [lane ^ distance for lane in range(lanes)])
+        x = builder.fadd(x, builder.shuffle_vector(x, ir.Constant(x.type, ir.Undefined), turned))
+        distance //= 2
+    return x
+
+
+def inverse_root(builder: Any, x: Any) -> Any:
+    """Return 1 / sqrt of the first lane, in every lane."""
+    function = builder.module.declare_intrinsic("llvm.sqrt", [ir.FloatType()])
+    first = builder.extract_element(x, ir.Constant(ir.IntType(32), 0))
+    inverse = builder.fdiv(ir.Constant(ir.FloatType(), 1.0), builder.call(function, [first]))
+    return splat(builder, inverse, x.type.count)
+
+
 def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.fadd(builder.fmul(a, b, flags=FLAGS), c, flags=FLAGS)
 

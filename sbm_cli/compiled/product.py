@@ -5,7 +5,6 @@ A sum is added up in the order of its inputs, whatever its tile: results do not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,11 +58,6 @@ def packed_few(weight: NDArray[np.float32], bias: NDArray[np.float32] | None = N
     return packed(joined, None if bias is None else np.kron(bias, np.eye(1, own))[0])
 
 
-def _place(context: Any, builder: Any, signature: Any, args: Sequence[Any], i: int) -> Any:
-    """Return where argument i, an array, lies at the place that the argument behind it names."""
-    return builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
-
-
 def _repeated(builder: Any, pointer: Any, count: int) -> Any:
     """Return a vector that repeats so many numbers."""
     numbers = builder.load(builder.bitcast(pointer, llvm.floats(count).as_pointer()), align=4)
@@ -85,7 +79,7 @@ def strip(
     multiply_add = llvm.multiply_add_pairs if halves.literal_value else llvm.multiply_add
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x, weight, bias, out = (_place(context, builder, signature, args, i) for i in (0, 5, 8, 11))
+        x, weight, bias, out = (llvm.address(context, builder, signature, args, i) for i in (0, 5, 8, 11))
         step, apart, rows, inputs, add, out_step = args[2], args[3], args[4], args[7], args[10], args[13]
 
         def at(pointer: Any, *offsets: Any) -> Any:

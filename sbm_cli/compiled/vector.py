@@ -45,9 +45,8 @@ def _widen(context: Any, builder: Any, value: Any, kind: Any) -> Any:
     return llvm.splat(builder, context.cast(builder, value, kind, types.float32), LANES)
 
 
-def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, vector: Any = FLOATS) -> Any:
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+def _address(context: Any, builder: Any, signature: Any, args: Any, vector: Any = FLOATS) -> Any:
+    return builder.bitcast(llvm.address(context, builder, signature, args, 0), vector.as_pointer())
 
 
 def _define_operator(symbol: Callable[..., Any], instruction: str) -> None:
@@ -86,10 +85,9 @@ def splat(typing_context: Any, value: Any) -> Any:
 @intrinsic
 def load(typing_context: Any, array: Any, index: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = signature.args[0]
-        if kind.dtype == types.float32:
-            return builder.load(_address(context, builder, kind, *args), align=4)
-        halves = builder.load(_address(context, builder, kind, *args, vector=HALVES), align=2)
+        if signature.args[0].dtype == types.float32:
+            return builder.load(_address(context, builder, signature, args), align=4)
+        halves = builder.load(_address(context, builder, signature, args, HALVES), align=2)
         return builder.bitcast(builder.shl(builder.zext(halves, INTS), _integer(16)), FLOATS)
 
     return VECTOR(array, types.intp), generate
@@ -100,8 +98,8 @@ def fill(typing_context: Any, array: Any, index: Any) -> Any:
     """Load one number into all lanes; array[index] would also test for a negative index."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return _widen(context, builder, builder.load(builder.gep(data, [args[1]])), types.float32)
+        number = builder.load(llvm.address(context, builder, signature, args, 0))
+        return _widen(context, builder, number, types.float32)
 
     return VECTOR(array, types.intp), generate
 
@@ -109,9 +107,9 @@ def fill(typing_context: Any, array: Any, index: Any) -> Any:
 @intrinsic
 def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind, value = signature.args[0], args[2]
-        if kind.dtype == types.float32:
-            builder.store(value, _address(context, builder, kind, *args[:2]), align=4)
+        value = args[2]
+        if signature.args[0].dtype == types.float32:
+            builder.store(value, _address(context, builder, signature, args), align=4)
             return context.get_dummy_value()
         bits = builder.bitcast(value, INTS)  # rounded to nearest, ties to even; a NaN stays one
         odd = builder.and_(builder.lshr(bits, _integer(16)), _integer(1))
@@ -119,7 +117,7 @@ def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
         quiet = builder.or_(bits, _integer(0x400000))
         bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
         halves = builder.trunc(builder.lshr(bits, _integer(16)), HALVES)
-        builder.store(halves, _address(context, builder, kind, *args[:2], vector=HALVES), align=2)
+        builder.store(halves, _address(context, builder, signature, args, HALVES), align=2)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, VECTOR), generate
@@ -130,10 +128,7 @@ def move(typing_context: Any, target: Any, at: Any, source: Any, index: Any) -> 
     """Copy one number; an assignment would also test for negative indices."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        to, source = (
-            builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
-            for i in (0, 2)
-        )
+        to, source = (llvm.address(context, builder, signature, args, i) for i in (0, 2))
         builder.store(builder.load(source), to)
         return context.get_dummy_value()
 
@@ -148,7 +143,7 @@ def prefetch(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
         line, number, index = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
         kind = ir.FunctionType(ir.VoidType(), [line, number, number, number])
         hint = builder.module.declare_intrinsic("llvm.prefetch", [line], kind)
-        start = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+        start = llvm.address(context, builder, signature, args, 0)
         options = [ir.Constant(number, value) for value in (0, 3, 1)]  # to read, into the nearest cache, data
         step = ir.Constant(index, LINE // 4)
         with cgutils.for_range(builder, builder.sdiv(args[2], step)) as loop:
@@ -157,14 +152,6 @@ def prefetch(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp), generate
-
-
-@intrinsic
-def negative_magnitude(typing_context: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(builder.or_(builder.bitcast(args[0], INTS), _integer(-(2**31))), FLOATS)
-
-    return VECTOR(VECTOR), generate
 
 
 @intrinsic
@@ -177,32 +164,11 @@ def where_negative(typing_context: Any, value: Any, then: Any, other: Any) -> An
 
 
 @intrinsic
-def exp2_negative(typing_context: Any, value: Any) -> Any:
-    """2**x for x <= 0; below -125 no more than there."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return llvm.exp2(builder, args[0])
-
-    return VECTOR(VECTOR), generate
-
-
-@intrinsic
-def exp2_bounded(typing_context: Any, value: Any) -> Any:
-    """2**x; above 125 as at 125."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        high = _constant(125.0)
-        return llvm.exp2(builder, builder.select(builder.fcmp_ordered(">", args[0], high), high, args[0]))
-
-    return VECTOR(VECTOR), generate
-
-
-@intrinsic
 def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
     """Sum each of LANES consecutive vectors over its lanes; the sums are the lanes of the result."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start = _address(context, builder, signature.args[0], *args)
+        start = _address(context, builder, signature, args)
         rows = [builder.load(builder.gep(start, [ir.Constant(ir.IntType(64), i)]), align=4) for i in range(LANES)]
         even, odd = (ir.Constant(INTS, list(range(first, 2 * LANES, 2))) for first in (0, 1))
         while len(rows) > 1:
@@ -216,18 +182,6 @@ def lane_sums(typing_context: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
-def pair_sums(typing_context: Any, value: Any) -> Any:
-    """Sum pairs of neighbouring lanes; the sums fill the first half of the result."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        even, odd = (ir.Constant(INTS, [(first + 2 * lane) % LANES for lane in range(LANES)]) for first in (0, 1))
-        undefined = ir.Constant(FLOATS, ir.Undefined)
-        return builder.fadd(*(builder.shuffle_vector(args[0], undefined, lanes) for lanes in (even, odd)))
-
-    return VECTOR(VECTOR), generate
-
-
-@intrinsic
 def pairs(typing_context: Any, low: Any, high: Any) -> Any:
     """Return two vectors as one whose lanes hold two bfloat16 each, in their order."""
 
@@ -237,40 +191,41 @@ def pairs(typing_context: Any, low: Any, high: Any) -> Any:
     return VECTOR(VECTOR, VECTOR), generate
 
 
-@intrinsic
-def across(typing_context: Any, value: Any) -> Any:
-    """Sum over the lanes, in every lane."""
+def _on_vector(instructions: Callable[..., Any]) -> Any:
+    """Make a function of a builder and a vector, to a vector, one that kernels call."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        total, distance = args[0], LANES // 2
-        while distance:
-            turned = ir.Constant(INTS, [lane ^ distance for lane in range(LANES)])
-            total = builder.fadd(total, builder.shuffle_vector(total, ir.Constant(FLOATS, ir.Undefined), turned))
-            distance //= 2
-        return total
+    @intrinsic
+    def apply(typing_context: Any, vector: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return instructions(builder, *args)
 
-    return VECTOR(VECTOR), generate
+        return VECTOR(vector), generate
+
+    return apply
 
 
-@intrinsic
-def root(typing_context: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return llvm.root(builder, args[0])
-
-    return VECTOR(VECTOR), generate
+across, root, inverse_root = map(_on_vector, (llvm.across, llvm.root, llvm.inverse_root))
+exp2_negative = _on_vector(llvm.exp2)  # below -125 no more than there
 
 
-@intrinsic
-def inverse_root(typing_context: Any, value: Any) -> Any:
-    """Return 1 / sqrt of the first lane, in every lane."""
+@_on_vector
+def exp2_bounded(builder: Any, x: Any) -> Any:
+    """2**x; above 125 as at 125."""
+    high = _constant(125.0)
+    return llvm.exp2(builder, builder.select(builder.fcmp_ordered(">", x, high), high, x))
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        root = builder.module.declare_intrinsic("llvm.sqrt", [ir.FloatType()])
-        first = builder.extract_element(args[0], ir.Constant(ir.IntType(32), 0))
-        inverse = builder.fdiv(ir.Constant(ir.FloatType(), 1.0), builder.call(root, [first]))
-        return llvm.splat(builder, inverse, LANES)
 
-    return VECTOR(VECTOR), generate
+@_on_vector
+def negative_magnitude(builder: Any, x: Any) -> Any:
+    return builder.bitcast(builder.or_(builder.bitcast(x, INTS), _integer(-(2**31))), FLOATS)
+
+
+@_on_vector
+def pair_sums(builder: Any, x: Any) -> Any:
+    """Sum pairs of neighbouring lanes; the sums fill the first half of the result."""
+    even, odd = (ir.Constant(INTS, [(first + 2 * lane) % LANES for lane in range(LANES)]) for first in (0, 1))
+    undefined = ir.Constant(FLOATS, ir.Undefined)
+    return builder.fadd(*(builder.shuffle_vector(x, undefined, lanes) for lanes in (even, odd)))
 
 
 @jit

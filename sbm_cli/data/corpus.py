@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -10,6 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +25,6 @@ from sbm_cli.hardware import cores
 
 LEVEL_DBFS = -26.0  # active RMS that `Corpus.clip` gives speech and noise
 CACHE_VERSION = 1  # raise it when decoding, trimming or levels change
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
 FRAME = 320  # 20 ms
 T = TypeVar("T")
 R = TypeVar("R")
@@ -62,7 +61,8 @@ def open_corpus(
     """Open the recordings of manifests and of plain folders, decoding them into `cache` at the first time.
 
     manifests: CSV files with the columns `COLUMNS` (path and kind are enough), paths relative to the manifest.
-    speech, noise, rir: folders searched recursively, any rate; 5 % of their files are `valid`, the rest `train`.
+    speech, noise, rir: folders of `sound_files`; 5 % of them are `valid`, one at least of several, the rest `train`.
+        The folders in a folder of speech are its speakers.
     speeds: the speech of `train` is there at these speeds as well, as other voices: higher and faster above 1.
     cache: needs 115 MB per hour of audio. progress is called with (files done, files in all).
     few: open only so many of each kind, split and source, to try.
@@ -110,10 +110,13 @@ def lengths(clips: Sequence[Clip], progress: Callable[[int, int], object], broke
     """
     import soundfile
 
+    from sbm_cli.audio.io import read_format
+
     def length(clip: Clip) -> float:
+        with suppress(soundfile.LibsndfileError):
+            return float(soundfile.info(clip.path).duration)
         try:
-            with _decoding(clip):
-                return float(soundfile.info(clip.path).duration)
+            return read_format(clip.path).seconds
         except AudioError:
             if broken is None:
                 raise
@@ -194,16 +197,36 @@ def _complete(store_path: Path, index_path: Path) -> bool:
 def _read_folder(folder: Path, kind: str) -> list[Clip]:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: not a folder", f"Give a folder with {kind} recordings.")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths = sorted(sound_files(folder))
     if not paths:
-        raise ConfigError(f"{folder}: no audio in it", f"Files that end in {', '.join(SUFFIXES)} are taken.")
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    ranks = [name_rank(name) for name in names]
+        raise ConfigError(f"{folder}: no audio in it", "Give a folder of sound files, as `sbm batch` takes it.")
+    names = [path.relative_to(folder) for path in paths]
+    ranks = [name_rank(name.as_posix()) for name in names]
     bound = max(0.05, min(ranks)) if len(ranks) > 1 else 0.0  # at least one file to validate on
+    speakers = [str(folder / name.parts[0]) if kind == "speech" and len(name.parts) > 1 else "" for name in names]
     return [
-        Clip(str(path), kind, folder.name, "", name, "valid" if rank <= bound else "train")
-        for path, name, rank in zip(paths, names, ranks, strict=True)
+        Clip(str(path), kind, folder.name, speaker, str(path), "valid" if rank <= bound else "train")
+        for path, speaker, rank in zip(paths, speakers, ranks, strict=True)
     ]
+
+
+def sound_files(folder: Path) -> Iterator[Path]:
+    """Yield the sound files below a folder by their suffix, through links as well, but for hidden ones.
+
+    macOS keeps notes in ._name.wav beside name.wav.
+    """
+    from sbm_cli.audio.format import SUFFIXES
+
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder around it
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(place, name)
 
 
 def decode_mono(clip: Clip) -> Samples:
@@ -214,21 +237,18 @@ def decode_mono(clip: Clip) -> Samples:
     import soundfile
     import soxr
 
-    with _decoding(clip):  # whole files: a partial read of Opus differs by up to 0.001
+    from sbm_cli.audio.io import SoundReader
+
+    try:  # whole files: a partial read of Opus differs by up to 0.001
         audio, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError:
+        with SoundReader(clip.path, replace_nan=True) as reader:
+            audio, rate = np.concatenate([block.T for block in reader.blocks(2**20)]), reader.format.rate
     mono = audio[:, 0] if clip.kind == "rir" else audio.mean(axis=1, dtype=np.float32)  # summed responses would comb
     mono = np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
     if rate != RATE or clip.speed != 1:
         mono = soxr.resample(mono, rate * clip.speed, RATE, quality="HQ")
     return mono
-
-
-@contextlib.contextmanager
-def _decoding(clip: Clip) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise AudioError(f"{clip.path}: cannot be decoded ({error})", "Remove it, or convert it to WAV.") from error
 
 
 def _decode(clip: Clip) -> tuple[NDArray[np.int16], float]:

@@ -50,7 +50,7 @@ def read_manifest(manifest: Path, present: bool = True) -> list[Clip]:
     Raises ConfigError for a manifest that does not hold together, AudioError for a file that is not there.
     """
     try:
-        with manifest.open(newline="", encoding="utf-8") as file:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:  # Excel begins with a mark
             reader = csv.DictReader(file)
             columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError) as error:

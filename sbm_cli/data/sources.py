@@ -134,12 +134,12 @@ def mixtures_of(corpus: Corpus, rooms: ResponseBank, data: DataConfig, mix: MixC
         scored = {name: Mixer(valid, rooms, mix, "valid")} if complete else {}
         return Sources(Mixer(train, rooms, mix, device=device), scored)
 
-    if not data.own_share:
-        return mixers(corpus, corpus, "valid")
     folders = [Path(folder) for folder in data.noise]
     noises = [clip for clip in corpus.clips if clip.kind == "noise"]
     paths = {clip.path for clip in noises if any(Path(clip.path).is_relative_to(folder) for folder in folders)}
     ours, theirs = ([clip for clip in noises if (clip.path in paths) == own] for own in (True, False))
+    if not (data.own_share and ours):
+        return mixers(corpus, corpus, "valid")
     rest = [clip for clip in corpus.clips if clip.kind != "noise"]
     has_valid = any(clip.split == "valid" for clip in ours)  # one recording alone is trained on, and validated on too
     scored = ours if has_valid else [replace(clip, split="valid") for clip in ours]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sbm_cli.audio.format import SUFFIXES
 from sbm_cli.audio.resample import StreamResampler
 from sbm_cli.audio.samples import Samples
+from sbm_cli.data.corpus import sound_files
 from sbm_cli.errors import AudioError, SbmError
 from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.timing.clips import read_clip
@@ -157,14 +157,9 @@ def read_mono(path: Path) -> Samples:
     return np.concatenate([resampler.feed(clip.samples[:1]), resampler.flush()], axis=1)[0]
 
 
-def sound_files(folder: Path) -> list[tuple[str, Path]]:
-    """Return the sound files below a folder, in order, each with its path in it, with slashes and without suffix.
-
-    Hidden files are left out: macOS keeps notes in them.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    visible = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    return [(_stem(path, folder), path) for path in visible]
+def named_files(folder: Path) -> list[tuple[str, Path]]:
+    """Return the sound files below a folder, in order, each with its path in it, with slashes and without suffix."""
+    return [(_stem(path, folder), path) for path in sorted(sound_files(folder))]
 
 
 def _folders(name: str, layout: Layout, paths: Sequence[Path]) -> tuple[Path, Path | None]:
@@ -186,7 +181,7 @@ def _by_key(folder: Path, pattern: str) -> tuple[dict[str, Path], list[Path]]:
     """Return the files that match the pattern by their group 1, and the others."""
     fits: dict[str, Path] = {}
     odd = []
-    for stem, path in sound_files(folder):
+    for stem, path in named_files(folder):
         match = re.fullmatch(pattern, stem)
         if match is None or fits.setdefault(match[1], path) != path:
             odd.append(path)

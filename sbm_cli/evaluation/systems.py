@@ -15,7 +15,7 @@ import numpy as np
 from sbm_cli.audio.samples import Samples
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import AudioError, SbmError
-from sbm_cli.evaluation.folders import read_mono, sound_files
+from sbm_cli.evaluation.folders import named_files, read_mono
 from sbm_cli.evaluation.metrics.metric import RATE
 from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.timing.clips import Clip, write_clip
@@ -81,7 +81,7 @@ class Folder:
 
     def __init__(self, name: str, folder: Path, exact: bool = False) -> None:
         self.name, self._folder = name, folder
-        files = sound_files(folder)
+        files = named_files(folder)
         names = Counter(Path(id).name for id, _ in files)
         self._files = dict(files)
         self._alone = {} if exact else {Path(id).name: path for id, path in files if names[Path(id).name] == 1}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
@@ -13,37 +11,13 @@ from sbm_cli.audio.pipe import PipeWriter
 from sbm_cli.audio.samples import Samples, usable
 from sbm_cli.audio.writer import SoundWriter
 from sbm_cli.enhancer import Enhancer
+from sbm_cli.live.devices import Loudspeaker, Microphone
+from sbm_cli.live.pipes import Output, RawInput
 from sbm_cli.options import Options
 
+Source = Microphone | RawInput
+Sink = Loudspeaker | Output
 _FADE_SECONDS = 0.02  # between the enhanced sound and the input
-
-
-class Source(Protocol):
-    """Where sound comes from: blocks [channels, n], and None now and then while there is none.
-
-    latency: in seconds. glitches: how often what happened. notes: what is to be told in the end.
-    """
-
-    channels: int
-    notes: list[str]
-
-    @property
-    def latency(self) -> float: ...
-    @property
-    def glitches(self) -> dict[str, int]: ...
-    def blocks(self) -> Iterator[Samples | None]: ...
-    def close(self) -> None: ...
-
-
-class Sink(Protocol):
-    """Where enhanced sound goes."""
-
-    @property
-    def latency(self) -> float: ...
-    @property
-    def glitches(self) -> dict[str, int]: ...
-    def write(self, block: Samples) -> None: ...
-    def close(self) -> None: ...
 
 
 class Session:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -36,22 +35,21 @@ _SWEEP = 60.0  # seconds between two looks for recordings that nobody asks for
 _PIECE = 2**20  # bytes of an upload that are written at a time
 
 
-@dataclass(frozen=True)
-class Settings:
-    """hosts, token: as `Guard` has them. streams: channels of live streams at a time."""
-
-    hosts: frozenset[str] | None
-    token: str | None
-    streams: int = 8
-    limits: Limits = Limits()
-
-
-def make_app(enhancer: Enhancer, load_live: Callable[[], Enhancer], folder: Path, settings: Settings) -> Starlette:
+def make_app(
+    enhancer: Enhancer,
+    load_live: Callable[[], Enhancer],
+    folder: Path,
+    hosts: Collection[str] | None,
+    token: str | None,
+    streams: int,
+    limits: Limits,
+) -> Starlette:
     """Return the server for a model for files and one for streams, which is loaded for the first of them.
 
-    folder: for what is uploaded and made of it; empty again in the end.
+    folder: for what is uploaded and made of it; empty again in the end. hosts, token: as `Guard` has them. streams:
+    channels of live streams at a time.
     """
-    server = _Server(enhancer, load_live, folder, settings)
+    server = _Server(Jobs(enhancer, folder, limits), Streams(load_live, streams))
     routes = [Route(f"/{name}", server.asset) for name in _ASSETS]
     routes += [
         Route("/about", server.about),
@@ -66,7 +64,7 @@ def make_app(enhancer: Enhancer, load_live: Callable[[], Enhancer], folder: Path
     ]
     return Starlette(
         routes=[*routes, WebSocketRoute("/stream", server.stream)],
-        middleware=[Middleware(Guard, hosts=settings.hosts, token=settings.token)],
+        middleware=[Middleware(Guard, hosts=hosts, token=token)],
         exception_handlers={Refused: _refused, HTTPException: _not_served, ClientDisconnect: _gone},
         lifespan=server.lifespan,
     )
@@ -91,11 +89,8 @@ def make_server(app: Starlette) -> uvicorn.Server:
 
 
 class _Server:
-    def __init__(self, enhancer: Enhancer, load_live: Callable[[], Enhancer], folder: Path, settings: Settings) -> None:
-        self._enhancer = enhancer
-        self._limits = settings.limits
-        self._jobs = Jobs(enhancer, folder, settings.limits)
-        self._streams = Streams(load_live, settings.streams)
+    def __init__(self, jobs: Jobs, streams: Streams) -> None:
+        self._jobs, self._streams = jobs, streams
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -117,7 +112,7 @@ class _Server:
         return FileResponse(_PAGE / (name or "index.html"), media_type=_ASSETS[name])
 
     async def about(self, request: Request) -> Response:
-        limits, config = self._limits, self._enhancer.config
+        limits, config = self._jobs.limits, self._jobs.enhancer.config
         return JSONResponse(
             {
                 "model": config.name,
@@ -215,11 +210,11 @@ class _Server:
         with path.open("wb") as file:
             while True:
                 try:
-                    piece = await asyncio.wait_for(anext(pieces), self._limits.patience)
+                    piece = await asyncio.wait_for(anext(pieces), self._jobs.limits.patience)
                 except StopAsyncIteration:
                     break
                 except asyncio.TimeoutError:
-                    raise Refused(408, f"no byte for {self._limits.patience:g} s.", "Send it again.") from None
+                    raise Refused(408, f"no byte for {self._jobs.limits.patience:g} s.", "Send it again.") from None
                 size += len(piece)
                 self._check_size(size)
                 waiting += piece
@@ -230,8 +225,8 @@ class _Server:
         return size
 
     def _check_size(self, size: int) -> None:
-        if size > self._limits.size:
-            raise Refused(413, f"larger than {self._limits.size / 1e6:g} MB.", "Use `sbm enhance`, or cut it.")
+        if size > self._jobs.limits.size:
+            raise Refused(413, f"larger than {self._jobs.limits.size / 1e6:g} MB.", "Use `sbm enhance`, or cut it.")
 
     async def _end(self, request: Request, job: Job) -> None:
         """Wait until a job is done, or its client is gone."""

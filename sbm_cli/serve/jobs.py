@@ -9,9 +9,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -97,8 +96,7 @@ class Jobs:
     """The recordings of all clients, in a folder: enhanced one at a time, so that streams keep the other cores."""
 
     def __init__(self, enhancer: Enhancer, folder: Path, limits: Limits) -> None:
-        self.limits = limits
-        self._enhancer = enhancer
+        self.enhancer, self.limits = enhancer, limits
         self._folder = folder
         self._jobs: dict[str, Job] = {}
         self._worker = ThreadPoolExecutor(1, "files", _step_back)
@@ -184,17 +182,16 @@ class Jobs:
                 longer += f" for {job.options.steps} steps." if job.options.steps > 1 else "."
                 raise Refused(413, longer, "Use `sbm enhance`, or cut it.")
 
-        with self._before_each_step(check) if job.options.steps > 1 else nullcontext():  # a block takes long then
-            report = self._enhancer.enhance_file(job.before, job.after, job.options, progress=progress)
+        with ExitStack() as hooks:
+            if job.options.steps > 1:  # a block takes long then
+                network = self.enhancer.model.network
+                hooks.enter_context(network.register_forward_pre_hook(lambda *_: check()))
+            report = self.enhancer.enhance_file(job.before, job.after, job.options, progress=progress)
         if job.shown:
             stream = job.options.audio_stream
             number = stream if isinstance(stream, int) else None
             job.listening = listen(job.before, job.after, job.folder / "both", number, check)
         return replace(report, notes=tuple(_named(note, job) for note in report.notes))
-
-    def _before_each_step(self, check: Callable[[], None]) -> AbstractContextManager[Any]:
-        handle: AbstractContextManager[Any] = self._enhancer.model.network.register_forward_pre_hook(lambda *_: check())
-        return handle
 
 
 def _step_back() -> None:

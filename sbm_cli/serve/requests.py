@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any, get_args
 
 from sbm_cli.audio.format import OUTPUT_SUFFIXES, SUFFIXES
-from sbm_cli.options import DEFAULTS, KEEP_ROOM, Knob, Options, knobs
+from sbm_cli.options import DEFAULTS, Options, chosen_options, offered
 
 # Offered on the page; the interfaces for programs take all of them.
 _ON_PAGE = ("strength", "attenuation_limit", "keep_room", "keep_high_band", "loudness")
@@ -16,30 +16,23 @@ _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _LONGEST_STEM, _LONGEST_SUFFIX = 100, 10  # characters
 
 
-def all_knobs() -> dict[str, tuple[Any, Knob]]:
-    return {**knobs(), "keep_room": (bool, KEEP_ROOM)}
-
-
 def parse_options(query: Mapping[str, str], known: Collection[str] = ()) -> Options:
     """Return the options that a query asks for.
 
     known: the names of those that it may ask for, all of them if empty.
     Raises ValueError for an unknown name and a value out of range.
     """
-    described = all_knobs()
+    described = offered()
     unknown = query.keys() - (known or described.keys())
     if unknown:
         raise ValueError(f"unknown option {min(unknown)!r}; there are {', '.join(sorted(known or described))}")
-    chosen = {name: _value(name, described[name][0], text) for name, text in query.items()}
-    if chosen.pop("keep_room", False):
-        chosen["dereverb"] = 0.0
-    return Options(**chosen)
+    return chosen_options({name: _value(name, described[name][0], text) for name, text in query.items()})
 
 
 def describe_options(names: Collection[str]) -> str:
     """Return a line for each option among some names, with its range."""
     lines = []
-    for name, (_, knob) in all_knobs().items():
+    for name, (_, knob) in offered().items():
         if name in names:
             ends = f" from {knob.least}" if knob.least is not None else ""
             ends += f" to {knob.most}" if knob.most is not None else ""
@@ -63,7 +56,7 @@ def _value(name: str, kind: Any, text: str) -> Any:
 
 def page_knobs(keeps_room: bool) -> list[dict[str, Any]]:
     """Describe the options of the page. keeps_room: whether the model can keep the room."""
-    known = all_knobs()
+    known = offered()
     return [
         {
             "name": name,

@@ -233,6 +233,8 @@ def _inherited(path: Path, heirs: tuple[Path, ...], model: ModelConfig | None) -
         values["model"] = upgraded(values["model"])
     if model is not None and path.resolve() == RECIPES.resolve() / "finetune.yaml":
         values["model"] = dump(model)
+        if model.network.keep_room:  # or it would forget how
+            values = _merge({"mix": {"p_keep_room": 0.25}}, values)
     _build(values, str(path))
     return values
 

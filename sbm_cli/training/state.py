@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -162,7 +163,10 @@ def check_start(path: Path, config: TrainConfig) -> None:
 def restore(
     path: Path, config: TrainConfig, optimizers: Mapping[str, Optimizer], frozen: Mapping[str, nn.Module]
 ) -> tuple[int, float]:
-    """Put a checkpoint's state into the optimizers and all networks; return the next step and the best loss."""
+    """Put a checkpoint's state into the optimizers and all networks; return the next step and the best loss.
+
+    Losses on other mixtures compare with nothing: the best is infinite if validation has changed.
+    """
     found = _read(path)
     try:
         learners = {STUDENT: found["tensors"], **found.get("learners", {})}  # older files have the student alone
@@ -178,7 +182,10 @@ def restore(
                     "Name that one, wherever it lies now.",
                 )
             network.load_state_dict(before)
-        return int(found["step"]), float(found["best"])
+        before, now = (dict(_flat(recipe)) for recipe in (parse_json(found["recipe"]), dump(config)))
+        validated_on = [key for key in before | now if key == "loop.validate_items" or key.startswith("data.")]
+        same = all(before.get(key) == now.get(key) for key in validated_on)
+        return int(found["step"]), float(found["best"]) if same else math.inf
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be resumed from ({error!r})", "Choose another --output.") from error
 

@@ -34,7 +34,7 @@ class Desk:
         self.job.source.write_bytes(b"noisy")
 
     def journal(self, shard: Shard = WHOLE) -> Journal:
-        return Journal(self.out, self.model, self.options, shard)
+        return Journal(self.out, self.model, self.options, shard, print)
 
     def state(self) -> tuple[str, str]:
         """Ask as a dry run and as a batch, which must agree."""
@@ -215,8 +215,9 @@ def test_the_lock_ends_with_its_process(desk: Desk) -> None:
 import os
 from pathlib import Path
 from sbm_cli.batch.journal import Journal
+from sbm_cli.batch.plan import WHOLE
 from sbm_cli.options import Options
-Journal(Path({str(desk.out)!r}), Path({str(desk.model)!r}), Options()).__enter__()
+Journal(Path({str(desk.out)!r}), Path({str(desk.model)!r}), Options(), WHOLE, print).__enter__()
 os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9

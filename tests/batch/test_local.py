@@ -34,7 +34,7 @@ def run(work: Any, sources: Sequence[Path], devices: Sequence[str] = ("cpu",), s
     """Return the events of a batch that is told to stop after some of them."""
     events: list[Event] = []
     out = sources[0].parent.parent / "out"
-    with Workers(work, devices) as workers:
+    with Workers(work, devices, print) as workers:
         events += workers.run([Job(path, out / path.name) for path in sources], lambda: len(events) >= stop_after)
     return events
 
@@ -124,7 +124,7 @@ def test_where_processes_die_for_other_reasons_a_job_is_tried_twice(tmp_path: Pa
 def test_the_second_try_replaces_what_the_first_came_to_finish(work: Any, record: Any, tmp_path: Path) -> None:
     job, events = Job(record("a.wav"), tmp_path / "out" / "a.wav"), []
     for again in (False, False, True):
-        perform(work.load("cpu"), work.options, Task((job,), again), events.append)
+        perform(work.load("cpu"), work.options, Task((job,), again), events.append, 0.2)
     assert [type(event) for event in events if not isinstance(event, Progress)] == [Done, Failed, Done]
 
 
@@ -139,7 +139,7 @@ def test_leaving_ends_everything_at_once(
     monkeypatch.setenv("SLOWLY", "0.3")
     job = Job(record("a.wav", seconds=60), tmp_path / "out" / "a.wav")
     process = ""
-    with pytest.raises(KeyboardInterrupt), Workers(work, ["cpu"]) as workers:
+    with pytest.raises(KeyboardInterrupt), Workers(work, ["cpu"], print) as workers:
         for event in workers.run([job], lambda: False):
             if isinstance(event, Begun):
                 process = event.process

@@ -55,6 +55,8 @@ def test_every_command_shows_examples(sbm: Any, command: list[str]) -> None:
     result = sbm(*command, "-h")
     assert result.status == 0
     assert f"  Examples:\n    sbm {' '.join(command)}" in result.out
+    examples, _, _ = result.out.partition("  Examples:\n")[2].partition("\n\n")
+    assert max(map(len, examples.splitlines())) <= 80
 
 
 def test_the_list_of_commands_above_is_whole() -> None:

@@ -55,6 +55,16 @@ def copy(folder: Path, sbm: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     return run
 
 
+def test_outputs_of_another_name_are_told(copy: Callable[..., Any]) -> None:
+    named = copy("--name", "{stem}-clean{ext}")
+    assert named.status == 0 and "other names" not in named.err
+    again = copy("--dry-run")
+    assert "sbm: warning: made again under other names: 2 outputs, such as a-clean.wav\n" in again.err
+    assert "other names" not in copy("--name", "{stem}-clean{ext}").err
+    assert copy().status == 0
+    assert "other names" not in copy().err
+
+
 def write(path: Path, seconds: float = 0.5, channels: int = 1, rate: int = 16000) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, (round(rate * seconds), channels))

@@ -19,6 +19,7 @@ import soundfile
 
 from sbm_cli.audio.loudness.levels import Levels
 from sbm_cli.cli import batch, enhance
+from sbm_cli.cli.shared.options import for_typer
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.files import FileReport
 from sbm_cli.options import Options
@@ -229,7 +230,7 @@ def test_options_reach_the_enhancer(sbm: Any, folder: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("command", [enhance.enhance, batch.batch])
 def test_defaults_are_those_of_the_enhancer(command: Any) -> None:
-    here = inspect.signature(command).parameters
+    here = inspect.signature(for_typer(command)).parameters
     options = inspect.signature(Options).parameters
     there = {
         **inspect.signature(Enhancer.load).parameters,

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from sbm_cli.audio.format import AudioFormat
+from sbm_cli.audio.writer import open_writer
 from sbm_cli.data import corpus as module
-from sbm_cli.data.corpus import LEVEL_DBFS, active_power, cached_store, open_corpus
+from sbm_cli.data.corpus import LEVEL_DBFS, active_power, cached_store, find_clips, lengths, open_corpus
 from sbm_cli.data.manifest import COLUMNS, RATE, report_set
 from sbm_cli.errors import AudioError, ConfigError
 
@@ -61,6 +63,30 @@ def test_folders_are_searched_and_resampled(tmp_path: Path) -> None:
     assert splits == [clip.split for clip in open_corpus(tmp_path / "other", speech=[tmp_path / "mine"]).clips]
     frequency = np.argmax(np.abs(np.fft.rfft(corpus.clip(1)))) * RATE / 4800
     assert frequency == pytest.approx(440, abs=4)
+
+
+def test_folders_are_searched_as_elsewhere_and_name_their_speakers(tmp_path: Path) -> None:
+    voices, elsewhere = tmp_path / "voices", tmp_path / "elsewhere"
+    for path in (
+        voices / "anna" / "1.wav",
+        voices / "anna" / "deep" / "2.wav",
+        voices / "loose.wav",
+        elsewhere / "3.wav",
+    ):
+        tone(path)
+    (voices / "bert").symlink_to(elsewhere, target_is_directory=True)
+    (voices / "anna" / "around").symlink_to(voices, target_is_directory=True)
+    (voices / "._1.wav").write_text("a note of macOS")
+    tone(voices / ".hidden" / "4.wav")
+    with open_writer(voices / "cleo.m4a", AudioFormat(RATE, 1, RATE, "M4A", "AAC", layout="mono")) as writer:
+        writer.write(0.1 * np.sin(np.arange(RATE, dtype=np.float32))[None])
+    clips = find_clips(speech=[voices])
+    named = {Path(clip.path).name: Path(clip.speaker).name for clip in clips}
+    assert named == {"1.wav": "anna", "2.wav": "anna", "3.wav": "bert", "loose.wav": "", "cleo.m4a": ""}
+    assert all(seconds == pytest.approx(1, abs=0.1) for seconds in lengths(clips, lambda done, total: None))
+    corpus = open_corpus(tmp_path / "cache", speech=[voices], noise=[elsewhere])
+    assert all(clip.samples == pytest.approx(RATE, abs=0.1 * RATE) for clip in corpus.clips)
+    assert len({clip.group for clip in corpus.clips}) == 6  # the same name in two folders is no common original
 
 
 def test_silence_and_nan_do_not_spread(tmp_path: Path) -> None:
@@ -154,7 +180,7 @@ def test_a_half_written_cache_is_never_used(tmp_path: Path) -> None:
         ({"split": "test"}, ConfigError, "line 2: unknown split 'test'"),
         ({"snr_db": "loud"}, ConfigError, "line 2"),
         ({"path": "gone.wav"}, AudioError, "no such file"),
-        ({"path": "text.wav"}, AudioError, "cannot be decoded"),
+        ({"path": "text.wav"}, AudioError, "text.wav: not a sound file"),
     ],
 )
 def test_mistakes_are_named_with_a_hint(

@@ -112,3 +112,14 @@ def test_own_noise_alone_has_nothing_to_be_compared_with(recipe: TrainConfig) ->
     sources = open_sources(replace(recipe.data, own_share=0.5), recipe.mix, CPU)
     assert list(sources.valid) == ["own"] and not isinstance(sources.train, Blend)
     assert list(open_sources(recipe.data, recipe.mix, CPU).valid) == ["valid"]
+
+
+def test_a_share_of_own_noise_needs_some(recipe: TrainConfig, tmp_path: Path) -> None:
+    rows = [
+        f"{path},{kind}"
+        for kind, (folder,) in (("speech", recipe.data.speech), ("noise", recipe.data.noise))
+        for path in sorted(Path(folder).glob("*.wav"))
+    ]
+    (tmp_path / "all.csv").write_text("\n".join(["path,kind", *rows]))
+    data = replace(recipe.data, speech=(), noise=(), manifests=(str(tmp_path / "all.csv"),), own_share=0.5)
+    assert not isinstance(open_sources(data, recipe.mix, CPU).train, Blend)

@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("uvicorn")
 
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.serve.app import Settings, make_app, make_server
+from sbm_cli.serve.app import make_app, make_server
 from sbm_cli.serve.jobs import Limits
 from tests.conftest import PATIENCE
 
@@ -72,8 +72,8 @@ class Server:
 
 @contextmanager
 def run(folder: Path, enhancer: Enhancer, **settings: Any) -> Iterator[Server]:
-    settings = {"hosts": HOSTS, "token": None, **settings}
-    app = make_app(enhancer, lambda: enhancer, folder, Settings(**settings))
+    settings = {"hosts": HOSTS, "token": None, "streams": 8, "limits": Limits(), **settings}
+    app = make_app(enhancer, lambda: enhancer, folder, **settings)
     runner = make_server(app)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=runner.run, kwargs={"sockets": [listener]})

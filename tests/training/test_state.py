@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,7 +25,7 @@ from sbm_cli.training.loop import train
 from sbm_cli.training.losses import LossConfig
 from sbm_cli.training.objectives.objective import STUDENT
 from sbm_cli.training.optimizer import Optimizer
-from sbm_cli.training.state import LAST, check, check_start, make_folder, write_checkpoint
+from sbm_cli.training.state import LAST, check, check_start, make_folder, restore, write_checkpoint
 from tests.conftest import PATIENCE
 
 # Each trial is a fork, so that one process pays for the imports; every step writes a checkpoint.
@@ -77,6 +78,17 @@ def save(folder: Path, recipe: TrainConfig) -> int:
     network = OSpatialNet(recipe.model.network)
     write_checkpoint(folder, recipe, {STUDENT: Optimizer(network, recipe.optimizer)}, 3, 1.5)
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_the_best_of_other_mixtures_is_none(recipe: TrainConfig, tmp_path: Path) -> None:
+    save(tmp_path, recipe)
+    optimizers = {STUDENT: Optimizer(OSpatialNet(recipe.model.network), recipe.optimizer)}
+    assert restore(tmp_path / LAST, replace(recipe, steps=9), optimizers, {}) == (3, 1.5)
+    for other in (
+        replace(recipe, loop=replace(recipe.loop, validate_items=5)),
+        replace(recipe, data=replace(recipe.data, noise=recipe.data.speech)),
+    ):
+        assert restore(tmp_path / LAST, other, optimizers, {}) == (3, math.inf)
 
 
 def test_a_damaged_checkpoint_is_one_message(recipe: TrainConfig, tmp_path: Path) -> None:

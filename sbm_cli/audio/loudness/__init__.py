@@ -1,1 +1,1 @@
-"""How loud a recording is and shall be: levels, loudness (EBU R 128), true peaks, samples beyond full scale."""
+"""How loud a recording is and shall be: levels, loudness (EBU R 128), true peaks."""

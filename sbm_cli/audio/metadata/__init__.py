@@ -77,7 +77,9 @@ class Metadata:
             lost += [name for name, _ in self.tags if name not in _TAGS.get(home, set())]
         if kept or home == "MP3":
             with path.open("r+b") as file:
-                if not _write(file, home, kept, () if kept else self.tags):
+                if home == "MP3":
+                    id3.write_mp3(file, kept, () if kept else self.tags)
+                elif not {"FLAC": write_flac, "OGG": write_ogg}.get(home, write_chunks)(file, kept):
                     lost += [item.label for item in kept]
         return tuple(dict.fromkeys(lost))
 
@@ -115,14 +117,6 @@ def read_metadata(file: BinaryIO, form: AudioFormat) -> Metadata:
         return Metadata(form, read(file) if read else ())
     finally:
         file.seek(place)
-
-
-def _write(file: BinaryIO, home: str, items: Sequence[Item], tags: Sequence[tuple[str, str]]) -> bool:
-    """Put items into a file that has room for such; return whether it has."""
-    if home == "MP3":
-        id3.write_mp3(file, items, tags)
-        return True
-    return {"FLAC": write_flac, "OGG": write_ogg}.get(home, write_chunks)(file, items)
 
 
 def _home(form: AudioFormat) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from sbm_cli.audio.metadata.items import MOST_BYTES, Item, splice
+from sbm_cli.audio.segments import Bytes, behind_id3
 
 _FRAMES = {
     "title": "TIT2",
@@ -18,7 +19,6 @@ _FRAMES = {
 }
 TAGS = set(_FRAMES)
 _FIELDS = ("title", "artist", "album", "date", "comment")  # of ID3v1
-_MOST_TAGS = 8  # one behind another
 _TOLD = {*_FRAMES.values(), "TYER", "TDAT", "TSSE", "TENC", "TLEN"}  # by the tags, or by the new file
 
 
@@ -80,31 +80,16 @@ def frames(data: bytes) -> list[str]:
 
 def _bounds(file: BinaryIO) -> tuple[int, tuple[int, int, int]]:
     """Return where the tags at the beginning end, and where APEv2 and ID3v1 at the end begin, and the file ends."""
-    file.seek(0)
-    head, front = file.read(10), 0
-    length = file.seek(0, 2)
-    for _ in range(_MOST_TAGS):
-        if head[:3] != b"ID3" or len(head) < 10:
-            break
-        front += 10 + _number(head[6:]) + (10 if head[5] & 0x10 else 0)
-        file.seek(front)
-        head = file.read(10)
-    front = min(front, length)
-    last = _starts_with(file, length - 128, front, b"TAG")
-    first = ape = last if last is not None else length
-    if (footer := _starts_with(file, ape - 32, front, b"APETAGEX")) is not None:
-        file.seek(footer + 12)
-        size, _, flags = (int.from_bytes(file.read(4), "little") for _ in range(3))
+    bytes_ = Bytes(file)
+    front = min(behind_id3(bytes_), bytes_.size)
+    last = bytes_.size - 128
+    first = ape = last if last >= front and bytes_.read(last, 3) == b"TAG" else bytes_.size
+    footer = bytes_.read(ape - 32, 32) if ape - 32 >= front else b""
+    if footer[:8] == b"APETAGEX":
+        size, _, flags = struct.unpack("<III", footer[12:24])
         begin = ape - size - (32 if flags & 2**31 else 0)
         first = begin if begin >= front else ape
-    return front, (first, ape, length)
-
-
-def _starts_with(file: BinaryIO, place: int, least: int, marker: bytes) -> int | None:
-    if place < least:
-        return None
-    file.seek(place)
-    return place if file.read(len(marker)) == marker else None
+    return front, (first, ape, bytes_.size)
 
 
 def _syncsafe(number: int) -> bytes:

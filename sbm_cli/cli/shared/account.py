@@ -126,13 +126,12 @@ class Account:
 def check_report(path: Path) -> None:
     """Refuse to write a report in place of anything but an older one, or an empty file."""
     head = ",".join(COLUMNS).encode()
-    if path.exists() and not (path.is_file() and (not path.stat().st_size or _begins_with(path, head))):
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(head)) in (b"", head):
+                return
+    if path.exists():
         raise OutputExistsError(f"{path} exists, and is no report of sbm batch.", "Choose another file for the report.")
-
-
-def _begins_with(path: Path, head: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(head)) == head
 
 
 def _amount(seconds: float) -> str:

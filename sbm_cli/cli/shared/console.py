@@ -27,17 +27,17 @@ class Progress(Protocol):
     def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
 
-_voice = SimpleNamespace(quiet=False, verbose=False)
+voice = SimpleNamespace(quiet=False, verbose=False)
 
 
 def configure(quiet: bool, verbose: bool) -> None:
     """Set how much is printed: quiet leaves only warnings and errors, verbose adds details."""
-    _voice.quiet, _voice.verbose = quiet, verbose
+    voice.quiet, voice.verbose = quiet, verbose
 
 
 def adjust(quiet: bool, verbose: bool) -> None:
     """Add the options after the command to those before it: `sbm -q enhance` and `sbm enhance -q` do the same."""
-    configure(_voice.quiet or quiet, _voice.verbose or verbose)
+    configure(voice.quiet or quiet, voice.verbose or verbose)
 
 
 def interactive() -> bool:
@@ -92,13 +92,13 @@ def listed(names: Sequence[object], most: int = 5) -> str:
 
 def note(message: str) -> None:
     """Print a line on stderr, unless quiet."""
-    if not _voice.quiet:
+    if not voice.quiet:
         _line(message)
 
 
 def detail(message: str) -> None:
     """Print a line on stderr if verbose."""
-    if _voice.verbose and not _voice.quiet:
+    if voice.verbose and not voice.quiet:
         _line(message)
 
 
@@ -135,7 +135,7 @@ def progress(name: str, unit: str = "s of audio", before: float = 0.0) -> Iterat
 
     before: units that were done earlier and do not count for the time that is left.
     """
-    if _voice.quiet:
+    if voice.quiet:
         yield lambda done, total, note="": None
     elif interactive():
         with _bar(name, unit, before) as report:
@@ -147,7 +147,7 @@ def progress(name: str, unit: str = "s of audio", before: float = 0.0) -> Iterat
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
     """Show one line that changes all the time: on a terminal alone, and not when quiet."""
-    if _voice.quiet or not interactive():
+    if voice.quiet or not interactive():
         yield lambda text: None
         return
     from rich.console import Console

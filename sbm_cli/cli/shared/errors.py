@@ -54,7 +54,10 @@ def describe(error: BaseException) -> Report:
         hint = getattr(error, "hint", f"See {command} --help")
         return Report(_lower(_reworded(error)), _as_options(hint), USAGE)
     if isinstance(error, OSError) and error.errno is not None:
-        return _describe_os(error)
+        named = isinstance(error.filename, str | bytes | os.PathLike)
+        where = f"{os.fsdecode(error.filename)}: " if named else ""
+        reason = _lower(error.strerror or os.strerror(error.errno))
+        return Report(f"{where}{reason}", _OS_HINTS.get(error.errno, ""), FAILED)
     return Report(
         f"{type(error).__name__}: {error}",
         "This is a bug. Please report it with the output of `sbm doctor`; SBM_DEBUG=1 shows the traceback.",
@@ -127,12 +130,6 @@ _OS_HINTS = {
     errno.EACCES: "Check the permissions of the file and its folder.",
     errno.EROFS: "Write to another folder with -o.",
 }
-
-
-def _describe_os(error: OSError) -> Report:
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
-    reason = _lower(error.strerror or os.strerror(error.errno or 0))
-    return Report(f"{where}{reason}", _OS_HINTS.get(error.errno or 0, ""), FAILED)
 
 
 def _lower(text: str) -> str:

@@ -5,11 +5,12 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from sbm_cli.options import DEFAULTS, KEEP_ROOM, LEAST_BIT_RATE, Knob, Options, knobs
+from sbm_cli.cli.shared import console
+from sbm_cli.options import DEFAULTS, LEAST_BIT_RATE, Knob, Options, chosen_options, offered
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
@@ -20,27 +21,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more details.")]
 
 Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME|PATH",
-        help="Name from `sbm models list`, .safetensors file or its folder.",
-    ),
+    str | None, Knob("Name from `sbm models list`, .safetensors file or its folder.", "NAME|PATH", short="m")
 ]
-Device = Annotated[str, typer.Option(metavar="DEVICE", help="Device to run on: auto, cpu, cuda or cuda:N.")]
-_TEMPLATE = {"metavar": "TEMPLATE", "help": "What outputs are called, such as '{stem} (quiet){ext}'."}
+Device = Annotated[str, Knob("Device to run on: auto, cpu, cuda or cuda:N.", "DEVICE")]
+_TEMPLATE = "What outputs are called, such as '{stem} (quiet){ext}'."
 Name = Annotated[
-    str | None,
-    typer.Option(show_default="{stem}{ext} in a folder, {stem}-clean{ext} beside the input", **_TEMPLATE),
+    str | None, Knob(_TEMPLATE, "TEMPLATE", absent="{stem}{ext} in a folder, {stem}-clean{ext} beside the input")
 ]
-NameInFolder = Annotated[str | None, typer.Option(show_default="{stem}{ext}", **_TEMPLATE)]
+NameInFolder = Annotated[str | None, Knob(_TEMPLATE, "TEMPLATE", absent="{stem}{ext}")]
 Raw = Annotated[
     str | None,
-    typer.Option(
-        metavar="RATE[:CHANNELS[:SUBTYPE]]",
-        help="Read raw little-endian samples from stdin; 16000 means 16000:1:PCM_16.",
-    ),
+    Knob("Read raw little-endian samples from stdin; 16000 means 16000:1:PCM_16.", "RATE[:CHANNELS[:SUBTYPE]]"),
 ]
 PIPE = "-"  # standard input or output, where a file's name would stand
 
@@ -65,62 +56,66 @@ def _bit_rate(text: str) -> int:
     raise typer.BadParameter(f"expected 128k or 128000 (bit/s), for example, got {text!r}")
 
 
+def _audio_stream(text: str) -> int | str:
+    """Return the value of --audio-stream."""
+    if text != "all" and not re.fullmatch(r"[1-9]\d*", text):
+        raise typer.BadParameter(f"expected a number from 1, or all, got {text!r}")
+    return text if text == "all" else int(text)
+
+
 # How the command line reads what Typer's own types do not, or do not explain.
-_PARSERS = {"strength": _strength, "bit_rate": _bit_rate}
+_PARSERS = {"strength": _strength, "bit_rate": _bit_rate, "audio_stream": _audio_stream}
 
 
-def _option(kind: Any, knob: Knob, name: str) -> Any:
-    """Return the annotation that offers an option as Typer wants it."""
-    if bool in (kind, *get_args(kind)):  # a --no-… only where it has an effect
-        flag = name.replace("_", "-")
-        names = f"--{flag}" if getattr(DEFAULTS, name, False) is False else f"--{flag}/--no-{flag}"
-        return Annotated[kind, typer.Option(names, help=knob.help, show_default=knob.absent or True)]
-    how: dict[str, Any] = {"help": knob.help, "metavar": knob.unit or None, "show_default": knob.absent or True}
-    if name in _PARSERS:
-        return Annotated[kind, typer.Option(**how, parser=_PARSERS[name])]
-    if name == "audio_stream":  # a number or a word
-        kind = str | None
-    return Annotated[kind, typer.Option(**how, min=knob.least, max=knob.most)]
+def for_typer(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command as Typer takes it: its knobs as options, with --quiet and --verbose at the end of its help.
 
-
-def _offered() -> dict[str, Any]:
-    """Return the options by their names, and --keep-room, in the order of the help."""
-    offered: dict[str, Any] = {}
-    for name, (kind, knob) in knobs().items():
-        offered[name] = _option(kind, knob, name)
-        if name == "dereverb":
-            offered["keep_room"] = _option(bool, KEEP_ROOM, "keep_room")
-    return offered
-
-
-_OPTIONS = _offered()
-
-
-def takes_options(command: Callable[..., None], names: Collection[str] = tuple(_OPTIONS)) -> Callable[..., None]:
-    """Expand the parameter `options` of a command into those of `_OPTIONS` that are named, at its place in the help."""
+    A parameter `options` becomes those of enhancement at its place in the help: all, or those that `Annotated` names.
+    """
     parameters: list[inspect.Parameter] = []
+    names: Collection[str] = ()
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if parameter.name == "options":
-            parameters += [
-                parameter.replace(name=name, default=getattr(DEFAULTS, name, False), annotation=_OPTIONS[name])
-                for name in names
-            ]
+            _, names = get_args(parameter.annotation) or (Options, tuple(offered()))
+            for name in names:
+                kind, knob = offered()[name]
+                default = getattr(DEFAULTS, name, False)
+                parameters.append(parameter.replace(name=name, default=default, annotation=Annotated[kind, knob]))
         else:
             parameters.append(parameter)
+    for name, kind in (("quiet", Quiet), ("verbose", Verbose)):
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind))
+    parameters = [_option(parameter) for parameter in parameters]
 
     @functools.wraps(command)
-    def wrapper(**given: Any) -> None:
-        chosen = {name: given.pop(name) for name in names}
-        if chosen.pop("keep_room", False):
-            chosen["dereverb"] = 0.0
-        chosen["audio_stream"] = _stream(chosen.get("audio_stream"))
-        with wrong_usage():
-            options = Options(**chosen)
-        command(options=options, **given)
+    def wrapper(*, quiet: bool, verbose: bool, **given: Any) -> None:
+        is_data = given.get("json", False) or given.get("json_lines", False)
+        console.adjust(quiet or is_data, verbose)
+        if names:
+            with wrong_usage():
+                given["options"] = chosen_options({name: given.pop(name) for name in names})
+        command(**given)
 
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper
+
+
+def _option(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter that a knob describes with an option of Typer's instead, any other as it is."""
+    kind, knob = (*get_args(parameter.annotation), None, None)[:2]
+    if not isinstance(knob, Knob):
+        return parameter
+    name, how = parameter.name, dict[str, Any](help=knob.help, show_default=knob.absent or True)
+    flags = [f"--{name.replace('_', '-')}", *([f"-{knob.short}"] if knob.short else [])]
+    if bool in (kind, *get_args(kind)):
+        if parameter.default is not False:  # a --no-… only where it has an effect
+            flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
+    elif name in _PARSERS:
+        kind, how = str | None, how | {"metavar": knob.unit, "parser": _PARSERS[name]}
+    else:
+        how |= {"metavar": knob.unit or None, "min": knob.least, "max": knob.most}
+    return parameter.replace(annotation=Annotated[kind, typer.Option(*flags, **how)])
 
 
 def check_existing(overwrite: bool, skip_existing: bool) -> None:
@@ -154,15 +149,6 @@ def raw_format(text: str) -> "AudioFormat":
 
     with wrong_usage("--raw"):
         return format.raw_format(text)
-
-
-def _stream(text: str | None) -> int | Literal["all"] | None:
-    """Return the value of --audio-stream."""
-    if text is None or text == "all":
-        return text  # type: ignore[return-value]
-    if not re.fullmatch(r"[1-9]\d*", text):
-        raise typer.BadParameter(f"expected a number from 1, or all, got {text!r}", param_hint="--audio-stream")
-    return int(text)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,8 @@ def curate(
     def treat(clip: Clip) -> Utterance:
         target = output.resolve() / "speech" / f"{_name(clip)}.flac" if clean is not None else Path(clip.path)
         unscored = score is not None and math.isnan(known.get(clip.path, (math.nan,))[0])
-        if clip.path not in known or unscored or not target.is_file():
+        is_new = not target.is_file() or target.stat().st_mtime < os.path.getmtime(clip.path)
+        if clip.path not in known or unscored or is_new:
             samples = decode_mono(clip)
             before = after = math.nan if score is None else score(samples)
             if clean is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sbm_cli.data.corpora.layouts import LAYOUTS, Layout, Rule
-from sbm_cli.data.corpus import SUFFIXES
+from sbm_cli.data.corpus import sound_files
 from sbm_cli.data.manifest import KINDS, SPLITS, Clip, identity, name_rank, read_manifest
 from sbm_cli.errors import ConfigError
 
@@ -69,7 +68,7 @@ def _fitting(layout: Layout, root: Path) -> Iterator[tuple[Rule, Clip, dict[str,
     rules = [
         (rule, re.compile(f"(?:^|/){rule.pattern.replace('{root}', re.escape(root.name))}$")) for rule in layout.rules
     ]
-    for path in _audio(root):
+    for path in sound_files(root):
         stem = path.relative_to(root.parent).with_suffix("").as_posix()  # root's own name may be what a rule asks for
         if skip.search(stem):
             continue
@@ -84,22 +83,16 @@ def _fitting(layout: Layout, root: Path) -> Iterator[tuple[Rule, Clip, dict[str,
                 break
 
 
-def _audio(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):  # ._name.wav: macOS wrote those into zips
-                yield Path(folder, name)
-
-
 def _hashed(clips: Sequence[tuple[Rule, Clip]]) -> list[Clip]:
     """Split what its rule does not: 5 % `valid`, 5 % `report`, at least one name each where there are three."""
     splits: dict[tuple[str, str], str] = {}
     for kind in KINDS:
         names = {identity(clip) for rule, clip in clips if rule.split is None and clip.kind == kind}
         ranks = sorted(map(name_rank, names))
-        valid = max(0.05, ranks[0]) if len(ranks) > 1 else 0.0
-        report = max(0.1, ranks[1]) if len(ranks) > 2 else 0.0
+        # One for `valid` at least and, of three, one for `report`; one for `train` is always left.
+        valid = min(max(0.05, ranks[0]), ranks[-min(len(ranks), 3)]) if len(ranks) > 1 else 0.0
+        behind = [rank for rank in ranks if rank > valid]
+        report = min(max(0.1, behind[0]), behind[-2]) if len(behind) > 1 and len(ranks) > 2 else 0.0
         for name in names:
             rank = name_rank(name)
             splits[kind, name] = "valid" if rank <= valid else "report" if rank <= report else "train"

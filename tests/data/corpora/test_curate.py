@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,16 @@ def test_nothing_is_done_twice(corpus: Path, tmp_path: Path) -> None:
     assert "poor" in done and "a" not in done
     with (tmp_path / "out" / SCORES).open() as file:
         assert len(list(csv.DictReader(file))) == 5
+
+
+def test_what_was_replaced_is_done_again(corpus: Path, tmp_path: Path) -> None:
+    run(corpus, tmp_path / "out", lambda name, samples: samples)
+    later = time.time() + 10
+    soundfile.write(tmp_path / "a.wav", np.full(RATE, 0.5), RATE)
+    os.utime(tmp_path / "a.wav", (later, later))
+    done: list[str] = []
+    found = run(corpus, tmp_path / "out", lambda name, samples: done.append(name) or samples)
+    assert done == ["a"] and found[0].before == pytest.approx(0.5, abs=0.01)
 
 
 def test_what_was_not_scored_is_scored_later(corpus: Path, tmp_path: Path) -> None:

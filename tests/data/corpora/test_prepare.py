@@ -359,6 +359,14 @@ def test_hashed_splits(names: list[str]) -> None:
         )  # at most those that had to be filled
 
 
+@pytest.mark.parametrize("count", [2, 3, 10, 40])
+def test_every_split_has_something_whatever_the_names(count: int) -> None:
+    rule = Rule("noise", "s", "x")
+    for first in range(300):
+        clips = [(rule, Clip("p", "noise", "s", group=f"speaker{first + i:03}")) for i in range(count)]
+        assert len({clip.split for clip in _hashed(clips)}) == min(count, 3)
+
+
 def test_about_one_in_twenty_is_held_out() -> None:
     rule = Rule("rir", "s", "x")
     splits = [clip.split for clip in _hashed([(rule, Clip("p", "rir", "s", group=f"{i}")) for i in range(2000)])]

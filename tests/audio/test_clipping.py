@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbm_cli.audio.loudness.clipping import apply_clip_mode
+from sbm_cli.audio.samples import apply_clip_mode
 from sbm_cli.options import ClipMode
 
 CLIP_MODES: tuple[str, ...] = get_args(ClipMode)
