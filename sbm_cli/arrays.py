@@ -15,7 +15,7 @@ else:
 
 def functions(x: Array) -> Any:
     """Return the module with the functions of an array, such as `exp` and `where`: NumPy or torch."""
-    if isinstance(x, np.ndarray | np.generic):
+    if isinstance(x, (np.ndarray, np.generic)):
         return np
     import torch
 

@@ -61,6 +61,7 @@ def prepare(
     """
     from sbm_cli.data.corpora import prepare as corpora
     from sbm_cli.data.corpora.layouts import LAYOUTS, LICENCES
+    from sbm_cli.data.corpus import lengths as lengths_of
     from sbm_cli.data.manifest import write_manifest
 
     licences = [item.strip().lower() for item in licence.split(",")] if licence else []
@@ -76,7 +77,7 @@ def prepare(
     if per_group:
         clips = corpora.thin(clips, per_group)
     with console.progress(name, "files") as progress:
-        seconds = corpora.seconds_of(clips, progress)
+        seconds = lengths_of(clips, progress, broken=0.0)
     broken = [clip.path for clip, length in zip(clips, seconds, strict=True) if not length]
     if broken:
         console.warn(f"{len(broken)} unreadable or empty files are left out", _some(broken))

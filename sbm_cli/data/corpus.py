@@ -9,8 +9,10 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +20,14 @@ from numpy.typing import NDArray
 from sbm_cli.atomic import replacing, write_atomically
 from sbm_cli.audio.samples import Samples
 from sbm_cli.data.manifest import KINDS, RATE, Clip, name_rank, read_manifest, report_set, set_aside
-from sbm_cli.errors import ConfigError
+from sbm_cli.errors import AudioError, ConfigError
 from sbm_cli.hardware import cores
 
 LEVEL_DBFS = -26.0  # active RMS that `Corpus.clip` gives speech and noise
 CACHE_VERSION = 1  # raise it when decoding, trimming or levels change
 FRAME = 320  # 20 ms
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Corpus:
@@ -33,20 +37,15 @@ class Corpus:
         self.clips = tuple(clips)
         self.store = store  # int16, all recordings one after the other
 
-    def clip(self, index: int, start: int = 0, samples: int | None = None) -> Samples:
-        """Read a recording, or `samples` of it from `start` on: float32 [samples]."""
+    def clip(self, index: int) -> Samples:
+        """Read a recording: float32 [samples]."""
         entry = self.clips[index]
-        stop = entry.samples if samples is None else min(start + samples, entry.samples)
-        piece = self.store[entry.start + start : entry.start + stop]
-        return np.multiply(piece, np.float32(entry.gain), dtype=np.float32)
+        stored = self.store[entry.start : entry.start + entry.samples]
+        return np.multiply(stored, np.float32(entry.gain), dtype=np.float32)
 
     def where(self, kind: str, split: str) -> list[int]:
         """List the recordings of a kind ("speech", "noise", "rir") in a split ("train", "valid", "report")."""
         return [i for i, clip in enumerate(self.clips) if clip.kind == kind and clip.split == split]
-
-    def of(self, clips: Sequence[Clip]) -> Corpus:
-        """Return a corpus of some of the recordings."""
-        return Corpus(clips, self.store)
 
 
 def open_corpus(
@@ -83,12 +82,8 @@ def open_corpus(
         digest.update(f"{clip}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
 
     def decode() -> Iterator[tuple[Mapping[str, object], NDArray[np.int16]]]:
-        with ThreadPoolExecutor(min(16, cores())) as pool:
-            for first in range(0, len(clips), 64):  # bounded: a large corpus must not pile up in memory
-                part = clips[first : first + 64]
-                for clip, (audio, gain) in zip(part, pool.map(_decode, part), strict=True):
-                    yield asdict(replace(clip, gain=gain)), audio
-                progress(min(first + 64, len(clips)), len(clips))
+        for clip, (audio, gain) in zip(clips, in_threads(_decode, clips, progress, 64), strict=True):
+            yield asdict(replace(clip, gain=gain)), audio
 
     records, store = cached_store(cache, f"corpus-{digest.hexdigest()[:16]}", decode)
     found = [Clip(**record) for record in records]  # type: ignore[arg-type]
@@ -108,24 +103,39 @@ def find_clips(
     return [set_aside(clip, report) for clip in clips]
 
 
-def lengths(clips: Sequence[Clip], progress: Callable[[int, int], object]) -> list[float]:
-    """Return the seconds of recordings, by their headers. Raises AudioError for one that cannot be read."""
+def lengths(clips: Sequence[Clip], progress: Callable[[int, int], object], broken: float | None = None) -> list[float]:
+    """Return the seconds of recordings, by their headers.
+
+    Of one that cannot be read they are `broken`, or AudioError is raised.
+    """
     import soundfile
 
     from sbm_cli.audio.io import read_format
 
     def length(clip: Clip) -> float:
-        try:
+        with suppress(soundfile.LibsndfileError):
             return float(soundfile.info(clip.path).duration)
-        except soundfile.LibsndfileError:
+        try:
             return read_format(clip.path).seconds
+        except AudioError:
+            if broken is None:
+                raise
+            return broken
 
-    found = []
-    with ThreadPoolExecutor(min(16, cores())) as pool:
-        for seconds in pool.map(length, clips):
-            found.append(seconds)
-            progress(len(found), len(clips))
-    return found
+    return list(in_threads(length, clips, progress))
+
+
+def in_threads(
+    do: Callable[[T], R], items: Sequence[T], progress: Callable[[int, int], object], together: int = 1024
+) -> Iterator[R]:
+    """Yield `do(item)` of all items in order, so many together: those of a large corpus must not pile up in memory.
+
+    progress is called with (items done, items in all).
+    """
+    with ThreadPoolExecutor(min(32, cores() + 4)) as pool:  # more than cores: they wait for the disk, too
+        for first in range(0, len(items), together):
+            yield from pool.map(do, items[first : first + together])
+            progress(min(first + together, len(items)), len(items))
 
 
 def none_error(kind: str, split: str, least_snr_db: float = 0.0) -> ConfigError:

@@ -106,10 +106,9 @@ def open_responses(
     count: int,
     seed: int,
     corpus: Corpus | None = None,
-    split: str = "train",
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> ResponseBank:
-    """Open the responses of `count` simulated rooms, made into `cache` at the first time, and a split's measured ones.
+    """Open the responses of `count` simulated rooms, made into `cache` at the first time, and those measured.
 
     2000 rooms take half a minute or more, and 50 MB. Measured responses with an RT60 above 1.5 s are left out (people
     rarely record speech in churches), and so are those whose direct sound is coloured like a device's (see `is_flat`).
@@ -126,7 +125,7 @@ def open_responses(
     responses = [RoomResponse.of(record) for record in records]
     parts, length = [store], len(store)
     if corpus is not None:
-        for i in sorted(corpus.where("rir", split), key=lambda i: corpus.clips[i].group):
+        for i in sorted(corpus.where("rir", "train"), key=lambda i: corpus.clips[i].group):
             clip = corpus.clips[i]
             response = align(corpus.clip(i))
             if (clip.rt60_s or 0.0) <= 1.5 and is_flat(response):

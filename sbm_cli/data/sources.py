@@ -143,10 +143,10 @@ def mixtures_of(corpus: Corpus, rooms: ResponseBank, data: DataConfig, mix: MixC
     rest = [clip for clip in corpus.clips if clip.kind != "noise"]
     has_valid = any(clip.split == "valid" for clip in ours)  # one recording alone is trained on, and validated on too
     scored = ours if has_valid else [replace(clip, split="valid") for clip in ours]
-    own = mixers(corpus.of([*rest, *ours]), corpus.of([*rest, *scored]), "own")
+    own = mixers(Corpus([*rest, *ours], corpus.store), Corpus([*rest, *scored], corpus.store), "own")
     if not theirs:
         return own
-    others = corpus.of([*rest, *theirs])
+    others = Corpus([*rest, *theirs], corpus.store)
     general = mixers(others, others, "general")
     return Sources(Blend(own.train, general.train, data.own_share), {**own.valid, **general.valid})
 

@@ -12,7 +12,6 @@ from sbm_cli.dsp.link import linked, linked_ratio, links, shares
 from sbm_cli.dsp.offset import limit_offset, most_offset
 
 if TYPE_CHECKING:
-    from sbm_cli.audio.samples import Samples
     from sbm_cli.model import Model
     from sbm_cli.options import Options
 
@@ -32,19 +31,24 @@ class Chain:
         self.late = model.frames_late(options.sampler, options.steps)  # frames, of the network's output
         owners = [row for row, count in enumerate(channels) for _ in range(count)]
         self.owners: Any = owners if len(owners) > 1 else slice(None)  # rows of the level for the channels
+        self.analysis: Any = None
         self.level: Any = None
         self.gains: Any = None  # levels on both sides of the high band's gain
         self.synthesis: Any = None
         self.late_level: Any = None  # of the frames that the look-ahead holds back,
         self.spectrum: Any = None  # and theirs
 
-    def __call__(self, samples: Samples) -> Samples:
+    def __call__(self, samples: Any) -> Any:
         """Return the samples [1, channels, hops * hop] that this block [channels, n] completes.
 
         Where a high band is wanted, three times as much: the enhanced sound, the sound as the model heard it, and the
         gain of the high band, all equally late. Resampled together they stay aligned.
         """
-        raise NotImplementedError
+        spectrum, self.analysis = self.config.stft.analyze(samples, self.analysis)
+        if not spectrum.shape[2]:
+            return zeros(samples, 3 if self.high else 1, len(samples), 0)
+        samples, self.synthesis = self.config.stft.synthesize(self.enhanced(spectrum), self.synthesis)
+        return samples.reshape(-1, len(spectrum), samples.shape[1])
 
     def clean(self, noisy: Any, level: Any, late_level: Any) -> Any:
         """Return the clean spectrum, late, shaped like noisy [channels, freq, frames]; levels: [channels, frames]."""
@@ -58,13 +62,8 @@ class Chain:
         """Return the level of every frame, [groups, frames], and of the last one; last: that before the first."""
         return level.track(power, self.config.stft.hop / self.config.rate, last)
 
-    def synthesized(self, spectrum: Any) -> Any:
-        """Return the samples that a block's spectrum [channels, freq, frames] completes; see `__call__`."""
-        samples, self.synthesis = self.config.stft.synthesize(self.enhanced(spectrum), self.synthesis)
-        return samples.reshape(-1, len(spectrum), samples.shape[1])
-
     def enhanced(self, spectrum: Any) -> Any:
-        """Return the spectra to synthesize, [1 or 3 times channels, freq, frames]."""
+        """Return the spectra to synthesize, [1 or 3 times channels, freq, frames], from that of a block."""
         noisy, recordings, x = self.limited(spectrum), len(self.channels), functions(spectrum)
         power = channels = self.config.power(noisy)
         if len(channels) > recordings:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from sbm_cli.bridge.sampler import FrameNoise, sample
@@ -39,25 +38,10 @@ class CompiledChain(Chain):
         self, model: Model, plan: Plan, channels: Sequence[int], options: Options, high: bool, threads: int
     ) -> None:
         super().__init__(model, channels, options, high)
-        window, _, self.constant = windows(self.config.stft)
-        self._window = window * np.float32(self.config.stft.n_fft)  # by which `norm` divides
+        self.constant = windows(self.config.stft)[2]
         self._noise = FrameNoise(self.config.schedule, options.sampler, options.steps, channels, options.seed)
-        self._samples = np.zeros((sum(channels), self.config.stft.overlap), np.float32)
         network = _Network(plan, threads)
         self._walks = [_Walk(self.config, network, options) for _ in range(sum(channels))]
-
-    def __call__(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        stft = self.config.stft
-        self._samples = np.concatenate([self._samples, samples], axis=1)
-        count = max(0, (self._samples.shape[1] - stft.window) // stft.hop + 1)
-        if not count:
-            return np.zeros((3 if self.high else 1, len(samples), 0), np.float32)
-        row, sample = self._samples.strides
-        frames = as_strided(self._samples, (len(samples), count, stft.window), (row, stft.hop * sample, sample))
-        # Without `norm` NumPy computes them in double precision, which takes five times as long.
-        spectra = np.fft.rfft(frames * self._window, stft.n_fft, norm="forward")
-        self._samples = self._samples[:, count * stft.hop :]
-        return self.synthesized(spectra.astype(np.complex64, copy=False).swapaxes(1, 2))
 
     def clean(self, noisy: Array, level: Array, late_level: Array) -> Array:
         clean, (channels, bins, frames) = np.empty_like(noisy), noisy.shape

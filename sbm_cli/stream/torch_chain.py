@@ -7,7 +7,6 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,18 +30,13 @@ class TorchChain(Chain):
         self._model, self._threads = model, threads
         self.constant = window_tensors(model.config.stft, torch.device(model.device))[2]
         self._noise = FrameNoise(model.config.schedule, options.sampler, options.steps, channels, options.seed)
-        self._analysis: Tensor | None = None
         self._windows: windows.Carry | None = None
         self.carries: dict[int, nn.Carry] = {}  # of every step of a causal network
         self._states: dict[int, Tensor] = {}  # and noisy, of every step, while the look-ahead holds its estimate back
 
     def __call__(self, samples: Samples) -> Samples:
         with torch.inference_mode(), threads(self._threads):
-            given = torch.from_numpy(samples).to(self._model.device)
-            spectrum, self._analysis = self.config.stft.analyze(given, self._analysis)
-            if not spectrum.shape[2]:
-                return np.zeros((3 if self.high else 1, *samples[:, :0].shape), np.float32)
-            return self.synthesized(spectrum).cpu().numpy()
+            return super().__call__(torch.from_numpy(samples).to(self._model.device)).cpu().numpy()
 
     def clean(self, noisy: Tensor, level: Tensor, late_level: Tensor) -> Tensor:
         return self.config.expand(self._estimate(self.config.compress(noisy, level)), late_level)

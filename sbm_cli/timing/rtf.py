@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 
 from sbm_cli.audio.resample import resampling_delay
 from sbm_cli.enhancer import Enhancer
-from sbm_cli.options import Options
+from sbm_cli.options import DEFAULTS, Options
 from sbm_cli.stream import block_samples
 from sbm_cli.timing.clips import Clip, speech_like, write_clip
 from sbm_cli.timing.commands import Command
@@ -93,6 +93,7 @@ def benchmark(
     rounds: int,
     commands: Sequence[Command] = (),
     *,
+    options: Options = DEFAULTS,
     scan: str,
     import_seconds: float,
     load_seconds: float,
@@ -101,15 +102,15 @@ def benchmark(
     """Measure an enhancer and other programs beside it.
 
     clips: returns those of a round, with the same names in every round. commands: names differ from each other and from
-    the model's. scan, import_seconds, load_seconds: only reported.
+    the model's. options: how the enhancer enhances. scan, import_seconds, load_seconds: only reported.
     progress is called with the seconds of audio done and their total.
 
     Raises SbmError if a program fails.
     """
-    plan, cuda = enhancer.model.plan(), _cuda(enhancer)
+    plan, cuda = enhancer.model.plan(options.steps), _cuda(enhancer)
     where = machine()  # before our own load
-    passes, calls = network_passes(enhancer, clips(0)[0])
-    rows = measure(enhancer, (clips(number) for number in range(rounds + 1)), rounds + 1, commands, progress)
+    passes, calls = network_passes(enhancer, clips(0)[0], options)
+    rows = measure(enhancer, (clips(number) for number in range(rounds + 1)), rounds + 1, commands, progress, options)
     return Report(
         machine=where,
         software=software(),
@@ -124,7 +125,7 @@ def benchmark(
         load_seconds=load_seconds,
         passes=passes,
         calls=calls,
-        latency=stream_latency(enhancer),
+        latency=stream_latency(enhancer, options),
         peak_memory=peak_memory(),
         peak_device_memory=cuda.max_memory_allocated(enhancer.device) if cuda else None,
         rows=tuple(rows),
@@ -137,6 +138,7 @@ def measure(
     count: int,
     commands: Sequence[Command] = (),
     progress: Callable[[float, float], object] = lambda done, total: None,
+    options: Options = DEFAULTS,
 ) -> list[Row]:
     """Return a row for every clip and system; the first of the `count` rounds warms up."""
     names = [enhancer.config.name, *(command.name for command in commands)]
@@ -148,7 +150,7 @@ def measure(
         for number, clips in enumerate(rounds):
             for clip in (start, *clips) if commands else clips:
                 seconds[clip.name] = clip.seconds
-                works: list[Callable[[], object]] = [partial(enhancer.enhance, clip.samples, clip.rate)]
+                works: list[Callable[[], object]] = [partial(enhancer.enhance, clip.samples, clip.rate, options)]
                 if commands:
                     write_clip(source, clip)
                     works += [partial(command.run, source, target, enhancer.threads) for command in commands]
@@ -179,10 +181,10 @@ def timed(work: Callable[[], object], enhancer: Enhancer) -> float:
     return time.perf_counter() - start
 
 
-def stream_latency(enhancer: Enhancer) -> Latency:
+def stream_latency(enhancer: Enhancer, options: Options = DEFAULTS) -> Latency:
     """Return the latency of a stream that is fed one hop at a time, as live sound arrives."""
     rate, hop = enhancer.config.rate, enhancer.config.stft.hop
-    samples, stream = speech_like(STREAM_SECONDS, rate), enhancer.stream(rate)
+    samples, stream = speech_like(STREAM_SECONDS, rate), enhancer.stream(rate, options=options)
     blocks = [samples[start : start + hop] for start in range(0, samples.size - hop + 1, hop)]
     times = [timed(partial(stream.feed, block), enhancer) for block in blocks][STREAM_WARM_UP:]
     return Latency(
@@ -190,29 +192,32 @@ def stream_latency(enhancer: Enhancer) -> Latency:
         median=float(np.median(times)),
         p99=float(np.quantile(times, 0.99)),
         most=max(times),
-        algorithmic=enhancer.latency_seconds,
+        algorithmic=stream.latency_seconds,
         resampler=resampling_delay(48_000, rate, 48_000),
         resampler_44_khz=resampling_delay(44_100, rate, 44_100),
     )
 
 
-def network_passes(enhancer: Enhancer, clip: Clip) -> tuple[int, int]:
+def network_passes(enhancer: Enhancer, clip: Clip, options: Options = DEFAULTS) -> tuple[int, int]:
     """Return how often each frame of a clip passes through the network (1: a single step), and in how many calls."""
     frames = calls = 0
     samples = round(clip.seconds * enhancer.config.rate)
-    if enhancer.model.plan() is not None:  # which takes a block in one call
-        return 1, -(-samples // block_samples(enhancer.model.device, enhancer.config.rate))
+    if enhancer.model.plan(options.steps) is not None:  # which takes a block in one call for each step
+        blocks = -(-samples // block_samples(enhancer.model.device, enhancer.config.rate))
+        return options.steps, options.steps * blocks
 
     def count(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal frames, calls
         frames += inputs[1].shape[-1]  # noisy: [batch, freq, frames]
         calls += 1
 
-    hook = enhancer.model.folded().register_forward_hook(count)
+    networks = {enhancer.model.folded(), enhancer.model.network}  # for one step, and for several
+    hooks = [network.register_forward_hook(count) for network in networks]
     try:
-        enhancer.enhance(clip.samples, clip.rate, Options(warm_up=False))
+        enhancer.enhance(clip.samples, clip.rate, replace(options, warm_up=False))
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     return round(frames / enhancer.config.stft.frames(samples)), calls
 
 

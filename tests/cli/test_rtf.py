@@ -54,10 +54,16 @@ def test_two_systems_of_one_name_are_refused(sbm: Any, model_file: Path) -> None
 
 
 def test_more_than_one_pass_is_warned_of(sbm: Any, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtf, "network_passes", lambda enhancer, clip: (5, 10))
+    monkeypatch.setattr(rtf, "network_passes", lambda enhancer, clip, options: (5, 10))
     result = sbm("rtf", "--model", model_file, "--seconds", "0.2", "--rounds", 1)
     assert result.status == 0
     assert "warning: each frame passed through the network 5 times" in result.err
+
+
+def test_several_steps_are_timed_as_such(sbm: Any, model_file: Path) -> None:
+    result = sbm("rtf", "--model", model_file, "--seconds", "0.2", "--rounds", 1, "--steps", 3)
+    assert result.status == 0 and "warning" not in result.err
+    assert "passes per frame 3;" in result.out
 
 
 def test_a_chart(sbm: Any, model_file: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_stated_snr_leaves_speech_out() -> None:
 
 
 def test_short_noise_fills_the_segment(corpus: Corpus) -> None:
-    mine = corpus.of([c for c in corpus.clips if c.kind == "speech" or c.group == "y1"])
+    mine = Corpus([c for c in corpus.clips if c.kind == "speech" or c.group == "y1"], corpus.store)
     noise = noise_of(Segments(mine, "train", 0.0, CPU), draws(20), 3 * RATE)
     assert ((noise != 0).float().mean(1) > 0.35).all() and noise[:, -RATE:].any(1).all()
 

@@ -6,16 +6,14 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sbm_cli.audio.samples import Samples
-from sbm_cli.data.corpora.prepare import BATCH
+from sbm_cli.data.corpus import in_threads
 from sbm_cli.data.manifest import KINDS, RATE, SPLITS, Clip, identity, name_rank, read_manifest, report_set, set_aside
-from sbm_cli.hardware import cores
 
 BLOCK_S = 30  # read at once: memory does not grow with a file
 SILENT = 1e-4  # a peak below -80 dBFS is no signal
@@ -78,14 +76,9 @@ def check(
     report = report_set()
     clips = [set_aside(clip, report) for path in manifests for clip in read_manifest(path, present=False)]
     chosen = sorted(range(len(clips)), key=lambda i: name_rank(clips[i].path))[:limit]
-    sounds: list[Sound | str] = []
     listen = np.zeros(len(clips), bool)
     listen[chosen] = True
-    with ThreadPoolExecutor(cores()) as pool:  # decoding and NumPy run outside the interpreter's lock
-        for first in range(0, len(clips), BATCH):
-            part = slice(first, first + BATCH)
-            sounds += pool.map(examine, [clip.path for clip in clips[part]], listen[part].tolist())
-            progress(len(sounds), len(clips))
+    sounds = list(in_threads(lambda i: examine(clips[i].path, listen[i]), range(len(clips)), progress))
     known = [(clip, sound) for clip, sound in zip(clips, sounds, strict=True) if isinstance(sound, Sound)]
     broken = [f"{clip.path}: {why}" for clip, why in zip(clips, sounds, strict=True) if isinstance(why, str)]
     findings = [

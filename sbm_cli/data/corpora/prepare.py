@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from sbm_cli.data.corpora.layouts import LAYOUTS, Layout, Rule
 from sbm_cli.data.corpus import sound_files
 from sbm_cli.data.manifest import KINDS, SPLITS, Clip, identity, name_rank, read_manifest
 from sbm_cli.errors import ConfigError
-
-BATCH = 1024  # files handed to the threads at once: a corpus of a million must not pile up in memory
 
 
 def find_clips(name: str, root: Path, licences: Sequence[str] = ()) -> list[Clip]:
@@ -63,24 +60,6 @@ def thin(clips: Sequence[Clip], per_group: int) -> list[Clip]:
         if taken[key] <= per_group:
             kept.add(clip.path)
     return [clip for clip in clips if clip.path in kept]
-
-
-def seconds_of(clips: Sequence[Clip], progress: Callable[[int, int], None]) -> list[float]:
-    """Read how long the files are from their headers, 0 if they cannot be read; progress: (files done, in all)."""
-    import soundfile
-
-    def seconds(clip: Clip) -> float:
-        try:
-            return float(soundfile.info(clip.path).duration)
-        except (OSError, RuntimeError):
-            return 0.0
-
-    found: list[float] = []
-    with ThreadPoolExecutor() as pool:  # more threads than cores: they wait for the disk
-        for first in range(0, len(clips), BATCH):
-            found += pool.map(seconds, clips[first : first + BATCH])
-            progress(len(found), len(clips))
-    return found
 
 
 def _fitting(layout: Layout, root: Path) -> Iterator[tuple[Rule, Clip, dict[str, str]]]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+from importlib.util import find_spec
 
 import numpy as np
 
-from sbm_cli.arrays import Array
+from sbm_cli.arrays import Array, functions
 from sbm_cli.config import check_ranges
 
 
@@ -49,39 +47,27 @@ class Level:
     def track(self, power: Array, frame_seconds: float, carry: Array | None = None) -> tuple[Array, Array]:
         """Return the level of every frame, and of the last one.
 
-        power: mean power per frame, [groups, frames]; a group is the linked channels of a file.
+        power: mean power per frame, [groups, frames], one frame at least; a group is the linked channels of a file.
         carry: level of the frame before, [groups]; None, or 0, starts at the power of the first frame.
         """
-        if isinstance(power, np.ndarray):
-            return self._track(power, frame_seconds, carry)
-        import torch
+        x = functions(power)
+        if not isinstance(power, np.ndarray) and power.device.type == "cpu" and not x.compiler.is_compiling():
+            # Few numbers in many frames: an operator of NumPy costs a tenth of one of torch.
+            known = self.track(power.numpy(), frame_seconds, None if carry is None else carry.numpy())
+            return x.from_numpy(known[0]), x.from_numpy(known[1])
+        power, (rise, fall) = power.clip(min=self.floor), self.rates(frame_seconds)
+        level = power[:, 0] if carry is None else x.where(carry > 0, carry, power[:, 0])
+        if not isinstance(power, np.ndarray) and power.device.type == "cuda" and _has_triton():
+            from sbm_cli.dsp.level.triton import levels_of
 
-        if power.device.type == "cpu" and not torch.compiler.is_compiling():
-            if not (power.requires_grad or (carry is not None and carry.requires_grad)):
-                # Few numbers in many frames: an operator of NumPy costs a tenth of one of torch.
-                known, last = self._track(power.numpy(), frame_seconds, None if carry is None else carry.numpy())
-                return torch.from_numpy(known), torch.from_numpy(last)
-        power = power.clamp_min(self.floor)
-        if not power.shape[1]:
-            return power, power.new_zeros(len(power)) if carry is None else carry
-        level = power[:, 0] if carry is None else torch.where(carry > 0, carry, power[:, 0])
-        rates = self.rates(frame_seconds)
-        if power.device.type == "cuda" and not power.requires_grad and (compiled := _compiled()) is not None:
-            known = compiled.levels_of(power, level, *rates)
-            return known, known[:, -1]
-        levels = list(_follow(power.unbind(1), level, *rates, torch.maximum))
-        return torch.stack(levels, 1), levels[-1]
-
-    def _track(self, power: Any, frame_seconds: float, carry: Any) -> tuple[Any, Any]:
-        power = np.maximum(power, np.float32(self.floor))
-        if not power.shape[1]:
-            return power, np.zeros(len(power), np.float32) if carry is None else carry
-        frames = power.T
-        start = frames[0] if carry is None else np.where(carry > 0, carry, frames[0])
-        followed = np.empty_like(frames)
-        for k, now in enumerate(_follow(frames, start, *self.rates(frame_seconds), np.maximum)):
-            followed[k] = now
-        return followed.T, followed[-1]
+            levels = levels_of(power, level, rise, fall)
+            return levels, levels[:, -1]
+        followed = []
+        for frame in power.T:
+            step = frame - level
+            level = level + x.maximum(rise * step, fall * step)  # rise >= fall: the larger one is right for the sign
+            followed.append(level)
+        return x.stack(followed, 1), level
 
     def rates(self, frame_seconds: float) -> tuple[float, float]:
         """Return by how much of the difference the level rises and falls in a frame."""
@@ -95,20 +81,8 @@ HIGH_BAND = Level(attack=0.02, release=0.02, floor_db=-120.0)
 
 
 @functools.cache
-def _compiled() -> ModuleType | None:
-    try:
-        from sbm_cli.dsp.level import triton
-    except ImportError:  # no Triton: the scan says so
-        return None
-    return triton
-
-
-def _follow(frames: Iterable[Any], level: Any, rise: float, fall: float, maximum: Callable[..., Any]) -> Iterator[Any]:
-    """Yield the level of every frame, arrays or tensors [groups]."""
-    for frame in frames:
-        step = frame - level
-        level = level + maximum(rise * step, fall * step)  # rise >= fall: the larger one is right for the sign
-        yield level
+def _has_triton() -> bool:
+    return find_spec("triton") is not None  # without it the scan says so
 
 
 def frame_power(spectrum: Array, start: int = 0) -> Array:

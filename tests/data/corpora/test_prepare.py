@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbm_cli.data.corpora.layouts import LAYOUTS, VOICES, Rule
-from sbm_cli.data.corpora.prepare import _hashed, find_clips, follow, seconds_of, thin
+from sbm_cli.data.corpora.prepare import _hashed, find_clips, follow, thin
+from sbm_cli.data.corpus import lengths
 from sbm_cli.data.manifest import COLUMNS, Clip, identity, read_manifest, write_manifest
 from sbm_cli.errors import ConfigError
 
@@ -379,7 +380,7 @@ def test_manifest_is_what_training_reads(tmp_path: Path) -> None:
     broken.write_bytes(b"RIFF")
     clips = find_clips("musan", tmp_path / "data")
     calls: list[tuple[int, int]] = []
-    seconds = seconds_of(clips, lambda done, total: calls.append((done, total)))
+    seconds = lengths(clips, lambda done, total: calls.append((done, total)), broken=0.0)
     assert calls[-1] == (len(clips), len(clips))
     assert {Path(clip.path).name for clip, length in zip(clips, seconds, strict=True) if not length} == {broken.name}
 
