@@ -122,8 +122,7 @@ def _plain(value: Any, hint: Any) -> Any:
 
 def _classes(hint: Any) -> Mapping[str, type]:
     """Return the classes that a field admits by name, none if it admits only one."""
-    classes: Mapping[str, type] = hint.__metadata__[0] if get_origin(hint) is Annotated else {}
-    return classes
+    return hint.__metadata__[0] if get_origin(hint) is Annotated else {}
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -296,8 +296,7 @@ def _enhanced(hop: Hop, data: bytes, recording: Samples) -> Samples:
     if hop.spectra:
         spectrum = torch.view_as_complex(clean.permute(1, 2, 0, 3).contiguous()) / hop.scale
         clean, _ = stft.synthesize(spectrum)
-    enhanced: Samples = clean.flatten()[hop.delay : hop.delay + count].numpy()
-    return enhanced
+    return clean.flatten()[hop.delay : hop.delay + count].numpy()
 
 
 @contextmanager

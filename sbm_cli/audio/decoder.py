@@ -407,8 +407,7 @@ def _with_channels(block: Waveform, channels: int) -> Waveform:
     if len(block) == channels:
         return block
     if channels == 1:
-        mono: Waveform = block.mean(axis=0, keepdims=True, dtype=np.float32)
-        return mono
+        return block.mean(axis=0, keepdims=True, dtype=np.float32)
     return np.concatenate([block, np.repeat(block[-1:], max(0, channels - len(block)), axis=0)])[:channels]
 
 

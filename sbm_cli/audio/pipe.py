@@ -166,14 +166,11 @@ class PipeWriter(contextlib.AbstractContextManager["PipeWriter"]):
 
 def decoded(data: bytes, form: AudioFormat) -> NDArray[np.float32]:
     """Return bare samples as float32 [n, channels]."""
-    samples: NDArray[np.float32]
     if form.subtype in _PLAIN:
         kind, step = _PLAIN[form.subtype]
-        samples = np.frombuffer(data, kind).reshape(-1, form.channels) * np.float32(step)
-    else:
-        how = {"subtype": form.subtype, "endian": "LITTLE", "format": "RAW", "dtype": "float32", "always_2d": True}
-        samples, _ = sf.read(io.BytesIO(data), samplerate=form.rate, channels=form.channels, **how)
-    return samples
+        return np.frombuffer(data, kind).reshape(-1, form.channels) * np.float32(step)
+    how = {"subtype": form.subtype, "endian": "LITTLE", "format": "RAW", "dtype": "float32", "always_2d": True}
+    return sf.read(io.BytesIO(data), samplerate=form.rate, channels=form.channels, **how)[0]
 
 
 def encoded(block: Waveform, form: AudioFormat) -> bytes:

@@ -107,8 +107,7 @@ class _Polyphase:
         taps = sliding_window_view(self._input, 2 * self._half, axis=0)[starts]  # [m, channels, taps]
         passed, self._position = divmod(int(positions[-1]) + self._down, self._up)
         self._input = self._input[passed:]
-        resampled: NDArray[np.float32] = np.einsum("mct,mt->mc", taps, self._filters[fractions])
-        return resampled
+        return np.einsum("mct,mt->mc", taps, self._filters[fractions])
 
 
 def resampled_length(samples: int, rate_in: int, rate_out: int) -> int:

@@ -14,8 +14,7 @@ _SCALES = {"int8": (0, 2**7), "uint8": (2**7, 2**7), "int16": (0, 2**15), "int32
 
 def usable(samples: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return which samples are finite and not absurdly large."""
-    found: NDArray[np.bool_] = np.abs(samples) < LIMIT  # false for NaN too
-    return found
+    return np.abs(samples) < LIMIT  # false for NaN too
 
 
 def full_scale_one(samples: ArrayLike) -> NDArray[np.float32]:

@@ -43,8 +43,7 @@ class _Worker:
     def receive(self) -> Event | Exception | str | None:
         """Return the next message: None if it waits for jobs, an exception if the process has ended."""
         try:
-            message: Event | Exception | str | None = self.connection.recv()
-            return message
+            return self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode or 0

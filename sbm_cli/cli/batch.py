@@ -14,10 +14,10 @@ import typer
 
 from sbm_cli.cli.shared import console, errors
 from sbm_cli.cli.shared.account import Account, check_report
-from sbm_cli.cli.shared.loading import announce_compiling
 from sbm_cli.cli.shared.options import (
     Model,
     NameInFolder,
+    announce_compiling,
     check_existing,
     chosen_device,
     naming_of,

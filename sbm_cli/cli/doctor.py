@@ -18,7 +18,7 @@ import typer
 import sbm_cli
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Json
+from sbm_cli.cli.shared.options import Json, load_enhancer
 from sbm_cli.errors import SbmError
 from sbm_cli.hardware import cores, gpus
 
@@ -51,8 +51,6 @@ def doctor(
       sbm doctor --json | jq '.[] | select(.state != "ok")'
     """
     if warm:
-        from sbm_cli.cli.shared.loading import load_enhancer
-
         load_enhancer(None, "cpu")
     checks = list(examine())
     width = max(len(check.name) for check in checks) + 2

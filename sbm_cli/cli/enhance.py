@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbm_cli.cli.shared import console, errors
-from sbm_cli.cli.shared.loading import load_enhancer
 from sbm_cli.cli.shared.options import (
     PIPE,
     Device,
@@ -25,6 +24,7 @@ from sbm_cli.cli.shared.options import (
     Raw,
     check_existing,
     chosen_device,
+    load_enhancer,
     naming_of,
     raw_format,
     suffix_of,

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbm_cli.cli.shared import console, errors
-from sbm_cli.cli.shared.loading import load_enhancer
-from sbm_cli.cli.shared.options import PIPE, Model, Raw, raw_format
+from sbm_cli.cli.shared.options import PIPE, Model, Raw, load_enhancer, raw_format
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import DependencyError, SbmError
 from sbm_cli.options import FOR_LIVE, Knob, Options

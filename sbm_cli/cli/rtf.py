@@ -11,8 +11,7 @@ import typer
 
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.loading import load_enhancer
-from sbm_cli.cli.shared.options import Device, Json, Model, chosen_device, wrong_usage
+from sbm_cli.cli.shared.options import Device, Json, Model, chosen_device, load_enhancer, wrong_usage
 from sbm_cli.options import Knob, Options
 
 if TYPE_CHECKING:

@@ -36,8 +36,7 @@ def sound_system() -> ModuleType:
             "live sound needs the library PortAudio.",
             "Debian, Ubuntu: apt install libportaudio2. Fedora: dnf install portaudio. Arch: pacman -S portaudio.",
         ) from error
-    found: ModuleType = sounddevice
-    return found
+    return sounddevice
 
 
 def list_devices() -> list[Device]:

@@ -105,7 +105,8 @@ def test_the_examples_of_its_help_work(model_file: Path, tmp_path: Path) -> None
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, 8000)
     for name in ("noisy.wav", "talk.m4a"):  # the content decides
         soundfile.write(tmp_path / name, noise, 16000, format="WAV")
-    examples = [line.strip() for line in (serve.__doc__ or "").splitlines() if line.strip().startswith("curl")]
+    lines = (serve.__doc__ or "").replace("\\\n", " ").splitlines()
+    examples = [line.strip() for line in lines if line.strip().startswith("curl")]
     assert len(examples) == 2
     with started(model_file, tmp_path, "--no-browser") as (process, address):
         for example in examples:

@@ -15,6 +15,7 @@ from sbm_cli.options import DEFAULTS, LEAST_BIT_RATE, Knob, Options, chosen_opti
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
     from sbm_cli.batch.plan import Naming
+    from sbm_cli.enhancer import Enhancer
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
@@ -166,3 +167,15 @@ def chosen_device(device: str) -> str:
 
     with wrong_usage("--device"):
         return hardware.chosen_device(device)
+
+
+def load_enhancer(model: str | None, device: str, threads: int = 1) -> "Enhancer":
+    """Return the enhancer that --model, --device and --threads stand for."""
+    from sbm_cli.enhancer import Enhancer
+
+    return Enhancer.load(model, device, threads, before_compiling=announce_compiling)
+
+
+def announce_compiling() -> None:
+    """Say what takes so long on a machine where nothing is compiled yet."""
+    console.note("compiling kernels for this processor: ten seconds, once")
