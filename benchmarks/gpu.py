@@ -42,9 +42,9 @@ from sbm_cli.nn.configs import OSpatialNetConfig
 from sbm_cli.training.config import TrainConfig, load_recipe
 from sbm_cli.training.loop import Progress
 from sbm_cli.training.loop import train as run_training
+from sbm_cli.training.objectives.examples import autocast
 from sbm_cli.training.objectives.objective import STUDENT, Batch
 from sbm_cli.training.optimizer import Optimizer
-from sbm_cli.training.predict import autocast
 from sbm_cli.training.state import LAST
 
 FILE_SECONDS = 10

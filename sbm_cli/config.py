@@ -129,7 +129,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if classes := _classes(hint):
         kind = value.get("kind") if isinstance(value, Mapping) else None
         if not isinstance(kind, str) or kind not in classes:
-            raise ConfigError(f"{where}: kind is one of {', '.join(classes)}, got {_brief.repr(kind)}")
+            got = "and has to be given first" if kind is None else f"got {_brief.repr(kind)}"
+            raise ConfigError(f"{where}: kind is one of {', '.join(classes)}, {got}")
         return build(classes[kind], {k: v for k, v in value.items() if k != "kind"}, where)
     if get_origin(hint) in (Union, types.UnionType):
         options = get_args(hint)

@@ -57,7 +57,7 @@ def train(
 
     Mixtures are made during training, in simulated rooms and in yours. The recipe sets the data, the network and the
     number of steps. The result is NAME.safetensors with NAME.json beside it, ready for `sbm enhance --model`; best/
-    holds the model with the best validation score. For several GPUs, start it with torchrun.
+    holds the model with the best validation score, or else the last. For several GPUs, start it with torchrun.
 
     \b
     Examples:
@@ -96,8 +96,12 @@ def train(
         raise WrongUsage(error.message, error.hint) from error
     folder = output or Path("runs") / recipe.model.name
     check_output(recipe, folder, resume, weights)
-    if os.environ.get("RANK", "0") == "0":
-        check_data(recipe.data)
+    absent = check_data(recipe.data) if os.environ.get("RANK", "0") == "0" else []
+    if absent and recipe.loop.validate_every:
+        console.warn(
+            f"nothing is validated, and best/ will hold the last model: no {' or '.join(absent)} in the valid split",
+            "Of several files in a folder, one at least is held out to validate on; a manifest says which.",
+        )
     step = saved_step(folder)
     done = step is not None and step >= recipe.steps
     begins = "nothing to resume; the training starts from the beginning" if resume else ""

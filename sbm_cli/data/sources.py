@@ -151,16 +151,22 @@ def mixtures_of(corpus: Corpus, rooms: ResponseBank, data: DataConfig, mix: MixC
     return Sources(Blend(own.train, general.train, data.own_share), {**own.valid, **general.valid})
 
 
-def check_data(data: DataConfig) -> None:
-    """Raise the errors of `open_sources` about paths, and about kinds of recordings that are absent, at once."""
+def check_data(data: DataConfig) -> list[str]:
+    """Return the kinds of recordings that are not there to validate on, as far as can be told at once.
+
+    Raises the errors of `open_sources` about paths, and about kinds of recordings that are absent.
+    """
     if data.pack:
         if not Path(data.pack).is_dir():
             raise ConfigError(f"{data.pack}: not a folder", "Give a folder that `sbm data pack` wrote.")
-        return
-    clips = find_clips(*_paths(data))
+        return []
+    there = {(clip.kind, clip.split) for clip in find_clips(*_paths(data))}
+    if data.own_share and data.noise:
+        there.add(("noise", "valid"))  # see `mixtures_of`
     for kind in ("speech", "noise"):
-        if not any((clip.kind, clip.split) == (kind, "train") for clip in clips):
+        if (kind, "train") not in there:
             raise none_error(kind, "train")
+    return [kind for kind in ("speech", "noise") if (kind, "valid") not in there]
 
 
 def measured(data: DataConfig, corpus: Corpus, bars: Bars | None = None) -> dict[tuple[str, str], list[float]]:

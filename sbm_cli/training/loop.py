@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sbm_cli.atomic import remove_parts
 from sbm_cli.data.sources import Bars, Sources, batches, open_sources
 from sbm_cli.errors import ConfigError, TrainingError
 from sbm_cli.hardware import chosen_device
@@ -33,7 +34,6 @@ from sbm_cli.training.state import (
     check,
     check_start,
     locked,
-    make_folder,
     restore,
     write_checkpoint,
     write_model,
@@ -89,6 +89,8 @@ def train(
 ) -> Outcome:
     """Train a model and leave `{name}.safetensors` (the moving average) with its JSON in `output`, the best in `best`.
 
+    Where nothing is validated, the last counts as the best.
+
     resume: go on from `output/last.pt`, on a CPU bit for bit as if there had been no stop.
     max_minutes: stop after that time with a checkpoint.
     processes: share each batch between so many; None takes one per core, or one GPU.
@@ -110,11 +112,11 @@ def train(
     try:
         with locked(output):
             check_output(config, output, resume, start)  # another may have ended since
-            make_folder(output)
+            for folder in (output, output / BEST):
+                remove_parts(folder)  # which a killed one had half written
             outcome = launch(_run, device, processes, config, output, max_minutes, report, start, sources, bars)
     except BaseException:
         with suppress(OSError):  # not empty: the training had begun
-            (output / BEST).rmdir()
             if made:
                 output.rmdir()
         raise
@@ -229,6 +231,8 @@ class _Training:
                     if report is not None:
                         report(progress)
                 window = self._window()
+            if self.logs is not None and self.step == config.steps and self.best == math.inf:
+                write_model(self.output / BEST, config, self.optimizer)
             if self.logs is not None and (end or now - saved > 60 * config.checkpoint_minutes):
                 write_checkpoint(self.output, config, self.optimizers, self.step, self.best, self.frozen)
                 saved = now

@@ -34,10 +34,9 @@ class LossConfig:
     exponent: float = 0.3
 
     def __post_init__(self) -> None:
-        weights = (self.magnitude, self.complex, self.multi_magnitude, self.multi_complex, self.snr, self.disturbance)
-        check_ranges(self, magnitude="[0, inf)", complex="[0, inf)", multi_magnitude="[0, inf)")
-        check_ranges(self, multi_complex="[0, inf)", snr="[0, inf)", disturbance="[0, inf)", exponent="(0, 1]")
-        if not any(weights):
+        weights = ("magnitude", "complex", "multi_magnitude", "multi_complex", "snr", "disturbance")
+        check_ranges(self, **dict.fromkeys(weights, "[0, inf)"), exponent="(0, 1]")
+        if not any(getattr(self, name) for name in weights):
             raise ValueError("every weight of the loss is 0: nothing would be learnt")
         if (self.multi_magnitude or self.multi_complex) and not self.windows:
             raise ValueError("multi-resolution terms need windows")

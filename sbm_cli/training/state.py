@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sbm_cli.atomic import remove_parts, write_atomically
+from sbm_cli.atomic import write_atomically
 from sbm_cli.config import build, dump, parse_json
 from sbm_cli.errors import ConfigError
 from sbm_cli.lock import lock
@@ -27,7 +27,7 @@ from sbm_cli.training.objectives.objective import STUDENT
 from sbm_cli.training.optimizer import Optimizer
 
 LAST = "last.pt"  # the checkpoint to resume from
-BEST = "best"  # folder of the model that was best on validation
+BEST = "best"  # folder of the model that was best on validation, or else of the last one
 
 
 def write_checkpoint(
@@ -64,6 +64,7 @@ def write_model(folder: Path, config: TrainConfig, optimizer: Optimizer) -> None
     average = {name[4:]: tensor for name, tensor in optimizer.tensors().items() if name.startswith("ema.")}
     network = config.model.network.build()
     network.load_state_dict(average)
+    folder.mkdir(exist_ok=True)
     Model(network, config.model).save(folder / f"{config.model.name}.safetensors")
 
 
@@ -86,13 +87,6 @@ def locked(output: Path) -> Iterator[None]:
         yield
     finally:
         os.close(number)
-
-
-def make_folder(output: Path) -> None:
-    """Make the folder of a training, and remove from it what a killed one had half written."""
-    (output / BEST).mkdir(parents=True, exist_ok=True)
-    for folder in (output, output / BEST):
-        remove_parts(folder)
 
 
 # What may be another when a training goes on: how long, where data and teacher lie, and what the machine asks for.

@@ -14,7 +14,7 @@ from sbm_cli.bridge.sampler import draw_noise, sample
 from sbm_cli.data.sources import Source
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.losses import enhancement_loss
-from sbm_cli.training.predict import predict
+from sbm_cli.training.objectives.examples import predict
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
 
     monkeypatch.chdir(tmp_path)  # where the picture of the loss goes
     monkeypatch.setattr("sbm_cli.training.loop.train", train)
-    monkeypatch.setattr("sbm_cli.data.sources.check_data", lambda data: None)
+    monkeypatch.setattr("sbm_cli.data.sources.check_data", lambda data: [])
     monkeypatch.setattr("sbm_cli.training.loop.check_start", lambda path, config: None)
     monkeypatch.delenv("RANK", raising=False)
     return noted
@@ -178,6 +178,7 @@ def test_a_single_noise_is_not_validated_on(
     for begin, valid in (("--config", "none"), ("--from", "the same")):
         result = sbm("train", begin, "sbm-tiny", *ours)
         assert result.out.splitlines()[2] == f"noise   2 s in 1 file to train on, {valid} to validate on"
+        assert ("nothing is validated, and best/ will hold the last model: no noise" in result.err) == (valid == "none")
 
 
 def test_where_a_training_goes_on_is_said(sbm: Any, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:

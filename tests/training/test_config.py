@@ -91,6 +91,7 @@ def test_errors_name_the_file_they_are_in(tmp_path: Path, text: str, message: st
         ("batch=many", "^--set batch=many: expected a whole number, got 'many'$"),
         ("batch=0", r"^--set batch=0: batch must be in \[1, 1000000\], got 0$"),
         ("steps.x=1", r"^--set steps\.x=1: expected a whole number"),
+        ("objective.foo=1", "^--set objective.foo=1: kind is one of bridge, .*, and has to be given first$"),
         ("model.schedule.kind=vx", r"^--set model\.schedule\.kind=vx: kind is one of ve, vp, gmax"),
         ("model.network.untimed=true", r"^--set model\.network\.untimed=true: .*set it to 0"),
         ("mix.snr_db=[1", r"^--set mix\.snr_db=\[1: not valid YAML \(expected .*, line 1\)$"),

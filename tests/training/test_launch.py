@@ -23,7 +23,6 @@ from sbm_cli.errors import DependencyError, TrainingError
 from sbm_cli.training.config import LoopConfig, TrainConfig
 from sbm_cli.training.launch import Worker, launch
 from sbm_cli.training.loop import _Training, train
-from sbm_cli.training.state import make_folder
 from tests.conftest import PATIENCE
 
 
@@ -117,7 +116,6 @@ from sbm_cli.config import build
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.loop import _Training, train
 from sbm_cli.data.sources import open_sources
-from sbm_cli.training.state import make_folder
 from sbm_cli.data.sources import Sources
 
 class Noise:
@@ -146,7 +144,6 @@ def test_a_step_does_not_wait_for_the_gpu(recipe: TrainConfig, tmp_path: Path, p
     config = replace(recipe, loop=LoopConfig(precision=precision, validate_every=0))
     worker = Worker(torch.device("cuda"))
     sources = open_sources(config.data, config.mix, worker.device)
-    make_folder(tmp_path)
     with closing(_Training(worker, config, tmp_path, None, sources)) as training:
         for step in range(4):
             torch.cuda.set_sync_debug_mode("error" if step >= 2 else "default")  # the first steps compile

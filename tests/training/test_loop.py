@@ -147,6 +147,12 @@ def test_validation_finds_the_best_on_fixed_mixtures(recipe: TrainConfig, tmp_pa
     assert tuned.before["valid"].noisy_si_sdr == outcome.after["valid"].noisy_si_sdr
 
 
+@pytest.mark.parametrize("loop", [LoopConfig(validate_every=0), LoopConfig()], ids=["not wanted", "nothing there"])
+def test_without_validation_the_last_model_is_the_best(recipe: TrainConfig, tmp_path: Path, loop: LoopConfig) -> None:
+    train(replace(recipe, loop=loop), tmp_path, processes=1, sources=Sources(Recorded()))
+    assert (tmp_path / "best" / "toy.safetensors").read_bytes() == (tmp_path / "toy.safetensors").read_bytes()
+
+
 def test_validation_does_not_touch_the_training(recipe: TrainConfig, tmp_path: Path) -> None:
     for every in (0, 2):
         loop = LoopConfig(validate_every=every, validate_items=2)

@@ -156,9 +156,9 @@ def _bands(bins: int) -> Array:
 
 
 METRICS = (
-    Metric("ssnr", "segmental SNR", "dB", segmental_snr, needs_clean=True),
+    Metric("ssnr", "segmental SNR", "dB", segmental_snr),
     *(
-        Metric(name, label, "MOS", composite, needs_clean=True, needs_sound=True, extra="pesq", packages=("pesq",))
+        Metric(name, label, "MOS", composite, needs_sound=True, extra="pesq", packages=("pesq",))
         for name, label in LABELS.items()
     ),
 )

@@ -55,10 +55,10 @@ def p808(samples: Samples) -> float:
 _PACKAGES = ("speechmos", "onnxruntime", "librosa")
 METRICS = (
     *(
-        Metric(name, f"DNSMOS {name.upper()}", "MOS", p835, extra="metrics", packages=_PACKAGES)
+        Metric(name, f"DNSMOS {name.upper()}", "MOS", p835, needs_clean=False, extra="metrics", packages=_PACKAGES)
         for name in P835_MAPPING
     ),
-    Metric("p808", "DNSMOS P.808", "MOS", p808, extra="metrics", packages=_PACKAGES),
+    Metric("p808", "DNSMOS P.808", "MOS", p808, needs_clean=False, extra="metrics", packages=_PACKAGES),
 )
 
 

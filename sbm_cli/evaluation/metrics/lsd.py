@@ -66,6 +66,6 @@ def _power(signal: Samples) -> Power:
 
 
 METRICS = (
-    Metric("lsd_hf", "LSD-HF", "dB, less is better", lsd_hf, needs_clean=True, needs_noisy=True),
-    Metric("lsd_gaps", "LSD in gaps", "dB, less is better", lsd_gaps, needs_clean=True, needs_noisy=True),
+    Metric("lsd_hf", "LSD-HF", "dB, less is better", lsd_hf, needs_noisy=True),
+    Metric("lsd_gaps", "LSD in gaps", "dB, less is better", lsd_gaps, needs_noisy=True),
 )

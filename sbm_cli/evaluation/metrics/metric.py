@@ -23,7 +23,7 @@ class Metric:
     label: str
     unit: str
     compute: Callable[..., float | Mapping[str, float]]
-    needs_clean: bool = False
+    needs_clean: bool = True
     needs_noisy: bool = False
     needs_sound: bool = False
     extra: str = ""

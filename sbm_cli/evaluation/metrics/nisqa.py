@@ -59,6 +59,15 @@ def _folder() -> Path:
 
 _PACKAGES = ("torchmetrics", "requests")
 METRICS = tuple(
-    Metric(name, label, "MOS", nisqa, extra="metrics", packages=_PACKAGES, missing_weights=missing_weights)
+    Metric(
+        name,
+        label,
+        "MOS",
+        nisqa,
+        needs_clean=False,
+        extra="metrics",
+        packages=_PACKAGES,
+        missing_weights=missing_weights,
+    )
     for name, label in LABELS.items()
 )

@@ -55,6 +55,6 @@ def _run(pair: tuple[Samples, Samples], band: str) -> float:
 
 
 METRICS = tuple(
-    Metric(name, label, "MOS", compute, needs_clean=True, needs_sound=True, extra="pesq", packages=("pesq",))
+    Metric(name, label, "MOS", compute, needs_sound=True, extra="pesq", packages=("pesq",))
     for name, label, compute in (("pesq", "PESQ-wb", pesq_wb), ("pesq_nb", "PESQ-nb", pesq_nb))
 )

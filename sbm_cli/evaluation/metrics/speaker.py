@@ -73,13 +73,6 @@ def _encoder() -> ModuleDict:
 
 METRICS = (
     Metric(
-        "speaker",
-        "speaker similarity",
-        "",
-        similarity,
-        needs_clean=True,
-        needs_sound=True,
-        extra="speaker",
-        packages=("resemblyzer",),
+        "speaker", "speaker similarity", "", similarity, needs_sound=True, extra="speaker", packages=("resemblyzer",)
     ),
 )

@@ -74,15 +74,6 @@ def _encoder() -> Callable[..., Any]:
 
 
 METRICS = tuple(
-    Metric(
-        name,
-        label,
-        "",
-        speechbert,
-        needs_clean=True,
-        extra="speechbert",
-        packages=("transformers",),
-        missing_weights=missing_weights,
-    )
+    Metric(name, label, "", speechbert, extra="speechbert", packages=("transformers",), missing_weights=missing_weights)
     for name, label in LABELS.items()
 )

@@ -32,14 +32,6 @@ def intelligibility(estimate: Samples, clean: Samples, extended: bool) -> float:
 
 
 METRICS = tuple(
-    Metric(
-        name,
-        name.upper(),
-        "",
-        partial(intelligibility, extended=name == "estoi"),
-        needs_clean=True,
-        extra="metrics",
-        packages=("pystoi",),
-    )
-    for name in ("stoi", "estoi")
+    Metric(name, name.upper(), "", partial(intelligibility, extended=extended), extra="metrics", packages=("pystoi",))
+    for name, extended in (("stoi", False), ("estoi", True))
 )

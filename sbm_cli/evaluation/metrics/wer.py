@@ -84,6 +84,4 @@ def missing_program() -> str:
     return "" if shutil.which(program[0]) else f"{program[0]}: no such program"
 
 
-METRICS = (
-    Metric("wer", "word error rate", "%, less is better", wer, needs_clean=True, missing_weights=missing_program),
-)
+METRICS = (Metric("wer", "word error rate", "%, less is better", wer, missing_weights=missing_program),)

@@ -16,9 +16,8 @@ from sbm_cli.data.random import EXCERPT, uniforms
 from sbm_cli.dsp.stft import Stft
 from sbm_cli.nn.network import Network
 from sbm_cli.training.losses import FLOOR
-from sbm_cli.training.objectives.examples import data_loss, draw_estimate
+from sbm_cli.training.objectives.examples import autocast, data_loss, draw_estimate
 from sbm_cli.training.objectives.objective import STUDENT, Batch, Learner, Objective
-from sbm_cli.training.predict import autocast
 
 if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig

@@ -1,19 +1,20 @@
-"""What the objectives have in common: the spectra of a batch, a bridge time and the state there, and the data loss."""
+"""What the objectives share: spectra of a batch, a bridge time, the state and the estimate there, and the data loss."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sbm_cli.bridge.schedule import sample_state
 from sbm_cli.data.mixing import keep_room
 from sbm_cli.data.random import BRIDGE_NOISE, TIME, WARM_LEVEL, normals, rows_of, uniforms
 from sbm_cli.training.losses import enhancement_loss
 from sbm_cli.training.objectives.objective import Batch
-from sbm_cli.training.predict import predict
 
 if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig
@@ -69,6 +70,29 @@ def draw_estimate(config: TrainConfig, batch: Batch, network: nn.Module) -> tupl
     spectra, t = to_spectra(config, batch), draw_time(config, batch)
     state = draw_state(config, batch, spectra.clean, spectra.noisy, t)
     return spectra, t, predict(config, network, state, spectra.noisy, t, spectra.room)
+
+
+def predict(
+    config: TrainConfig,
+    network: nn.Module,
+    state: Tensor,
+    noisy: Tensor,
+    t: Tensor,
+    room: Tensor | None = None,
+    to: Tensor | None = None,
+) -> Tensor:
+    """Return the estimate of the clean spectrum, shaped like noisy [items, freq, frames]; room, to: as the network."""
+    late = config.model.network.lookahead
+    if late:
+        state, noisy = (F.pad(x, (0, late)) for x in (state, noisy))
+    with autocast(config.loop.precision, noisy.device):
+        return network(state, noisy, t, None, room, to)[0][..., late:]
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Compute matrix products in bfloat16 or float16 inside; scans, sums and the loss stay in float32."""
+    dtype = torch.float32 if precision == "float32" else getattr(torch, precision)
+    return torch.autocast(device.type, dtype, enabled=precision != "float32")
 
 
 def data_loss(config: TrainConfig, batch: Batch, spectra: Spectra, estimate: Tensor) -> Tensor:

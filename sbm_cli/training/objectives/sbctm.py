@@ -18,9 +18,8 @@ from sbm_cli.data.random import SECOND_NOISE, TRAJECTORY, WALK, uniforms
 from sbm_cli.errors import ConfigError
 from sbm_cli.model import Model
 from sbm_cli.nn.network import Network
-from sbm_cli.training.objectives.examples import Spectra, data_loss, draw_state, to_spectra
+from sbm_cli.training.objectives.examples import Spectra, data_loss, draw_state, predict, to_spectra
 from sbm_cli.training.objectives.objective import AVERAGE, STUDENT, Batch, Learner, Objective
-from sbm_cli.training.predict import predict
 
 if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig

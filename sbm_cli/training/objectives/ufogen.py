@@ -14,9 +14,8 @@ from torch.nn.functional import softplus
 from sbm_cli.config import check_ranges
 from sbm_cli.data.random import SECOND_NOISE, THIRD_NOISE
 from sbm_cli.nn.network import Network
-from sbm_cli.training.objectives.examples import data_loss, draw_estimate, draw_state
+from sbm_cli.training.objectives.examples import data_loss, draw_estimate, draw_state, predict
 from sbm_cli.training.objectives.objective import STUDENT, Batch, Learner, Objective
-from sbm_cli.training.predict import predict
 
 if TYPE_CHECKING:
     from sbm_cli.training.config import TrainConfig

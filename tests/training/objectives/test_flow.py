@@ -13,10 +13,9 @@ from sbm_cli.config import build, dump
 from sbm_cli.errors import ConfigError
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.training.config import TimeConfig, TrainConfig
-from sbm_cli.training.objectives.examples import draw_state, draw_time, to_spectra
+from sbm_cli.training.objectives.examples import draw_state, draw_time, predict, to_spectra
 from sbm_cli.training.objectives.flow import FlowMatching
 from sbm_cli.training.objectives.objective import STUDENT, Batch
-from sbm_cli.training.predict import predict
 
 
 @pytest.fixture

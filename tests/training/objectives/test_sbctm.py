@@ -17,11 +17,10 @@ from sbm_cli.model import Model
 from sbm_cli.nn.network import Network
 from sbm_cli.training.config import TrainConfig
 from sbm_cli.training.loop import train
-from sbm_cli.training.objectives.examples import to_spectra
+from sbm_cli.training.objectives.examples import predict, to_spectra
 from sbm_cli.training.objectives.objective import AVERAGE, STUDENT, Batch
 from sbm_cli.training.objectives.sbctm import LARGEST_WEIGHT, SBCTM, TEACHER, balance, walk
 from sbm_cli.training.optimizer import Optimizer
-from sbm_cli.training.predict import predict
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from sbm_cli.nn.network import Network
 from sbm_cli.training.config import OptimizerConfig, TrainConfig
 from sbm_cli.training.loop import train
 from sbm_cli.training.objectives import OBJECTIVES
+from sbm_cli.training.objectives.examples import predict
 from sbm_cli.training.objectives.objective import AVERAGE, STUDENT, Batch, Learner, Objective
-from sbm_cli.training.predict import predict
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from sbm_cli.nn.backbones.ospatialnet import OSpatialNet
 from sbm_cli.training.config import TrainConfig
-from sbm_cli.training.predict import predict
+from sbm_cli.training.objectives.examples import predict
 
 
 def test_lookahead_shifts_the_estimate_back(recipe: TrainConfig) -> None:
