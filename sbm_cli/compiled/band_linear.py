@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from sbm_cli.compiled.jit import jit
-from sbm_cli.compiled.vector import LANES, fill, lane_sums, load, sigmoid, silu, splat, store
+from sbm_cli.compiled.vector import LANES, fill, lane_sums, load, load4, sigmoid, silu, splat, store, store4
 
 ROWS = 4  # sums that are advanced together: independent chains hide the latency
 UNIT = 48  # frames whose weights' gradients are summed together
@@ -31,11 +31,7 @@ def products(values, start, rows, length, weights, count, sums, out):
                 s1 = s1 + value * load(weights, w + length + i)
                 s2 = s2 + value * load(weights, w + 2 * length + i)
                 s3 = s3 + value * load(weights, w + 3 * length + i)
-            at = sums + r * LANES
-            store(values, at, s0)
-            store(values, at + rows * LANES, s1)
-            store(values, at + 2 * rows * LANES, s2)
-            store(values, at + 3 * rows * LANES, s3)
+            store4(values, sums + r * LANES, rows * LANES, (s0, s1, s2, s3))
         for i in range(0, ROWS * rows, LANES):
             store(values, out + j * rows + i, lane_sums(values, sums + i * LANES))
 
@@ -46,18 +42,14 @@ def add_outer(values, left, count, rows, right, length, total, at):
     for j in range(0, count, ROWS):
         for i in range(0, length, LANES):
             t = at + j * length + i
-            s0, s1 = load(total, t), load(total, t + length)
-            s2, s3 = load(total, t + 2 * length), load(total, t + 3 * length)
+            s0, s1, s2, s3 = load4(total, t, length)
             for r in range(rows):
                 value, a = load(values, right + r * length + i), left + j * rows + r
                 s0 = s0 + fill(values, a) * value
                 s1 = s1 + fill(values, a + rows) * value
                 s2 = s2 + fill(values, a + 2 * rows) * value
                 s3 = s3 + fill(values, a + 3 * rows) * value
-            store(total, t, s0)
-            store(total, t + length, s1)
-            store(total, t + 2 * length, s2)
-            store(total, t + 3 * length, s3)
+            store4(total, t, length, (s0, s1, s2, s3))
 
 
 @jit
@@ -120,11 +112,7 @@ def expand_frame(s, left, count, rows, weights, bias, length, out):
                 s1 = s1 + fill(s, a + 1) * value
                 s2 = s2 + fill(s, a + 2) * value
                 s3 = s3 + fill(s, a + 3) * value
-            o = out + r * length + i
-            store(s, o, s0)
-            store(s, o + length, s1)
-            store(s, o + 2 * length, s2)
-            store(s, o + 3 * length, s3)
+            store4(s, out + r * length + i, length, (s0, s1, s2, s3))
 
 
 @jit

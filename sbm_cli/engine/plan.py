@@ -100,15 +100,11 @@ def plan(config: OSpatialNetConfig, weights: Weights, folded: bool = True, halve
         tokens = np.arange(c.bands * c.fullband_squeeze)
         if tokens.size and i == c.blocks // 2:
             begin(FULL_BAND, "full.norm", tokens, (TAPS - 1 + c.d_state) * 2 * tokens.size)
-            parts += packed_few(
-                source.take("full.squeeze.weight", c.fullband_squeeze, order).T,
-                source.take("full.squeeze.bias", c.fullband_squeeze),
-            )
+            weight, bias = source.layer("full.squeeze", c.fullband_squeeze, order)
+            parts += packed_few(weight.T, bias)
             parts += _mamba(source, "full.mamba", tokens, c.d_state, pack)
-            parts += packed(
-                source.take("full.unsqueeze.weight", order, c.fullband_squeeze).T,
-                source.take("full.unsqueeze.bias", order),
-            )
+            weight, bias = source.layer("full.unsqueeze", order, c.fullband_squeeze)
+            parts += packed(weight.T, bias)
         begin(BLOCK, f"narrow.{i}.norm", order, (TAPS - 1 + c.d_state) * c.bands * 2 * c.channels)
         parts += _cross_band(c, source, f"cross.{i}")
         parts += _mamba(source, f"narrow.{i}.mamba", order, c.d_state, pack)
@@ -155,6 +151,10 @@ class _Weights:
         for axis, size in enumerate(shape):
             found = found if isinstance(size, int) else found.take(size, axis)
         return found
+
+    def layer(self, name: str, outputs: int | Order, *inputs: int | Order) -> tuple[Array, Array]:
+        """Take the weight [outputs, ...] and the bias [outputs] of a layer."""
+        return self.take(f"{name}.weight", outputs, *inputs), self.take(f"{name}.bias", outputs)
 
     def check_all_taken(self) -> None:
         if self._left:
@@ -220,14 +220,8 @@ def _embedding(c: OSpatialNetConfig, source: _Weights) -> Callable[[float, float
     """Return the embedding as a function of the time, of that where a jump ends, and of the room that is kept."""
     size = c.embedding
     frequencies = source.take("embedding.frequencies", size // 2)
-    first, first_bias = (
-        source.take("embedding.layers.0.weight", size, size),
-        source.take("embedding.layers.0.bias", size),
-    )
-    second, second_bias = (
-        source.take("embedding.layers.2.weight", size, size),
-        source.take("embedding.layers.2.bias", size),
-    )
+    first, first_bias = source.layer("embedding.layers.0", size, size)
+    second, second_bias = source.layer("embedding.layers.2", size, size)
     jump = source.take("embedding.jump.weight", size, size) if c.jumps else None
     reverberant = source.take("room", size) if c.keep_room else None
 
@@ -250,18 +244,13 @@ def _silu(x: Array) -> Array:
     return y
 
 
-def _norm(source: _Weights, name: str, channels: Order) -> list[Array]:
-    return [source.take(f"{name}.weight", channels), source.take(f"{name}.bias", channels)]
-
-
 def _modulated(source: _Weights, name: str, channels: Order, size: int) -> Callable[[Array], list[Array]]:
     """Return gain and offset of a norm as a function of an embedding of some size; without one they stay."""
-    gain, offset = _norm(source, name, channels)
+    gain, offset = source.layer(name, channels)
     if not size:
         return lambda embedding: [gain, offset]
     twice = np.concatenate([channels, channels + len(channels)])
-    weight = source.take(f"{name}.modulation.weight", twice, size)
-    bias = source.take(f"{name}.modulation.bias", twice)
+    weight, bias = source.layer(f"{name}.modulation", twice, size)
 
     def modulate(embedding: Array) -> list[Array]:
         scale, shift = np.split(weight @ embedding + bias, 2)
@@ -280,9 +269,8 @@ def _inputs(c: OSpatialNetConfig, weight: Array, folded: bool) -> Array:
 
 def _encoder(c: OSpatialNetConfig, source: _Weights, folded: bool) -> list[Array]:
     frames, taps = c.kernel
-    order = _order(c)
-    given = source.take("encoder.weight", order, 4 if c.sees_state else 2, frames, taps)
-    weight, bias = _inputs(c, given, folded), source.take("encoder.bias", order)
+    given, bias = source.layer("encoder", _order(c), 4 if c.sees_state else 2, frames, taps)
+    weight = _inputs(c, given, folded)
     parts = []
     for frame in range(frames):
         for part in range(weight.shape[1]):
@@ -311,9 +299,8 @@ def _order(c: OSpatialNetConfig) -> Order:
 def _convolution(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Array]:
     size, kernel, (group, paired) = c.channels // c.cross_groups, c.cross_kernel, _group(c)
     order = _order(c)
-    weight = source.take(f"{name}.conv.weight", order, size, kernel)
-    bias = source.take(f"{name}.conv.bias", order)
-    parts = _norm(source, f"{name}.norm", order)
+    weight, bias = source.layer(f"{name}.conv", order, size, kernel)
+    parts = [*source.layer(f"{name}.norm", order)]
     for start in range(0, c.channels, group):
         outputs = order[start : start + group]
         inputs = outputs.reshape(-1, 2) if paired else outputs[:, None]
@@ -329,17 +316,14 @@ def _convolution(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Arra
 
 def _cross_band(c: OSpatialNetConfig, source: _Weights, name: str) -> list[Array]:
     full, bands, squeeze, order = f"{name}.full", c.bands, c.squeeze, _order(c)
-    parts = _convolution(c, source, f"{name}.conv1") + _norm(source, f"{full}.norm", order)
-    parts += packed_few(
-        source.take(f"{full}.squeeze.weight", squeeze, order).T, source.take(f"{full}.squeeze.bias", squeeze)
-    )
+    parts = [*_convolution(c, source, f"{name}.conv1"), *source.layer(f"{full}.norm", order)]
+    weight, bias = source.layer(f"{full}.squeeze", squeeze, order)
+    parts += packed_few(weight.T, bias)
     weight, bias = source.take(f"{full}.weight", squeeze, bands, bands), source.take(f"{full}.bias", bands, squeeze)
     for j in range(squeeze):
         parts += packed(weight[j], bias[:, j])
-    parts += packed(
-        source.take(f"{full}.unsqueeze.weight", order, squeeze).T,
-        source.take(f"{full}.unsqueeze.bias", order),
-    )
+    weight, bias = source.layer(f"{full}.unsqueeze", order, squeeze)
+    parts += packed(weight.T, bias)
     return parts + _convolution(c, source, f"{name}.conv2")
 
 
@@ -364,18 +348,18 @@ def _mamba(source: _Weights, name: str, channels: Order, states: int, pack: Pack
 
 def _decoder(c: OSpatialNetConfig, source: _Weights, folded: bool, pack: Pack) -> list[Array]:
     order = _order(c)
-    parts = _norm(source, "norm", order)
-    weight = source.take("decoder.weight", c.stride * c.head, order).reshape(c.stride, c.head, c.channels)
-    bias = source.take("decoder.bias", c.stride * c.head).reshape(c.stride, c.head)
+    parts = [*source.layer("norm", order)]
+    weight, bias = (part.reshape(c.stride, c.head, -1) for part in source.layer("decoder", c.stride * c.head, order))
     parts += pack(weight.transpose(2, 1, 0).reshape(c.channels, -1), bias.T.ravel())  # [head, bin of the band]
-    skip = _inputs(c, source.take("skip.weight", c.head, 4 if c.sees_state else 2, 1, 3), folded)
-    taps = skip[0].size
+    given, bias = source.layer("skip", c.head, 4 if c.sees_state else 2, 1, 3)
+    skip = _inputs(c, given, folded).reshape(c.head, -1)
+    taps = skip.shape[1]
     rows = np.zeros((c.head, whole(1 + taps)), np.float32)
-    rows[:, 0], rows[:, 1 : 1 + taps] = source.take("skip.bias", c.head), skip.reshape(c.head, taps)
+    rows[:, 0], rows[:, 1 : 1 + taps] = bias, skip
     count = len(STARTS[c.output])
     mine = slice(OUTPUTS - count, OUTPUTS) if c.output == "direct" else slice(count)  # of mask and residual
     head, offset = np.zeros((OUTPUTS, c.head, 1, 3), np.float32), np.zeros(OUTPUTS, np.float32)
-    head[mine], offset[mine] = source.take("head.weight", count, c.head, 1, 3), source.take("head.bias", count)
+    head[mine], offset[mine] = source.layer("head", count, c.head, 1, 3)
     parts += [rows, *_head(head, offset)]
     if c.filter_frames > 1:
         weight = source.take("filter.weight", 2 * c.filter_frames, c.head, 1, 3)
