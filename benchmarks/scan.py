@@ -61,7 +61,7 @@ def best(call: Callable[[], object], seconds: float) -> float:
 def measure(shape: tuple[int, int, int, int, int], seconds: float) -> tuple[float, float, float]:
     """Return the seconds of the compiled forward, of forward and backward, and of the reference's forward."""
     from sbm_cli.compiled.vector import LOG2E
-    from sbm_cli.nn.kernels.cpu import scan as cpu
+    from sbm_cli.nn.kernels.cpu import mamba as cpu
     from sbm_cli.nn.kernels.cpu.tensors import array_of, rows_of
 
     u, dt, A, B, C, D, z = tensors = make(shape)

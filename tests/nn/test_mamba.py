@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sbm_cli.nn import kernels
-from sbm_cli.nn.kernels.cpu.conv import convolve
+from sbm_cli.nn.kernels.cpu.mamba import convolve
 from sbm_cli.nn.kernels.cpu.tensors import SERIAL, array_of, rows_of
 from sbm_cli.nn.mamba import Mamba
 

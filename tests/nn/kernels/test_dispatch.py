@@ -35,12 +35,12 @@ def operations() -> dict[str, Callable[[], object]]:
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let everything that runs compiled code on the CPU fail."""
-    from sbm_cli.nn.kernels.cpu import band_conv, band_linear, conv, scan
+    from sbm_cli.nn.kernels.cpu import band_conv, band_linear, mamba
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a compiled kernel was called")
 
-    for module in (band_conv, band_linear, conv, scan):
+    for module in (band_conv, band_linear, mamba):
         monkeypatch.setattr(module, "run_kernel", refuse)
 
 

@@ -1,4 +1,10 @@
-"""A whole Mamba block on the CPU, with a joint backward."""
+"""A whole Mamba block on the CPU, with a joint backward.
+
+Convolution and scan are of float32 [batch, time, band, channel], and channels fill whole vectors: taps [K, channel],
+before [batch, band, K - 1, channel]; rates = A log2(e), [state, channel]; states lie as [batch, band, state, channel].
+dt is what the steps are projected from, by weight [rank, channel] and bias. Sums over sequences (taps, weight, biases,
+A, D) run in chunks of fixed size: results do not depend on the number of threads.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +16,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sbm_cli.compiled.conv import TAPS
-from sbm_cli.compiled.scan import GROUP
+from sbm_cli.compiled.conv import TAPS, conv_backward, conv_forward
+from sbm_cli.compiled.rows import CHUNK, Rows
+from sbm_cli.compiled.scan import BACKWARD_ROWS, FORWARD_ROWS, GROUP, KEPT, SEGMENT, scan_backward, scan_forward
 from sbm_cli.compiled.vector import LANES, LN2, LOG2E
 from sbm_cli.nn.kernels import MambaCarry, MambaWeights, reference
-from sbm_cli.nn.kernels.cpu.conv import conv_gradients, convolve, last_inputs
-from sbm_cli.nn.kernels.cpu.scan import scan, scan_gradients
-from sbm_cli.nn.kernels.cpu.tensors import array_of, parts_of
+from sbm_cli.nn.kernels.cpu.tensors import SERIAL, array_of, parts_of, rows_of, run_kernel, sum_of
 from sbm_cli.nn.kernels.dispatch import differentiates
 
 
 def _mamba(
     tensors: Sequence[Tensor], arrays: Sequence[Any], train: bool, dtype: torch.dtype
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
-    """Run the whole block: x [batch, time, band, channel]; convolution and scan as in `conv` and `scan`.
+    """Run the whole block: x [batch, time, band, channel]; convolution and scan as in `convolve` and `scan`.
 
     step_weight: [rank, channel]; arrays: taps, conv_bias, step_weight, step_bias, rates and D once more; dtype: of the
     products and of what lies between them, float32 or bfloat16; convolution and scan compute in float32. Returns the
@@ -158,3 +163,71 @@ def _turned(weights: MambaWeights) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]
     (conv, conv_bias), (step_weight, step_bias) = weights.conv, weights.dt_proj
     tensors = conv[:, 0].t(), conv_bias, step_weight.t(), step_bias, weights.A.t() * LOG2E, weights.D
     return tensors, tuple(map(array_of, tensors))
+
+
+def convolve(shape: torch.Size, dtype: torch.dtype, x: Rows, arrays: Sequence[Any], before: Tensor) -> Tensor:
+    """Return the convolution of x, of that shape and type; arrays: taps and bias."""
+    batch, time, band, channel = shape
+    y = before.new_empty(shape, dtype=dtype)
+    scratch, serial = CHUNK * (2 * TAPS - 2) * channel, y.numel() < SERIAL
+    tensors = x, *arrays, array_of(before), *parts_of(y, channel)
+    run_kernel(conv_forward, batch * band, scratch, band, time, *tensors, serial=serial)
+    return y
+
+
+def conv_gradients(
+    x: Tensor, taps: Tensor, bias: Tensor, before: Tensor, gy: Tensor, gx: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fill gx; return the gradients of taps, bias and before."""
+    batch, time, band, channel = x.shape
+    chunks = -(-batch * band // CHUNK)
+    gbefore = bias.new_empty(before.shape)
+    gtaps, gbias = bias.new_zeros(chunks, TAPS, channel), bias.new_zeros(chunks, channel)
+    inputs = rows_of(x), array_of(taps), array_of(bias), array_of(before), rows_of(gy)
+    outputs = rows_of(gx), array_of(gbefore), array_of(gtaps), array_of(gbias)
+    run_kernel(conv_backward, batch * band, CHUNK * (3 * TAPS - 2) * channel, band, time, *inputs, *outputs)
+    return sum_of(gtaps), sum_of(gbias), gbefore
+
+
+def last_inputs(x: Tensor, before: Tensor) -> Tensor:
+    """Return the last K - 1 inputs of the convolution, [batch, band, K - 1, channel]."""
+    ending = x[:, max(0, x.shape[1] - TAPS + 1) :].permute(0, 2, 1, 3)
+    return torch.cat([before[:, :, ending.shape[2] :], ending], 2)
+
+
+def scan(
+    shape: torch.Size, dtype: torch.dtype, rows: Sequence[Rows], arrays: Sequence[Any], before: Tensor, train: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the states after the last frame, and those that backward starts its segments from.
+
+    shape, dtype: of u and y; rows: u, dt, B, C, z; arrays: weight, bias, rates, D.
+    """
+    (batch, time, band, channel), (u, dt, B, C, z), (weight, bias, rates, D) = shape, rows, arrays
+    kept = before.new_empty(batch * band * -(-time // SEGMENT) * rates.size if train else 0)
+    y, h = before.new_empty(shape, dtype=dtype), before.new_empty(before.shape)
+    inputs = u, dt, weight, bias, rates, B, C, D, z
+    scratch, serial = FORWARD_ROWS * SEGMENT * channel, y.numel() < SERIAL
+    outputs = array_of(before), array_of(h), array_of(kept), *parts_of(y, channel)
+    run_kernel(scan_forward, batch * band, scratch, band, time, *inputs, *outputs, serial=serial)
+    return y, h, kept
+
+
+def scan_gradients(
+    tensors: Sequence[Tensor], kept: Tensor, gy: Tensor, gh: Tensor, out: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Fill out, the gradients of u, dt, z, B and C; return those of weight, bias, rates and D.
+
+    gh becomes the gradient of the first state. The gradient of u may take the place of gy.
+    """
+    u, dt, weight, bias, rates, B, C, D, z = tensors
+    batch, time, band, channel = u.shape
+    state, rank = rates.shape[0], weight.numel() // channel
+    chunks = -(-batch * band // CHUNK)
+    sums = [D.new_zeros(chunks, *x.shape) for x in (weight, bias, rates, D)]
+    weights = map(array_of, (weight, bias, rates))
+    inputs = rows_of(u), rows_of(dt), *weights, rows_of(B), rows_of(C), array_of(D), rows_of(z)
+    outputs = array_of(gh), *map(rows_of, out), *map(array_of, sums)
+    lanes = max(2 * state, rank) * LANES + max(2 * state, rank)
+    scratch = SEGMENT * (BACKWARD_ROWS * channel + lanes + 2 * KEPT)
+    run_kernel(scan_backward, batch * band, scratch, band, time, *inputs, array_of(kept), rows_of(gy), *outputs)
+    return tuple(map(sum_of, sums))
