@@ -16,6 +16,8 @@ class Network(nn.Module):
     """`(state, noisy, t) -> estimate`: spectra, compressed and divided by the level, complex [batch, freq, frames]."""
 
     config: NetworkConfig
+    embedding: nn.Module | None  # of the times
+    room: nn.Parameter | None  # added to that for the room that is kept
 
     def forward(
         self,
@@ -34,7 +36,24 @@ class Network(nn.Module):
         to: time that a jump with this estimate goes to, 0 (None) to t, [batch] or [1]; for networks that jump.
         The estimate is shaped like noisy; its frame k belongs to frame k - lookahead of the input.
         """
+        if noisy.shape[1] != self.config.bins:
+            raise ValueError(f"expected {self.config.bins} frequencies, got a spectrum {tuple(noisy.shape)}")
+        return self.estimate(state, noisy, self.embed(t, room, to), carry)
+
+    def estimate(
+        self, state: Tensor, noisy: Tensor, embedding: Tensor | None, carry: Carry | None
+    ) -> tuple[Tensor, Carry]:
+        """Return what `forward` does, from the embedding of times and room."""
         raise NotImplementedError
+
+    def embed(self, t: Tensor, room: Tensor | None = None, to: Tensor | None = None) -> Tensor | None:
+        """Return the embedding of the times and of what is asked for, [batch or 1, size]; None without times."""
+        embedding = None if self.embedding is None else self.embedding(t, to)
+        if embedding is None or room is None:
+            return embedding
+        if self.room is None:
+            raise ValueError("this network was not trained to keep the room")
+        return embedding + room[:, None] * self.room
 
     @property
     def output_layer(self) -> nn.Conv2d:

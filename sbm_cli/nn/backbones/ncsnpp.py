@@ -27,7 +27,7 @@ class NCSNpp(Network):
         super().__init__()
         self.config = config
         channels, embedding = config.channels, 4 * config.channels[0]
-        self.embedding = TimeEmbedding(embedding, config.jumps)
+        self.embedding, self.room = TimeEmbedding(embedding, config.jumps), None
         self.first = nn.Conv2d(4, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.pyramid_in, self.pyramid_out = nn.ModuleList(), nn.ModuleList()
@@ -51,20 +51,13 @@ class NCSNpp(Network):
             if level:
                 self.up.append(ResidualBlock(size, size, embedding, "up"))
 
-    def forward(
-        self,
-        state: Tensor,
-        noisy: Tensor,
-        t: Tensor,
-        carry: Carry | None = None,
-        room: Tensor | None = None,
-        to: Tensor | None = None,
+    def estimate(
+        self, state: Tensor, noisy: Tensor, embedding: Tensor | None, carry: Carry | None
     ) -> tuple[Tensor, Carry]:
         _, bins, frames = noisy.shape
         multiple = 2 ** (len(self.config.channels) - 1)
         image = torch.cat([torch.view_as_real(s).permute(0, 3, 1, 2) for s in (state, noisy)], 1)
         image = F.pad(image, (0, -frames % multiple, 0, -bins % multiple))  # [batch, 4, freq, time]
-        embedding = self.embedding(t, to)
         x = self.first(image)
         skips, images = [x], iter(self.pyramid_in)
         for block in self.down:

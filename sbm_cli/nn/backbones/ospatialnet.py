@@ -58,19 +58,10 @@ class OSpatialNet(Network):
         if self.filter is not None:
             nn.init.zeros_(self.filter.weight)
 
-    def forward(
-        self,
-        state: Tensor,
-        noisy: Tensor,
-        t: Tensor,
-        carry: Carry | None = None,
-        room: Tensor | None = None,
-        to: Tensor | None = None,
+    def estimate(
+        self, state: Tensor, noisy: Tensor, embedding: Tensor | None, carry: Carry | None
     ) -> tuple[Tensor, Carry]:
-        if noisy.shape[1] != self.config.bins:
-            raise ValueError(f"expected {self.config.bins} frequencies, got a spectrum {tuple(noisy.shape)}")
         old, new = carry or {}, Carry()
-        embedding = self._embed(t, room, to) if self.embedding is not None else None
         spectra = (state, noisy) if self.config.sees_state else (noisy,)
         x = torch.cat([torch.view_as_real(s.transpose(1, 2)) for s in spectra], -1)  # [batch, time, freq, 2 or 4]
 
@@ -133,16 +124,6 @@ class OSpatialNet(Network):
 
         self._inherit({moved_name(name): old for name, old in smaller.state_dict().items()})
 
-    def _embed(self, t: Tensor, room: Tensor | None, to: Tensor | None = None) -> Tensor:
-        """Return the embedding of the times and of what is asked for, [batch or 1, size]."""
-        assert self.embedding is not None
-        embedding: Tensor = self.embedding(t, to)
-        if room is None:
-            return embedding
-        if self.room is None:
-            raise ValueError("this network was not trained to keep the room")
-        return embedding + room[:, None] * self.room
-
     def _carried(self, carry: Carry, name: str) -> SequenceCarry | None:
         """Return what a block begins with."""
         first, second = SEQUENCES[self.config.sequence].carries
@@ -162,9 +143,9 @@ class OSpatialNet(Network):
         weights = {
             k: v.clone() for k, v in self.state_dict().items() if "modulation" not in k and not k.startswith(left)
         }
-        if self.embedding is not None:
-            wanted = self.head.weight.new_full((1,), room) if self.room is not None else None
-            embedding = self._embed(self.head.weight.new_full((1,), t), wanted)
+        wanted = self.head.weight.new_full((1,), room) if self.room is not None else None
+        embedding = self.embed(self.head.weight.new_full((1,), t), wanted)
+        if embedding is not None:
             for name, module in self.named_modules():
                 if isinstance(module, ModulatedNorm):
                     gain, offset = module.affine(embedding)
