@@ -138,11 +138,8 @@ def scan_backward(
     history = sums + max(2 * width, SEGMENT * rank * LANES)
     narrow = history + 2 * SEGMENT * KEPT
     for group in range(first, last, CHUNK):
-        grad_rate, grad_skip, grad_weight = (
-            group // CHUNK * size,
-            group // CHUNK * channels,
-            group // CHUNK * weight.size,
-        )
+        chunk = group // CHUNK
+        grad_rate, grad_skip, grad_weight = chunk * size, chunk * channels, chunk * weight.size
         for segment in range(segments - 1, -1, -1):
             start = segment * SEGMENT
             length = min(SEGMENT, frames - start)
