@@ -75,7 +75,11 @@ def open_corpus(
         nth = defaultdict[tuple[str, str, str], Iterator[int]](itertools.count)
         clips = [clip for clip in clips if next(nth[clip.kind, clip.split, clip.source]) < few]
     voices = [clip for clip in clips if clip.kind == "speech" and clip.split == "train"]
-    clips += [_at_speed(clip, speed) for speed in speeds for clip in voices]
+    clips += [
+        replace(clip, speed=speed, speaker=f"{clip.speaker or clip.source}@{speed}", group=f"{clip.group}@{speed}")
+        for speed in speeds
+        for clip in voices
+    ]
     digest = hashlib.sha256(f"corpus {CACHE_VERSION}".encode())
     for clip in clips:
         stat = os.stat(clip.path)
@@ -180,11 +184,6 @@ def active_power(audio: Samples) -> float:
     power = np.einsum("ij,ij->i", frames, frames) / FRAME
     loud = float(np.partition(power, int(0.95 * (len(power) - 1)))[int(0.95 * (len(power) - 1))]) or float(power.max())
     return float(power[power >= loud * 1e-3].mean()) if loud > 0 else 0.0
-
-
-def _at_speed(clip: Clip, speed: float) -> Clip:
-    """Return an utterance as another voice says it."""
-    return replace(clip, speed=speed, speaker=f"{clip.speaker or clip.source}@{speed}", group=f"{clip.group}@{speed}")
 
 
 def _complete(store_path: Path, index_path: Path) -> bool:

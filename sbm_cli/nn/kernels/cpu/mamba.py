@@ -45,7 +45,8 @@ def _mamba(
     low, B, C = parts_of(narrow, rank, state, state)
     y, h, kept = scan(shape, dtype, (*parts_of(u, inner), low, B, C, z), arrays[2:], h, train)
     weights = in_proj, taps, conv_bias, before, x_proj, step_weight, step_bias, rates, D, out_proj
-    after = last_inputs(wide[..., :inner], before)
+    ending = wide[:, max(0, x.shape[1] - TAPS + 1) :, :, :inner].permute(0, 2, 1, 3)
+    after = torch.cat([before[:, :, ending.shape[2] :], ending], 2)
     return (F.linear(y, out_proj), after, h), (x, wide, u, narrow, y, kept, *weights)
 
 
@@ -187,12 +188,6 @@ def conv_gradients(
     outputs = rows_of(gx), array_of(gbefore), array_of(gtaps), array_of(gbias)
     run_kernel(conv_backward, batch * band, CHUNK * (3 * TAPS - 2) * channel, band, time, *inputs, *outputs)
     return sum_of(gtaps), sum_of(gbias), gbefore
-
-
-def last_inputs(x: Tensor, before: Tensor) -> Tensor:
-    """Return the last K - 1 inputs of the convolution, [batch, band, K - 1, channel]."""
-    ending = x[:, max(0, x.shape[1] - TAPS + 1) :].permute(0, 2, 1, 3)
-    return torch.cat([before[:, :, ending.shape[2] :], ending], 2)
 
 
 def scan(
