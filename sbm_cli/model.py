@@ -73,10 +73,6 @@ class ModelConfig:
         """Return the power of every frame, [batch, frames], which the level follows."""
         return self.level.power(spectrum, self.bin_hz)
 
-    def track(self, power: Array, carry: Array | None = None) -> tuple[Array, Array]:
-        """Return the level of every frame, and that of the last one, the carry for the next block."""
-        return self.level.track(power, self.stft.hop / self.rate, carry)
-
     def compress(self, spectrum: Array, level: Array) -> Array:
         """Return a spectrum as the network sees it: divided by the level, compressed."""
         return self.compression.compress(spectrum / level[:, None] ** 0.5)
@@ -94,7 +90,7 @@ class ModelConfig:
         spectrum = self.stft.forward(waveform)
         power = self.power(spectrum).clamp_min(self.level.floor)
         carry = None if start is None else start * power.mean(1)
-        level, _ = self.track(power, carry)
+        level, _ = self.level.track(power, self.stft.hop / self.rate, carry)
         return self.compress(spectrum, level), level
 
     def to_waveform(self, estimate: Tensor, level: Tensor, samples: int) -> Tensor:

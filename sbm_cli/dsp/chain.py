@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbm_cli.arrays import functions, zeros
 from sbm_cli.dsp.level import HIGH_BAND, SILENCE, Level, frame_power
-from sbm_cli.dsp.link import linked, linked_ratio, links, shares
+from sbm_cli.dsp.link import linked, linked_ratio, shares
 from sbm_cli.dsp.offset import limit_offset, most_offset
 
 if TYPE_CHECKING:
@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 class Chain:
     """Recordings side by side at the model's rate, block by block; arrays are all of NumPy, or all tensors.
 
-    channels: of each recording; they share a level. high: whether a high band is wanted.
+    channels: of each recording; they share a level, and two of them a gain unless the options say otherwise. high:
+    whether a high band is wanted.
     What passes from one block to the next is None at the beginning.
     """
 
     constant: Any  # spectrum [freq] of a constant under the window of a frame
 
     def __init__(self, model: Model, channels: Sequence[int], options: Options, high: bool) -> None:
-        self.config, self.channels, self.options, self.high = model.config, channels, options, high
-        self.links = links(channels, options.link_channels)
+        self.config, self.options, self.high = model.config, options, high
+        ends, wanted = itertools.accumulate(channels), options.link_channels
+        self.recordings = [slice(end - count, end) for end, count in zip(ends, channels, strict=True)]
+        share_gain = [count > 1 and (count == 2 if wanted is None else wanted) for count in channels]
+        self.links = list(itertools.compress(self.recordings, share_gain))
         self.late = model.frames_late(options.sampler, options.steps)  # frames, of the network's output
         owners = [row for row, count in enumerate(channels) for _ in range(count)]
         self.owners: Any = owners if len(owners) > 1 else slice(None)  # rows of the level for the channels
@@ -64,12 +68,10 @@ class Chain:
 
     def enhanced(self, spectrum: Any) -> Any:
         """Return the spectra to synthesize, [1 or 3 times channels, freq, frames], from that of a block."""
-        noisy, recordings, x = self.limited(spectrum), len(self.channels), functions(spectrum)
+        noisy, recordings, x = self.limited(spectrum), len(self.recordings), functions(spectrum)
         power = channels = self.config.power(noisy)
         if len(channels) > recordings:
-            ends = itertools.accumulate(self.channels)
-            parts = (channels[end - count : end] for end, count in zip(ends, self.channels, strict=True))
-            power = x.stack([sum(part) / len(part) for part in parts])
+            power = x.stack([sum(part) / len(part) for part in (channels[rows] for rows in self.recordings)])
         if self.links:
             power = x.concatenate([power, channels])
         level, self.level = self.tracked(self.config.level, power, self.level)

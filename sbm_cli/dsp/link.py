@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sbm_cli.arrays import Array
@@ -11,16 +9,6 @@ from sbm_cli.arrays import Array
 _TINY = 1e-30  # power of a bin without sound
 # Channels are linked if they are 12 dB below the loudest one or less, and not at all from 20 dB on.
 _TOGETHER, _APART = 10**-1.2, 10**-2.0
-
-
-def links(channels: Sequence[int], wanted: bool | None) -> list[slice]:
-    """Return the rows of the recordings whose channels are linked, of so many channels each; None: those of two."""
-    found, end = [], 0
-    for count in channels:
-        start, end = end, end + count
-        if count > 1 and (count == 2 if wanted is None else wanted):
-            found.append(slice(start, end))
-    return found
 
 
 def shares(level: Array) -> Array:

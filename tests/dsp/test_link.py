@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from sbm_cli.dsp.link import linked, links, shares
+from sbm_cli.dsp.chain import Chain
+from sbm_cli.dsp.link import linked, shares
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.options import Options
 
@@ -30,7 +32,8 @@ def spectra(seed: int, channels: int = 2) -> np.ndarray:
     ],
 )
 def test_two_channels_are_linked_unless_told(channels: list[int], wanted: bool | None, expected: list[slice]) -> None:
-    assert links(channels, wanted) == expected
+    model = SimpleNamespace(config=None, frames_late=lambda sampler, steps: 0)
+    assert Chain(model, channels, Options(link_channels=wanted), high=False).links == expected  # type: ignore[arg-type]
 
 
 def test_it_is_the_fit_of_one_gain_per_bin() -> None:
