@@ -64,7 +64,9 @@ class Entry:
 
 
 # What its fields have to be, in a journal that others may have written to.
-_KINDS = {name: dict if name == "settings" else kind for name, kind in get_type_hints(Entry).items()}
+_KINDS: dict[str, Any] = {
+    **get_type_hints(Entry), "settings": dict, "time": (int, float), "seconds": (int, float)
+}  # fmt: skip
 
 
 class Journal:

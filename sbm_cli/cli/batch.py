@@ -150,7 +150,7 @@ def batch(
             todo, seconds = _sort(jobs, journal, account, overwrite, skip_existing)
             if renamed := journal.renamed(todo):
                 again = f"{console.count(len(renamed), 'output')}, such as {renamed[0]}"
-                console.warn(f"made again under other names: {again}", "Is --name or --ext missing?")
+                console.warn(f"made again under other names: {again}", "The last run had another --name or --ext.")
             if dry_run:
                 _list_plan(todo, account)
             elif todo:

@@ -188,7 +188,8 @@ def evaluate(
         console.note(f"scored {done} of {console.count(total, 'recording')}")
         if not done:
             raise
-        title, interrupted = f"the first {done} of {total} recordings of {title}", True
+        if interrupted := done < total:
+            title = f"the first {done} of {total} recordings of {title}"
         del records[done * (1 + len(systems)) :]
     result = Evaluation(title, records, summarise(records, present), absent, unmatched, level, interrupted)
     if output is not None:

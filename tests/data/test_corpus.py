@@ -78,6 +78,8 @@ def test_folders_are_searched_as_elsewhere_and_name_their_speakers(tmp_path: Pat
     (voices / "anna" / "around").symlink_to(voices, target_is_directory=True)
     (voices / "._1.wav").write_text("a note of macOS")
     tone(voices / ".hidden" / "4.wav")
+    (voices / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    os.mkfifo(voices / "pipe.wav")
     with open_writer(voices / "cleo.m4a", AudioFormat(RATE, 1, RATE, "M4A", "AAC", layout="mono")) as writer:
         writer.write(0.1 * np.sin(np.arange(RATE, dtype=np.float32))[None])
     clips = find_clips(speech=[voices])
