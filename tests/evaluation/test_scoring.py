@@ -128,7 +128,7 @@ def test_workers_and_levels(items: list[Item], monkeypatch: pytest.MonkeyPatch) 
             items, [], [], level=-30, on_item=lambda i, _, sounds: heard.update({i: float(np.std(sounds["noisy"]))})
         )
     )
-    rms = Metric("rms", "RMS", "", lambda estimate: float(np.std(estimate)))  # needs no reference
+    rms = Metric("rms", "RMS", "", lambda estimate: float(np.std(estimate)), needs_clean=False)
     monkeypatch.setitem(METRICS, "rms", rms)
     loud = [record.scores["rms"] for record in evaluate(items[:5], [], ["rms"], level=-30)]
     assert loud == 5 * [pytest.approx(10 ** (-30 / 20), rel=1e-3)]
