@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 import numpy as np
 
@@ -25,53 +24,44 @@ NOISY = "noisy"  # the input, which every table shows beside the systems
 SLACK = 0.05  # s; programs that work in frames end a little early or late
 
 
-class System(Protocol):
+class System:
     """Something that enhances; timed: whether the time of a call is a measure of its speed."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def timed(self) -> bool: ...
+    name: str
+    timed = True
 
     def enhance(self, id: str, noisy: Samples) -> Samples:
         """Return the output for an item of a set, [samples] at 16 kHz; may raise SbmError, OSError or ValueError."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(System):
     """A model of ours with its options."""
 
     name: str
     enhancer: Enhancer
     options: Options = DEFAULTS
-    timed: bool = True
 
     def enhance(self, id: str, noisy: Samples) -> Samples:
         return self.enhancer.enhance(noisy, RATE, self.options)
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(System):
     """Another program, which gets a WAV in 16 bits at 16 kHz, never clipped, and may write one at any rate."""
 
-    command: Command
-    threads: int = 1
-    timed: bool = True
-
-    @property
-    def name(self) -> str:
-        return self.command.name
+    def __init__(self, command: Command, threads: int = 1) -> None:
+        self.name, self._command, self._threads = command.name, command, threads
 
     def enhance(self, id: str, noisy: Samples) -> Samples:
         with TemporaryDirectory() as folder:
             source, target = Path(folder) / "in.wav", Path(folder) / "out.wav"
             scale = write_clip(source, Clip(id, noisy[None], RATE))
-            self.command.run(source, target, self.threads)
+            self._command.run(source, target, self._threads)
             return read_mono(target) * np.float32(scale)
 
 
-class Folder:
+class Folder(System):
     """Files enhanced before, found by the id of an item or by its name, if only one file and one of `ids` has it.
 
     ids: of the items of the set; without them, ids alone match.
