@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -24,6 +25,14 @@ def table(rows: Iterable[Iterable[object]], end: str = "\n") -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator=end).writerows(map(cell, row) for row in rows)
     return text.getvalue()
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file by the names of its columns, none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8-sig") as file:  # Excel begins with a mark
+        return list(csv.DictReader(file))
 
 
 def text_of(cell: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import threading
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sbm_cli.atomic import write_atomically
-from sbm_cli.cells import table
+from sbm_cli.cells import read_table, table
 from sbm_cli.errors import naming
 from sbm_cli.model import ModelConfig
 from sbm_cli.plot.chart import Point, lines
@@ -93,10 +92,7 @@ class Logs:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Return the whole rows of a log, none if there is no such file."""
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+    return [row for row in read_table(path) if None not in row.values()]
 
 
 def draw_losses(folder: Path) -> Path | None:

@@ -5,7 +5,6 @@ A network cannot learn what its targets do not have: what hisses in them, hisses
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -20,7 +19,7 @@ import numpy as np
 
 from sbm_cli.atomic import write_atomically
 from sbm_cli.audio.samples import Samples
-from sbm_cli.cells import table, text_of
+from sbm_cli.cells import read_table, table, text_of
 from sbm_cli.config import parse_json
 from sbm_cli.data.corpus import decode_mono
 from sbm_cli.data.manifest import RATE, Clip, read_manifest, report_set, set_aside, write_manifest
@@ -74,7 +73,8 @@ def curate(
     speech = [
         clip for clip in clips if clip.kind == "speech" and not (clip.split == "train" and clip.source in without)
     ]
-    known = _known(output / SCORES)
+    scored = read_table(output / SCORES)
+    known = {text_of(row["path"]): (float(row["before"]), float(row["after"])) for row in scored}
 
     def treat(clip: Clip) -> Utterance:
         target = output.resolve() / "speech" / f"{_name(clip)}.flac" if clean is not None else Path(clip.path)
@@ -139,10 +139,3 @@ def _write(path: Path, samples: Samples) -> None:
     data = io.BytesIO()
     soundfile.write(data, samples.clip(-1, 1), RATE, "PCM_16", format="FLAC")
     write_atomically(path, data.getvalue())
-
-
-def _known(path: Path) -> dict[str, tuple[float, float]]:
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {text_of(row["path"]): (float(row["before"]), float(row["after"])) for row in csv.DictReader(file)}

@@ -8,11 +8,11 @@ share material can be compared.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sbm_cli.cells import read_table
 from sbm_cli.config import parse_json
 from sbm_cli.data.manifest import Clip
 from sbm_cli.errors import ConfigError
@@ -51,7 +51,7 @@ class Layout:
 def _fsd50k(root: Path, licences: Sequence[str]) -> Details:
     labels, splits, licence = {}, {}, {}
     for part in ("dev", "eval"):
-        for row in _rows(_table(root, f"FSD50K.ground_truth/{part}.csv", needed=True)):
+        for row in read_table(_table(root, f"FSD50K.ground_truth/{part}.csv", needed=True)):
             labels[row["fname"]] = set(row["labels"].split(","))
             splits[row["fname"]] = {"train": "train", "val": "valid"}.get(row.get("split", ""), "report")
         if licences:
@@ -72,10 +72,11 @@ def _wham(root: Path, licences: Sequence[str]) -> Details:
     cut = {
         row["utterance_id"].removesuffix(".wav"): row["File ID"]
         for part in ("tr", "cv", "tt")
-        for row in _rows(_table(root, f"metadata/noise_meta_{part}.csv"))
+        for row in read_table(_table(root, f"metadata/noise_meta_{part}.csv"))
     }
     splits = {"Train": "train", "Valid": "valid", "Test": "report"}
-    whole = {Path(row["Filename"]).stem: row["WHAM! Split"] for row in _rows(_table(root, "high_res_metadata.csv"))}
+    recordings = read_table(_table(root, "high_res_metadata.csv"))
+    whole = {Path(row["Filename"]).stem: row["WHAM! Split"] for row in recordings}
 
     def details(clip: Clip, found: Mapping[str, str]) -> Clip | None:
         name = found["id"]
@@ -104,12 +105,6 @@ def _table(root: Path, name: str, needed: bool = False) -> Path:
     if needed and not found.is_file():
         raise ConfigError(f"{found}: no such file", "It says what the recordings are: download it too.")
     return found
-
-
-def _rows(table: Path) -> Iterator[dict[str, str]]:
-    if table.is_file():
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            yield from csv.DictReader(file)
 
 
 # Labels of FSD50K.ground_truth/vocabulary.csv that mean a voice. Each clip also carries the labels above its own, so
