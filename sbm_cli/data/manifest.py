@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
-from sbm_cli.atomic import replacing
-from sbm_cli.cells import cell, text_of
+from sbm_cli.atomic import write_atomically
+from sbm_cli.cells import table, text_of
 from sbm_cli.errors import AudioError, ConfigError
 
 RATE = 16000
@@ -85,15 +85,13 @@ def write_manifest(path: Path, clips: Iterable[tuple[Clip, float | None]]) -> No
     """Write clips and their seconds, if known, as a manifest; paths below its folder are relative to it."""
     folder = path.parent.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for clip, seconds in clips:
-            place = Path(clip.path)
-            place = place.relative_to(folder) if place.is_relative_to(folder) else place
-            row = {key: getattr(clip, key) for key in COLUMNS if hasattr(clip, key)}
-            row |= {"path": place.as_posix(), "seconds": seconds and f"{seconds:.2f}"}
-            writer.writerow({key: cell(value) for key, value in row.items()})
+    rows: list[Sequence[object]] = [COLUMNS]
+    for clip, seconds in clips:
+        place = Path(clip.path)
+        place = place.relative_to(folder) if place.is_relative_to(folder) else place
+        row = vars(clip) | {"path": place.as_posix(), "seconds": seconds and f"{seconds:.2f}"}
+        rows.append([row.get(key) for key in COLUMNS])
+    write_atomically(path, table(rows).encode())
 
 
 def identity(clip: Clip) -> str:
