@@ -56,7 +56,7 @@ def panel(
             line = f'<path d="M{left} {y:.0f}h{PANEL}" stroke="#999" stroke-dasharray="4 4"/>'
             parts += [line, text(left + 4, y - 6, row["label"])]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points.values()]
-    for label, (x, y) in points.items():
+    for label, (x, y) in sorted(points.items(), key=lambda point: -len(point[0].split(",")[0])):  # the longest first
         name = label.split(",")[0]
         colour = OURS if name.startswith("sbm") else THEIRS
         box = free_place(x, y, LETTER * len(name), taken, (left, TOP, left + PANEL, BOTTOM))
@@ -68,7 +68,8 @@ def panel(
 
 def free_place(x: float, y: float, width: float, taken: Sequence[Box], inside: Box) -> Box:
     """Return the place for a name beside a point, of several the one that overlaps least with what is taken."""
-    corners = [(x + 9, y - 7), (x - 9 - width, y - 7), (x - width / 2, y - 23), (x - width / 2, y + 9)]
+    corners = [(x + 9, y - 7), (x - 9 - width, y - 7)]
+    corners += [(left, top) for left in (x - width / 2, x - 4, x + 4 - width) for top in (y - 21, y + 7)]
     boxes = [(a, b, a + width, b + LINE + 2) for a, b in corners]
 
     def overlap(a: Box, b: Box) -> float:
