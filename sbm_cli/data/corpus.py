@@ -244,7 +244,8 @@ def decode_mono(clip: Clip) -> Samples:
         audio, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError:
         with SoundReader(clip.path, replace_nan=True) as reader:
-            audio, rate = np.concatenate([block.T for block in reader.blocks(2**20)]), reader.format.rate
+            blocks = [np.zeros((reader.format.channels, 0), np.float32), *reader.blocks(2**20)]
+            audio, rate = np.concatenate(blocks, axis=1).T, reader.format.rate
     mono = audio[:, 0] if clip.kind == "rir" else audio.mean(axis=1, dtype=np.float32)  # summed responses would comb
     mono = np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
     if rate != RATE or clip.speed != 1:
