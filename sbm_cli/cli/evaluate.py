@@ -131,6 +131,9 @@ def evaluate(
             f"{folders[0]} is a folder; expected a manifest, or --set with the folder of a test set.",
             f"{pair}sbm evaluate --set folder DIR: without references",
         )
+    if unprocessed and (model or system or enhanced):
+        raise typer.BadParameter("cannot be combined with --model, --system or --enhanced", param_hint="--unprocessed")
+    replaced = _check_output(output, html, players, overwrite)
     console.note("loading the test set and the systems")
 
     from sbm_cli.evaluation.html_report import chosen, make_player
@@ -148,11 +151,8 @@ def evaluate(
         raise typer.BadParameter(
             f"unknown {', '.join(unknown)}; choose from {', '.join(available)}", param_hint="--metrics"
         )
-    _check_output(output, html, players, overwrite)
     items, total, has_clean, unmatched = _items(set_name, paths, split, count, cache)
     ids = [] if set_name == "mixtures" else [item.id for item in items]  # those of mixtures, made one by one, are names
-    if unprocessed and (model or system or enhanced):
-        raise typer.BadParameter("cannot be combined with --model, --system or --enhanced", param_hint="--unprocessed")
     systems = [] if unprocessed else _systems(model, steps, sampler, options, system, enhanced, threads, ids)
     absent = {name: available[name] for name in wanted if available[name]}
     if absent and not metrics:
@@ -164,6 +164,8 @@ def evaluate(
     for reason in dict.fromkeys(reported.values()):
         console.warn(f"absent metrics: {', '.join(name for name in reported if reported[name] == reason)}", reason)
     present = [name for name in wanted if name not in absent]
+    if not present:
+        raise errors.WrongUsage("none of the metrics can be computed.", "sbm doctor: what each of them needs")
     audible = set(chosen(total, players if html else 0))
     shown: list[Player] = []
 
@@ -192,7 +194,9 @@ def evaluate(
             title = f"the first {done} of {total} recordings of {title}"
         del records[done * (1 + len(systems)) :]
     result = Evaluation(title, records, summarise(records, present), absent, unmatched, level, interrupted)
-    if output is not None:
+    if output is not None and interrupted and replaced:
+        console.note(f"{output}: the report of before was kept; this one is not complete")
+    elif output is not None:
         _write(output, result, shown if html else None)
     console.result(to_json(result), [to_markdown(result)], json)
     failed = _report_problems(result)
@@ -275,8 +279,8 @@ def _systems(
     return systems
 
 
-def _check_output(output: Path | None, html: bool, players: int, overwrite: bool) -> None:
-    """Refuse a report that could not be written in the end, before any work is done."""
+def _check_output(output: Path | None, html: bool, players: int, overwrite: bool) -> bool:
+    """Refuse a report that could not be written in the end, before any work is done; return whether it replaces one."""
     from sbm_cli.evaluation.spectrogram import require_pillow
 
     if html and output is None:
@@ -284,11 +288,12 @@ def _check_output(output: Path | None, html: bool, players: int, overwrite: bool
     if html and players:
         require_pillow()
     if output is None:
-        return
+        return False
     output.mkdir(parents=True, exist_ok=True)
     there = [name for name in REPORT if (output / name).exists()]
     if there and not overwrite:
         raise exists_error(output / there[0])
+    return bool(there)
 
 
 def _write(output: Path, result: Evaluation, shown: Sequence[Player] | None) -> None:

@@ -136,6 +136,10 @@ def test_an_interrupt_leaves_what_was_scored(sbm: Any, pair: Path, tmp_path: Pat
     assert document["partial"] and document["set"] == title and f"scored {done} of 3 recordings\n" in result.err
     assert len(document["files"]) == 2 * done and all(file["scores"]["si_sdr"] > 0 for file in document["files"])
     assert result.out.endswith(f"\n\nPartial: {title}.\n")
+    (tmp_path / "count").unlink()
+    again = sbm(*common, "--system", f'copy="{sys.executable}" "{program}" {{in}} {{out}}', "--overwrite")
+    assert again.status == 130 and "the report of before was kept" in again.err
+    assert json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8")) == document
 
 
 def test_a_system_that_fails_is_listed(sbm: Any, pair: Path, tmp_path: Path) -> None:
@@ -150,11 +154,12 @@ def test_a_system_that_fails_is_listed(sbm: Any, pair: Path, tmp_path: Path) -> 
 
 
 def test_sets_without_references_have_other_metrics(sbm: Any, pair: Path) -> None:
-    result = sbm(
-        "evaluate", "--set", "folder", pair / "noisy", "--enhanced", f"a={pair / 'noisy'}", "--metrics", "pesq"
-    )
+    common = ["evaluate", "--set", "folder", pair / "noisy", "--enhanced", f"a={pair / 'noisy'}", "--metrics"]
+    result = sbm(*common, "pesq,sig")
     assert result.status == 0 and result.out.endswith("\n\nAbsent: PESQ-wb.\n")
     assert "the set has no clean references" in result.err
+    alone = sbm(*common, "pesq")
+    assert alone.status == 2 and "the set has no clean references" in alone.err and "none of the metrics" in alone.err
 
 
 @pytest.mark.parametrize(
