@@ -118,8 +118,9 @@ class SoundReader(contextlib.AbstractContextManager["SoundReader"]):
         """Open the next stream of a file of several FLAC streams, if there is one."""
         if self.format.container != "FLAC" or isinstance(self._bytes, Samples):
             return False
-        last = max(self._flac + 1, self._bytes.tell() - _READ_AHEAD)
-        start = next_flac(self._bytes, last)
+        reached = self._bytes.tell() - _READ_AHEAD
+        last = self._flac or next_flac(self._bytes, 0) or 0  # behind an ID3 tag, perhaps
+        start = next_flac(self._bytes, max(last + 1, reached))
         if start is None:
             return False
         self._flac, self._first = start, self._position
