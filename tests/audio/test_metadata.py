@@ -160,6 +160,43 @@ def test_a_wav_becomes_a_flac(tmp_path: Path) -> None:
     assert lost == ("bext", "cover picture")
 
 
+@pytest.mark.parametrize(
+    ("version", "frames"),
+    [
+        (2, b"TT2\0\0\x0b\1" + "Grüß".encode("utf-16") + b"COM\0\0\x0c\0engiTunNORM" + b"COM\0\0\x07\0eng\0Hi"),
+        (3, b"TIT2\0\0\0\5\0\0\0Gr\xfc\xdf" + b"COMM\0\0\0\7\0\0\0eng\0Hi"),
+        (4, b"TIT2\0\0\0\7\0\0\3Gr\xc3\xbc\xc3\x9f" + b"COMM\0\0\0\7\0\0\3eng\0Hi"),
+    ],
+)
+@pytest.mark.parametrize("container", ["WAV", "AIFF"])
+def test_id3_in_a_chunk_becomes_tags(tmp_path: Path, container: str, version: int, frames: bytes) -> None:
+    id3 = b"ID3" + bytes([version, 0, 0, 0, 0, 0, len(frames)]) + frames
+    if container == "WAV":
+        source = wave(tmp_path / "a.wav", b"", chunk(b"id3 ", id3))
+    else:
+        source = tmp_path / "a.aiff"
+        source.write_bytes(sound("AIFF") + chunk(b"ID3 ", id3, "big"))
+    for name in ("b.flac", "b.m4a"):
+        found, lost = carry(source, name)
+        assert lost == () and dict(read_format(found).tags) == {"title": "Grüß", "comment": "Hi"}
+    assert carry(source, "b.w64")[1] == ("title", "comment")
+    for name, expected in (("c.aiff", chunk(b"ID3 ", id3, "big")), ("c.wav", chunk(b"id3 ", id3))):
+        found, lost = carry(source, name)
+        assert lost == () and expected in found.read_bytes()
+
+
+def test_what_stands_behind_an_id3_tag_is_carried_all_the_same(tmp_path: Path) -> None:
+    plain = flac(tmp_path / "plain.flac", (4, comments(*ENTRIES)), (6, PICTURE)).read_bytes()
+    source = tmp_path / "a.flac"
+    source.write_bytes(ID3 + plain)
+    found, lost = carry(source, "b.flac")
+    assert lost == ("ID3",)
+    assert {item.data for item in metadata_of(found).items} == {
+        *ENTRIES,
+        b"METADATA_BLOCK_PICTURE=" + base64.b64encode(PICTURE),
+    }
+
+
 def comments(*entries: bytes) -> bytes:
     data = b"\4\0\0\0test" + len(entries).to_bytes(4, "little")
     return data + b"".join(len(entry).to_bytes(4, "little") + entry for entry in entries)
@@ -259,6 +296,8 @@ def test_texts_that_do_not_say_how_they_are_encoded(tmp_path: Path) -> None:
         found, lost = carry(source, "b.flac")
         assert lost == () and dict(read_format(found).tags) == {"title": "Bräutigam"}
         found.unlink()
+    found, lost = carry(aiff, "b.m4a")
+    assert lost == () and dict(read_format(found).tags) == {"title": "Bräutigam"}
     found, lost = carry(mp3, "b.mp3")
     assert lost == () and found.read_bytes()[0] == 0xFF  # no second tag before the sound
 

@@ -174,7 +174,7 @@ def _walk(file: BinaryIO, layout: _Layout) -> Iterator[_Place]:
 
 
 def _chunk(layout: _Layout, item: Item) -> bytes:
-    name = item.name if len(item.name) == layout.name else b"ID3 " if layout.home == "AIFF" else b"id3 "
+    name = item.name if item.home != "ID3" else b"ID3 " if layout.home == "AIFF" else b"id3 "  # which readers look for
     size = len(item.data) + (layout.name + layout.size if layout.whole else 0)
     chunk = name + size.to_bytes(layout.size, layout.order) + item.data
     return chunk + bytes(-len(chunk) % layout.align)
