@@ -310,7 +310,7 @@ def _subtype(
     if subtype in choice:
         return subtype
     default = default if default in choice else choice[0]
-    depth, family = _depth(subtype), subtype.partition("_")[0]
+    depth, family = _depth(subtype), "FLOAT" if subtype == "DOUBLE" else subtype.partition("_")[0]
     related = [name for name in choice if depth and name.partition("_")[0] == family]
     lossless = related or [name for name in choice if _depth(name)]
     if depth and (related or _depth(default)):
