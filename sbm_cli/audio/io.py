@@ -180,12 +180,13 @@ def _open(file: BinaryIO, path: Path, is_pipe: bool, stream: int | None) -> sf.S
         is_empty = not file.seek(0, os.SEEK_END)
         reason = "it is empty, 0 bytes" if is_empty else "a tag without a single sample"
         raise AudioError(f"{path}: not a sound file ({reason}).", "Copy it again.")
-    fmt = _beginning(file).partition(b"fmt ")[2][4:6] if beginning.startswith(b"RIFF") else b""
+    fmt = _beginning(file).partition(b"fmt ")[2]
     if (
         is_foreign(beginning)
         or is_mpeg(beginning)
         or bare_format(path, beginning)
-        or fmt in (b"\x50\0", b"\x55\0")  # MPEG in a WAV, which libsndfile miscounts
+        or (beginning.startswith(b"RIFF") and fmt[4:6] in (b"\x50\0", b"\x55\0"))  # MPEG, which libsndfile miscounts
+        or (beginning.startswith(b"riff") and fmt[20:22] + fmt[44:46] == b"\xfe\xff\3\0")  # floats: as integers there
     ):
         return Decoder(file, path, stream)
     try:
