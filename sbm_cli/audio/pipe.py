@@ -79,6 +79,11 @@ class Pipe:
             with _spooled(self.file, head) as spool:
                 yield spool
 
+    def write(self, data: bytes) -> None:
+        """Write all of it: an unbuffered stream, as stdout is with PYTHONUNBUFFERED, may take only a part at a time."""
+        while (taken := self.file.write(data)) is not None and taken < len(data):
+            data = data[taken:]
+
     @contextlib.contextmanager
     def rewindable(self) -> Iterator[Pipe]:
         """Give a pipe that can be opened twice: this one, or what comes through it, in a temporary file."""
@@ -139,8 +144,7 @@ class PipeWriter(contextlib.AbstractContextManager["PipeWriter"]):
 
     def __init__(self, pipe: Pipe, format: AudioFormat) -> None:
         self.notes: list[str] = []  # as `SoundWriter` has them
-        self._file = pipe.file
-        self._format = format
+        self._pipe, self._format = pipe, format
         self._padding = b""
         self.bit_rate = 0
         self.not_carried: tuple[str, ...] = ()  # of the source's metadata
@@ -151,17 +155,17 @@ class PipeWriter(contextlib.AbstractContextManager["PipeWriter"]):
             self._padding = b"\0" * (size % 2 if size < _UNKNOWN else 0)  # a chunk has an even number of bytes
             riff = min(size + len(self._padding) + struct.calcsize(_HEADER) - 8, _UNKNOWN)
             fmt = 16, tag, format.channels, format.rate, format.rate * width, width, bits
-            self._file.write(struct.pack(_HEADER, b"RIFF", riff, b"WAVE", b"fmt ", *fmt, b"data", size))
+            self._pipe.write(struct.pack(_HEADER, b"RIFF", riff, b"WAVE", b"fmt ", *fmt, b"data", size))
 
     def write(self, block: Waveform) -> None:
         """Send float32 [channels, n] on its way; as `SoundWriter.write`."""
-        self._file.write(encoded(block, self._format))
-        self._file.flush()
+        self._pipe.write(encoded(block, self._format))
+        self._pipe.file.flush()
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            self._file.write(self._padding)
-            self._file.flush()
+            self._pipe.write(self._padding)
+            self._pipe.file.flush()
 
 
 def decoded(data: bytes, form: AudioFormat) -> NDArray[np.float32]:

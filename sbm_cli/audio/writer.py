@@ -239,7 +239,7 @@ def open_writer(
             with SoundWriter(path, format, metadata=metadata) as writer:
                 yield writer
             with path.open("rb") as file:
-                shutil.copyfileobj(file, target.file, 2**20)
+                shutil.copyfileobj(file, target, 2**20)
             target.file.flush()
 
 

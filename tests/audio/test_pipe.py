@@ -43,7 +43,10 @@ class Stream(io.RawIOBase):
 
 
 class Sink(io.BytesIO):
-    """Bytes that go out in order."""
+    """Bytes that go out in order, and in small pieces."""
+
+    def write(self, data: Any) -> int:
+        return super().write(data[:1000])
 
     def seekable(self) -> bool:
         return False
