@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import BinaryIO
 
-from sbm_cli.audio.metadata.items import MOST_BYTES, Item, splice
+from sbm_cli.audio.metadata.items import GAIN, MOST_BYTES, Item, splice
 from sbm_cli.audio.segments import Bytes, behind_id3
 
 _FRAMES = {
@@ -70,13 +70,13 @@ def frames(data: bytes) -> list[str]:
     """Return the names of what an ID3v2 tag holds beyond what every container's tags can tell."""
     if data[5:6] != b"\0" and data[3:4] == b"\2":
         return ["ID3"]
-    names = islice((name for name, _ in _frames(data) if name not in _TOLD), 100)
+    names = islice((name for name, _, _ in _frames(data) if name not in _TOLD), 100)
     return ["cover picture" if name in ("APIC", "PIC") else name for name in names]
 
 
 def texts(data: bytes) -> Iterator[tuple[str, str]]:
     """Yield what an ID3v2 tag holds that the tags of other containers can tell."""
-    for frame, body in _frames(data):
+    for frame, body, _ in _frames(data):
         name, encoding = _NAMES.get(frame), _ENCODINGS.get(int.from_bytes(body[:1], "big"))
         if name and encoding:
             start = 4 if name == "comment" else 1  # behind its language
@@ -87,15 +87,27 @@ def texts(data: bytes) -> Iterator[tuple[str, str]]:
                 yield name, rest[0]
 
 
-def _frames(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield name and body of the frames of an ID3v2 tag."""
+def without_gains(data: bytes) -> bytes:
+    """Return an ID3v2 tag, as long as it is, without what players turn the sound up or down by."""
+    if data[5:6] != b"\0":
+        return data
+    kept, end = bytearray(data[:10]), 10
+    for name, body, frame in _frames(data):
+        end = frame.stop
+        has_text = name[:3] in ("TXX", "COM")
+        if not (name in ("RVA2", "RVAD", "RVA") or (has_text and GAIN.search(body.replace(b"\0", b"")))):
+            kept += data[frame]
+    return bytes(kept + data[end:]).ljust(len(data), b"\0")
+
+
+def _frames(data: bytes) -> Iterator[tuple[str, bytes, slice]]:
+    """Yield name, body and place of the frames of an ID3v2 tag."""
     size, long = (3, 6) if data[3:4] == b"\2" else (4, 10)
     place = 10
     while place + long <= len(data) and data[place]:
         name, length = data[place : place + size].decode("latin-1"), data[place + size : place + 2 * size]
-        place += long
-        end = place + (_number(length) if data[3:4] == b"\4" else int.from_bytes(length, "big"))
-        yield name, data[place:end]
+        end = place + long + (_number(length) if data[3:4] == b"\4" else int.from_bytes(length, "big"))
+        yield name, data[place + long : end], slice(place, min(end, len(data)))
         place = end
 
 
