@@ -21,6 +21,7 @@ from sbm_cli.audio.metadata import Metadata, read_metadata
 from sbm_cli.audio.metadata.items import Item, splice
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.audio.writer import SoundWriter, open_writer
+from sbm_cli.errors import AudioError
 from tests.audio.conftest import encode, speech
 
 PNG = b"\x89PNG" + bytes(range(256)) * 300  # more than a page of Ogg holds
@@ -100,6 +101,18 @@ def test_rf64_and_padding(tmp_path: Path) -> None:
     made = found.read_bytes()
     assert lost == () and made[:4] == b"RF64" and made.endswith(chunk(b"cue ", CUE))
     assert int.from_bytes(made[20:28], "little") == len(made) - 8
+
+
+def test_a_bw64_is_read_as_an_rf64(tmp_path: Path) -> None:
+    source = tmp_path / "a.wav"
+    content = b"BW64" + sound("RF64")[4:] + chunk(b"axml", b"<adm/>")
+    content = content[:20] + (len(content) - 8).to_bytes(8, "little") + content[28:]
+    source.write_bytes(content)
+    found, lost = carry(source, "b.wav")
+    assert lost == () and found.read_bytes().endswith(chunk(b"axml", b"<adm/>"))
+    source.write_bytes(content[:4000])
+    with pytest.raises(AudioError, match="truncated"):
+        carry(source, "c.wav")
 
 
 @pytest.mark.parametrize(

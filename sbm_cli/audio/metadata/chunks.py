@@ -136,7 +136,7 @@ def info(item: Item) -> Iterator[tuple[str, bytes]]:
 
 def _layout(file: BinaryIO) -> _Layout | None:
     head = _head(file)
-    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
+    if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
         return _Layout("WAVE", 12)
     if head[:4] == b"RIFX" and head[8:12] == b"WAVE":
         return _Layout("RIFX", 12, "big")
