@@ -43,7 +43,7 @@ class Pipe:
     suffix: of an output, where no name tells the format. raw: what an input without header is made of. start: where an
     input begins that can seek.
 
-    Raises ValueError for a file in text mode, and for a suffix without its dot.
+    Raises ValueError for a file in text mode, for what is no file, and for a suffix without its dot.
     """
 
     file: BinaryIO
@@ -52,7 +52,7 @@ class Pipe:
     start: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.file, io.TextIOBase):
+        if isinstance(self.file, io.TextIOBase) or not (hasattr(self.file, "read") or hasattr(self.file, "write")):
             raise ValueError("a pipe needs a file opened in binary mode, such as sys.stdin.buffer")
         if not self.suffix.startswith("."):
             raise ValueError(f"suffix must begin with a dot, such as .flac, got {self.suffix!r}")
