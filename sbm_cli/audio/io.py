@@ -159,7 +159,7 @@ def _opened(path: Path) -> BinaryIO:
                 f"To enhance its files: {shlex.join(['sbm', 'batch', str(path), '-o', 'cleaned'])}",
             )
         if not stat.S_ISREG(mode):
-            raise AudioError(f"{path}: is not a regular file.", "Save the sound to a file first.")
+            raise AudioError(f"{path}: is not a regular file.", "Save it to a file first, or pipe it to stdin (-).")
         return path.open("rb")
     except OSError as error:
         hint = f"Check the path; relative ones start at {Path.cwd()}." if isinstance(error, FileNotFoundError) else ""
