@@ -229,6 +229,12 @@ def test_id3_in_a_chunk_becomes_tags(tmp_path: Path, container: str, version: in
         assert lost == () and expected in found.read_bytes()
 
 
+def test_fields_of_a_nist_header_are_named(tmp_path: Path) -> None:
+    head, end, rest = sound("NIST").partition(b"end_head")
+    (tmp_path / "a.sph").write_bytes(head + b"speaker_id -s3 FC1\n" + end + rest.replace(bytes(19), b"", 1))
+    assert carry(tmp_path / "a.sph", "b.sph")[1] == ("speaker_id",)
+
+
 def test_what_stands_behind_an_id3_tag_is_carried_all_the_same(tmp_path: Path) -> None:
     plain = flac(tmp_path / "plain.flac", (4, comments(*ENTRIES)), (6, PICTURE)).read_bytes()
     source = tmp_path / "a.flac"

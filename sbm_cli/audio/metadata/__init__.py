@@ -1,5 +1,6 @@
 """What a file holds beside its samples, carried over bit for bit into a container that has room for it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,8 +120,10 @@ def read_metadata(file: BinaryIO, form: AudioFormat) -> Metadata:
         if found is not None:
             return Metadata(form, found[0], lost + found[1])
         behind.seek(0)
-        begin = behind.read(4)
-        read = {b"fLaC": read_flac, b"OggS": read_ogg}.get(begin, id3.read_mp3 if form.container == "MP3" else None)
+        head = behind.read(1024)
+        if form.container == "NIST":
+            lost += re.findall(r"^(?!sample|channel)(\w+) -[irs]", head.decode("latin-1"), re.MULTILINE)
+        read = {b"fLaC": read_flac, b"OggS": read_ogg}.get(head[:4], id3.read_mp3 if form.container == "MP3" else None)
         return Metadata(form, read(behind) if read else (), lost)
     finally:
         file.seek(place)
