@@ -85,7 +85,7 @@ FEW = {
     "serve": "-h",
     "train": "--device cpu --processes 1 --set steps=1 --set batch=1 --set mix.segment_seconds=0.5 --set data.rooms=2 "
     "--set loop.validate_items=1",
-    "evaluate": "--metrics si_sdr --workers 1 --count 2 --overwrite",
+    "evaluate": "--metrics si_sdr,sig --workers 1 --count 2 --overwrite",
 }
 
 
