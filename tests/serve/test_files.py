@@ -248,6 +248,7 @@ def test_sound_that_is_too_long_is_refused_as_soon_as_it_shows(serving: Callable
     answer = server("PUT", "/enhance/a.wav", wav(10, rate=8000))
     assert answer.status == 413 and answer.json["error"] == "a.wav: longer than 0.05 minutes."
     assert server.is_empty()
+    assert server("PUT", "/enhance/a.wav?audio_stream=all", wav(10, rate=8000)).status == 413
     several = server("PUT", "/enhance/a.wav?steps=5", wav(1))
     assert several.status == 413 and several.json["error"] == "a.wav: longer than 0.01 minutes for 5 steps."
 
