@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -121,7 +122,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _address(host: str, port: int, token: str | None) -> str:
     shown = socket.gethostname() if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+    return f"http://{shown}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
 
 
 def _has_browser() -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.request import Request, urlopen
+from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
 import numpy as np
 import pytest
@@ -97,6 +97,13 @@ def test_where_others_can_connect_the_address_has_a_token(model_file: Path, tmp_
         request = Request(f"http://127.0.0.1:{found[1]}/about", headers={"Authorization": f"Bearer {found[2]}"})
         with urlopen(request) as answer:
             assert answer.status == 200
+        process.terminate()
+
+
+def test_the_address_has_any_token(model_file: Path, tmp_path: Path) -> None:
+    with started(model_file, tmp_path, "--no-browser", "--token", "a+b/c d&e=") as (process, address):
+        with build_opener(HTTPCookieProcessor()).open(address) as page:  # which keeps it as a cookie
+            assert page.status == 200
         process.terminate()
 
 
