@@ -73,7 +73,8 @@ class Guard:
             given = QueryParams(scope["query_string"]).get("token", "")
             if self._matches(given):
                 response = RedirectResponse("/", 303)
-                response.set_cookie(self._cookie, quote(given), httponly=True, samesite="strict")
+                # Strict, it would not be sent after a link in a mail or chat; with lax, none of their forms sends it.
+                response.set_cookie(self._cookie, quote(given), httponly=True, samesite="lax")
                 return response
         return _error(401, "the token is missing or wrong.", "Open the address that `sbm serve` printed.")
 

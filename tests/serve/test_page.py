@@ -221,7 +221,9 @@ def test_what_goes_wrong_is_told(page: Page, server: Server, tmp_path: Path) -> 
 
 def test_with_a_token_the_page_works_as_well(serving: Callable[..., Server], browser: Browser, hostile: Path) -> None:
     server = serving(token="secret", hosts=None)
-    page = Page(browser, f"http://127.0.0.1:{server.port}/?token=secret")
+    # As from a link in a mail, which is a page of another site.
+    link = f"location = 'http://127.0.0.1:{server.port}/?token=secret'"
+    page = Page(browser, f"data:text/html,<script>{link}</script>")
     assert page.run("location.search") == ""
     page.choose(hostile)
     page.wait(DONE.format(1))
