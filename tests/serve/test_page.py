@@ -219,6 +219,22 @@ def test_what_goes_wrong_is_told(page: Page, server: Server, tmp_path: Path) -> 
     page.wait("!document.querySelector('article')")
 
 
+def test_what_is_removed_while_it_is_sent_is_gone(
+    serving: Callable[..., Server], browser: Browser, tmp_path: Path
+) -> None:
+    server = serving()
+    page = Page(browser, f"http://127.0.0.1:{server.port}/")
+    soundfile.write(tmp_path / "long.wav", np.zeros(2**22), 16000)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2**22}
+    browser.call("Network.emulateNetworkConditions", **slow)
+    page.choose(tmp_path / "long.wav")
+    page.wait("document.querySelector('article progress')?.value > 0")
+    page.click(".remove")
+    assert server.is_empty()
+    time.sleep(2)  # until all would have been sent
+    assert page.run("cards.size") == 0 and server.is_empty()
+
+
 def test_with_a_token_the_page_works_as_well(serving: Callable[..., Server], browser: Browser, hostile: Path) -> None:
     server = serving(token="secret", hosts=None)
     # As from a link in a mail, which is a page of another site.

@@ -32,11 +32,11 @@ async function ask(path, method = "GET") {
 }
 
 /* fetch cannot tell how far an upload is. */
-function send(path, file, progress) {
+function send(path, file, card) {
   return new Promise((done, failed) => {
-    const request = new XMLHttpRequest();
+    const request = card.request = new XMLHttpRequest();
     request.responseType = "json";
-    request.upload.onprogress = event => progress(event.loaded / event.total);
+    request.upload.onprogress = event => card.say("Uploading", event.loaded / event.total);
     request.onload = () => {
       const told = request.response ?? {};
       if (request.status === 201) done(told);
@@ -229,7 +229,7 @@ class Card {
       const query = wishes();
       query.set("name", name);
       this.say("Uploading", 0);
-      await this.follow(await send(`jobs?${query}`, file, share => this.say("Uploading", share)));
+      await this.follow(await send(`jobs?${query}`, file, this));
     } catch (error) {
       this.fail(error);
     }
@@ -360,6 +360,7 @@ class Card {
 
   remove() {
     this.player?.stop();
+    this.request?.abort();
     this.removed = true;
     this.element.remove();
     cards.delete(this.id);
