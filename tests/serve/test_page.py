@@ -235,6 +235,19 @@ def test_what_is_removed_while_it_is_sent_is_gone(
     assert page.run("cards.size") == 0 and server.is_empty()
 
 
+def test_settings_that_are_refused_leave_the_result(page: Page, server: Server, talk: Path) -> None:
+    page.choose(talk)
+    page.wait(DONE.format(1))
+    page.run("(find('#loudness').value = 5, settingsChanged(), current.again())")
+    page.wait("!document.querySelector('article .problem').hidden")
+    assert page.run("document.querySelector('article .problem').textContent").startswith("loudness must be between")
+    assert page.run(DONE.format(1)) is True
+    page.run("(find('#loudness').value = -20, settingsChanged())")
+    page.click(".again")
+    page.wait("document.querySelector('article .problem').hidden && " + DONE.format(1))
+    page.click(".remove")
+
+
 def test_with_a_token_the_page_works_as_well(serving: Callable[..., Server], browser: Browser, hostile: Path) -> None:
     server = serving(token="secret", hosts=None)
     # As from a link in a mail, which is a page of another site.

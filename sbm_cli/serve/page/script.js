@@ -348,10 +348,11 @@ class Card {
 
   async again() {
     try {
+      const job = await (await ask(`jobs/${this.id}?${wishes()}`, "PUT")).json();
       this.player.stop();
       this.get(".again").hidden = true;
       this.get(".result").hidden = true;
-      await this.follow(await (await ask(`jobs/${this.id}?${wishes()}`, "PUT")).json());
+      await this.follow(job);
       this.get(".play").focus();
     } catch (error) {
       this.fail(error);
