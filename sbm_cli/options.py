@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Real
@@ -192,6 +193,15 @@ def chosen_options(named: Mapping[str, Any]) -> Options:
     if chosen.pop("keep_room", False):
         chosen["dereverb"] = 0.0
     return Options(**chosen)
+
+
+def parse_bit_rate(text: str) -> int:
+    """Return a bit rate in bit/s, which people give as 128k or 128000. Raises ValueError."""
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([kK]?)", text):
+        rate = round(float(found[1]) * (1000 if found[2] else 1))
+        if rate >= LEAST_BIT_RATE:
+            return rate
+    raise ValueError(f"expected 128k or 128000 (bit/s), for example, got {text!r}")
 
 
 DEFAULTS = Options()

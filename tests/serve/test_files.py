@@ -59,6 +59,10 @@ def test_another_format_and_mono(server: Server) -> None:
     with soundfile.SoundFile(io.BytesIO(answer.body)) as file:
         assert (file.format, file.channels, file.samplerate, file.frames) == ("FLAC", 1, 8000, 4000)
     assert answer.headers["content-type"] == "audio/flac"
+    same, said, less = (
+        len(server("PUT", f"/enhance/a.mp3?bit_rate={rate}", wav(1)).body) for rate in ("64000", "64k", "32k")
+    )
+    assert same == said > less
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,7 @@ def test_another_format_and_mono(server: Server) -> None:
         ("strength=much", "strength must be a number, got 'much'"),
         ("strength=0.5&attenuation_limit=3", "give only one of them"),
         ("keep_room=perhaps", "keep_room must be true or false"),
+        ("bit_rate=96", "expected 128k or 128000 (bit/s), for example, got '96'"),
         ("steps=x", "steps and seed must be whole numbers"),
         ("sampler=best", "sampler must be one of"),
         ("ext=exe", "unknown format 'exe'; choose one of .wav"),
