@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -118,6 +119,8 @@ class Options:
                 raise ValueError(f"{name} must be True or False, got {value!r}")
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength must be between 0 (the input) and 1 (all enhanced), got {self.strength}")
+        if self.attenuation_limit == math.inf:
+            object.__setattr__(self, "attenuation_limit", None)  # JSON has no infinity
         if self.attenuation_limit is not None:
             if not self.attenuation_limit >= 0:
                 raise ValueError(f"attenuation limit must be 0 dB or more, got {self.attenuation_limit}")
