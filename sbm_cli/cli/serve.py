@@ -26,6 +26,7 @@ from sbm_cli.options import Knob
 
 LOOPBACK = "127.0.0.1"
 PORT = 8765
+_MOST = 10**6  # of a limit: MB, minutes
 
 
 def serve(
@@ -46,9 +47,9 @@ def serve(
     live_model: Annotated[str, Knob("Model for streams; --model is for files.", "NAME|PATH")] = LIVE_MODEL,
     device: Device = "auto",
     threads: Annotated[int, Knob("CPU threads for files.", "N", 1)] = 1,
-    max_size: Annotated[float, Knob("Largest upload.", "MB", 0)] = 1000,
-    max_minutes: Annotated[float, Knob("Longest recording.", "MIN", 0)] = 120,
-    keep: Annotated[float, Knob("Remove recordings that nobody has asked for in this time.", "MIN", 0)] = 60,
+    max_size: Annotated[float, Knob("Largest upload.", "MB", 0, _MOST)] = 1000,
+    max_minutes: Annotated[float, Knob("Longest recording.", "MIN", 0, _MOST)] = 120,
+    keep: Annotated[float, Knob("Remove recordings that nobody has asked for in this time.", "MIN", 0, _MOST)] = 60,
     streams: Annotated[int, Knob("Channels of live streams at a time.", "N", 0)] = 8,
 ) -> None:
     """Clean recordings on a page, and serve other programs.

@@ -138,6 +138,12 @@ def test_what_is_sent_does_not_wait_in_the_socket() -> None:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+@pytest.mark.parametrize("limit", ["--max-size", "--max-minutes", "--keep"])
+def test_a_limit_is_finite(sbm: Run, limit: str) -> None:
+    result = sbm("serve", "--host", "203.0.113.1", limit, "inf")  # where it could not listen
+    assert result.status == 2 and f"invalid value for '{limit}': expected at most 1000000, got inf" in result.err
+
+
 def test_an_address_that_is_not_ours(sbm: Run) -> None:
     result = sbm("serve", "--host", "203.0.113.1", "--port", 0)
     assert result.status == 1 and "cannot listen on 203.0.113.1" in result.err
