@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import typer
 
+from sbm_cli import hub
 from sbm_cli.cli.live import MODEL as LIVE_MODEL
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.options import Device, Model, chosen_device
@@ -85,7 +86,7 @@ def serve(
     with interrupted_by_signals(), contextlib.suppress(KeyboardInterrupt), _listen(host, port) as listener:
         enhancer = Enhancer.load(model, device=device, threads=threads)
         with workspace() as folder:
-            load_live = functools.partial(Enhancer.load, live_model, device=device)
+            load_live = functools.partial(Enhancer.load, hub.resolve(live_model), device=device)
             app = make_app(enhancer, load_live, folder, hosts, token, streams, limits)
             address = _address(host, listener.getsockname()[1], token)
             console.note(f"serving on {address}")

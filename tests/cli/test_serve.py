@@ -138,6 +138,11 @@ def test_what_is_sent_does_not_wait_in_the_socket() -> None:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+def test_an_unknown_model_for_streams_is_told_at_once(sbm: Run, model_file: Path) -> None:
+    result = sbm("serve", "--port", 0, "--no-browser", "--model", model_file, "--live-model", "sbm-life")
+    assert result.status == 1 and "unknown model 'sbm-life', did you mean 'sbm-live'?" in result.err
+
+
 @pytest.mark.parametrize("limit", ["--max-size", "--max-minutes", "--keep"])
 def test_a_limit_is_finite(sbm: Run, limit: str) -> None:
     result = sbm("serve", "--host", "203.0.113.1", limit, "inf")  # where it could not listen
