@@ -5,6 +5,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -120,6 +121,13 @@ def check_existing(overwrite: bool, skip_existing: bool) -> None:
     """Refuse to both replace and keep existing outputs."""
     if overwrite and skip_existing:
         raise typer.BadParameter("give only one of them", param_hint="--overwrite, --skip-existing")
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError if a file cannot be made, before the work whose result it will have."""
+    from sbm_cli.atomic import new_part
+
+    new_part(path).unlink()
 
 
 def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:
