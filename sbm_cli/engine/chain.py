@@ -123,7 +123,7 @@ class _Network:
         self._x = aligned(MOST * sizes.bands * sizes.channels)
         self._estimates = aligned(MOST * 2 * sizes.width)
         self._found = self._estimates.reshape(-1, 2, sizes.width)[..., bins]
-        self._work = [plan.new_work() for _ in range(max(1, threads))]
+        self._work = [plan.new_work() for _ in range(min(max(1, threads), len(plan.stages)))]
 
     def call(self, t: float, to: float, room: float) -> _Call:
         """Return what a channel begins with at a time; to, room: as the networks of `sbm_cli.nn` take them."""
