@@ -200,6 +200,8 @@ class Model:
             raise ModelError(
                 f"{path}: cannot be read as safetensors ({error})", "Download or copy the model again."
             ) from error
+        except (AttributeError, TypeError) as error:  # NumPy has no such type
+            raise ModelError(f"{path}: not weights of a known type ({error})", "Save them in float16.") from error
         for name, weight in stored.items():
             if not (weight.dtype.kind == "f" and np.isfinite(weight).all()):
                 raise ModelError(f"{path}: the weights {name!r} are not all finite numbers", "Copy the model again.")
