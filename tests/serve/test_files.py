@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -16,6 +16,8 @@ import pytest
 import soundfile
 
 from sbm_cli.audio.io import SoundReader
+from sbm_cli.engine.chain import _Network
+from sbm_cli.enhancer import Enhancer
 from sbm_cli.options import Options
 from sbm_cli.serve.jobs import Jobs, Limits
 from sbm_cli.serve.requests import shown_name
@@ -277,9 +279,13 @@ def test_a_client_that_leaves_stops_the_work(serving: Callable[..., Server]) -> 
     assert time.monotonic() - start < 10 and server.is_empty()
 
 
-def test_a_job_of_many_steps_stops_between_two_of_them(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["small", "sbm-tiny"])  # by PyTorch, and compiled
+def test_a_job_of_many_steps_stops_between_two_of_them(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
     calls: list[None] = []
-    jobs = Jobs(server.enhancer, tmp_path, Limits())
+    enhancer = server.enhancer if model == "small" else Enhancer.load(model, "cpu")
+    jobs = Jobs(enhancer, tmp_path, Limits())
     job = jobs.new("a.wav", False)
     job.before.write_bytes(wav(1))
 
@@ -288,10 +294,17 @@ def test_a_job_of_many_steps_stops_between_two_of_them(server: Server, tmp_path:
         if len(calls) == 3:
             jobs.remove(job)
 
-    with server.enhancer.model.network.register_forward_pre_hook(leave):
+    def call(network: _Network, *arguments: Any) -> Any:
+        leave()
+        return plain(network, *arguments)
+
+    plain = _Network.__call__
+    monkeypatch.setattr(_Network, "__call__", call)
+    with enhancer.model.network.register_forward_pre_hook(leave):
         jobs.start(job, Options(steps=1000), ".wav", "")
         jobs._worker.shutdown()
     assert len(calls) == 3 and not list(tmp_path.iterdir())
+    assert enhancer.enhance(np.zeros(800, np.float32), 16000).shape == (800,)  # for whoever comes next
 
 
 def test_recordings_that_nobody_asks_for_expire(server: Server, tmp_path: Path) -> None:
