@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from sbm_cli.serve.jobs import Limits
 from tests.conftest import PATIENCE
 
 if TYPE_CHECKING:
@@ -233,6 +234,17 @@ def test_what_is_removed_while_it_is_sent_is_gone(
     assert server.is_empty()
     time.sleep(2)  # until all would have been sent
     assert page.run("cards.size") == 0 and server.is_empty()
+
+
+def test_it_asks_now_and_then_however_short_recordings_are_kept(
+    serving: Callable[..., Server], browser: Browser, talk: Path
+) -> None:
+    server = serving(limits=Limits(keep=0))
+    page = Page(browser, f"http://127.0.0.1:{server.port}/")
+    page.choose(talk)
+    page.wait(DONE.format(1))
+    page.run("(performance.clearResourceTimings(), new Promise(go => setTimeout(go, 2500)))")
+    assert page.run("performance.getEntriesByType('resource').length") < 5
 
 
 def test_settings_that_are_refused_leave_the_result(page: Page, server: Server, talk: Path) -> None:

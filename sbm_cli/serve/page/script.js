@@ -507,7 +507,7 @@ async function begin() {
   else find("#record").hidden = true;  // a page from another computer has none without https
   find("details").open = innerWidth > 640;  // on a phone the recordings come first
   dark.addEventListener("change", () => cards.forEach(card => card.paint()));
-  setInterval(() => cards.forEach(card => ask(`jobs/${card.id}`).catch(() => {})), Math.min(1000 * about.keep / 3, 300000));
+  setInterval(() => cards.forEach(card => ask(`jobs/${card.id}`).catch(() => {})), Math.min(Math.max(1000, 1000 * about.keep / 3), 300000));
   await restore();
 }
 
