@@ -24,7 +24,7 @@ _READ = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a file whole, or leave it as it was.
 
-    mode: permissions, before the umask.
+    mode: permissions of a new one, before the umask.
     """
     with replacing(path, mode) as part:
         part.write_bytes(data)
@@ -32,13 +32,19 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
-    """Yield an empty file to write, which replaces `path` at the end; an exception removes it."""
+    """Yield an empty file to write, which replaces `path` at the end and takes its mode; an exception removes it.
+
+    A link stays a link; what it points to is replaced.
+    """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
     with naming(path):  # the error of a full disk, for one, names no file
-        part = new_part(path, mode)
+        part = new_part(target, 0o600 if target.exists() else mode)
         try:
             yield part
             sync(part)
-            part.replace(path)
+            if target.exists():
+                keep_mode(part, target)
+            part.replace(target)
         finally:
             part.unlink(missing_ok=True)
 

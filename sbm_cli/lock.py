@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sbm_cli.atomic import process_name
-from sbm_cli.errors import SbmError
+from sbm_cli.errors import SbmError, naming
 
 SIGN_OF_LIFE, EXPIRY = 5.0, 30.0  # seconds between two, and without one until a lease is over
 
@@ -53,11 +53,14 @@ class Lease:
         """
         while True:
             try:
-                with open(self._path, "x") as file:
+                with naming(self._path), open(self._path, "x") as file:
                     file.write(process_name())
             except FileExistsError:
                 if holder := self.holder(wait):
                     return holder
+            except OSError:  # a full disk: an empty lease could be that of another machine, and would be waited for
+                self._path.unlink(missing_ok=True)
+                raise
             else:
                 threading.Thread(target=self._live, daemon=True).start()
                 return None

@@ -49,6 +49,18 @@ def test_the_mode_is_cut_by_the_umask(tmp_path: Path) -> None:
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("open", "closed")] == [0o644, 0o600]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+def test_a_link_stays_a_link_and_its_file_keeps_its_mode(tmp_path: Path) -> None:
+    path, link = tmp_path / "private.csv", tmp_path / "link.csv"
+    path.touch(0o600)
+    link.symlink_to(path.name)
+    atomic.write_atomically(link, b"new")
+    assert link.is_symlink() and path.read_bytes() == b"new" and stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.unlink()
+    atomic.write_atomically(link, b"newer")
+    assert link.is_symlink() and path.read_bytes() == b"newer"
+
+
 def test_a_new_file_takes_no_name_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError("no links here")

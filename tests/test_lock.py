@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,17 @@ def test_a_process_that_ended_on_this_machine_loses_it_at_once(path: Path, numbe
     start = time.monotonic()
     assert lease.take() is None and time.monotonic() - start < 0.5
     lease.release()
+
+
+def test_a_full_disk_leaves_no_lease(path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            Lease(path).take()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(path) and not path.exists()
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere"), os.mkdir])

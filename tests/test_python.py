@@ -62,8 +62,9 @@ def test_a_plain_file_object_becomes_a_wav(enhancer: Enhancer) -> None:
 
 
 def test_text_and_names_without_a_dot_are_no_pipes(enhancer: Enhancer) -> None:
-    with pytest.raises(ValueError, match="binary mode"):
-        Pipe(io.StringIO())  # type: ignore[arg-type]
+    for wrong in (io.StringIO(), None):
+        with pytest.raises(ValueError, match="binary mode"):
+            Pipe(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must begin with a dot, such as .flac, got 'flac'"):
         Pipe(io.BytesIO(), "flac")
 

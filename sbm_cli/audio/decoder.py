@@ -32,11 +32,11 @@ TAGS |= {"track": "tracknumber", "license": "license", "publisher": "organizatio
 _STRICT = {"wav", "w64", "aiff", "caf", "au", "nistsphere"}
 _TAGGED = {"MP3", "OGG", "WAV", "CAF", "AIFF", "W64"}  # whose covers, chapters and tags are read as metadata
 # How files begin that FFmpeg reads, in which libsndfile would look, loudly, for MP3; and those that libsndfile reads.
-_FOREIGN = (b"OggS", b"\x1aE\xdf\xa3", b"0&\xb2u", b"FLV\1", b"wvpk", b"TTA1", b"MAC ", b"#!AMR")
+_FOREIGN = (b"OggS", b"BW64", b"\x1aE\xdf\xa3", b"0&\xb2u", b"FLV\1", b"wvpk", b"TTA1", b"MAC ", b"#!AMR")
 _SHORT = (b"\xff\xf1", b"\xff\xf9", b"\x0bw", b"G@")  # and so perhaps by chance: AAC, AC-3, MPEG-TS
 _FRAMED = {".aac", ".ac3", ".eac3", ".mp2", ".ts"}  # one frame after the other, without a header
 _PLAIN = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"FORM", b"caff", b".snd", b"NIST_1A")
-_WITHOUT_DURATION = {"ASF", "AVI", "SOX", "VOC", "WAV"}  # if their end is missing
+_WITHOUT_DURATION = {"ASF", "AVI", "SOX", "VOC", "W64", "WAV"}  # if their end is missing
 _OPENING = {"format_whitelist": ffmpeg.DEMUXERS, "protocol_whitelist": "pipe"}
 
 

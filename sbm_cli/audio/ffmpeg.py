@@ -220,7 +220,8 @@ OWN_TAGS = {"encoder", "software", "major_brand", "minor_version", "compatible_b
 
 def salvage(path: Path, *options: str) -> str:
     """Return the command that decodes what can be decoded of a file, into another beside it."""
-    return shlex.join(["ffmpeg", *options, "-i", str(path), str(path.with_name(f"{path.stem}-salvaged.wav"))])
+    name = f"{path.stem}-salvaged.wav".lstrip("-")  # of stdin, too, no option
+    return shlex.join(["ffmpeg", *options, "-i", str(path), str(path.with_name(name))])
 
 
 def is_still(stream: Any) -> bool:

@@ -310,7 +310,7 @@ def _subtype(
     if subtype in choice:
         return subtype
     default = default if default in choice else choice[0]
-    depth, family = _depth(subtype), subtype.partition("_")[0]
+    depth, family = _depth(subtype), "FLOAT" if subtype == "DOUBLE" else subtype.partition("_")[0]
     related = [name for name in choice if depth and name.partition("_")[0] == family]
     lossless = related or [name for name in choice if _depth(name)]
     if depth and (related or _depth(default)):
@@ -329,6 +329,8 @@ def _bit_rate(source: AudioFormat, subtype: str) -> int:
         wanted = min(wanted, 6 * source.channels * source.rate)  # 6144 bits for a frame of 1024 samples
     elif subtype == "OPUS":
         wanted = min(wanted, 256_000 * source.channels)
+    elif subtype == "MPEG_LAYER_III":
+        wanted = min(wanted, 8 * source.rate)  # a frame of more bytes than samples counts twice in AVI
     return next((rate for rate in kind.bit_rates if rate >= wanted), max(kind.bit_rates, default=wanted))
 
 

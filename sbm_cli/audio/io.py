@@ -118,8 +118,9 @@ class SoundReader(contextlib.AbstractContextManager["SoundReader"]):
         """Open the next stream of a file of several FLAC streams, if there is one."""
         if self.format.container != "FLAC" or isinstance(self._bytes, Samples):
             return False
-        last = max(self._flac + 1, self._bytes.tell() - _READ_AHEAD)
-        start = next_flac(self._bytes, last)
+        reached = self._bytes.tell() - _READ_AHEAD
+        last = self._flac or next_flac(self._bytes, 0) or 0  # behind an ID3 tag, perhaps
+        start = next_flac(self._bytes, max(last + 1, reached))
         if start is None:
             return False
         self._flac, self._first = start, self._position
@@ -158,7 +159,7 @@ def _opened(path: Path) -> BinaryIO:
                 f"To enhance its files: {shlex.join(['sbm', 'batch', str(path), '-o', 'cleaned'])}",
             )
         if not stat.S_ISREG(mode):
-            raise AudioError(f"{path}: is not a regular file.", "Save the sound to a file first.")
+            raise AudioError(f"{path}: is not a regular file.", "Save it to a file first, or pipe it to stdin (-).")
         return path.open("rb")
     except OSError as error:
         hint = f"Check the path; relative ones start at {Path.cwd()}." if isinstance(error, FileNotFoundError) else ""
@@ -179,12 +180,13 @@ def _open(file: BinaryIO, path: Path, is_pipe: bool, stream: int | None) -> sf.S
         is_empty = not file.seek(0, os.SEEK_END)
         reason = "it is empty, 0 bytes" if is_empty else "a tag without a single sample"
         raise AudioError(f"{path}: not a sound file ({reason}).", "Copy it again.")
-    fmt = _beginning(file).partition(b"fmt ")[2][4:6] if beginning.startswith(b"RIFF") else b""
+    fmt = _beginning(file).partition(b"fmt ")[2]
     if (
         is_foreign(beginning)
         or is_mpeg(beginning)
         or bare_format(path, beginning)
-        or fmt in (b"\x50\0", b"\x55\0")  # MPEG in a WAV, which libsndfile miscounts
+        or (beginning.startswith(b"RIFF") and fmt[4:6] in (b"\x50\0", b"\x55\0"))  # MPEG, which libsndfile miscounts
+        or (beginning.startswith(b"riff") and fmt[20:22] + fmt[44:46] == b"\xfe\xff\3\0")  # floats: as integers there
     ):
         return Decoder(file, path, stream)
     try:

@@ -43,7 +43,7 @@ class Pipe:
     suffix: of an output, where no name tells the format. raw: what an input without header is made of. start: where an
     input begins that can seek.
 
-    Raises ValueError for a file in text mode, and for a suffix without its dot.
+    Raises ValueError for a file in text mode, for what is no file, and for a suffix without its dot.
     """
 
     file: BinaryIO
@@ -52,7 +52,7 @@ class Pipe:
     start: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.file, io.TextIOBase):
+        if isinstance(self.file, io.TextIOBase) or not (hasattr(self.file, "read") or hasattr(self.file, "write")):
             raise ValueError("a pipe needs a file opened in binary mode, such as sys.stdin.buffer")
         if not self.suffix.startswith("."):
             raise ValueError(f"suffix must begin with a dot, such as .flac, got {self.suffix!r}")
@@ -78,6 +78,11 @@ class Pipe:
         else:
             with _spooled(self.file, head) as spool:
                 yield spool
+
+    def write(self, data: bytes) -> None:
+        """Write all of it: an unbuffered stream, as stdout is with PYTHONUNBUFFERED, may take only a part at a time."""
+        while (taken := self.file.write(data)) is not None and taken < len(data):
+            data = data[taken:]
 
     @contextlib.contextmanager
     def rewindable(self) -> Iterator[Pipe]:
@@ -139,8 +144,7 @@ class PipeWriter(contextlib.AbstractContextManager["PipeWriter"]):
 
     def __init__(self, pipe: Pipe, format: AudioFormat) -> None:
         self.notes: list[str] = []  # as `SoundWriter` has them
-        self._file = pipe.file
-        self._format = format
+        self._pipe, self._format = pipe, format
         self._padding = b""
         self.bit_rate = 0
         self.not_carried: tuple[str, ...] = ()  # of the source's metadata
@@ -151,17 +155,17 @@ class PipeWriter(contextlib.AbstractContextManager["PipeWriter"]):
             self._padding = b"\0" * (size % 2 if size < _UNKNOWN else 0)  # a chunk has an even number of bytes
             riff = min(size + len(self._padding) + struct.calcsize(_HEADER) - 8, _UNKNOWN)
             fmt = 16, tag, format.channels, format.rate, format.rate * width, width, bits
-            self._file.write(struct.pack(_HEADER, b"RIFF", riff, b"WAVE", b"fmt ", *fmt, b"data", size))
+            self._pipe.write(struct.pack(_HEADER, b"RIFF", riff, b"WAVE", b"fmt ", *fmt, b"data", size))
 
     def write(self, block: Waveform) -> None:
         """Send float32 [channels, n] on its way; as `SoundWriter.write`."""
-        self._file.write(encoded(block, self._format))
-        self._file.flush()
+        self._pipe.write(encoded(block, self._format))
+        self._pipe.file.flush()
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            self._file.write(self._padding)
-            self._file.flush()
+            self._pipe.write(self._padding)
+            self._pipe.file.flush()
 
 
 def decoded(data: bytes, form: AudioFormat) -> NDArray[np.float32]:

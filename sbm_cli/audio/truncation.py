@@ -30,6 +30,15 @@ def _riff(file: Bytes) -> int:
     return size + 8 if size < 2**31 - 2**16 else 0  # larger ones come from pipes
 
 
+def _bw64(file: Bytes) -> int:
+    return int.from_bytes(file.read(20, 8), "little") + 8
+
+
+def _w64(file: Bytes) -> int:
+    size = int.from_bytes(file.read(16, 8), "little")
+    return size if size < 2**62 else 0  # as from pipes
+
+
 def _caf(file: Bytes) -> int:
     place = 8
     while place < file.size:
@@ -104,6 +113,8 @@ def _boxes(file: Bytes) -> int:
 
 _ENDS: dict[bytes, Callable[[Bytes], int]] = {
     b"RIFF": _riff,
+    b"BW64": _bw64,
+    b"riff": _w64,
     b"caff": _caf,
     b"\x1aE\xdf\xa3": _matroska,
     b"0&\xb2u": _asf,

@@ -6,6 +6,7 @@ import os
 import shutil
 from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -144,7 +145,7 @@ class SoundWriter:
         form = self.format
         if form.is_encoded:
             with self._failing_as_audio_error():
-                return SoundEncoder(self._part, form, self.path)
+                return SoundEncoder(self._part, replace(form, tags=self._metadata.tags), self.path)
         try:
             file = sf.SoundFile(
                 os.fsencode(self._part) if os.name == "posix" else str(self._part),
@@ -238,7 +239,7 @@ def open_writer(
             with SoundWriter(path, format, metadata=metadata) as writer:
                 yield writer
             with path.open("rb") as file:
-                shutil.copyfileobj(file, target.file, 2**20)
+                shutil.copyfileobj(file, target, 2**20)
             target.file.flush()
 
 

@@ -125,6 +125,8 @@ def batch(
         if dry_run:
             console.note(f"{report} is written by the batch itself, not by a dry run")
         else:
+            if output in report.parents:
+                report.parent.mkdir(parents=True, exist_ok=True)
             account.write_report(report)  # now, to fail before the work and not after it
     account.begin(plan)
     for folder in plan.empty:

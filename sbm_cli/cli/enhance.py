@@ -129,7 +129,7 @@ def enhance(
                 report = enhancer.enhance_file(source, target, options, overwrite=overwrite, progress=progress)
         except BrokenPipeError:  # the reader has enough, as `head` does
             console.drop(sys.stdout)
-            raise typer.Exit(errors.CLOSED_PIPE) from None
+            raise typer.Exit(console.CLOSED_PIPE) from None
         except (SbmError, OSError) as error:
             if len(jobs) == 1:
                 raise

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbm_cli.cli.shared import console, errors
+from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.options import PIPE, Model, Raw, load_enhancer, raw_format
 from sbm_cli.cli.shared.process import interrupted_by_signals
 from sbm_cli.errors import DependencyError, SbmError
@@ -128,7 +128,7 @@ def live(
         _attend(session)
     if isinstance(session.error, BrokenPipeError):  # the reader has enough
         console.drop(sys.stdout)
-        raise typer.Exit(errors.CLOSED_PIPE)
+        raise typer.Exit(console.CLOSED_PIPE)
     for note in source.notes:
         console.warn(note)
     console.note(f"{session.seconds:.1f} s of sound" + (f", recorded in {record}" if record else ""))

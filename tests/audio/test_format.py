@@ -67,6 +67,7 @@ def test_every_suffix_has_a_format(suffix: str) -> None:
         (of("WAV", "PCM_24"), "a.wv", "WV", "WAVPACK_32", 0),
         (of("WAV", "PCM_24"), "a.tta", "TTA", "TTA_24", 0),
         (of("WAV", "PCM_24"), "a.mov", "MOV", "PCM_24", 0),
+        (of("MP4", "DOUBLE"), "a.mov", "MOV", "FLOAT", 0),
         (of("MP3", "MPEG_LAYER_II"), "a.mp2", "MP2", "MPEG_LAYER_II", 112_000),
         (of("MP3", "MPEG_LAYER_II"), "a.mp3", "MP2", "MPEG_LAYER_II", 112_000),
         (of("MP3", "MPEG_LAYER_III"), "a.mkv", "MATROSKA", "MPEG_LAYER_III", 112_000),
@@ -75,6 +76,7 @@ def test_every_suffix_has_a_format(suffix: str) -> None:
         (of("OGG", "FLAC_24"), "a.ogg", "OGG", "FLAC_24", 0),
         (of("OGG", "SPEEX"), "a.ogg", "OGG", "VORBIS", 97_000),
         (of("MP4", "AAC"), "a.ac3", "AC3", "AC3", 112_000),
+        (replace(of("AVI", "MPEG_LAYER_III"), rate=8000), "a.avi", "AVI", "MPEG_LAYER_III", 64_000),
     ],
 )
 def test_codecs_stay_with_their_bit_rate_or_the_next(

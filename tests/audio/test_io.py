@@ -188,6 +188,27 @@ def test_a_big_endian_wavex_stays_big_endian(tmp_path: Path) -> None:
     assert made.startswith(b"RIFX") and made.endswith(data)
 
 
+@pytest.mark.parametrize("kind", ["<f4", "<f8"])
+def test_floats_in_an_extensible_w64_are_floats(tmp_path: Path, kind: str) -> None:
+    """FFmpeg and others write it, libsndfile would read it as integers: this is its header."""
+    samples = np.tile(np.array([0.5, -0.25, 2.0], kind), 2001)
+    width = samples.itemsize
+    fmt = struct.pack("<HHIIHHHHI", 0xFFFE, 1, 16000, 16000 * width, width, 8 * width, 22, 8 * width, 4)
+    fmt += bytes.fromhex("0300000000001000800000aa00389b71")
+    rest = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the names of chunks
+    chunks = b"fmt " + rest + struct.pack("<Q", 24 + len(fmt)) + fmt
+    chunks += b"data" + rest + struct.pack("<Q", 24 + samples.nbytes) + samples.tobytes() + bytes(-samples.nbytes % 8)
+    riff = bytes.fromhex("726966662e91cf11a5d628db04c10000")
+    path = tmp_path / "a.w64"
+    path.write_bytes(riff + struct.pack("<Q", 40 + len(chunks)) + b"wave" + rest + chunks)
+    form = read_format(path)
+    assert (form.container, form.subtype) == ("W64", "FLOAT" if kind == "<f4" else "DOUBLE")
+    assert np.array_equal(read(path), [samples])
+    path.write_bytes(path.read_bytes()[: samples.nbytes // 2])
+    with pytest.raises(AudioError, match="truncated"):
+        read(path)
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".ogg", ".opus", ".caf", ".w64"])
 def test_tags_are_copied_where_there_is_room(tmp_path: Path, suffix: str) -> None:
     tags = (("title", "Grüße"), ("artist", "N. N."), ("comment", "take 2"), ("date", "2024"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile as sf
@@ -19,6 +21,8 @@ from sbm_cli.audio.metadata import Metadata, read_metadata
 from sbm_cli.audio.metadata.items import Item, splice
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.audio.writer import SoundWriter, open_writer
+from sbm_cli.errors import AudioError
+from tests.audio.conftest import encode, speech
 
 PNG = b"\x89PNG" + bytes(range(256)) * 300  # more than a page of Ogg holds
 PICTURE = b"\0\0\0\3\0\0\0\timage/png" + bytes(20) + len(PNG).to_bytes(4, "big") + PNG
@@ -99,6 +103,18 @@ def test_rf64_and_padding(tmp_path: Path) -> None:
     assert int.from_bytes(made[20:28], "little") == len(made) - 8
 
 
+def test_a_bw64_is_read_as_an_rf64(tmp_path: Path) -> None:
+    source = tmp_path / "a.wav"
+    content = b"BW64" + sound("RF64")[4:] + chunk(b"axml", b"<adm/>")
+    content = content[:20] + (len(content) - 8).to_bytes(8, "little") + content[28:]
+    source.write_bytes(content)
+    found, lost = carry(source, "b.wav")
+    assert lost == () and found.read_bytes().endswith(chunk(b"axml", b"<adm/>"))
+    source.write_bytes(content[:4000])
+    with pytest.raises(AudioError, match="truncated"):
+        carry(source, "c.wav")
+
+
 @pytest.mark.parametrize(
     ("name", "extra"),
     [
@@ -158,6 +174,77 @@ def test_a_wav_becomes_a_flac(tmp_path: Path) -> None:
     found, lost = carry(source, "b.flac")
     assert dict(read_format(found).tags) == {"title": "Bräutigam", "artist": "Zoë"}
     assert lost == ("bext", "cover picture")
+
+
+def test_what_players_turn_the_old_sound_up_by_is_left_out(tmp_path: Path) -> None:
+    gain = b"REPLAYGAIN_TRACK_GAIN=-9.00 dB"
+    _, lost = carry(flac(tmp_path / "a.flac", (4, comments(*ENTRIES, gain))), "b.flac")
+    assert lost == ("REPLAYGAIN_TRACK_GAIN",) and gain not in (tmp_path / "b.flac").read_bytes()
+
+    text = "replaygain_track_gain".encode("utf-16")
+    frames = b"TXXX" + len(text).to_bytes(4, "big") + b"\0\0" + text, b"TALB\0\0\0\2\0\0\0A"
+    ape = b"APETAGEX\xd0\7\0\0\x2a\0\0\0\1\0\0\0\0\0\0\x80" + bytes(8)
+    ape = b"\1\0\0\0\0\0\0\0MP3GAIN_" + b"1" + ape
+    id3 = b"ID3\3\0\0\0\0\0" + bytes([len(b"".join(frames))]) + b"".join(frames)
+    (tmp_path / "a.mp3").write_bytes(id3 + sound("MP3") + ape)
+    found, lost = carry(tmp_path / "a.mp3", "b.mp3")
+    assert lost == ("ReplayGain", "APE") and b"MP3GAIN" not in found.read_bytes()
+    assert found.read_bytes().startswith(id3[:10] + frames[1] + bytes(len(frames[0])) + b"\xff")
+
+    with av.open(tmp_path / "a.mka", "w", format="matroska") as file:
+        file.metadata.update({"title": "T", "REPLAYGAIN_TRACK_GAIN": "-9.00 dB"})
+        stream = file.add_stream("flac", rate=16000, layout="mono")
+        for packet in encode(stream, speech(4001, 16000, 1), 16000):
+            file.mux(packet)
+    found, lost = carry(tmp_path / "a.mka", "b.mka")
+    assert lost == ("REPLAYGAIN_TRACK_GAIN",) and b"REPLAYGAIN" not in found.read_bytes()
+
+    bext = BEXT[:346] + b"\2\0" + bytes(64) + struct.pack("<5h", -2300, 700, -100, -2000, -2100) + BEXT[422:]
+    found, lost = carry(wave(tmp_path / "a.wav", chunk(b"bext", bext)), "b.wav")
+    assert lost == () and chunk(b"bext", bext[:412] + b"\xff\x7f" * 5 + bext[422:]) in found.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("version", "frames"),
+    [
+        (2, b"TT2\0\0\x0b\1" + "Grüß".encode("utf-16") + b"COM\0\0\x0c\0engiTunPGAP" + b"COM\0\0\x07\0eng\0Hi"),
+        (3, b"TIT2\0\0\0\5\0\0\0Gr\xfc\xdf" + b"COMM\0\0\0\7\0\0\0eng\0Hi"),
+        (4, b"TIT2\0\0\0\7\0\0\3Gr\xc3\xbc\xc3\x9f" + b"COMM\0\0\0\7\0\0\3eng\0Hi"),
+    ],
+)
+@pytest.mark.parametrize("container", ["WAV", "AIFF"])
+def test_id3_in_a_chunk_becomes_tags(tmp_path: Path, container: str, version: int, frames: bytes) -> None:
+    id3 = b"ID3" + bytes([version, 0, 0, 0, 0, 0, len(frames)]) + frames
+    if container == "WAV":
+        source = wave(tmp_path / "a.wav", b"", chunk(b"id3 ", id3))
+    else:
+        source = tmp_path / "a.aiff"
+        source.write_bytes(sound("AIFF") + chunk(b"ID3 ", id3, "big"))
+    for name in ("b.flac", "b.m4a"):
+        found, lost = carry(source, name)
+        assert lost == () and dict(read_format(found).tags) == {"title": "Grüß", "comment": "Hi"}
+    assert carry(source, "b.w64")[1] == ("title", "comment")
+    for name, expected in (("c.aiff", chunk(b"ID3 ", id3, "big")), ("c.wav", chunk(b"id3 ", id3))):
+        found, lost = carry(source, name)
+        assert lost == () and expected in found.read_bytes()
+
+
+def test_fields_of_a_nist_header_are_named(tmp_path: Path) -> None:
+    head, end, rest = sound("NIST").partition(b"end_head")
+    (tmp_path / "a.sph").write_bytes(head + b"speaker_id -s3 FC1\n" + end + rest.replace(bytes(19), b"", 1))
+    assert carry(tmp_path / "a.sph", "b.sph")[1] == ("speaker_id",)
+
+
+def test_what_stands_behind_an_id3_tag_is_carried_all_the_same(tmp_path: Path) -> None:
+    plain = flac(tmp_path / "plain.flac", (4, comments(*ENTRIES)), (6, PICTURE)).read_bytes()
+    source = tmp_path / "a.flac"
+    source.write_bytes(ID3 + plain)
+    found, lost = carry(source, "b.flac")
+    assert lost == ("ID3",)
+    assert {item.data for item in metadata_of(found).items} == {
+        *ENTRIES,
+        b"METADATA_BLOCK_PICTURE=" + base64.b64encode(PICTURE),
+    }
 
 
 def comments(*entries: bytes) -> bytes:
@@ -259,6 +346,8 @@ def test_texts_that_do_not_say_how_they_are_encoded(tmp_path: Path) -> None:
         found, lost = carry(source, "b.flac")
         assert lost == () and dict(read_format(found).tags) == {"title": "Bräutigam"}
         found.unlink()
+    found, lost = carry(aiff, "b.m4a")
+    assert lost == () and dict(read_format(found).tags) == {"title": "Bräutigam"}
     found, lost = carry(mp3, "b.mp3")
     assert lost == () and found.read_bytes()[0] == 0xFF  # no second tag before the sound
 

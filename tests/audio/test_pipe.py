@@ -43,7 +43,10 @@ class Stream(io.RawIOBase):
 
 
 class Sink(io.BytesIO):
-    """Bytes that go out in order."""
+    """Bytes that go out in order, and in small pieces."""
+
+    def write(self, data: Any) -> int:
+        return super().write(data[:1000])
 
     def seekable(self) -> bool:
         return False
@@ -129,7 +132,10 @@ def test_a_wav_of_unknown_length_ends_where_the_pipe_ends(size: int) -> None:
     ("spoil", "message"),
     [
         (lambda content: content[:1000], r"-: truncated or damaged: readable for 0\.030 of 0\.500 s"),
-        (lambda content: content[:40] + b"\0\0\0\0" + content[44:], "its header says 0 samples, but more follows"),
+        (
+            lambda content: content[:40] + b"\0\0\0\0" + content[44:],
+            "(?s)its header says 0 samples, but more follows.*ffmpeg -ignore_length 1 -i - salvaged.wav",
+        ),
         (lambda content: b"", r"-: not a sound file .*\(it is empty, 0 bytes\)"),
         (lambda content: b"RIFF" + content[4:20], "-: not a sound file"),
         (lambda content: b"dear diary, today I recorded nothing", "(?s)-: not a sound file.*Of bare samples"),

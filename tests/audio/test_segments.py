@@ -63,6 +63,12 @@ def test_joined_streams_come_out_whole(tmp_path: Path, container: str, subtype: 
     assert [lag(found[0, start:], expected[0, start:]) for start in (0, RATE + 700)] == [0, 0]
 
 
+def test_a_flac_behind_an_id3_tag_comes_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes(ID3 + sound(RATE, "FLAC", "PCM_16"))
+    assert read(path)[1].shape == (1, RATE)
+
+
 def test_links_of_other_rates_and_channels_become_as_the_first(tmp_path: Path) -> None:
     path = tmp_path / "a.ogg"
     path.write_bytes(sound(RATE, "OGG", "VORBIS") + sound(2 * 44100, "OGG", "VORBIS", 44100, 2))

@@ -233,7 +233,9 @@ def test_a_dry_run_says_what_cannot_be_read(copy: Any, folder: Path) -> None:
 
 def test_the_report_says_what_failed_and_why(copy: Any, folder: Path) -> None:
     write(folder / "in" / "so, bad.wav")
+    assert copy("--report", "out/failures.csv").status == 1  # which the batch makes
     assert copy("--report", "failures.csv").status == 1
+    assert (folder / "failures.csv").read_text() == (folder / "out/failures.csv").read_text()
     assert (folder / "failures.csv").read_text().splitlines() == [
         "status,source,target,reason,hint",
         'failed,"in/so, bad.wav","out/so, bad.wav","in/so, bad.wav: bad",Throw it away.',

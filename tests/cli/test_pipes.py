@@ -57,9 +57,11 @@ def test_real_pipes_and_a_reader_that_has_enough(folder: Path, model_file: Path)
         cat noisy.wav | {sbm} - -o - -q | cat > piped.wav
         {sbm} long.wav -o - | head -c 100 > beginning.wav
         echo "${{PIPESTATUS[*]}}"
+        {sys.executable} -m sbm_cli models list | true
+        echo "${{PIPESTATUS[*]}}"
     """
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, env={**os.environ, "CI": "1"})
-    assert (done.returncode, done.stdout, done.stderr) == (0, "141 0\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "141 0\n141 0\n", "")
     np.testing.assert_array_equal(soundfile.read("piped.wav")[0], soundfile.read("clean.wav")[0])
     assert len(Path("beginning.wav").read_bytes()) == 100
 

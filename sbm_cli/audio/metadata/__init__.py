@@ -1,15 +1,17 @@
 """What a file holds beside its samples, carried over bit for bit into a container that has room for it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from sbm_cli.audio.format import AudioFormat
 from sbm_cli.audio.metadata import id3
 from sbm_cli.audio.metadata.chunks import fitting, info, read_chunks, write_chunks
 from sbm_cli.audio.metadata.items import Item, text
 from sbm_cli.audio.metadata.vorbis import fits, read_flac, read_ogg, write_flac, write_ogg
+from sbm_cli.audio.segments import Bytes, Window, behind_id3
 
 # Whose items a container has room for.
 _ROOM = {
@@ -56,11 +58,13 @@ class Metadata:
 
     @property
     def tags(self) -> tuple[tuple[str, str], ...]:
-        """The tags of the source: where it does not say how they are encoded, libsndfile takes them for UTF-8."""
+        """The tags of the source: libsndfile passes over ID3, and takes for UTF-8 what does not say what it is."""
         found = dict(self.format.tags)
         newer = any(item.home == "ID3" for item in self.items)
         for item in self.items:
-            if not (newer and item.name == b"ID3v1"):
+            if item.home == "ID3":
+                found = dict(id3.texts(item.data)) | found
+            elif not (newer and item.name == b"ID3v1"):
                 found |= {name: text(data) for name, data in _texts(item) if data}
         return tuple(found.items())
 
@@ -73,7 +77,7 @@ class Metadata:
         """Put the items into a finished file of format `form`; return the names of what it has no room for."""
         home = _home(form)
         kept, lost = self._sorted(home, form.rate / self.format.rate, form.channels != self.format.channels)
-        if not self._stay_home(home):
+        if not self._stay_home(home) and not any(item.home == "ID3" for item in kept):
             lost += [name for name, _ in self.tags if name not in _TAGS.get(home, set())]
         if kept or home == "MP3":
             with path.open("r+b") as file:
@@ -95,6 +99,7 @@ class Metadata:
             fitted = fitting(item, rate, mixed) if item.home in room and fits(item, home) else None
             if fitted is not None:
                 kept.append(fitted)
+                lost += ["ReplayGain"] * (item.home == "ID3" and fitted != item)
             elif item.home in room or not _told(item):
                 lost += id3.frames(item.data) if item.home == "ID3" and item.home not in room else [item.label]
         return kept, lost
@@ -108,13 +113,18 @@ def read_metadata(file: BinaryIO, form: AudioFormat) -> Metadata:
     """Return what a recording holds beside its samples, which others may be reading; form: its format."""
     place = file.tell()
     try:
-        found = read_chunks(file)
+        front = 0 if form.container == "MP3" else behind_id3(Bytes(file))
+        behind = cast(BinaryIO, Window(file, front))
+        lost = ["ID3"] if front and form.origin is None else []  # FFmpeg, where it reads a file, tells of it
+        found = read_chunks(behind)
         if found is not None:
-            return Metadata(form, *found)
-        file.seek(0)
-        begin = file.read(4)
-        read = {b"fLaC": read_flac, b"OggS": read_ogg}.get(begin, id3.read_mp3 if form.container == "MP3" else None)
-        return Metadata(form, read(file) if read else ())
+            return Metadata(form, found[0], lost + found[1])
+        behind.seek(0)
+        head = behind.read(1024)
+        if form.container == "NIST":
+            lost += re.findall(r"^(?!sample|channel)(\w+) -[irs]", head.decode("latin-1"), re.MULTILINE)
+        read = {b"fLaC": read_flac, b"OggS": read_ogg}.get(head[:4], id3.read_mp3 if form.container == "MP3" else None)
+        return Metadata(form, read(behind) if read else (), lost)
     finally:
         file.seek(place)
 

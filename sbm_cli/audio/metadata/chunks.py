@@ -1,10 +1,11 @@
 """Chunks of WAV, RF64, W64, AIFF and CAF around the samples, which libsndfile does not keep."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
-from sbm_cli.audio.metadata.items import MOST_BYTES, MOST_ITEMS, Item, splice
+from sbm_cli.audio.metadata.id3 import without_gains
+from sbm_cli.audio.metadata.items import GAIN, MOST_BYTES, MOST_ITEMS, Item, splice
 
 _W64 = bytes.fromhex("726966662e91cf11a5d628db04c10000")  # "riff", and what makes a GUID of it
 # Names of what describes the samples or fills space: the new file has its own, or needs none.
@@ -14,7 +15,7 @@ _SAMPLES = {"data", "SSND"}
 _UNTRUE = {"levl", "MD5 ", "ovvw"}  # peaks, digests, overviews of samples that are others now
 _POSITIONS = {"cue ", "smpl", "plst", "r64m", "MARK", "mark", "regn", "CUESHEET"}  # in samples, of a rate
 _CHANNELS = {"CHAN", "chan"}  # which loudspeaker each is
-_TIME_REFERENCE = slice(338, 346)  # of bext: samples since midnight
+_TIME_REFERENCE, _VERSION, _LOUDNESS = slice(338, 346), slice(346, 348), slice(412, 422)  # of bext, in samples, LUFS
 
 
 @dataclass(frozen=True)
@@ -102,20 +103,26 @@ def sample_bytes(file: BinaryIO) -> int | None:
 def fitting(item: Item, rate: float, mixed: bool) -> Item | None:
     """Return an item for a file of `rate` times the rate, and mixed channels or not; None where it would be untrue."""
     if item.home == "VORBIS":
-        return item
+        return None if GAIN.match(item.name) else item
+    if item.home == "ID3":
+        return replace(item, data=without_gains(item.data))
+    if item.name == b"APE":
+        return None if GAIN.search(item.data) else item
     kind = item.name.decode("latin-1")[: None if item.home == "FLAC" else 4]
     if mixed and kind in _CHANNELS:
         return None
-    if rate == 1:
-        return item
-    if kind in _POSITIONS or (kind == "LIST" and item.data.startswith(b"adtl")):
+    if rate != 1 and (kind in _POSITIONS or (kind == "LIST" and item.data.startswith(b"adtl"))):
         return None
-    if kind == "bext" and len(item.data) >= _TIME_REFERENCE.stop:
-        order: Literal["little", "big"] = "big" if item.home == "RIFX" else "little"
-        time = round(int.from_bytes(item.data[_TIME_REFERENCE], order) * rate) % 2**64
-        data = item.data[: _TIME_REFERENCE.start] + time.to_bytes(8, order) + item.data[_TIME_REFERENCE.stop :]
-        return Item(item.home, item.name, data, item.behind)
-    return item
+    if kind != "bext" or len(item.data) < _LOUDNESS.stop:
+        return item
+    order: Literal["little", "big"] = "big" if item.home == "RIFX" else "little"
+    data = bytearray(item.data)
+    if rate != 1:
+        time = round(int.from_bytes(data[_TIME_REFERENCE], order) * rate) % 2**64
+        data[_TIME_REFERENCE] = time.to_bytes(8, order)
+    if int.from_bytes(data[_VERSION], order) > 1:
+        data[_LOUDNESS] = (2**15 - 1).to_bytes(2, order) * 5  # unknown
+    return replace(item, data=bytes(data))
 
 
 def info(item: Item) -> Iterator[tuple[str, bytes]]:
@@ -129,7 +136,7 @@ def info(item: Item) -> Iterator[tuple[str, bytes]]:
 
 def _layout(file: BinaryIO) -> _Layout | None:
     head = _head(file)
-    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
+    if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
         return _Layout("WAVE", 12)
     if head[:4] == b"RIFX" and head[8:12] == b"WAVE":
         return _Layout("RIFX", 12, "big")
@@ -174,7 +181,7 @@ def _walk(file: BinaryIO, layout: _Layout) -> Iterator[_Place]:
 
 
 def _chunk(layout: _Layout, item: Item) -> bytes:
-    name = item.name if len(item.name) == layout.name else b"ID3 " if layout.home == "AIFF" else b"id3 "
+    name = item.name if item.home != "ID3" else b"ID3 " if layout.home == "AIFF" else b"id3 "  # which readers look for
     size = len(item.data) + (layout.name + layout.size if layout.whole else 0)
     chunk = name + size.to_bytes(layout.size, layout.order) + item.data
     return chunk + bytes(-len(chunk) % layout.align)

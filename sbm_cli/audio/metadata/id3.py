@@ -2,9 +2,10 @@
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import BinaryIO
 
-from sbm_cli.audio.metadata.items import MOST_BYTES, Item, splice
+from sbm_cli.audio.metadata.items import GAIN, MOST_BYTES, Item, splice
 from sbm_cli.audio.segments import Bytes, behind_id3
 
 _FRAMES = {
@@ -18,8 +19,11 @@ _FRAMES = {
     "comment": "COMM",
 }
 TAGS = set(_FRAMES)
+_NAMES = {frame: name for name, frame in _FRAMES.items()} | {"TYER": "date"}
+_NAMES |= dict(zip(("TT2", "TP1", "TAL", "TYE", "TCO", "TRK", "TCR", "COM"), _FRAMES, strict=True))  # of ID3v2.2
+_ENCODINGS = dict(enumerate(("latin-1", "utf-16", "utf-16-be", "utf-8")))
 _FIELDS = ("title", "artist", "album", "date", "comment")  # of ID3v1
-_TOLD = {*_FRAMES.values(), "TYER", "TDAT", "TSSE", "TENC", "TLEN"}  # by the tags, or by the new file
+_TOLD = {*_NAMES, "TDAT", "TSSE", "TENC", "TLEN", "TSS", "TEN", "TLE"}  # by the tags, or by the new file
 
 
 def read_mp3(file: BinaryIO) -> list[Item]:
@@ -66,16 +70,45 @@ def frames(data: bytes) -> list[str]:
     """Return the names of what an ID3v2 tag holds beyond what every container's tags can tell."""
     if data[5:6] != b"\0" and data[3:4] == b"\2":
         return ["ID3"]
+    names = islice((name for name, _, _ in _frames(data) if name not in _TOLD), 100)
+    return ["cover picture" if name in ("APIC", "PIC") else name for name in names]
+
+
+def texts(data: bytes) -> Iterator[tuple[str, str]]:
+    """Yield what an ID3v2 tag holds that the tags of other containers can tell."""
+    for frame, body, _ in _frames(data):
+        name, encoding = _NAMES.get(frame), _ENCODINGS.get(int.from_bytes(body[:1], "big"))
+        if name and encoding:
+            start = 4 if name == "comment" else 1  # behind its language
+            first, *rest = (part.strip("\ufeff") for part in body[start:].decode(encoding, "replace").split("\0"))
+            if name != "comment":
+                yield name, first
+            elif rest and not first:  # which says what a comment is about: the notes of programs
+                yield name, rest[0]
+
+
+def without_gains(data: bytes) -> bytes:
+    """Return an ID3v2 tag, as long as it is, without what players turn the sound up or down by."""
+    if data[5:6] != b"\0":
+        return data
+    kept, end = bytearray(data[:10]), 10
+    for name, body, frame in _frames(data):
+        end = frame.stop
+        has_text = name[:3] in ("TXX", "COM")
+        if not (name in ("RVA2", "RVAD", "RVA") or (has_text and GAIN.search(body.replace(b"\0", b"")))):
+            kept += data[frame]
+    return bytes(kept + data[end:]).ljust(len(data), b"\0")
+
+
+def _frames(data: bytes) -> Iterator[tuple[str, bytes, slice]]:
+    """Yield name, body and place of the frames of an ID3v2 tag."""
     size, long = (3, 6) if data[3:4] == b"\2" else (4, 10)
-    names: list[str] = []
     place = 10
-    while place + long <= len(data) and data[place] and len(names) < 100:
-        name = data[place : place + size].decode("latin-1")
-        length = data[place + size : place + 2 * size]
-        place += long + (_number(length) if data[3:4] == b"\4" else int.from_bytes(length, "big"))
-        if name not in _TOLD:
-            names.append("cover picture" if name in ("APIC", "PIC") else name)
-    return names
+    while place + long <= len(data) and data[place]:
+        name, length = data[place : place + size].decode("latin-1"), data[place + size : place + 2 * size]
+        end = place + long + (_number(length) if data[3:4] == b"\4" else int.from_bytes(length, "big"))
+        yield name, data[place + long : end], slice(place, min(end, len(data)))
+        place = end
 
 
 def _bounds(file: BinaryIO) -> tuple[int, tuple[int, int, int]]:

@@ -1,10 +1,13 @@
 """What a file holds beside its samples, in items, and how one is put into a finished file."""
 
+import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
 MOST_BYTES = 2**26  # of all items of a file together: they are kept in memory
 MOST_ITEMS = 4096
+# What players turn a file up or down by. It is true of the old sound alone.
+GAIN = re.compile(rb"replaygain_|r128_\w+_gain|mp3gain_|itunnorm", re.I)
 _BLOCK = 2**20
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Protocol, TextIO
 
+CLOSED_PIPE = 141  # exit status where nobody reads stdout any longer, as by SIGPIPE
 _PLAIN_INTERVAL = 10.0  # seconds
 _FIRST_ESTIMATE = 5.0  # seconds of work until the time that is left can be told
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
@@ -54,7 +55,11 @@ def data(text: str) -> None:
     if sys.stdout.isatty():
         text = printable(text, "\n\t")
     # File names need not be text; their undecodable bytes are escaped as in JSON.
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:  # the reader has enough, as `head` does
+        drop(sys.stdout)
+        sys.exit(CLOSED_PIPE)
 
 
 def data_json(document: object) -> None:

@@ -1,6 +1,6 @@
 """From exceptions to a message, a hint and an exit status.
 
-1: something failed. 2: wrong usage. 130: interrupted. 141: nobody reads stdout any longer.
+1: something failed. 2: wrong usage. 130: interrupted. 141: see `console.CLOSED_PIPE`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import typer
 from sbm_cli.cli.shared import console
 from sbm_cli.errors import DISK_FULL, FULL, SbmError
 
-FAILED, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 class WrongUsage(typer.BadParameter):
