@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
@@ -83,10 +84,12 @@ def enhance_files(
     """
     check_options(options)
     places = [(_place(source), _place(target)) for source, target in pairs]
-    if options.audio_stream == "all":
-        return [_enhance_all_streams(model, *pair, options, overwrite, threads) for pair in places]
     results: list[FileReport | Exception] = []
     report = progress or (lambda index, done, total: None)
+    if options.audio_stream == "all":
+        for index, pair in enumerate(places):
+            results.append(_enhance_all_streams(model, *pair, options, overwrite, threads, partial(report, index)))
+        return results
     while len(results) < len(places):
         first = len(results)
         group = places[first:][: model.side_by_side]
@@ -111,9 +114,19 @@ def _place(place: Place) -> Path | Pipe:
 
 
 def _enhance_all_streams(
-    model: Model, source: Path | Pipe, target: Path | Pipe, options: Options, overwrite: bool, threads: int
+    model: Model,
+    source: Path | Pipe,
+    target: Path | Pipe,
+    options: Options,
+    overwrite: bool,
+    threads: int,
+    progress: Callable[[float, float], None],
 ) -> FileReport | Exception:
     """Enhance the audio streams of a video one by one; each pass copies the others."""
+
+    def report(_: int, done: float, total: float) -> None:
+        progress((sum(each.seconds for each in reports) + done) / count, total)
+
     reports: list[FileReport] = []
     with contextlib.ExitStack() as opened:
         try:
@@ -128,7 +141,8 @@ def _enhance_all_streams(
             for number in range(1, count + 1):
                 next_place = target if number == count else folder / f"{number}{suffix}"
                 only = replace(options, audio_stream=number)
-                (done,) = enhance_files(model, [(place, next_place)], only, overwrite=overwrite, threads=threads)
+                pair = place, next_place
+                (done,) = enhance_files(model, [pair], only, overwrite=overwrite, progress=report, threads=threads)
                 if isinstance(done, Exception):
                     return done
                 reports.append(done)

@@ -6,7 +6,7 @@ NAME.safetensors has the weights, NAME.json everything else.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,7 @@ class Model:
         self.config = config
         self.side_by_side: int | None = None  # files that fit into memory together; None: it has not run out
         self.device = "cpu"
+        self.before_call: Callable[[], object] = go_on  # of the network: between two it may raise
         self._weights: Weights | None = None
         self._network: Network | None = None
         if isinstance(network, Mapping):
@@ -200,6 +201,8 @@ class Model:
             raise ModelError(
                 f"{path}: cannot be read as safetensors ({error})", "Download or copy the model again."
             ) from error
+        except (AttributeError, TypeError) as error:  # NumPy has no such type
+            raise ModelError(f"{path}: not weights of a known type ({error})", "Save them in float16.") from error
         for name, weight in stored.items():
             if not (weight.dtype.kind == "f" and np.isfinite(weight).all()):
                 raise ModelError(f"{path}: the weights {name!r} are not all finite numbers", "Copy the model again.")
@@ -224,6 +227,10 @@ class Model:
         write_atomically(path, save({name: tensor.detach().half().contiguous() for name, tensor in tensors}))
         text = json.dumps({"format": FORMAT} | dump(self.config), indent=2) + "\n"
         write_atomically(path.with_suffix(".json"), text.encode())
+
+
+def go_on() -> None:
+    """Let the work go on."""
 
 
 def load_config(path: Path) -> ModelConfig:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Real
@@ -117,6 +119,8 @@ class Options:
                 raise ValueError(f"{name} must be True or False, got {value!r}")
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength must be between 0 (the input) and 1 (all enhanced), got {self.strength}")
+        if self.attenuation_limit == math.inf:
+            object.__setattr__(self, "attenuation_limit", None)  # JSON has no infinity
         if self.attenuation_limit is not None:
             if not self.attenuation_limit >= 0:
                 raise ValueError(f"attenuation limit must be 0 dB or more, got {self.attenuation_limit}")
@@ -192,6 +196,15 @@ def chosen_options(named: Mapping[str, Any]) -> Options:
     if chosen.pop("keep_room", False):
         chosen["dereverb"] = 0.0
     return Options(**chosen)
+
+
+def parse_bit_rate(text: str) -> int:
+    """Return a bit rate in bit/s, which people give as 128k or 128000. Raises ValueError."""
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([kK]?)", text):
+        rate = round(float(found[1]) * (1000 if found[2] else 1))
+        if rate >= LEAST_BIT_RATE:
+            return rate
+    raise ValueError(f"expected 128k or 128000 (bit/s), for example, got {text!r}")
 
 
 DEFAULTS = Options()

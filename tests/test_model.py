@@ -48,9 +48,17 @@ def test_weights_that_are_no_numbers_are_refused(model: Path, value: float) -> N
         Model.load(model)
 
 
-def test_weights_of_another_type_are_refused(model: Path) -> None:
-    save_file(load_file(model) | {"decoder.bias": torch.zeros(16, dtype=torch.int32)}, model)
-    with pytest.raises(ModelError, match="are not all finite numbers"):
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        (torch.int32, "are not all finite numbers"),
+        (torch.bfloat16, "small.safetensors: not weights of a known type"),
+        (torch.float8_e4m3fn, "small.safetensors: not weights of a known type"),
+    ],
+)
+def test_weights_of_another_type_are_refused(model: Path, dtype: torch.dtype, message: str) -> None:
+    save_file(load_file(model) | {"decoder.bias": torch.zeros(16, dtype=dtype)}, model)
+    with pytest.raises(ModelError, match=message):
         Model.load(model)
 
 

@@ -116,6 +116,10 @@ def test_a_missing_file_has_a_hint(enhancer: Enhancer, tmp_path: Path) -> None:
     assert caught.value.hint == f"Check the path; relative ones start at {Path.cwd()}."
 
 
+def test_no_limit_is_none_which_json_takes() -> None:
+    assert Options(attenuation_limit=float("inf")) == Options()
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     assert Options(strength=np.float32(0.5), rate=np.int64(8000), attenuation_limit=None).rate == 8000  # type: ignore[arg-type]
 

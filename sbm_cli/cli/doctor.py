@@ -170,18 +170,18 @@ def _writable(name: str, folders: Sequence[Path], loss: str, cure: str) -> Check
 
 
 _EXTRAS = {
-    "train": "lightning_fabric",
-    "plot": "PIL",
-    "live": "sounddevice",
-    "serve": "uvicorn",
-    "export": "onnx",
-}  # the package that tells whether it is there
+    "train": ("lightning_fabric", "tensorboard"),
+    "plot": ("PIL",),
+    "live": ("sounddevice",),
+    "serve": ("starlette", "uvicorn", "websockets"),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
+}
 
 
 def _extras() -> Iterator[Check]:
-    for extra, package in _EXTRAS.items():
-        missing = "" if find_spec(package) else f"{package} is not installed"
-        yield _optional(f"extra {extra}", missing, f'pip install "sbm-cli[{extra}]"')
+    for extra, packages in _EXTRAS.items():
+        missing = ", ".join(package for package in packages if not find_spec(package))
+        yield _optional(f"extra {extra}", missing and f"not installed: {missing}", f'pip install "sbm-cli[{extra}]"')
 
 
 def _metrics() -> Iterator[Check]:

@@ -10,7 +10,7 @@ import typer
 
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Json
+from sbm_cli.cli.shared.options import Json, check_writable
 from sbm_cli.errors import exists_error
 from sbm_cli.options import Knob, Options
 
@@ -52,6 +52,7 @@ def export(
         raise typer.BadParameter(f"{output}: the graph is ONNX, so name it .onnx", param_hint="--output")
     if output.exists() and not overwrite:
         raise exists_error(output)
+    check_writable(output)
     from sbm_cli.export import export as write
     from sbm_cli.model import Model
 

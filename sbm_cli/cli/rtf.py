@@ -11,7 +11,7 @@ import typer
 
 from sbm_cli import hub
 from sbm_cli.cli.shared import console
-from sbm_cli.cli.shared.options import Device, Json, Model, chosen_device, load_enhancer, wrong_usage
+from sbm_cli.cli.shared.options import Device, Json, Model, check_writable, chosen_device, load_enhancer, wrong_usage
 from sbm_cli.options import Knob, Options
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def rtf(
     lengths = _lengths(seconds)
     if plot is not None and plot.suffix.lower() != ".svg":
         raise typer.BadParameter(f"{plot}: the chart is an SVG, so name it .svg", param_hint="--plot")
+    if plot is not None:
+        check_writable(plot)
 
     console.note(f"loading {model or hub.default_name()}")
     begun = time.perf_counter()
@@ -87,9 +89,9 @@ def rtf(
         )
     if report.passes > options.steps:
         console.warn(f"each frame passed through the network {report.passes} times, more often than there are steps")
+    console.result(dataclasses.asdict(report), [to_markdown(report)], json)
     if plot is not None:
         write_atomically(plot, to_svg(report).encode())
-    console.result(dataclasses.asdict(report), [to_markdown(report)], json)
 
 
 def _scan(enhancer: Enhancer) -> str:

@@ -13,9 +13,11 @@ import signal
 import socket
 import sys
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
+from sbm_cli import hub
 from sbm_cli.cli.live import MODEL as LIVE_MODEL
 from sbm_cli.cli.shared import console
 from sbm_cli.cli.shared.options import Device, Model, chosen_device
@@ -25,6 +27,7 @@ from sbm_cli.options import Knob
 
 LOOPBACK = "127.0.0.1"
 PORT = 8765
+_MOST = 10**6  # of a limit: MB, minutes
 
 
 def serve(
@@ -45,9 +48,9 @@ def serve(
     live_model: Annotated[str, Knob("Model for streams; --model is for files.", "NAME|PATH")] = LIVE_MODEL,
     device: Device = "auto",
     threads: Annotated[int, Knob("CPU threads for files.", "N", 1)] = 1,
-    max_size: Annotated[float, Knob("Largest upload.", "MB", 0)] = 1000,
-    max_minutes: Annotated[float, Knob("Longest recording.", "MIN", 0)] = 120,
-    keep: Annotated[float, Knob("Remove recordings that nobody has asked for in this time.", "MIN", 0)] = 60,
+    max_size: Annotated[float, Knob("Largest upload.", "MB", 0, _MOST)] = 1000,
+    max_minutes: Annotated[float, Knob("Longest recording.", "MIN", 0, _MOST)] = 120,
+    keep: Annotated[float, Knob("Remove recordings that nobody has asked for in this time.", "MIN", 0, _MOST)] = 60,
     streams: Annotated[int, Knob("Channels of live streams at a time.", "N", 0)] = 8,
 ) -> None:
     """Clean recordings on a page, and serve other programs.
@@ -83,7 +86,7 @@ def serve(
     with interrupted_by_signals(), contextlib.suppress(KeyboardInterrupt), _listen(host, port) as listener:
         enhancer = Enhancer.load(model, device=device, threads=threads)
         with workspace() as folder:
-            load_live = functools.partial(Enhancer.load, live_model, device=device)
+            load_live = functools.partial(Enhancer.load, hub.resolve(live_model), device=device)
             app = make_app(enhancer, load_live, folder, hosts, token, streams, limits)
             address = _address(host, listener.getsockname()[1], token)
             console.note(f"serving on {address}")
@@ -121,7 +124,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _address(host: str, port: int, token: str | None) -> str:
     shown = socket.gethostname() if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+    return f"http://{shown}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
 
 
 def _has_browser() -> bool:

@@ -24,7 +24,7 @@ from sbm_cli.dsp.stft import windows
 from sbm_cli.engine.plan import Plan, aligned
 
 if TYPE_CHECKING:
-    from sbm_cli.model import Model, ModelConfig
+    from sbm_cli.model import Model
     from sbm_cli.options import Options
 
 MOST = 8 * SEGMENT  # frames that go through the network between two calls: memory does not grow with a block
@@ -41,7 +41,7 @@ class CompiledChain(Chain):
         self.constant = windows(self.config.stft)[2]
         self._noise = FrameNoise(self.config.schedule, options.sampler, options.steps, channels, options.seed)
         network = _Network(plan, threads)
-        self._walks = [_Walk(self.config, network, options) for _ in range(sum(channels))]
+        self._walks = [_Walk(model, network, options) for _ in range(sum(channels))]
 
     def clean(self, noisy: Array, level: Array, late_level: Array) -> Array:
         clean, (channels, bins, frames) = np.empty_like(noisy), noisy.shape
@@ -70,9 +70,10 @@ class CompiledChain(Chain):
 class _Walk:
     """Compression, the steps of the sampler and expansion for one channel, with what passes from block to block."""
 
-    def __init__(self, config: ModelConfig, network: _Network, options: Options) -> None:
-        self._network, self._schedule, self._options = network, config.schedule, options
-        self._exponent, self._factor = np.float32(config.compression.exponent), np.float32(config.compression.factor)
+    def __init__(self, model: Model, network: _Network, options: Options) -> None:
+        self._model, self._network, self._schedule, self._options = model, network, model.config.schedule, options
+        compression = model.config.compression
+        self._exponent, self._factor = np.float32(compression.exponent), np.float32(compression.factor)
         self._calls: list[_Call] = []
         self._states: dict[int, Array] = {}  # and noisy, while the look-ahead of a call holds its estimate back
 
@@ -84,6 +85,7 @@ class _Walk:
         numbers, waits, draws = itertools.count(), itertools.count(), iter(noise.transpose(1, 0, 3, 2))
 
         def step(state: Array, noisy: Array, t: Array, to: Array | None = None) -> Array:
+            self._model.before_call()
             number = next(numbers)
             if number == len(self._calls):
                 end = 0.0 if to is None else float(to[0])
@@ -123,7 +125,7 @@ class _Network:
         self._x = aligned(MOST * sizes.bands * sizes.channels)
         self._estimates = aligned(MOST * 2 * sizes.width)
         self._found = self._estimates.reshape(-1, 2, sizes.width)[..., bins]
-        self._work = [plan.new_work() for _ in range(max(1, threads))]
+        self._work = [plan.new_work() for _ in range(min(max(1, threads), len(plan.stages)))]
 
     def call(self, t: float, to: float, room: float) -> _Call:
         """Return what a channel begins with at a time; to, room: as the networks of `sbm_cli.nn` take them."""

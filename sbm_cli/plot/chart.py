@@ -124,7 +124,8 @@ def _grid(x1: float, y1: float, x2: float, y2: float, style: str = "") -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}>{escape(text)}</text>'
+    shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)  # XML takes few
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}>{escape(shown)}</text>'
 
 
 def _document(title: str, parts: Sequence[str], height: int) -> str:

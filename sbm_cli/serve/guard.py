@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Collection
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -73,7 +73,8 @@ class Guard:
             given = QueryParams(scope["query_string"]).get("token", "")
             if self._matches(given):
                 response = RedirectResponse("/", 303)
-                response.set_cookie(self._cookie, given, httponly=True, samesite="strict")
+                # Strict, it would not be sent after a link in a mail or chat; with lax, none of their forms sends it.
+                response.set_cookie(self._cookie, quote(given), httponly=True, samesite="lax")
                 return response
         return _error(401, "the token is missing or wrong.", "Open the address that `sbm serve` printed.")
 
@@ -85,7 +86,7 @@ class Guard:
             cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
         except CookieError:
             return ""
-        return cookie.value if cookie else ""
+        return unquote(cookie.value) if cookie else ""
 
     def _matches(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), (self._token or "").encode())

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any, get_args
 
 from sbm_cli.audio.format import OUTPUT_SUFFIXES, SUFFIXES
-from sbm_cli.options import DEFAULTS, Options, chosen_options, offered
+from sbm_cli.options import DEFAULTS, Options, chosen_options, offered, parse_bit_rate
 
 # Offered on the page; the interfaces for programs take all of them.
 _ON_PAGE = ("strength", "attenuation_limit", "keep_room", "keep_high_band", "loudness")
@@ -46,6 +46,8 @@ def _value(name: str, kind: Any, text: str) -> Any:
         if text.lower() not in _YES + _NO:
             raise ValueError(f"{name} must be true or false, got {text!r}")
         return text.lower() in _YES
+    if name == "bit_rate":
+        return parse_bit_rate(text)
     if float in kinds:
         try:
             return float(text)

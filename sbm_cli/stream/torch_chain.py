@@ -65,6 +65,7 @@ class TorchChain(Chain):
         carries = self.carries if config.network.causal else {}
 
         def step(state: Tensor, noisy: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
+            self._model.before_call()
             number = next(numbers)
             also = told if to is None else told | {"to": to[:1]}
             estimate: Tensor

@@ -57,6 +57,12 @@ def test_what_is_optional_and_absent_is_a_note(sbm: Any, bundle: Any, monkeypatc
     assert 'pip install "sbm-cli[metrics]"' in result.out and 'pip install "sbm-cli[pesq]"' in result.out
 
 
+def test_half_an_extra_is_none(sbm: Any, bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name not in ("starlette", "websockets"))
+    extra = states(sbm)["extra serve"]
+    assert (extra["state"], extra["found"]) == ("note", "not installed: starlette, websockets")
+
+
 def test_caches_that_cannot_be_written(sbm: Any, bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "_obstacle", lambda folder: "permission denied")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))

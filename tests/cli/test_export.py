@@ -31,6 +31,11 @@ def test_what_exists_is_kept(sbm: Any, model_file: Path, tmp_path: Path) -> None
     assert result.err.startswith(f"sbm: {path} exists.\n     Use --overwrite")
 
 
+def test_where_nothing_can_be_written_is_told_before_the_work(sbm: Any, model_file: Path, tmp_path: Path) -> None:
+    result = sbm("export", model_file, "-o", tmp_path / "none" / "small.onnx")
+    assert (result.status, result.err) == (1, f"sbm: {tmp_path}/none/small.onnx: no such file or directory\n")
+
+
 def test_an_unknown_model_is_an_error(sbm: Any, tmp_path: Path) -> None:
     result = sbm("export", "sbm-lifw", "-o", tmp_path / "x.onnx")
     assert result.status == 1

@@ -60,6 +60,11 @@ def test_more_than_one_pass_is_warned_of(sbm: Any, model_file: Path, monkeypatch
     assert "warning: each frame passed through the network 5 times" in result.err
 
 
+def test_a_chart_that_cannot_be_written_is_told_before_the_work(sbm: Any, model_file: Path, tmp_path: Path) -> None:
+    result = sbm("rtf", "--model", model_file, "--plot", tmp_path / "none" / "rtf.svg")
+    assert (result.status, result.err) == (1, f"sbm: {tmp_path}/none/rtf.svg: no such file or directory\n")
+
+
 def test_several_steps_are_timed_as_such(sbm: Any, model_file: Path) -> None:
     result = sbm("rtf", "--model", model_file, "--seconds", "0.2", "--rounds", 1, "--steps", 3)
     assert result.status == 0 and "warning" not in result.err

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.request import Request, urlopen
+from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
 import numpy as np
 import pytest
@@ -100,6 +100,13 @@ def test_where_others_can_connect_the_address_has_a_token(model_file: Path, tmp_
         process.terminate()
 
 
+def test_the_address_has_any_token(model_file: Path, tmp_path: Path) -> None:
+    with started(model_file, tmp_path, "--no-browser", "--token", "a+b/c d&e=") as (process, address):
+        with build_opener(HTTPCookieProcessor()).open(address) as page:  # which keeps it as a cookie
+            assert page.status == 200
+        process.terminate()
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="no curl here")
 def test_the_examples_of_its_help_work(model_file: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, 8000)
@@ -129,6 +136,17 @@ def test_what_is_sent_does_not_wait_in_the_socket() -> None:
         connection, _ = listener.accept()
         with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_an_unknown_model_for_streams_is_told_at_once(sbm: Run, model_file: Path) -> None:
+    result = sbm("serve", "--port", 0, "--no-browser", "--model", model_file, "--live-model", "sbm-life")
+    assert result.status == 1 and "unknown model 'sbm-life', did you mean 'sbm-live'?" in result.err
+
+
+@pytest.mark.parametrize("limit", ["--max-size", "--max-minutes", "--keep"])
+def test_a_limit_is_finite(sbm: Run, limit: str) -> None:
+    result = sbm("serve", "--host", "203.0.113.1", limit, "inf")  # where it could not listen
+    assert result.status == 2 and f"invalid value for '{limit}': expected at most 1000000, got inf" in result.err
 
 
 def test_an_address_that_is_not_ours(sbm: Run) -> None:

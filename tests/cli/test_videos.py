@@ -13,6 +13,7 @@ import soundfile
 
 from sbm_cli.audio.pipe import Pipe
 from sbm_cli.enhancer import Enhancer
+from sbm_cli.options import Options
 
 
 @pytest.fixture
@@ -63,6 +64,15 @@ def test_the_sound_of_a_video_is_replaced(sbm: Any, folder: Path, model_file: Pa
         result = sbm("enhance", "in.mp4", "-o", "no.mp4", "-m", model_file, "--audio-stream", wrong)
         assert result.status in (1, 2) and message in result.err
     assert not (folder / "no.mp4").exists() and not (folder / "out.wav").exists()
+
+
+def test_the_streams_of_a_video_make_progress_together(folder: Path, model_file: Path) -> None:
+    video(folder / "in.mp4", 2)
+    told: list[tuple[float, float]] = []
+    enhancer, options = Enhancer.load(model_file, "cpu"), Options(audio_stream="all")
+    enhancer.enhance_file("in.mp4", "out.mp4", options, progress=lambda *at: told.append(at))
+    (first, length), (last, _) = told
+    assert (2 * first, last) == pytest.approx((length, length), abs=0.05)
 
 
 def test_what_a_format_does_not_keep_is_told_in_a_line(sbm: Any, folder: Path, model_file: Path) -> None:

@@ -21,7 +21,7 @@ from sbm_cli.compiled.product import packed_halves, product_of_halves, round_to_
 from sbm_cli.dsp.compress import Compression
 from sbm_cli.dsp.level import Level
 from sbm_cli.dsp.stft import Stft
-from sbm_cli.engine.chain import MOST, CompiledChain
+from sbm_cli.engine.chain import MOST, CompiledChain, _Network
 from sbm_cli.engine.plan import supports
 from sbm_cli.model import Model, ModelConfig
 from sbm_cli.nn import kernels
@@ -137,6 +137,11 @@ def test_blocks_and_threads_change_no_bit(model: Model, cuts: list[int], options
     edges = [0, *sorted(cuts), NOISE.shape[1]]
     parts = [cut(NOISE[:, a:b]) for a, b in zip(edges, edges[1:], strict=False)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=2), whole(NOISE))
+
+
+def test_threads_without_a_stage_take_no_memory(model: Model) -> None:
+    plan = model.plan()
+    assert plan is not None and len(_Network(plan, 10_000)._work) == len(plan.stages)
 
 
 @pytest.mark.parametrize("options", [ONE, SDE], ids=["one step", "sde"])

@@ -17,13 +17,14 @@ DRAWN = {
     "one point": points("set", {"one": (0.02, 2.4)}, "real-time factor", "PESQ"),
     "nothing": lines("run", {}, "step", "loss"),
     "no bars": bars("none", [], "times real time", 0),
+    "no text": bars("a\0", [("b\n", 2.0, "\udcff")], "times real time", 1),
 }
 _SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_chart_is_an_svg_whose_parts_lie_inside(name: str) -> None:
-    root = ElementTree.fromstring(DRAWN[name])
+    root = ElementTree.fromstring(DRAWN[name].encode())
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     for text in root.iter(f"{_SVG}text"):
         assert 0 <= float(text.attrib["x"]) <= width and 0 <= float(text.attrib["y"]) <= height

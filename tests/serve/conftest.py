@@ -96,7 +96,7 @@ def enhancer(model_file: Path) -> Enhancer:
 @pytest.fixture(scope="module")
 def server(enhancer: Enhancer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that every test of a module leaves as it was."""
-    with run(tmp_path_factory.mktemp("served"), enhancer, limits=Limits(size=3_000_000, patience=0.5)) as running:
+    with run(tmp_path_factory.mktemp("served"), enhancer, limits=Limits(size=3_000_000, patience=3)) as running:
         yield running
 
 

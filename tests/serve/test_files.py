@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -16,6 +16,8 @@ import pytest
 import soundfile
 
 from sbm_cli.audio.io import SoundReader
+from sbm_cli.engine.chain import _Network
+from sbm_cli.enhancer import Enhancer
 from sbm_cli.options import Options
 from sbm_cli.serve.jobs import Jobs, Limits
 from sbm_cli.serve.requests import shown_name
@@ -59,6 +61,10 @@ def test_another_format_and_mono(server: Server) -> None:
     with soundfile.SoundFile(io.BytesIO(answer.body)) as file:
         assert (file.format, file.channels, file.samplerate, file.frames) == ("FLAC", 1, 8000, 4000)
     assert answer.headers["content-type"] == "audio/flac"
+    same, said, less = (
+        len(server("PUT", f"/enhance/a.mp3?bit_rate={rate}", wav(1)).body) for rate in ("64000", "64k", "32k")
+    )
+    assert same == said > less
 
 
 @pytest.mark.parametrize(
@@ -70,6 +76,7 @@ def test_another_format_and_mono(server: Server) -> None:
         ("strength=much", "strength must be a number, got 'much'"),
         ("strength=0.5&attenuation_limit=3", "give only one of them"),
         ("keep_room=perhaps", "keep_room must be true or false"),
+        ("bit_rate=96", "expected 128k or 128000 (bit/s), for example, got '96'"),
         ("steps=x", "steps and seed must be whole numbers"),
         ("sampler=best", "sampler must be one of"),
         ("ext=exe", "unknown format 'exe'; choose one of .wav"),
@@ -248,6 +255,7 @@ def test_sound_that_is_too_long_is_refused_as_soon_as_it_shows(serving: Callable
     answer = server("PUT", "/enhance/a.wav", wav(10, rate=8000))
     assert answer.status == 413 and answer.json["error"] == "a.wav: longer than 0.05 minutes."
     assert server.is_empty()
+    assert server("PUT", "/enhance/a.wav?audio_stream=all", wav(10, rate=8000)).status == 413
     several = server("PUT", "/enhance/a.wav?steps=5", wav(1))
     assert several.status == 413 and several.json["error"] == "a.wav: longer than 0.01 minutes for 5 steps."
 
@@ -271,9 +279,13 @@ def test_a_client_that_leaves_stops_the_work(serving: Callable[..., Server]) -> 
     assert time.monotonic() - start < 10 and server.is_empty()
 
 
-def test_a_job_of_many_steps_stops_between_two_of_them(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["small", "sbm-tiny"])  # by PyTorch, and compiled
+def test_a_job_of_many_steps_stops_between_two_of_them(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
     calls: list[None] = []
-    jobs = Jobs(server.enhancer, tmp_path, Limits())
+    enhancer = server.enhancer if model == "small" else Enhancer.load(model, "cpu")
+    jobs = Jobs(enhancer, tmp_path, Limits())
     job = jobs.new("a.wav", False)
     job.before.write_bytes(wav(1))
 
@@ -282,10 +294,17 @@ def test_a_job_of_many_steps_stops_between_two_of_them(server: Server, tmp_path:
         if len(calls) == 3:
             jobs.remove(job)
 
-    with server.enhancer.model.network.register_forward_pre_hook(leave):
+    def call(network: _Network, *arguments: Any) -> Any:
+        leave()
+        return plain(network, *arguments)
+
+    plain = _Network.__call__
+    monkeypatch.setattr(_Network, "__call__", call)
+    with enhancer.model.network.register_forward_pre_hook(leave):
         jobs.start(job, Options(steps=1000), ".wav", "")
         jobs._worker.shutdown()
     assert len(calls) == 3 and not list(tmp_path.iterdir())
+    assert enhancer.enhance(np.zeros(800, np.float32), 16000).shape == (800,)  # for whoever comes next
 
 
 def test_recordings_that_nobody_asks_for_expire(server: Server, tmp_path: Path) -> None:

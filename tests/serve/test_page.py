@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from sbm_cli.serve.jobs import Limits
 from tests.conftest import PATIENCE
 
 if TYPE_CHECKING:
@@ -219,9 +220,51 @@ def test_what_goes_wrong_is_told(page: Page, server: Server, tmp_path: Path) -> 
     page.wait("!document.querySelector('article')")
 
 
+def test_what_is_removed_while_it_is_sent_is_gone(
+    serving: Callable[..., Server], browser: Browser, tmp_path: Path
+) -> None:
+    server = serving()
+    page = Page(browser, f"http://127.0.0.1:{server.port}/")
+    soundfile.write(tmp_path / "long.wav", np.zeros(2**22), 16000)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2**22}
+    browser.call("Network.emulateNetworkConditions", **slow)
+    page.choose(tmp_path / "long.wav")
+    page.wait("document.querySelector('article progress')?.value > 0")
+    page.click(".remove")
+    assert server.is_empty()
+    time.sleep(2)  # until all would have been sent
+    assert page.run("cards.size") == 0 and server.is_empty()
+
+
+def test_it_asks_now_and_then_however_short_recordings_are_kept(
+    serving: Callable[..., Server], browser: Browser, talk: Path
+) -> None:
+    server = serving(limits=Limits(keep=0))
+    page = Page(browser, f"http://127.0.0.1:{server.port}/")
+    page.choose(talk)
+    page.wait(DONE.format(1))
+    page.run("(performance.clearResourceTimings(), new Promise(go => setTimeout(go, 2500)))")
+    assert page.run("performance.getEntriesByType('resource').length") < 5
+
+
+def test_settings_that_are_refused_leave_the_result(page: Page, server: Server, talk: Path) -> None:
+    page.choose(talk)
+    page.wait(DONE.format(1))
+    page.run("(find('#loudness').value = 5, settingsChanged(), current.again())")
+    page.wait("!document.querySelector('article .problem').hidden")
+    assert page.run("document.querySelector('article .problem').textContent").startswith("loudness must be between")
+    assert page.run(DONE.format(1)) is True
+    page.run("(find('#loudness').value = -20, settingsChanged())")
+    page.click(".again")
+    page.wait("document.querySelector('article .problem').hidden && " + DONE.format(1))
+    page.click(".remove")
+
+
 def test_with_a_token_the_page_works_as_well(serving: Callable[..., Server], browser: Browser, hostile: Path) -> None:
     server = serving(token="secret", hosts=None)
-    page = Page(browser, f"http://127.0.0.1:{server.port}/?token=secret")
+    # As from a link in a mail, which is a page of another site.
+    link = f"location = 'http://127.0.0.1:{server.port}/?token=secret'"
+    page = Page(browser, f"data:text/html,<script>{link}</script>")
     assert page.run("location.search") == ""
     page.choose(hostile)
     page.wait(DONE.format(1))

@@ -5,12 +5,13 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from sbm_cli.cli.shared import console
-from sbm_cli.options import DEFAULTS, LEAST_BIT_RATE, Knob, Options, chosen_options, offered
+from sbm_cli.options import DEFAULTS, Knob, Options, chosen_options, offered, parse_bit_rate
 
 if TYPE_CHECKING:
     from sbm_cli.audio.format import AudioFormat
@@ -50,11 +51,8 @@ def _strength(text: str) -> float:
 
 def _bit_rate(text: str) -> int:
     """Return the value of --bit-rate in bit/s."""
-    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([kK]?)", text):
-        rate = round(float(found[1]) * (1000 if found[2] else 1))
-        if rate >= LEAST_BIT_RATE:
-            return rate
-    raise typer.BadParameter(f"expected 128k or 128000 (bit/s), for example, got {text!r}")
+    with wrong_usage():
+        return parse_bit_rate(text)
 
 
 def _audio_stream(text: str) -> int | str:
@@ -123,6 +121,13 @@ def check_existing(overwrite: bool, skip_existing: bool) -> None:
     """Refuse to both replace and keep existing outputs."""
     if overwrite and skip_existing:
         raise typer.BadParameter("give only one of them", param_hint="--overwrite, --skip-existing")
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError if a file cannot be made, before the work whose result it will have."""
+    from sbm_cli.atomic import new_part
+
+    new_part(path).unlink()
 
 
 def suffix_of(ext: str | None, more: tuple[str, ...] = ()) -> str | None:

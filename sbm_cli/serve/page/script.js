@@ -32,11 +32,11 @@ async function ask(path, method = "GET") {
 }
 
 /* fetch cannot tell how far an upload is. */
-function send(path, file, progress) {
+function send(path, file, card) {
   return new Promise((done, failed) => {
-    const request = new XMLHttpRequest();
+    const request = card.request = new XMLHttpRequest();
     request.responseType = "json";
-    request.upload.onprogress = event => progress(event.loaded / event.total);
+    request.upload.onprogress = event => card.say("Uploading", event.loaded / event.total);
     request.onload = () => {
       const told = request.response ?? {};
       if (request.status === 201) done(told);
@@ -229,7 +229,7 @@ class Card {
       const query = wishes();
       query.set("name", name);
       this.say("Uploading", 0);
-      await this.follow(await send(`jobs?${query}`, file, share => this.say("Uploading", share)));
+      await this.follow(await send(`jobs?${query}`, file, this));
     } catch (error) {
       this.fail(error);
     }
@@ -348,10 +348,11 @@ class Card {
 
   async again() {
     try {
+      const job = await (await ask(`jobs/${this.id}?${wishes()}`, "PUT")).json();
       this.player.stop();
       this.get(".again").hidden = true;
       this.get(".result").hidden = true;
-      await this.follow(await (await ask(`jobs/${this.id}?${wishes()}`, "PUT")).json());
+      await this.follow(job);
       this.get(".play").focus();
     } catch (error) {
       this.fail(error);
@@ -360,6 +361,7 @@ class Card {
 
   remove() {
     this.player?.stop();
+    this.request?.abort();
     this.removed = true;
     this.element.remove();
     cards.delete(this.id);
@@ -505,7 +507,7 @@ async function begin() {
   else find("#record").hidden = true;  // a page from another computer has none without https
   find("details").open = innerWidth > 640;  // on a phone the recordings come first
   dark.addEventListener("change", () => cards.forEach(card => card.paint()));
-  setInterval(() => cards.forEach(card => ask(`jobs/${card.id}`).catch(() => {})), Math.min(1000 * about.keep / 3, 300000));
+  setInterval(() => cards.forEach(card => ask(`jobs/${card.id}`).catch(() => {})), Math.min(Math.max(1000, 1000 * about.keep / 3), 300000));
   await restore();
 }
 
