@@ -204,7 +204,11 @@ class Model:
         except (AttributeError, TypeError) as error:  # NumPy has no such type
             raise ModelError(f"{path}: not weights of a known type ({error})", "Save them in float16.") from error
         for name, weight in stored.items():
-            if not (weight.dtype.kind == "f" and np.isfinite(weight).all()):
+            if weight.dtype.kind != "f":
+                raise ModelError(
+                    f"{path}: not weights of a known type ({name!r} is {weight.dtype})", "Save them in float16."
+                )
+            if not np.isfinite(weight).all():
                 raise ModelError(f"{path}: the weights {name!r} are not all finite numbers", "Copy the model again.")
         # A copy: float32 weights may be mapped from the file, which somebody may write to.
         model = cls({name: weight.astype(np.float32) for name, weight in stored.items()}, config)

@@ -48,17 +48,10 @@ def test_weights_that_are_no_numbers_are_refused(model: Path, value: float) -> N
         Model.load(model)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "message"),
-    [
-        (torch.int32, "are not all finite numbers"),
-        (torch.bfloat16, "small.safetensors: not weights of a known type"),
-        (torch.float8_e4m3fn, "small.safetensors: not weights of a known type"),
-    ],
-)
-def test_weights_of_another_type_are_refused(model: Path, dtype: torch.dtype, message: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bfloat16, torch.float8_e4m3fn])
+def test_weights_of_another_type_are_refused(model: Path, dtype: torch.dtype) -> None:
     save_file(load_file(model) | {"decoder.bias": torch.zeros(16, dtype=dtype)}, model)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=r"small.safetensors: not weights of a known type"):
         Model.load(model)
 
 

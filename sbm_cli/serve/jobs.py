@@ -17,7 +17,6 @@ from typing import Any, Literal
 from sbm_cli.enhancer import Enhancer
 from sbm_cli.errors import DISK_FULL, FULL, SbmError
 from sbm_cli.files import FileReport
-from sbm_cli.model import go_on
 from sbm_cli.options import Options
 from sbm_cli.serve.listening import Listening, listen
 from sbm_cli.serve.requests import known_suffix
@@ -182,11 +181,12 @@ class Jobs:
                 longer += f" for {job.options.steps} steps." if job.options.steps > 1 else "."
                 raise Refused(413, longer, "Use `sbm enhance`, or cut it.")
 
-        self.enhancer.model.before_call = check  # a block of many steps takes long
+        model = self.enhancer.model
+        usual, model.before_call = model.before_call, check  # a block of many steps takes long
         try:
             report = self.enhancer.enhance_file(job.before, job.after, job.options, progress=progress)
         finally:
-            self.enhancer.model.before_call = go_on
+            model.before_call = usual
         if job.shown:
             stream = job.options.audio_stream
             number = stream if isinstance(stream, int) else None

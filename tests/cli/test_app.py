@@ -185,7 +185,7 @@ def test_a_log_that_takes_nothing_does_not_stop_the_work(tmp_path: Path, noisy: 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="shells of Windows close nothing")
 @pytest.mark.parametrize("closed", ["2>&-", "<&-"])
-@pytest.mark.parametrize("command", ["doctor", "evaluate --set folder . --unprocessed --metrics si_sdr --workers 1"])
+@pytest.mark.parametrize("command", ["doctor", "evaluate --set folder . --unprocessed --metrics sig --workers 1"])
 def test_closed_standard_files_lead_nowhere(command: str, closed: str, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.full(8000, 0.1), 16000)
     done = subprocess.run(
@@ -211,9 +211,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows neither")
-@pytest.mark.parametrize(
-    "command", ["doctor", "evaluate --set folder . --unprocessed --metrics si_sdr,nisqa --workers 2"]
-)
+@pytest.mark.parametrize("command", ["doctor", "evaluate --set folder . --unprocessed --metrics sig,nisqa --workers 2"])
 def test_without_home_or_password_entry(command: str, tmp_path: Path) -> None:
     """Nor a locale, nor many open files, as in a container that runs with any number as its user."""
     soundfile.write(tmp_path / "é.wav", np.full(8000, 0.1), 16000)
