@@ -19,7 +19,7 @@ from sbm_cli.audio import ffmpeg
 from sbm_cli.audio.decoder import TAGS, open_container
 from sbm_cli.audio.ffmpeg import av
 from sbm_cli.audio.format import AudioFormat
-from sbm_cli.audio.metadata.items import GAIN
+from sbm_cli.audio.metadata.items import is_gain
 from sbm_cli.audio.mp4 import shortened
 from sbm_cli.audio.segments import Window
 from sbm_cli.errors import AudioError
@@ -117,7 +117,7 @@ class SoundEncoder:
                 continue
             self.not_carried += ffmpeg.named(stream for stream in others if stream.index not in self._targets)
             tags = self._source.metadata | self._sound.metadata if self._source else {}
-            self.not_carried += [name for name in tags if GAIN.match(name.encode("utf-8", "replace"))]
+            self.not_carried += [name for name in tags if is_gain(name)]
             return
         raise AudioError(
             f"{self._name}: {self._form.container} {self._form.subtype} cannot be written ({error})."
@@ -303,11 +303,7 @@ class SoundEncoder:
 
 
 def _kept(metadata: dict[str, str]) -> dict[str, str]:
-    return {
-        name: text
-        for name, text in metadata.items()
-        if name.lower() not in ffmpeg.OWN_TAGS and not GAIN.match(name.encode("utf-8", "replace"))
-    }
+    return {name: text for name, text in metadata.items() if name.lower() not in ffmpeg.OWN_TAGS and not is_gain(name)}
 
 
 @contextlib.contextmanager

@@ -195,7 +195,7 @@ def evaluate(
         del records[done * (1 + len(systems)) :]
     result = Evaluation(title, records, summarise(records, present), absent, unmatched, level, interrupted)
     if output is not None and interrupted and replaced:
-        console.note(f"{output}: the report of before was kept; this one is not complete")
+        console.note(f"{output}: the earlier report was kept, because this one is incomplete")
     elif output is not None:
         _write(output, result, shown if html else None)
     console.result(to_json(result), [to_markdown(result)], json)

@@ -191,6 +191,18 @@ def test_what_players_turn_the_old_sound_up_by_is_left_out(tmp_path: Path) -> No
     assert lost == ("ReplayGain", "APE") and b"MP3GAIN" not in found.read_bytes()
     assert found.read_bytes().startswith(id3[:10] + frames[1] + bytes(len(frames[0])) + b"\xff")
 
+    title, peak = (struct.pack("<II", 1, 0) + key + b"\0A" for key in (b"Title", b"replaygain_track_peak"))
+
+    def tag(*items: bytes, headed: bool) -> bytes:
+        size, ends = struct.pack("<III", 2000, len(b"".join(items)) + 32, len(items)), (0xA0000000, headed << 31)
+        head, foot = (b"APETAGEX" + size + struct.pack("<I", flags) + bytes(8) for flags in ends)
+        return head * headed + b"".join(items) + foot
+
+    for headed in (True, False):
+        (tmp_path / "a.mp3").write_bytes(sound("MP3") + tag(title, peak, headed=headed))
+        found, lost = carry(tmp_path / "a.mp3", f"{headed}.mp3")
+        assert lost == ("ReplayGain",) and found.read_bytes().endswith(tag(title, headed=headed))
+
     with av.open(tmp_path / "a.mka", "w", format="matroska") as file:
         file.metadata.update({"title": "T", "REPLAYGAIN_TRACK_GAIN": "-9.00 dB"})
         stream = file.add_stream("flac", rate=16000, layout="mono")

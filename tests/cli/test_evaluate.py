@@ -138,7 +138,7 @@ def test_an_interrupt_leaves_what_was_scored(sbm: Any, pair: Path, tmp_path: Pat
     assert result.out.endswith(f"\n\nPartial: {title}.\n")
     (tmp_path / "count").unlink()
     again = sbm(*common, "--system", f'copy="{sys.executable}" "{program}" {{in}} {{out}}', "--overwrite")
-    assert again.status == 130 and "the report of before was kept" in again.err
+    assert again.status == 130 and "the earlier report was kept" in again.err
     assert json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8")) == document
 
 

@@ -99,7 +99,7 @@ class Metadata:
             fitted = fitting(item, rate, mixed) if item.home in room and fits(item, home) else None
             if fitted is not None:
                 kept.append(fitted)
-                lost += ["ReplayGain"] * (item.home == "ID3" and fitted != item)
+                lost += ["ReplayGain"] * (fitted != item and (item.home == "ID3" or item.name == b"APE"))
             elif item.home in room or not _told(item):
                 lost += id3.frames(item.data) if item.home == "ID3" and item.home not in room else [item.label]
         return kept, lost

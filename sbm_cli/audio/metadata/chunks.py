@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
-from sbm_cli.audio.metadata.id3 import without_gains
+from sbm_cli.audio.metadata.id3 import ape_without_gains, without_gains
 from sbm_cli.audio.metadata.items import GAIN, MOST_BYTES, MOST_ITEMS, Item, splice
 
 _W64 = bytes.fromhex("726966662e91cf11a5d628db04c10000")  # "riff", and what makes a GUID of it
@@ -107,7 +107,8 @@ def fitting(item: Item, rate: float, mixed: bool) -> Item | None:
     if item.home == "ID3":
         return replace(item, data=without_gains(item.data))
     if item.name == b"APE":
-        return None if GAIN.search(item.data) else item
+        left = ape_without_gains(item.data)
+        return replace(item, data=left) if left else None
     kind = item.name.decode("latin-1")[: None if item.home == "FLAC" else 4]
     if mixed and kind in _CHANNELS:
         return None

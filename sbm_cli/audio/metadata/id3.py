@@ -100,6 +100,27 @@ def without_gains(data: bytes) -> bytes:
     return bytes(kept + data[end:]).ljust(len(data), b"\0")
 
 
+def ape_without_gains(data: bytes) -> bytes:
+    """Return an APEv2 tag without what players turn the sound up or down by, nothing if nothing is left."""
+    if not GAIN.search(data):
+        return data
+    head, foot = data[: 32 * data.startswith(b"APETAGEX")], data[-32:]
+    kept = list[bytes]()
+    place, end = len(head), len(data) - len(foot)
+    while place < end:
+        key = data.find(b"\0", place + 8)
+        following = key + 1 + int.from_bytes(data[place : place + 4], "little")
+        if not place + 8 <= key < following <= end:  # not to be taken apart
+            return b""
+        if not GAIN.match(data[place + 8 : key]):
+            kept.append(data[place:following])
+        place = following
+    items = b"".join(kept)
+    counted = struct.pack("<II", len(items) + len(foot), len(kept))
+    head, foot = (part and part[:12] + counted + part[20:] for part in (head, foot))
+    return head + items + foot if kept else b""
+
+
 def _frames(data: bytes) -> Iterator[tuple[str, bytes, slice]]:
     """Yield name, body and place of the frames of an ID3v2 tag."""
     size, long = (3, 6) if data[3:4] == b"\2" else (4, 10)

@@ -11,6 +11,11 @@ GAIN = re.compile(rb"replaygain_|r128_\w+_gain|mp3gain_|itunnorm", re.I)
 _BLOCK = 2**20
 
 
+def is_gain(tag: str) -> bool:
+    """Return whether a tag of this name is one that `GAIN` means."""
+    return bool(GAIN.match(tag.encode("utf-8", "replace")))
+
+
 @dataclass(frozen=True)
 class Item:
     """A chunk, a comment or a tag, its bytes as they are.
