@@ -1,4 +1,4 @@
-"""Tags of MP3: ID3v2 before the sound, APEv2 and ID3v1 behind it, each copied as it is."""
+"""Tags of MP3: ID3v2 before the sound, APEv2 and ID3v1 behind it, copied but for the gains of the old sound."""
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
